@@ -1,0 +1,301 @@
+"""Recipe files: TOML with at most one `base`, dotted overrides, into frozen typed models.
+
+A recipe holds differences only; whatever it leaves out has the default of the model it is read into. Every mistake is
+a `UserError` of one line that names the key, what was given and what is allowed.
+
+    # recipes/pretrain/small.toml
+    base = "tiny.toml"
+    [optim]
+    lr = 5e-4
+"""
+
+import difflib
+import json
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+import pydantic
+from pydantic_core import ErrorDetails
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(pydantic.BaseModel):
+    """Base of every typed setting: frozen, and an unknown key is an error.
+
+    >>> class Optim(Config):
+    ...     lr: float = 1e-3
+    >>> Optim(lr=0.5)
+    Optim(lr=0.5)
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+
+class UserError(ValueError):
+    """A user's mistake. The command line prints it as one line and exits with code 2."""
+
+
+def load_config(kind: type[C], path: Path | None = None, *, overrides: Sequence[str] = ()) -> C:
+    """Read a recipe.
+
+    Args:
+        kind: the model to read into.
+        path: a TOML file; its key `base` may name one other file, relative to it, that it changes. None: defaults only.
+        overrides: `"a.b=c"` each, later ones win. The value is parsed as TOML (`true`, `1e-3`, `[1, 2]`); a bare word
+            is a string, and a key that holds a string or a path takes the text as it stands.
+
+    Returns:
+        The frozen model.
+
+    Raises:
+        UserError: no such file, not TOML, unknown key, wrong type or a value out of range.
+
+    >>> class Optim(Config):
+    ...     lr: float = 1e-3
+    ...     name: str = "adamw"
+    >>> class Recipe(Config):
+    ...     steps: int = 100
+    ...     optim: Optim = Optim()
+    >>> load_config(Recipe, overrides=["optim.lr=0.01", "steps=5", "optim.name=sgd"])
+    Recipe(steps=5, optim=Optim(lr=0.01, name='sgd'))
+    >>> load_config(Recipe, overrides=["optim.lrr=0.01"])
+    Traceback (most recent call last):
+    speechssl.config.UserError: --set optim.lrr=0.01: unknown key 'optim.lrr'; did you mean 'lr'? allowed: lr, name
+    """
+    values = {} if path is None else _read_with_base(path)
+    given: dict[tuple[str, ...], str] = {}
+    for override in overrides:
+        key = _apply_override(values, override, kind=kind)
+        given[key] = override
+    try:
+        # Through JSON, so that strict types hold (true is no number, "3" is no integer) while arrays still become
+        # tuples and strings paths.
+        return kind.model_validate_json(json.dumps(values), strict=True)
+    except pydantic.ValidationError as error:
+        raise UserError(_explain(error, kind=kind, path=path, given=given)) from None
+    except TypeError:
+        raise UserError(f"{path}: dates and times are not used in recipes") from None
+
+
+def dump_config(config: Config) -> str:
+    """Write a resolved config as TOML that `load_config` reads back to the same values.
+
+    Args:
+        config: any model; keys whose value is None are left out, as TOML has no word for it.
+
+    Returns:
+        TOML text that ends in a newline, plain keys before tables.
+
+    Raises:
+        ValueError: a key is None and its default is not, so that leaving it out would change it.
+
+    >>> class Optim(Config):
+    ...     lr: float = 1e-3
+    >>> class Recipe(Config):
+    ...     steps: int = 100
+    ...     optim: Optim = Optim()
+    >>> print(dump_config(Recipe()), end="")
+    steps = 100
+    <BLANKLINE>
+    [optim]
+    lr = 0.001
+    """
+    return "\n".join(_toml_lines(config, prefix=())).strip("\n") + "\n"
+
+
+# Reading
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such recipe file") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not TOML: {error}") from None
+
+
+def _read_with_base(path: Path) -> dict[str, Any]:
+    values = _read_toml(path)
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise UserError(f"{path}: key 'base': given {base!r}, allowed: the name of one TOML file")
+    base_path = path.parent / base
+    base_values = _read_toml(base_path)
+    if "base" in base_values:
+        raise UserError(f"{path}: its base {base_path} has a base of its own; at most one is allowed")
+    return _merge(base_values, values)
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _apply_override(values: dict[str, Any], override: str, *, kind: type[Config]) -> tuple[str, ...]:
+    dotted, equals, text = override.partition("=")
+    key = tuple(part.strip() for part in dotted.split("."))
+    if not equals or not all(key):
+        raise UserError(f"--set {override}: write it as key=value or group.key=value")
+    table = values
+    for depth, part in enumerate(key[:-1], start=1):
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise UserError(f"--set {override}: key '{'.'.join(key[:depth])}' holds a value, not a group of keys")
+    table[key[-1]] = _parse_value(text.strip(), override=override, wants_text=_wants_text(kind, key))
+    return key
+
+
+def _parse_value(text: str, *, override: str, wants_text: bool) -> object:
+    quoted = text[:1] in ("'", '"')
+    if wants_text and not quoted:
+        return text
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError as error:
+        if quoted or text[:1] in ("[", "{"):
+            raise UserError(f"--set {override}: the value is not TOML: {error}") from None
+        return text
+    if len(parsed) != 1:
+        raise UserError(f"--set {override}: one value only")
+    return parsed["value"]
+
+
+# Walking the models
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    """The types of a union (and of Annotated), one by one; a plain type is its own alternative."""
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        for each in get_args(annotation):
+            yield from _alternatives(each)
+    elif origin is typing.Annotated:
+        yield from _alternatives(get_args(annotation)[0])
+    else:
+        yield annotation
+
+
+def _models_at(kind: type[Config], key: Sequence[str | int]) -> list[type[pydantic.BaseModel]]:
+    """The models that may stand at a key; parts of it that are no field (list places, union tags) are passed over."""
+    models: list[type[pydantic.BaseModel]] = [kind]
+    for part in key:
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
+        if not fields:
+            continue
+        kinds = [each for field in fields for each in _alternatives(field.annotation)]
+        inner = [argument for each in kinds for argument in (each, *get_args(each))]
+        models = [each for each in inner if isinstance(each, type) and issubclass(each, pydantic.BaseModel)]
+    return models
+
+
+def _wants_text(kind: type[Config], key: Sequence[str]) -> bool:
+    fields = [model.model_fields[key[-1]] for model in _models_at(kind, key[:-1]) if key[-1] in model.model_fields]
+    wanted = {each for field in fields for each in _alternatives(field.annotation)} - {types.NoneType}
+    return bool(wanted) and wanted <= {str, Path}
+
+
+# Explaining
+
+
+def _explain(
+    error: pydantic.ValidationError, *, kind: type[Config], path: Path | None, given: Mapping[tuple[str, ...], str]
+) -> str:
+    details = error.errors(include_url=False)
+    first = details[0]
+    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+    where = "" if path is None else f"{path}: "
+    location = tuple(str(part) for part in first["loc"])
+    for key, override in given.items():
+        if location[: len(key)] == key or key[: len(location)] == location != ():
+            where = f"--set {override}: "
+    return f"{where}{_explain_one(first, kind=kind)}{more}"
+
+
+def _explain_one(detail: ErrorDetails, *, kind: type[Config]) -> str:
+    location = detail["loc"]
+    name = ".".join(str(part) for part in location)
+    if detail["type"] == "extra_forbidden":
+        models = _models_at(kind, location[:-1])
+        allowed = sorted({field for model in models for field in model.model_fields})
+        close = difflib.get_close_matches(str(location[-1]), allowed, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return f"unknown key {name!r}; {hint}allowed: {', '.join(allowed) or 'nothing'}"
+    if detail["type"] == "missing":
+        return f"key {name!r} is missing"
+    wanted = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    wanted = wanted.removeprefix("a valid ").replace("\n", " ")
+    if not location:
+        return wanted
+    return f"key {name!r}: given {detail['input']!r}, allowed: {wanted}"
+
+
+# Writing
+
+
+def _toml_lines(config: pydantic.BaseModel | Mapping[str, Any], *, prefix: tuple[str, ...]) -> Iterator[str]:
+    items = dict(config) if isinstance(config, pydantic.BaseModel) else dict(config.items())
+    tables = {key: value for key, value in items.items() if isinstance(value, (pydantic.BaseModel, Mapping))}
+    if prefix:
+        yield f"\n[{'.'.join(_toml_key(part) for part in prefix)}]"
+    for key, value in items.items():
+        if value is None:
+            if isinstance(config, pydantic.BaseModel) and _default(config, key) is not None:
+                raise ValueError(f"key {'.'.join((*prefix, key))!r} is None, which TOML cannot say")
+        elif key not in tables:
+            yield f"{_toml_key(key)} = {_toml_value(value)}"
+    for key, table in tables.items():
+        yield from _toml_lines(table, prefix=(*prefix, key))
+
+
+def _default(config: pydantic.BaseModel, key: str) -> object:
+    return type(config).model_fields[key].get_default(call_default_factory=True, validated_data={})
+
+
+def _toml_key(key: str) -> str:
+    plain = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
+    return key if plain else json.dumps(key)
+
+
+def _toml_value(value: object) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(int(value))
+        case float():
+            if math.isfinite(value):
+                return repr(float(value))
+            return str(float(value))
+        case str():
+            return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+        case Path():
+            return _toml_value(str(value))
+        case list() | tuple() | set() | frozenset():
+            return f"[{', '.join(_toml_value(each) for each in value)}]"
+        case pydantic.BaseModel():
+            return _inline_table(dict(value))
+        case Mapping():
+            return _inline_table(value)
+        case _:
+            raise ValueError(
+                f"given {value!r} of type {type(value).__name__}; TOML holds text, numbers, lists and tables"
+            )
+
+
+def _inline_table(table: Mapping[str, Any]) -> str:
+    pairs = (f"{_toml_key(key)} = {_toml_value(value)}" for key, value in table.items() if value is not None)
+    return f"{{{', '.join(pairs)}}}"

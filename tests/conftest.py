@@ -1,0 +1,15 @@
+"""What holds for the whole suite: shapes and types are checked, and torch uses few threads."""
+
+import os
+
+# Before torch is imported anywhere: OpenMP reads this once. Two threads are the machine that CI promises.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import jaxtyping
+import torch
+
+# Every annotation in the package is checked at run time, jaxtyping's shapes included. The hook must be in place before
+# the first import of the package, hence here.
+jaxtyping.install_import_hook("speechssl", "beartype.beartype")
+
+torch.set_num_threads(min(2, torch.get_num_threads()))
