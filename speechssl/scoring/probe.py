@@ -1,0 +1,302 @@
+"""Few-shot probes on frozen features: k-NN and logistic regression on k shots a class, over several seeds.
+
+Benchmarks change their ranking with the probe ("Speech Self-Supervised Representation Benchmarking: Are We Doing it
+Right?", 2023, arXiv 2306.00452), so both are reported: the k-NN, which has nothing to tune, and the linear one.
+
+- Standardisation: mean and standard deviation of the shots, nothing else. A dimension that is constant over the shots
+  is only centred.
+- k-NN: cosine similarity of standardised features, votes weighted by inverse distance, k = the odd number nearest to
+  the square root of the shots per class (1, 3, 3, 5 for 1, 5, 10, 25 shots).
+- Logistic regression: L2, multinomial, scikit-learn's lbfgs. C is chosen on the shots alone, by log loss under three
+  folds: grouped by speaker where every class has shots of three speakers or more, else stratified where there are at
+  least three shots a class, else C = FIXED_C.
+- Scores: UAR and WA on the test side, mean over seeds; intervals by `classification.bootstrap_interval`.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from speechssl.scoring.classification import (
+    Interval,
+    Metric,
+    bootstrap_interval,
+    count_repetitions,
+)
+from speechssl.scoring.division import Division, ProbeTask, refuse_leak
+
+ProbeName = Literal["k-NN", "logistic", "none"]
+PROBES: tuple[ProbeName, ...] = ("k-NN", "logistic")
+METRICS: tuple[Metric, ...] = ("UAR", "WA")
+
+# Standardised features of a few hundred dimensions against some dozen shots: the useful strengths lie far below
+# scikit-learn's default of 1. Half decades would gain nothing at this number of shots.
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+FIXED_C = 1e-2  # one or two shots a class leave nothing to choose on
+_FOLDS = 3
+
+
+@dataclass(frozen=True)
+class ProbeScore:
+    """One result row before it becomes JSON.
+
+    `shots` are training utterances per class, `tests` test utterances summed over seeds, `split` says what is
+    disjoint between training and test.
+    """
+
+    task: str
+    contender: str
+    probe: ProbeName
+    shots: int
+    metric: Metric
+    interval: Interval
+    tests: int
+    seeds: int
+    split: str
+    classes: int
+
+    def as_row(self, command: str) -> dict[str, str | int | float]:
+        """The row as it goes into `results.json`; `command` is the command line that made it."""
+        return {
+            "task": self.task,
+            "contender": self.contender,
+            "probe": self.probe,
+            "labels": self.shots,
+            "metric": self.metric,
+            "value": self.interval.value,
+            "low": self.interval.low,
+            "high": self.interval.high,
+            "n": self.tests,
+            "seeds": self.seeds,
+            "split": self.split,
+            "classes": self.classes,
+            "command": command,
+        }
+
+
+def probe_scores(
+    task: ProbeTask,
+    features: Float[np.ndarray, "utterances dim"],
+    *,
+    contender: str,
+    probes: Sequence[ProbeName] = PROBES,
+    bootstrap_seed: int = 0,
+) -> list[ProbeScore]:
+    """Fit and score every probe at every number of shots.
+
+    Args:
+        task: from `division.make_task`.
+        features: one row an utterance of the corpus (rows that `task.utterances()` does not name may hold anything).
+        contender: the name of the features in the rows.
+        probes: which probes.
+        bootstrap_seed: seed of the intervals.
+
+    Raises:
+        ValueError: when a group lies on both sides of a division, the number of rows is not that of the corpus, or a
+            needed row holds a value that is not finite.
+
+    >>> from speechssl.scoring.division import make_task
+    >>> labels = ["a", "b"] * 40
+    >>> task = make_task("label", labels=labels, speakers=[f"s{i // 10}" for i in range(80)],
+    ...                  texts=[None] * 80, shots=[5], seeds=2)
+    >>> features = np.array([[1.0, 0.1], [0.1, 1.0]] * 40)
+    >>> [(score.probe, score.metric, score.interval.value)
+    ...  for score in probe_scores(task, features, contender="planted")]
+    [('k-NN', 'UAR', 1.0), ('k-NN', 'WA', 1.0), ('logistic', 'UAR', 1.0), ('logistic', 'WA', 1.0)]
+    """
+    from threadpoolctl import threadpool_limits
+
+    _check_features(task, features)
+    for division in task.divisions:
+        refuse_leak(division.shots.ravel(), division.test, groups=task.groups)
+    rows: list[ProbeScore] = []
+    # The matrices are small: on many cores the threads of the linear algebra cost more than they save.
+    with threadpool_limits(limits=1):
+        for probe in probes:
+            for shots in task.shots:
+                answers = [_answer(probe, task, division, features, shots=shots) for division in task.divisions]
+                rows += _score(task, answers, contender=contender, probe=probe, shots=shots, seed=bootstrap_seed)
+    return rows
+
+
+def chance_scores(task: ProbeTask) -> list[ProbeScore]:
+    """What no features at all would give, without fitting anything.
+
+    UAR: one over the number of classes, exactly, for any guess that ignores the input. WA: the share of the commonest
+    class on the test side (mean over seeds), which always guessing it would reach.
+    """
+    classes = len(task.classes)
+    shares: list[float] = []
+    for division in task.divisions:
+        targets = [task.targets[i] for i in division.test.tolist()]
+        shares.append(max(targets.count(name) for name in task.classes) / len(targets))
+    values: dict[Metric, float] = {"UAR": 1 / classes, "WA": float(np.mean(shares))}
+    return [
+        ProbeScore(
+            task=task.name,
+            contender="chance",
+            probe="none",
+            shots=shots,
+            metric=metric,
+            interval=Interval(value=values[metric], low=values[metric], high=values[metric]),
+            tests=sum(len(division.test) for division in task.divisions),
+            seeds=len(task.divisions),
+            split=task.rule,
+            classes=classes,
+        )
+        for shots in task.shots
+        for metric in METRICS
+    ]
+
+
+def knn_neighbours(shots: int) -> int:
+    """Neighbours that vote, for so many shots a class.
+
+    >>> [knn_neighbours(shots) for shots in (1, 2, 5, 10, 25, 100)]
+    [1, 1, 3, 3, 5, 9]
+    """
+    return 2 * round((shots**0.5 - 1) / 2) + 1
+
+
+def predict_knn(
+    train: Float[np.ndarray, "trains dim"],
+    targets: Int[np.ndarray, "trains"],
+    test: Float[np.ndarray, "tests dim"],
+    *,
+    neighbours: int,
+) -> Int[np.ndarray, "tests"]:
+    """Answers of the cosine k-NN for `test`; features are taken as they are."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    model = KNeighborsClassifier(n_neighbors=neighbours, metric="cosine", weights="distance", algorithm="brute")
+    return np.asarray(model.fit(train, targets).predict(test))
+
+
+def predict_logistic(
+    train: Float[np.ndarray, "trains dim"],
+    targets: Int[np.ndarray, "trains"],
+    test: Float[np.ndarray, "tests dim"],
+    *,
+    groups: Sequence[Hashable | None],
+    seed: int,
+) -> Int[np.ndarray, "tests"]:
+    """Answers of the L2 logistic regression for `test`; C is chosen on `train` alone (see the head of this file)."""
+    # An L2-regularised linear model never leaves the span of its training rows. Where there are more dimensions than
+    # shots, the rotation into that span changes no answer and makes the fit several times faster.
+    if train.shape[1] > train.shape[0]:
+        _, _, basis = np.linalg.svd(train, full_matrices=False)  # (trains, dim)
+        train, test = train @ basis.T, test @ basis.T
+    strength = choose_strength(train, targets, groups=groups, seed=seed)
+    return np.asarray(_logistic(strength).fit(train, targets).predict(test))
+
+
+def choose_strength(
+    train: Float[np.ndarray, "trains dim"],
+    targets: Int[np.ndarray, "trains"],
+    *,
+    groups: Sequence[Hashable | None],
+    seed: int,
+) -> float:
+    """C with the lowest held-out log loss over three folds of the shots, or FIXED_C where they are too few."""
+    folds = _folds(targets, groups, seed=seed)
+    if not folds:
+        return FIXED_C
+    losses = np.zeros(len(STRENGTHS))
+    for fitted, held in folds:
+        model = _logistic(STRENGTHS[0])
+        for number, strength in enumerate(STRENGTHS):  # from strong to weak: each fit starts at the one before
+            model.set_params(C=strength).fit(train[fitted], targets[fitted])
+            columns = np.searchsorted(model.classes_, targets[held])
+            logs = model.predict_log_proba(train[held])
+            losses[number] -= logs[np.arange(len(held)), columns].sum()
+    return STRENGTHS[int(np.argmin(losses))]
+
+
+def _logistic(strength: float):
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=strength, max_iter=2000, warm_start=True)
+
+
+def _folds(
+    targets: Int[np.ndarray, "trains"], groups: Sequence[Hashable | None], *, seed: int
+) -> list[tuple[Int[np.ndarray, "fitted"], Int[np.ndarray, "held"]]]:
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(groups))}
+    members = np.array([numbers[group] for group in groups])
+    classes, sizes = np.unique(targets, return_counts=True)
+    if min(len(np.unique(members[targets == name])) for name in classes) >= _FOLDS:
+        grouped = StratifiedGroupKFold(n_splits=_FOLDS, shuffle=True, random_state=seed)
+        folds = list(grouped.split(targets, targets, members))
+        # The folds may still leave a class out of what is fitted, when few speakers carry it.
+        if all(len(held) and len(np.unique(targets[fitted])) == len(classes) for fitted, held in folds):
+            return folds
+    if sizes.min() < _FOLDS:
+        return []
+    return list(StratifiedKFold(n_splits=_FOLDS, shuffle=True, random_state=seed).split(targets, targets))
+
+
+def _answer(
+    probe: ProbeName, task: ProbeTask, division: Division, features: Float[np.ndarray, "utterances dim"], *, shots: int
+) -> Int[np.ndarray, "tests"]:
+    chosen = division.shots[:, :shots]  # (classes, shots)
+    targets = np.repeat(np.arange(len(task.classes)), shots)
+    train = features[chosen.ravel()].astype(np.float64)
+    test = features[division.test].astype(np.float64)
+    centre, spread = train.mean(axis=0), train.std(axis=0)
+    spread = np.where(spread > 1e-12 * (1 + np.abs(centre)), spread, 1.0)  # constant up to rounding: centre only
+    train, test = (train - centre) / spread, (test - centre) / spread
+    if probe == "k-NN":
+        return predict_knn(train, targets, test, neighbours=knn_neighbours(shots))
+    if probe == "logistic":
+        groups = [task.groups[i] for i in chosen.ravel().tolist()]
+        return predict_logistic(train, targets, test, groups=groups, seed=division.seed)
+    raise ValueError(f"probe must be one of {', '.join(PROBES)}, got {probe!r}")
+
+
+def _score(
+    task: ProbeTask,
+    answers: Sequence[Int[np.ndarray, "tests"]],
+    *,
+    contender: str,
+    probe: ProbeName,
+    shots: int,
+    seed: int,
+) -> list[ProbeScore]:
+    truth = [[str(task.targets[i]) for i in division.test.tolist()] for division in task.divisions]
+    groups = [[task.groups[i] for i in division.test.tolist()] for division in task.divisions]
+    counts = count_repetitions(
+        truth,
+        [[task.classes[number] for number in answer] for answer in answers],
+        groups=groups,
+        classes=task.classes,
+        group_names=sorted({group for members in groups for group in members}, key=str),
+    )
+    return [
+        ProbeScore(
+            task=task.name,
+            contender=contender,
+            probe=probe,
+            shots=shots,
+            metric=metric,
+            interval=bootstrap_interval(counts, metric, seed=seed),
+            tests=sum(len(answer) for answer in answers),
+            seeds=len(task.divisions),
+            split=task.rule,
+            classes=len(task.classes),
+        )
+        for metric in METRICS
+    ]
+
+
+def _check_features(task: ProbeTask, features: Float[np.ndarray, "utterances dim"]) -> None:
+    if len(features) != len(task.targets):
+        raise ValueError(f"features have {len(features)} rows, the corpus has {len(task.targets)} utterances")
+    used = task.utterances()
+    bad = used[~np.isfinite(features[used]).all(axis=1)]
+    if len(bad):
+        raise ValueError(f"features of {len(bad)} utterances are not finite, the first is number {bad[0]}")
