@@ -1,0 +1,1 @@
+"""From audio files to training batches: corpora, manifests, packed waveforms, batches."""

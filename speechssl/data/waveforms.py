@@ -1,0 +1,423 @@
+"""Packed waveforms: a corpus decoded once into one memory-mapped file of int16 samples at 16 kHz.
+
+A prepared corpus is one folder: `manifest.jsonl` (what was accepted, with true durations), `rejects.jsonl` (what was
+not, with the reason), `waveforms.i16` (the samples, little-endian, one utterance after the other) and `waveforms.json`
+(the index, written last: without it the folder is unfinished).
+
+While packing, the samples grow in `waveforms.i16.partial` and each utterance that is dealt with, good or bad, adds a
+line to `journal.jsonl`. A line is written after its samples, so whenever the process is killed the journal describes a
+prefix of the samples; the next call checks that prefix by its checksums and goes on behind it.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from jaxtyping import Float, Int16, Int64
+from pydantic import ValidationError
+
+from speechssl.audio import SAMPLE_RATE, AudioError, check_waveform, decode_with_info, samples_to_seconds
+from speechssl.config import Config, UserError
+from speechssl.data.manifest import Reject, Utterance, json_line, read_manifest, write_lines
+
+VERSION = 1
+MANIFEST, REJECTS, WAVEFORMS, INDEX = "manifest.jsonl", "rejects.jsonl", "waveforms.i16", "waveforms.json"
+PARTIAL, JOURNAL = "waveforms.i16.partial", "journal.jsonl"
+_BYTES = 2  # of one int16 sample
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What `pack` did.
+
+    Attributes:
+        accepted: utterances in the finished corpus.
+        rejected: utterances left out; each has a line in `rejects.jsonl`.
+        seconds: audio in the finished corpus, s.
+        resumed: utterances that an earlier call had dealt with already.
+        upsampled: accepted utterances whose file has a rate below 16 kHz: nothing above half that rate is in them.
+    """
+
+    accepted: int
+    rejected: int
+    seconds: float
+    resumed: int
+    upsampled: int
+
+
+class _Entry(Config):
+    """A line of the journal: one utterance dealt with. `reason` is set for a rejected one."""
+
+    key: str
+    samples: int = 0
+    crc32: int = 0
+    upsampled: bool = False
+    reason: str | None = None
+
+
+class _Index(Config):
+    version: int
+    sample_rate: int
+    total: int
+    rejected: int
+    upsampled: int
+    fingerprint: str
+    lengths: list[int]
+    crc32s: list[int]
+
+
+@dataclass(frozen=True)
+class _Packed:
+    entry: _Entry
+    samples: Int16[np.ndarray, " samples"] | None
+
+
+def pack(
+    utterances: Iterable[Utterance],
+    out: Path,
+    *,
+    workers: int = 0,
+    progress: Callable[[int, float], None] | None = None,
+) -> PackReport:
+    """Decodes every utterance once into a prepared corpus.
+
+    The order is that of the manifest whatever the number of workers, and a few decoded utterances per worker are in
+    memory at a time. Samples are stored as `round(32768 * x)`, so 16-bit files at 16 kHz are kept bit for bit. An
+    utterance whose peak is above 1.0 (float files, overshoot of the resampler) is scaled down as a whole to a peak of
+    1.0; nothing else is scaled, and nothing is clipped but +1.0 itself, by one step.
+
+    A call after a kill goes on where the last one stopped and ends with the same bytes. A call on a finished corpus
+    does nothing when the utterances and the size and time of their files are the same, and packs anew otherwise.
+
+    Args:
+        utterances: what to pack; relative audio paths are relative to the working folder.
+        out: the folder of the prepared corpus.
+        workers: decoding threads; 0 for one a core.
+        progress: called after each utterance with how many are dealt with and the accepted seconds so far.
+
+    Returns:
+        The counts. A file that cannot be used is counted and named in `rejects.jsonl`, never raised.
+
+    Raises:
+        UserError: `out` is a file, or another process is packing into it.
+
+    >>> import tempfile, soundfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     soundfile.write(folder + "/a.wav", np.sin(np.arange(16000)), 16000)
+    ...     good = Utterance(audio=folder + "/a.wav", duration=1.0)
+    ...     report = pack([good, Utterance(audio=folder + "/b.wav", duration=1.0)], Path(folder) / "corpus")
+    >>> report
+    PackReport(accepted=1, rejected=1, seconds=1.0, resumed=0, upsampled=0)
+    """
+    todo = [item.model_copy(update={"audio": os.path.abspath(item.audio)}) for item in utterances]
+    keys = _keys(todo)
+    fingerprint = hashlib.sha256("".join(keys).encode()).hexdigest()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise UserError(f"{out}: a prepared corpus is a folder, this is a file") from error
+    finished = _finished(out, fingerprint)
+    if finished is not None:
+        return finished
+    with open(out / JOURNAL, "a+b") as journal:
+        try:
+            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{out}: another process is preparing this corpus") from error
+        if (out / WAVEFORMS).exists() and not (out / INDEX).exists() and not (out / PARTIAL).exists():
+            os.replace(out / WAVEFORMS, out / PARTIAL)  # killed between the last two renames
+        (out / PARTIAL).touch()
+        with open(out / PARTIAL, "r+b") as partial:
+            entries = _recover(journal, partial, keys)
+            resumed = len(entries)
+            _decode_rest(todo, keys, entries, journal, partial, workers=workers, progress=progress)
+            partial.flush()
+            os.fsync(partial.fileno())
+        return _finish(todo, entries, out, fingerprint=fingerprint, resumed=resumed)
+
+
+class WaveformStore:
+    """Random access to the waveforms of a prepared corpus.
+
+    Attributes:
+        folder: the prepared corpus.
+        utterances: the manifest.
+        lengths: (utterances,) samples of each.
+
+    Raises:
+        UserError: on opening, when a file is missing or its size is not what the index says.
+    """
+
+    folder: Path
+    utterances: list[Utterance]
+    lengths: Int64[np.ndarray, " utterances"]
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        index = _read_index(self.folder)
+        if index is None:
+            raise UserError(f"{folder}: not a prepared corpus (no {INDEX}); run `speechssl prepare` to make or finish it")
+        self.lengths = np.array(index.lengths, dtype=np.int64)
+        self._crc32s = index.crc32s
+        _check_sizes(self.folder, index)
+        self.utterances = read_manifest(self.folder / MANIFEST)
+        if len(self.utterances) != len(self.lengths):
+            raise UserError(
+                f"{self.folder / MANIFEST}: {len(self.utterances)} utterances, {INDEX} counts {len(self.lengths)}"
+            )
+        self._ends = np.cumsum(self.lengths)
+        self._samples = self._map(index.total)
+
+    def _map(self, total: int) -> np.ndarray:
+        if not total:  # an empty file cannot be mapped
+            return np.zeros(0, dtype="<i2")
+        return np.memmap(self.folder / WAVEFORMS, dtype="<i2", mode="r")
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __reduce__(self) -> tuple[type["WaveformStore"], tuple[Path]]:
+        return WaveformStore, (self.folder,)  # a worker process opens the files itself instead of copying them
+
+    def read(self, index: int, start: int = 0, stop: int | None = None) -> Int16[np.ndarray, " samples"]:
+        """A stretch of one utterance, as a view of the mapped file: nothing is copied or read before it is used.
+
+        Args:
+            index: the utterance, from 0.
+            start: first sample.
+            stop: one past the last sample; None for the end.
+
+        Returns:
+            (samples,) int16, read-only; divide by 32768 for float samples in [-1, 1).
+
+        Raises:
+            IndexError: no such utterance.
+            ValueError: not 0 <= start <= stop <= length.
+        """
+        if not 0 <= index < len(self.lengths):
+            raise IndexError(f"utterance {index} of a corpus with {len(self.lengths)}")
+        length = int(self.lengths[index])
+        last = length if stop is None else stop
+        if not 0 <= start <= last <= length:
+            raise ValueError(f"samples {start} to {last} of utterance {index}, which has {length}")
+        begin = int(self._ends[index]) - length
+        return self._samples[begin + start : begin + last]
+
+    def verify(self) -> None:
+        """Reads everything and compares the checksums.
+
+        Raises:
+            UserError: names the first utterance whose samples have changed.
+        """
+        for index, expected in enumerate(self._crc32s):
+            if zlib.crc32(self.read(index)) != expected:
+                raise UserError(
+                    f"{self.folder / WAVEFORMS}: the samples of utterance {index} "
+                    f"({self.utterances[index].audio}) are damaged; remove {INDEX} and prepare the corpus again"
+                )
+
+
+def _keys(utterances: Sequence[Utterance]) -> list[str]:
+    """One digest for each utterance: all its fields and the size and time of its file."""
+    states: dict[str, str] = {}
+    keys: list[str] = []
+    for utterance in utterances:
+        state = states.get(utterance.audio)
+        if state is None:
+            try:
+                status = os.stat(utterance.audio)
+                state = f"{status.st_size} {status.st_mtime_ns}"
+            except OSError:  # the reason comes with the reject
+                state = "missing"
+            states[utterance.audio] = state
+        record = f"{VERSION} {utterance.model_dump_json()} {state}"
+        keys.append(hashlib.blake2b(record.encode(), digest_size=16).hexdigest())
+    return keys
+
+
+def _to_int16(waveform: Float[np.ndarray, " samples"]) -> Int16[np.ndarray, " samples"]:
+    """Full scale 1.0 to 32768; see `pack` for what happens above."""
+    peak = float(np.abs(waveform).max())
+    scale = 32768.0 / peak if peak > 1 else 32768.0
+    return np.clip(np.rint(waveform * np.float64(scale)), -32768, 32767).astype("<i2")
+
+
+def _pack_one(utterance: Utterance, key: str) -> _Packed:
+    duration = utterance.duration if utterance.duration != 0 else None
+    try:
+        decoded = decode_with_info(utterance.audio, utterance.offset, duration=duration)
+        check_waveform(decoded.waveform, utterance.audio)
+    except AudioError as error:
+        return _Packed(_Entry(key=key, reason=error.reason), None)
+    samples = _to_int16(decoded.waveform)
+    upsampled = decoded.info.rate < SAMPLE_RATE
+    return _Packed(_Entry(key=key, samples=len(samples), crc32=zlib.crc32(samples), upsampled=upsampled), samples)
+
+
+def _recover(journal: BinaryIO, partial: BinaryIO, keys: Sequence[str]) -> list[_Entry]:
+    """The entries of an earlier call that still hold; both files are cut behind them and stand at their ends."""
+    entries: list[_Entry] = []
+    journal.seek(0)
+    good = 0  # bytes of the journal
+    total = 0  # bytes of samples
+    for line, key in zip(journal, keys, strict=False):
+        try:
+            entry = _Entry.model_validate_json(line)
+        except ValidationError:  # cut off in the middle of a line
+            break
+        if not line.endswith(b"\n") or entry.key != key:
+            break
+        content = partial.read(entry.samples * _BYTES)
+        if len(content) != entry.samples * _BYTES or zlib.crc32(content) != entry.crc32:
+            break
+        entries.append(entry)
+        good += len(line)
+        total += len(content)
+    journal.truncate(good)
+    journal.seek(good)
+    partial.truncate(total)
+    partial.seek(total)
+    return entries
+
+
+def _decode_rest(
+    todo: Sequence[Utterance],
+    keys: Sequence[str],
+    entries: list[_Entry],
+    journal: BinaryIO,
+    partial: BinaryIO,
+    *,
+    workers: int,
+    progress: Callable[[int, float], None] | None,
+) -> None:
+    """Appends the remaining utterances to the three: samples first, then the journal, then `entries`."""
+    seen = {(utterance.audio, utterance.offset) for utterance in todo[: len(entries)]}
+    seconds = samples_to_seconds(sum(entry.samples for entry in entries))
+    for packed in _in_order(todo[len(entries) :], keys[len(entries) :], seen, workers or os.cpu_count() or 1):
+        if packed.samples is not None:
+            partial.write(packed.samples)
+            partial.flush()
+        journal.write(json_line(packed.entry).encode() + b"\n")
+        journal.flush()
+        entries.append(packed.entry)
+        seconds += samples_to_seconds(packed.entry.samples)
+        if progress is not None:
+            progress(len(entries), seconds)
+
+
+def _in_order(
+    todo: Sequence[Utterance], keys: Sequence[str], seen: set[tuple[str, float]], workers: int
+) -> Iterator[_Packed]:
+    """Decodes ahead in threads (soundfile and soxr release the interpreter lock), a bounded number at a time."""
+    window: deque[Future[_Packed]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for utterance, key in zip(todo, keys, strict=True):
+                name = (utterance.audio, utterance.offset)
+                if name in seen:
+                    window.append(pool.submit(_duplicate, key))
+                else:
+                    seen.add(name)
+                    window.append(pool.submit(_pack_one, utterance, key))
+                if len(window) > 2 * workers:
+                    yield window.popleft().result()
+            while window:
+                yield window.popleft().result()
+        finally:  # on Ctrl-C wait for the few being decoded only
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _duplicate(key: str) -> _Packed:
+    return _Packed(_Entry(key=key, reason="a duplicate: the same audio and offset as an earlier utterance"), None)
+
+
+def _finish(
+    todo: Sequence[Utterance], entries: Sequence[_Entry], out: Path, *, fingerprint: str, resumed: int
+) -> PackReport:
+    """Writes the manifests and gives every file its final name, the index last."""
+    accepted: list[Utterance] = []
+    rejects: list[Reject] = []
+    for utterance, entry in zip(todo, entries, strict=True):
+        if entry.reason is None:
+            accepted.append(utterance.model_copy(update={"duration": samples_to_seconds(entry.samples)}))
+        else:
+            rejects.append(Reject(audio=utterance.audio, reason=entry.reason, offset=utterance.offset or None))
+    good = [entry for entry in entries if entry.reason is None]
+    index = _Index(
+        version=VERSION,
+        sample_rate=SAMPLE_RATE,
+        total=sum(entry.samples for entry in good),
+        rejected=len(rejects),
+        upsampled=sum(entry.upsampled for entry in good),
+        fingerprint=fingerprint,
+        lengths=[entry.samples for entry in good],
+        crc32s=[entry.crc32 for entry in good],
+    )
+    (out / INDEX).unlink(missing_ok=True)  # an older corpus ends here
+    write_lines(map(json_line, accepted), out / MANIFEST)
+    write_lines(map(json_line, rejects), out / REJECTS)
+    os.replace(out / PARTIAL, out / WAVEFORMS)
+    write_lines([json.dumps(index.model_dump())], out / INDEX)
+    (out / JOURNAL).unlink(missing_ok=True)
+    return _report(index, resumed=resumed)
+
+
+def _report(index: _Index, *, resumed: int) -> PackReport:
+    return PackReport(
+        accepted=len(index.lengths),
+        rejected=index.rejected,
+        seconds=samples_to_seconds(index.total),
+        resumed=resumed,
+        upsampled=index.upsampled,
+    )
+
+
+def _finished(out: Path, fingerprint: str) -> PackReport | None:
+    """The report of an earlier call on the same input whose files are all still there."""
+    try:
+        index = _read_index(out)
+        if index is None or index.fingerprint != fingerprint:
+            return None
+        _check_sizes(out, index)
+    except UserError:  # damaged: pack anew
+        return None
+    if not (out / MANIFEST).is_file() or not (out / REJECTS).is_file():
+        return None
+    (out / JOURNAL).unlink(missing_ok=True)  # killed right after the index was written
+    return _report(index, resumed=len(index.lengths) + index.rejected)
+
+
+def _read_index(folder: Path) -> _Index | None:
+    """The index; None when the folder has none."""
+    try:
+        index = _Index.model_validate_json((folder / INDEX).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValidationError as error:
+        raise UserError(f"{folder / INDEX}: not the index of a prepared corpus; prepare it again") from error
+    if index.version != VERSION or index.sample_rate != SAMPLE_RATE:
+        raise UserError(
+            f"{folder / INDEX}: version {index.version} at {index.sample_rate} Hz; "
+            f"this program reads version {VERSION} at {SAMPLE_RATE} Hz; prepare the corpus again"
+        )
+    return index
+
+
+def _check_sizes(folder: Path, index: _Index) -> None:
+    path = folder / WAVEFORMS
+    size = path.stat().st_size if path.is_file() else -1
+    if size < 0:
+        raise UserError(f"{path}: missing; prepare the corpus again")
+    if size != index.total * _BYTES:
+        raise UserError(f"{path}: {size} bytes, {INDEX} says {index.total * _BYTES}; prepare the corpus again")
+    if len(index.lengths) != len(index.crc32s) or sum(index.lengths) != index.total:
+        raise UserError(f"{folder / INDEX}: its lengths do not add up; prepare the corpus again")
