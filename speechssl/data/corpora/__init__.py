@@ -1,0 +1,82 @@
+"""Corpora: one module each, all with the same three names.
+
+    INFO: CorpusInfo                                       what it is, whose it is, how much of it there should be
+    class Settings(Config)                                 its options, every one with a default
+    def prepare(root, settings=Settings()) -> Iterator[Utterance]
+
+`prepare` fetches or makes the audio under `root` when it is not there yet and yields one `Utterance` a clip, with an
+absolute path. It never stops at a bad file: a file that cannot be read is yielded with duration 0.0, and packing turns
+it into a reject with a reason. Mistakes of the user are `UserError`s of one line.
+
+To add a corpus: write a module here, add its name to `CORPORA` and its paragraph to data/README.md.
+"""
+
+import dataclasses
+import importlib
+import os
+from pathlib import Path
+from types import ModuleType
+
+from speechssl.config import UserError
+
+CORPORA: tuple[str, ...] = ("espeak", "folder", "festvox_ru", "fsdd", "librispeech")
+"""The names `load_corpus` takes; the first one is the default and needs no network."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusInfo:
+    """What is known about a corpus before it is prepared.
+
+    Attributes:
+        name: its name here, as in `CORPORA`.
+        story: one or two sentences: who recorded what, and for what purpose.
+        licence: the licence of the audio.
+        citation: whom to cite; empty when there is nobody.
+        source: where it comes from (address or package).
+        hours: expected hours of audio with the default settings; None when it depends on the user's files.
+        utterances: expected number of utterances with the default settings; None as above.
+        speakers: expected number of speakers with the default settings; None as above.
+        synthetic: whether a machine made the speech. No result on synthetic speech is a result on speech.
+    """
+
+    name: str
+    story: str
+    licence: str
+    citation: str
+    source: str
+    hours: float | None
+    utterances: int | None
+    speakers: int | None
+    synthetic: bool
+
+
+def load_corpus(name: str) -> ModuleType:
+    """Import the module of a corpus.
+
+    Args:
+        name: one of `CORPORA`.
+
+    Returns:
+        The module, with `INFO`, `Settings` and `prepare`.
+
+    Raises:
+        UserError: no corpus of that name.
+
+    >>> load_corpus("espeak").INFO.synthetic
+    True
+    >>> load_corpus("timit")
+    Traceback (most recent call last):
+    speechssl.config.UserError: unknown corpus 'timit'; allowed: espeak, folder, festvox_ru, fsdd, librispeech
+    """
+    if name not in CORPORA:
+        raise UserError(f"unknown corpus {name!r}; allowed: {', '.join(CORPORA)}")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def corpus_root(name: str) -> Path:
+    """The folder where a corpus lies unless the user says otherwise: `$SPEECHSSL_DATA/NAME`, else `data/corpora/NAME`.
+
+    >>> corpus_root("fsdd").name
+    'fsdd'
+    """
+    return Path(os.environ.get("SPEECHSSL_DATA") or "data/corpora") / name

@@ -1,0 +1,217 @@
+"""The embedded corpus: synthetic English by eSpeak NG. It is made on the spot, needs no network, and is NOT speech.
+
+Story: many synthetic voices (accents times variants, each with its own pitch, rate and vocal tract) speak sentences of
+a seeded grammar in six prosody styles, in random rooms and noise. The style is the label, the sentence the text. It is
+there so that everything can be tried and tested within minutes; no result on it says anything about real speech.
+Licence: the audio is ours (Apache-2.0, as the package); the synthesiser is GPL-3.0-or-later and is used as a library.
+Citation: eSpeak NG, https://github.com/espeak-ng/espeak-ng
+
+Utterance i is a pure function of (seed, voices, styles, i): it depends neither on the utterances before it nor on the
+number of workers, so several processes make them in parallel and a broken run goes on where it stopped. A longer
+corpus begins with the shorter one.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+from collections.abc import Generator, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pydantic
+import soundfile
+from jaxtyping import Float
+
+from speechssl.audio import SAMPLE_RATE, AudioError, probe, resample
+from speechssl.config import Config
+from speechssl.data.corpora import CorpusInfo
+from speechssl.data.corpora.espeak_engine import synthesize
+from speechssl.data.corpora.espeak_grammar import sentence
+from speechssl.data.corpora.espeak_room import record
+from speechssl.data.corpora.espeak_styles import MAX_VOICES, STYLES, Manner, Speaker, manner, speaker
+from speechssl.data.manifest import Utterance
+
+_VERSION = 1  # of the recipe below; a change that alters the audio raises it, and the corpus is made anew
+_TEXT_STREAM = 3
+_MEAN_SECONDS = 4.08  # of an utterance, measured over the default corpus
+_SECONDS_PER_LETTER = 0.055  # at 165 words a minute; only steers the length of the sentences
+_TARGET_SECONDS = (2.2, 5.2)
+
+INFO = CorpusInfo(
+    name="espeak",
+    story="Synthetic: eSpeak NG voices speak sentences of a seeded grammar in six prosody styles. Made on the spot.",
+    licence="Apache-2.0 (made by this package; the synthesiser itself is GPL-3.0-or-later)",
+    citation="eSpeak NG, https://github.com/espeak-ng/espeak-ng",
+    source="the espeakng-loader wheel",
+    hours=2.0,
+    utterances=1765,
+    speakers=48,
+    synthetic=True,
+)
+
+
+class Settings(Config):
+    """Options of the synthetic corpus.
+
+    Attributes:
+        hours: of audio, about; the number of utterances follows from it and from their mean duration.
+        voices: number of speakers, 1 to 104.
+        styles: which styles, in this order; each is as frequent as the others for every speaker.
+        seed: of everything.
+        workers: processes that synthesise; 0 is one per core, 1 stays in this process.
+    """
+
+    hours: Annotated[float, pydantic.Field(gt=0)] = 2.0
+    voices: Annotated[int, pydantic.Field(ge=1, le=MAX_VOICES)] = 48
+    styles: Annotated[tuple[str, ...], pydantic.Field(min_length=1)] = tuple(STYLES)
+    seed: Annotated[int, pydantic.Field(ge=0)] = 0
+    workers: Annotated[int, pydantic.Field(ge=0)] = 0
+
+    @pydantic.field_validator("styles")
+    @classmethod
+    def _known(cls, styles: tuple[str, ...]) -> tuple[str, ...]:
+        if not set(styles) <= set(STYLES) or len(set(styles)) != len(styles):
+            raise ValueError(f"different ones of {', '.join(STYLES)}")
+        return styles
+
+
+class Plan(Config):
+    """Everything about one utterance except its sound."""
+
+    index: int
+    style: str
+    sentence: str
+    speaker: Speaker
+    manner: Manner
+
+
+def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 (frozen)
+    """Synthesise what is not there yet and yield every utterance in order.
+
+    Args:
+        root: a sub-folder of it, named for the settings that shape the audio, holds one FLAC file an utterance.
+        settings: see `Settings`.
+
+    Yields:
+        Utterances with text (no final mark), label (the style), speaker, language "en"; extras `synthetic`, `voice`
+        and `sex`.
+
+    Raises:
+        UserError: the synthesiser cannot be loaded.
+    """
+    folder = Path(root).resolve() / _folder_name(settings)
+    count = max(1, round(settings.hours * 3600 / _MEAN_SECONDS))
+    plans = (plan(index, settings) for index in range(count))
+    missing = [index for index in range(count) if not (folder / _file_name(index, settings)).exists()]
+    with contextlib.closing(_make_all(missing, settings, folder)) as made:
+        pending = set(missing)
+        for each in plans:
+            path = folder / _file_name(each.index, settings)
+            duration = next(made) if each.index in pending else _duration(path)
+            yield Utterance(
+                audio=str(path),
+                duration=duration,
+                speaker=each.speaker.name,
+                text=each.sentence,
+                label=each.style,
+                language="en",
+                extras={
+                    "synthetic": True,
+                    "voice": each.speaker.voice,
+                    "sex": "female" if each.speaker.female else "male",
+                },
+            )
+
+
+def plan(index: int, settings: Settings) -> Plan:
+    """Who says what and how in utterance `index`.
+
+    Speakers take turns; each has every style once in as many rounds as there are styles.
+
+    >>> plan(17, Settings()).style, plan(17, Settings()).speaker.voice
+    ('questioning', 'en+m7')
+    """
+    turn, place = divmod(index, settings.voices)
+    style = settings.styles[(place + turn) % len(settings.styles)]
+    who = speaker(place, seed=settings.seed)
+    how = manner(index, STYLES[style], who, seed=settings.seed)
+    rng = np.random.default_rng([_TEXT_STREAM, settings.seed, index])
+    letters = rng.uniform(*_TARGET_SECONDS) / _SECONDS_PER_LETTER * (how.words_per_minute * who.tract / 165)
+    words = min((sentence(rng) for _ in range(8)), key=lambda each: abs(len(each) - letters))
+    return Plan(index=index, style=style, sentence=words, speaker=who, manner=how)
+
+
+def render(index: int, settings: Settings) -> Float[np.ndarray, " samples"]:
+    """The sound of utterance `index`: float32, 16 kHz. A pure function of its arguments.
+
+    >>> sound = render(17, Settings())
+    >>> 1.5 < sound.size / 16000 < 7
+    True
+    """
+    each = plan(index, settings)
+    speech = synthesize(
+        each.sentence + each.manner.mark,
+        each.speaker.voice,
+        words_per_minute=each.manner.words_per_minute,
+        pitch=each.manner.pitch,
+        pitch_range=each.manner.pitch_range,
+    )
+    samples = speech.samples.astype(np.float32) / 32768
+    samples = resample(samples, round(speech.rate * each.speaker.tract), SAMPLE_RATE)
+    return record(samples, each.manner, seed=settings.seed, index=index)
+
+
+def _make_all(indices: list[int], settings: Settings, folder: Path) -> Generator[float, None, None]:
+    """Make the utterances, in parallel; yields their durations in order."""
+    workers = min(settings.workers or _cores(), math.ceil(len(indices) / 8))
+    tasks = ((index, settings, folder) for index in indices)
+    if workers <= 1:
+        yield from map(_make, tasks)
+        return
+    # spawn: the C library starts fresh in each worker, and nothing of a parent with threads is inherited.
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield from pool.map(_make, tasks, chunksize=8)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _make(task: tuple[int, Settings, Path]) -> float:
+    """Write one utterance under a temporary name and rename it, so that a file that is there is complete."""
+    index, settings, folder = task
+    path = folder / _file_name(index, settings)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = render(index, settings)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    soundfile.write(temporary, samples, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
+    temporary.replace(path)
+    return samples.size / SAMPLE_RATE
+
+
+def _duration(path: Path) -> float:
+    try:
+        return probe(path).duration
+    except AudioError:
+        return 0.0
+
+
+def _folder_name(settings: Settings) -> str:
+    """Named for all that shapes the audio, so that other settings never meet these files."""
+    shape = {"version": _VERSION, **settings.model_dump(mode="json", include={"voices", "styles", "seed"})}
+    digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:8]
+    return f"espeak-seed{settings.seed}-voices{settings.voices}-{digest}"
+
+
+def _file_name(index: int, settings: Settings) -> Path:
+    return Path(f"s{index % settings.voices:03d}") / f"{index:06d}.flac"
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
