@@ -170,7 +170,7 @@ def _parse_value(text: str, *, override: str, wants_text: bool) -> object:
             raise UserError(f"--set {override}: the value is not TOML: {error}") from None
         return text
     if len(parsed) != 1:
-        raise UserError(f"--set {override}: one value only")
+        raise UserError(f"--set {override!r}: one value only")
     return parsed["value"]
 
 
@@ -267,7 +267,12 @@ def _default(config: pydantic.BaseModel, key: str) -> object:
 
 def _toml_key(key: str) -> str:
     plain = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
-    return key if plain else json.dumps(key)
+    return key if plain else _quoted(key)
+
+
+def _quoted(text: str) -> str:
+    # TOML's escapes are JSON's, but TOML wants DEL escaped and refuses halves of surrogate pairs, which JSON writes.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _toml_value(value: object) -> str:
@@ -281,7 +286,7 @@ def _toml_value(value: object) -> str:
                 return repr(float(value))
             return str(float(value))
         case str():
-            return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+            return _quoted(value)
         case Path():
             return _toml_value(str(value))
         case list() | tuple() | set() | frozenset():

@@ -5,6 +5,7 @@ import os
 # Before torch is imported anywhere: OpenMP reads this once. Two threads are the machine that CI promises.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
+import hypothesis
 import jaxtyping
 import torch
 
@@ -13,3 +14,7 @@ import torch
 jaxtyping.install_import_hook("speechssl", "beartype.beartype")
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
+
+# The same examples on every machine, and no clock: a slow machine is no failure.
+hypothesis.settings.register_profile("suite", derandomize=True, deadline=None, database=None, max_examples=50)
+hypothesis.settings.load_profile("suite")
