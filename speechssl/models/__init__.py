@@ -1,0 +1,1 @@
+"""Whole models and the folders they are stored in."""

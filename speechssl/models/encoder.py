@@ -1,0 +1,148 @@
+"""SpeechEncoder: normalised waveforms to context frames, and the presets in one table.
+
+wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477): convolutional feature encoder, layer norm and projection, Transformer. The default mode
+(layer-norm convolutions, pre-norm blocks, input of zero mean and unit variance) is padding-invariant: an utterance gives the same output
+alone and in any batch. The group-norm mode exists for public BASE checkpoints and takes equal-length batches only.
+"""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from speechssl.config import Config
+from speechssl.nn.conv import PAPER_LAYERS, ConvConfig, ConvFeatureEncoder
+from speechssl.nn.pooling import valid_frames
+from speechssl.nn.transformer import Transformer, TransformerConfig
+
+
+class EncoderConfig(Config):
+    """Everything that gives the encoder its shape."""
+
+    conv: ConvConfig = ConvConfig()
+    transformer: TransformerConfig = TransformerConfig(pre_norm=True)
+    normalize: bool = True  # callers hand in waveforms of zero mean and unit variance
+    feature_dropout: float = 0.0  # after the projection
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the context frames."""
+        return self.transformer.dim
+
+
+def _slim(*channels: int) -> ConvConfig:
+    """Gabor front and narrow early layers (SEW, Wu et al. 2021, arXiv 2109.06870), 20 ms hop."""
+    kernels = (160, *(2,) * 5)
+    strides = (10, *(2,) * 5)
+    return ConvConfig(layers=tuple(zip(channels, kernels, strides, strict=True)), front="gabor", init="tap-average")
+
+
+PRESETS: dict[str, EncoderConfig] = {
+    # name: convolutions, then dim, layers, heads, feed-forward; about 2.3 M, 20 M, 95 M and 317 M parameters
+    "tiny": EncoderConfig(
+        conv=_slim(64, 64, 96, 128, 192, 192),
+        transformer=TransformerConfig(
+            dim=192, layers=4, heads=4, feedforward=768, pre_norm=True, position_kernel=32, dropout=0.0, attention_dropout=0.0, layer_drop=0.0
+        ),
+    ),
+    "small": EncoderConfig(
+        conv=_slim(80, 96, 128, 192, 256, 384),
+        transformer=TransformerConfig(
+            dim=384, layers=10, heads=6, feedforward=1536, pre_norm=True, position_kernel=64, dropout=0.05, attention_dropout=0.05, layer_drop=0.0
+        ),
+    ),
+    "base": EncoderConfig(
+        conv=ConvConfig(layers=PAPER_LAYERS, norm="group", bias=False),
+        transformer=TransformerConfig(),
+        normalize=False,
+        feature_dropout=0.1,
+    ),
+    "large": EncoderConfig(
+        transformer=TransformerConfig(
+            dim=1024, layers=24, heads=16, feedforward=4096, pre_norm=True, dropout=0.0, attention_dropout=0.0, layer_drop=0.0
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class EncoderOutput:
+    """Context frames with their counts; ``hidden_states`` (on request) run from the first block's input to the final output."""
+
+    frames: Float[Tensor, "batch frames dim"]
+    num_frames: Int[Tensor, " batch"] | None
+    hidden_states: list[Tensor] | None
+
+
+class SpeechEncoder(nn.Module):
+    """Waveforms to context frames, one every 20 ms.
+
+    Example:
+        >>> import torch
+        >>> encoder = SpeechEncoder(PRESETS["tiny"]).eval()
+        >>> encoder(torch.randn(2, 16000), torch.tensor([16000, 8000])).num_frames
+        tensor([49, 24])
+    """
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.config = config
+        self.features = ConvFeatureEncoder(config.conv)
+        self.feature_norm = nn.LayerNorm(config.conv.dim)
+        self.projection = nn.Linear(config.conv.dim, config.dim)
+        self.transformer = Transformer(config.transformer)
+
+    def num_frames(self, num_samples: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+        """Frames that so many samples give."""
+        return self.features.num_frames(num_samples)
+
+    def forward(
+        self,
+        waveforms: Float[Tensor, "batch samples"],
+        num_samples: Int[Tensor, " batch"] | None = None,
+        *,
+        all_layers: bool = False,
+    ) -> EncoderOutput:
+        """Encode.
+
+        Args:
+            waveforms: 16 kHz, normalised per utterance when ``config.normalize``; anything beyond ``num_samples`` is ignored.
+            num_samples: valid samples of each utterance; None when nothing is padded.
+            all_layers: return every hidden state.
+
+        Raises:
+            ValueError: an utterance is shorter than one frame, or lengths differ in the group-norm mode.
+        """
+        if num_samples is None:
+            latents = self.latents(waveforms)
+            return self.contextualize(self.project(latents), None, all_layers=all_layers)
+        if self.config.conv.norm == "group" and bool((num_samples != waveforms.shape[1]).any()):
+            raise ValueError("a group-norm encoder takes batches of equal length: padding would change its result")
+        num_frames = self.num_frames(num_samples)
+        if bool((num_frames < 1).any()):
+            raise ValueError(f"an utterance of {int(num_samples.min())} samples is shorter than one frame")
+        waveforms = waveforms * valid_frames(num_samples, waveforms.shape[1])
+        return self.contextualize(self.project(self.latents(waveforms)), num_frames, all_layers=all_layers)
+
+    def latents(self, waveforms: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames channels"]:
+        """Normalised latent frames, the input of projection and quantizer."""
+        return self.feature_norm(self.features(waveforms))
+
+    def project(self, latents: Float[Tensor, "batch frames channels"]) -> Float[Tensor, "batch frames dim"]:
+        """Latents in the Transformer's dimension, after dropout."""
+        return F.dropout(self.projection(latents), self.config.feature_dropout, self.training)
+
+    def contextualize(
+        self,
+        projected: Float[Tensor, "batch frames dim"],
+        num_frames: Int[Tensor, " batch"] | None,
+        *,
+        all_layers: bool = False,
+    ) -> EncoderOutput:
+        """Run the Transformer over projected (and perhaps masked) frames."""
+        valid: Bool[Tensor, "batch frames"] | None = None
+        if num_frames is not None and bool((num_frames < projected.shape[1]).any()):
+            valid = valid_frames(num_frames, projected.shape[1])
+        output = self.transformer(projected, valid, all_layers=all_layers)
+        return EncoderOutput(frames=output.frames, num_frames=num_frames, hidden_states=output.hidden_states)

@@ -1,0 +1,115 @@
+"""A model on disk: one folder with ``config.json`` (what it is) and ``model.safetensors`` (its weights).
+
+Encoder tensors have the prefix ``encoder.``; other prefixes belong to whoever trained it (the objective, a head) and are kept, not read, by
+:func:`load_encoder`. Both files are written under a temporary name, flushed to disk and renamed: a reader never sees half a model.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from speechssl.config import UserError
+from speechssl.models.encoder import EncoderConfig, SpeechEncoder
+
+FORMAT = 1
+PREFIX = "encoder."
+
+
+def save_model(
+    folder: Path, encoder: SpeechEncoder, *, extra: Mapping[str, Any] | None = None, tensors: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write a model folder.
+
+    Args:
+        folder: made when missing; an older model in it is replaced.
+        encoder: its config and weights.
+        extra: further JSON keys for ``config.json`` (objective, provenance); may not be ``format`` or ``encoder``.
+        tensors: further weights by full name, outside the prefix ``encoder.``.
+
+    Raises:
+        ValueError: a name in ``extra`` or ``tensors`` collides with the encoder's.
+    """
+    extra, tensors = dict(extra or {}), dict(tensors or {})
+    taken = ({"format", "encoder"} & extra.keys()) | {name for name in tensors if name.startswith(PREFIX)}
+    if taken:
+        raise ValueError(f"names kept for the encoder: {', '.join(sorted(taken))}")
+    weights = {PREFIX + name: value for name, value in encoder.state_dict().items()} | tensors
+    config = {"format": FORMAT, "encoder": encoder.config.model_dump(mode="json"), **extra}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "model.safetensors", save({name: value.detach().cpu().contiguous() for name, value in weights.items()}))
+    write_atomic(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+
+
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """The ``config.json`` of a model folder.
+
+    Raises:
+        UserError: not a model folder, or written by a newer speechssl.
+    """
+    path = folder / "config.json"
+    if not path.is_file() or not (folder / "model.safetensors").is_file():
+        raise UserError(f"{folder}: not a model folder (config.json and model.safetensors are expected in it)")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}") from None
+    if not isinstance(config, dict) or "encoder" not in config:
+        raise UserError(f"{path}: not the config of a speechssl model (no key 'encoder')")
+    if config.get("format") != FORMAT:
+        raise UserError(f"{path}: model format {config.get('format')!r}, this version reads {FORMAT}")
+    return config
+
+
+def load_encoder(folder: Path) -> SpeechEncoder:
+    """The encoder of a model folder, in evaluation mode on the CPU.
+
+    Raises:
+        UserError: not a model folder, or weights that do not fit its config; names the file.
+    """
+    config = read_model_config(folder)
+    try:
+        encoder = SpeechEncoder(EncoderConfig.model_validate_json(json.dumps(config["encoder"])))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{folder / 'config.json'}: encoder.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    path = folder / "model.safetensors"
+    try:
+        weights = read_tensors(path, prefix=PREFIX)
+        encoder.load_state_dict(weights)
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(f"{path}: weights do not fit the config: {' '.join(str(error).split())}") from None
+    return encoder.eval()
+
+
+def read_tensors(path: Path, *, prefix: str) -> dict[str, Tensor]:
+    """Tensors of a safetensors file whose name begins with ``prefix``, by the rest of their name."""
+    with safe_open(path, framework="pt") as file:
+        return {name.removeprefix(prefix): file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118 (no mapping)
+
+
+def model_hash(folder: Path) -> str:
+    """Sixteen hexadecimal digits that change with the encoder's config or weights."""
+    digest = hashlib.sha256(json.dumps(read_model_config(folder)["encoder"], sort_keys=True).encode())
+    for name, value in sorted(read_tensors(folder / "model.safetensors", prefix=PREFIX).items()):
+        digest.update(name.encode())
+        digest.update(value.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a whole file or nothing: temporary name, flush to disk, rename."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

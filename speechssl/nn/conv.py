@@ -1,0 +1,206 @@
+"""Convolutional feature encoder: raw waveform to latent frames.
+
+wav2vec 2.0 (Baevski et al. 2020, section 2, arXiv 2006.11477): a stack of strided 1-D convolutions, each followed by a norm and GELU. Two
+additions, both off under the paper's presets:
+
+* ``init="tap-average"``: every tap of a kernel starts from the same random channel mix plus a little He noise. A randomly initialised stack
+  makes frames that depend on the phase of the waveform; codes of such frames cannot be predicted from context and small runs never
+  leave chance. Averaging over taps makes frames stable under shifts of a few milliseconds from the first update on.
+* ``front="gabor"``: the first layer starts as mel-spaced Gabor quadrature pairs after pre-emphasis and gives their log magnitude (the idea of
+  LEAF, Zeghidour et al. 2021, arXiv 2101.08596); it stays trainable.
+
+Tensors are channels-last (batch, time, channels) throughout: the norm over channels then needs no transposition.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from speechssl.audio import RECEPTIVE_FIELD, SAMPLE_RATE
+from speechssl.config import Config
+
+PAPER_LAYERS = ((512, 10, 5), *((512, 3, 2),) * 4, *((512, 2, 2),) * 2)  # (channels, kernel, stride), paper section 4.2
+PRE_EMPHASIS = 0.97  # the usual value, e.g. HTK book section 5.2
+GABOR_GAIN = 10.0  # magnitude of a unit-variance waveform's bands is about 0.1: brings them to the bend of log(1 + x)
+
+
+class ConvConfig(Config):
+    """Shape and initialisation of the feature encoder; defaults are the paper's."""
+
+    layers: tuple[tuple[int, int, int], ...] = PAPER_LAYERS
+    norm: Literal["layer", "group"] = "layer"
+    bias: bool = True
+    front: Literal["conv", "gabor"] = "conv"
+    init: Literal["he", "tap-average"] = "he"
+    tap_noise: float = 0.1  # share of He noise in a tap-averaged kernel
+
+    @property
+    def dim(self) -> int:
+        """Channels of the latent frames."""
+        return self.layers[-1][0]
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next.
+
+        >>> ConvConfig().hop
+        320
+        """
+        return math.prod(stride for _, _, stride in self.layers)
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples one frame sees.
+
+        >>> ConvConfig().receptive_field
+        400
+        """
+        field, hop = 1, 1
+        for _, kernel, stride in self.layers:
+            field, hop = field + (kernel - 1) * hop, hop * stride
+        return field
+
+    @property
+    def padding(self) -> int:
+        """Zeros added on both sides so that any stack gives one frame for ``RECEPTIVE_FIELD`` samples, like the paper's."""
+        return max(0, math.ceil((self.receptive_field - RECEPTIVE_FIELD) / 2))
+
+
+class ConvFeatureEncoder(nn.Module):
+    """Waveforms to latent frames.
+
+    Example:
+        >>> encoder = ConvFeatureEncoder(ConvConfig(layers=((8, 10, 5), (8, 8, 8), (16, 8, 8))))
+        >>> encoder(torch.zeros(2, 16000)).shape
+        torch.Size([2, 48, 16])
+    """
+
+    def __init__(self, config: ConvConfig):
+        super().__init__()
+        self.config = config
+        inputs, self.layers = 1, nn.ModuleList()
+        for index, (channels, kernel, stride) in enumerate(config.layers):
+            layer = GaborLayer if index == 0 and config.front == "gabor" else ConvLayer
+            norm = config.norm if config.norm == "layer" or index == 0 else "none"
+            self.layers.append(layer(inputs, channels, kernel, stride, norm=norm, bias=config.bias))
+            inputs = channels
+        if config.init == "tap-average":
+            for layer in list(self.layers)[1:]:
+                assert isinstance(layer, ConvLayer)
+                average_taps_(layer.conv.weight, config.tap_noise)
+
+    def num_frames(self, num_samples: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+        """Frames for a number of samples; zero below the receptive field.
+
+        >>> ConvFeatureEncoder(ConvConfig()).num_frames(torch.tensor([399, 400, 16000]))
+        tensor([ 0,  1, 49])
+        """
+        length = num_samples + 2 * self.config.padding
+        for _, kernel, stride in self.config.layers:
+            length = torch.div(length - kernel, stride, rounding_mode="floor") + 1
+        return length.clamp(min=0)
+
+    def forward(self, waveforms: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames channels"]:
+        """Latent frames of normalised waveforms at 16 kHz; padding beyond an utterance's end must be zeros."""
+        x = F.pad(waveforms, (self.config.padding, self.config.padding)).unsqueeze(-1)  # batch samples 1
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class ConvLayer(nn.Module):
+    """Convolution, norm over channels ("layer") or over time ("group"), GELU; channels-last."""
+
+    def __init__(self, inputs: int, channels: int, kernel: int, stride: int, *, norm: str, bias: bool):
+        super().__init__()
+        self.conv = nn.Conv1d(inputs, channels, kernel, stride=stride, bias=bias)
+        nn.init.kaiming_normal_(self.conv.weight)
+        self.norm = {"layer": nn.LayerNorm, "group": TimeNorm, "none": lambda _: nn.Identity()}[norm](channels)
+
+    def forward(self, x: Float[Tensor, "batch time inputs"]) -> Float[Tensor, "batch frames channels"]:
+        """One layer; ``frames = (time - kernel) // stride + 1``."""
+        return F.gelu(self.norm(convolve(x, self.conv.weight, self.conv.bias, stride=self.conv.stride[0])))
+
+
+class GaborLayer(nn.Module):
+    """Log magnitudes of trainable filters that start as mel-spaced Gabor quadrature pairs, after pre-emphasis."""
+
+    def __init__(self, inputs: int, channels: int, kernel: int, stride: int, *, norm: str, bias: bool):
+        super().__init__()
+        if inputs != 1 or norm != "layer":
+            raise ValueError(f"the gabor front takes one channel and norm='layer', got {inputs} channels and norm={norm!r}")
+        self.conv = nn.Conv1d(1, 2 * channels, kernel, stride=stride, bias=False)
+        self.conv.weight = nn.Parameter(gabor_filters(channels, kernel).unsqueeze(1))
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Float[Tensor, "batch time 1"]) -> Float[Tensor, "batch frames channels"]:
+        """Magnitude of each pair, log(1 + gain x), norm, GELU."""
+        emphasised = x - PRE_EMPHASIS * F.pad(x, (0, 0, 1, -1))
+        cosine, sine = convolve(emphasised, self.conv.weight, None, stride=self.conv.stride[0]).chunk(2, dim=-1)
+        magnitude = (cosine.float().square() + sine.float().square() + 1e-8).sqrt()  # 1e-8: finite gradient at digital silence
+        return F.gelu(self.norm(torch.log1p(GABOR_GAIN * magnitude)))
+
+
+class TimeNorm(nn.Module):
+    """Group norm with one group a channel: normalises each channel over the whole time axis, as BASE checkpoints do in their first layer.
+
+    Padding changes its result: run it on batches of equal length only.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "batch frames channels"]) -> Float[Tensor, "batch frames channels"]:
+        """Zero mean and unit variance over time, then scale and shift."""
+        variance, mean = torch.var_mean(x.float(), dim=1, keepdim=True, correction=0)
+        scale = self.weight * torch.rsqrt(variance + self.eps)  # batch 1 channels
+        return torch.addcmul((self.bias - mean * scale).to(x.dtype), x, scale.to(x.dtype))
+
+
+def convolve(
+    x: Float[Tensor, "batch time inputs"],
+    weight: Float[Tensor, "outputs inputs kernel"],
+    bias: Float[Tensor, " outputs"] | None,
+    *,
+    stride: int,
+) -> Float[Tensor, "batch frames outputs"]:
+    """Strided convolution of channels-last sequences.
+
+    As a 2-D convolution of height one, because that has a channels-last kernel in oneDNN and cuDNN: no transposed copy before and after.
+    """
+    image = x.transpose(1, 2).unsqueeze(2)  # batch inputs 1 time, channels-last in memory
+    return F.conv2d(image, weight.unsqueeze(2), bias, stride=(1, stride)).squeeze(2).transpose(1, 2)
+
+
+def average_taps_(weight: Float[Tensor, "outputs inputs kernel"], noise: float) -> None:
+    """Fill a kernel in place with one random channel mix, the same on every tap, plus ``noise`` times He-normal values."""
+    outputs, inputs, kernel = weight.shape
+    mix = torch.randn(outputs, inputs, 1) * math.sqrt(2 / inputs) / kernel
+    with torch.no_grad():
+        weight.copy_(mix + noise * torch.randn_like(weight) * math.sqrt(2 / (inputs * kernel)))
+
+
+def gabor_filters(channels: int, kernel: int) -> Float[Tensor, "pairs kernel"]:
+    """Quadrature pairs, centres mel-spaced from 60 Hz to 7800 Hz, bandwidths from the spacing; all cosines first, then all sines.
+
+    A Gaussian of standard deviation ``s`` in time has one of ``1 / (2 pi s)`` in frequency; neighbouring filters cross near half height.
+    """
+    mel = torch.linspace(_hertz_to_mel(60.0), _hertz_to_mel(7800.0), channels + 2)
+    hertz = 700.0 * (10.0 ** (mel / 2595.0) - 1.0)  # HTK's mel scale
+    centre, spacing = hertz[1:-1, None], (hertz[2:] - hertz[:-2])[:, None] / 2
+    time = (torch.arange(kernel) - (kernel - 1) / 2)[None] / SAMPLE_RATE  # s
+    width = (1 / (2 * math.pi * 0.85 * spacing)).clamp(max=kernel / SAMPLE_RATE / 4)  # s; the window holds +-2 deviations
+    envelope = torch.exp(-0.5 * (time / width) ** 2)
+    envelope = envelope / envelope.norm(dim=1, keepdim=True)
+    phase = 2 * math.pi * centre * time
+    return torch.cat([envelope * phase.cos(), envelope * phase.sin()])
+
+
+def _hertz_to_mel(hertz: float) -> float:
+    return 2595.0 * math.log10(1.0 + hertz / 700.0)

@@ -1,0 +1,78 @@
+"""Span masking: which frames the context network must fill in.
+
+wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477, section 3.1): a share of all frames is drawn without replacement as span starts and the following
+``length`` frames are masked; spans may overlap. The counting is fairseq's ``compute_mask_indices`` (static, overlap allowed, two spans at least,
+every row trimmed to the same number of masked frames), so that a batch of masked frames is a plain rectangle.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from speechssl.config import Config
+
+
+class MaskConfig(Config):
+    """``probability`` is the share of frames that would be masked without overlap (paper: 0.065 a start x 10 frames)."""
+
+    probability: float = 0.65
+    length: int = 10  # frames
+    min_spans: int = 2
+
+
+def span_mask(
+    num_frames: Int[np.ndarray, " batch"], config: MaskConfig, *, rng: np.random.Generator
+) -> Bool[np.ndarray, "batch frames"]:
+    """Draw a mask for a batch; every row has the same number of masked frames.
+
+    Args:
+        num_frames: frames of each utterance; no frame beyond is ever masked.
+        config: probability, span length, smallest number of spans.
+        rng: source of all randomness; the same state gives the same mask.
+
+    Raises:
+        ValueError: an utterance is too short for ``min_spans`` different starts of a whole span.
+
+    Example:
+        >>> mask = span_mask(np.array([99, 80]), MaskConfig(), rng=np.random.default_rng(0))
+        >>> mask.shape, bool((mask.sum(1) == mask.sum(1)[0]).all()), bool(mask[1, 80:].any())
+        ((2, 99), True, False)
+    """
+    shortest = int(num_frames.min())
+    if shortest < config.length + config.min_spans:
+        raise ValueError(
+            f"an utterance of {shortest} frames is too short to mask {config.min_spans} spans of {config.length} frames; "
+            f"at least {config.length + config.min_spans} frames are needed"
+        )
+    rounding = rng.random()  # one draw for the batch: the expected count is exact, rows of equal length get equal counts
+    rows: list[np.ndarray] = []
+    for frames in num_frames:
+        spans = max(config.min_spans, int(config.probability * frames / config.length + rounding))
+        starts = rng.choice(frames - config.length, min(spans, frames - config.length), replace=False)
+        rows.append(np.unique(starts[:, None] + np.arange(config.length)))
+    count = min(len(row) for row in rows)
+    mask = np.zeros((len(rows), int(num_frames.max())), dtype=bool)
+    for row, indices in zip(mask, rows, strict=True):
+        row[indices if len(indices) == count else rng.choice(indices, count, replace=False)] = True
+    return mask
+
+
+def sample_negatives(
+    batch: int, masked: int, negatives: int, *, rng: np.random.Generator
+) -> Int[np.ndarray, "batch masked negatives"]:
+    """Positions of distractors among the masked frames of the same utterance, uniform with replacement, never the positive itself.
+
+    Args:
+        batch: utterances.
+        masked: masked frames in each.
+        negatives: distractors for each masked frame (paper: 100).
+        rng: source of all randomness.
+
+    Example:
+        >>> drawn = sample_negatives(2, 5, 100, rng=np.random.default_rng(0))
+        >>> bool((drawn == np.arange(5)[:, None]).any()), int(drawn.max())
+        (False, 4)
+    """
+    if masked < 2:
+        raise ValueError(f"{masked} masked frame leaves no distractor; at least 2 are needed")
+    drawn = rng.integers(0, masked - 1, size=(batch, masked, negatives))
+    return drawn + (drawn >= np.arange(masked)[:, None])
