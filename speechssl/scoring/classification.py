@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 
 Metric = Literal["UAR", "WA", "macro F1"]
 METRICS: tuple[Metric, ...] = ("UAR", "WA", "macro F1")
+Resample = Literal["groups", "classes"]
 
 # 1,000 replicates put the ends of a 95 % percentile interval at about a tenth of its width (Efron and Tibshirani,
 # "An Introduction to the Bootstrap", 1993, section 13.3, ask for 1,000 or more).
@@ -30,7 +31,7 @@ REPLICATES = 1000
 
 @dataclass(frozen=True)
 class Interval:
-    """A score in [0, 1] with the two ends of its interval; `low <= high`."""
+    """A score in [0, 1], or a difference of two, with the ends of its interval; `low <= high`."""
 
     value: float
     low: float
@@ -168,72 +169,134 @@ def count_repetitions(
 
 def metric_of(counts: GroupCounts, metric: Metric) -> float:
     """The metric of each repetition over all its groups, averaged over the repetitions."""
-    weights = np.ones((1, counts.truth.shape[1]))
-    return float(np.nanmean(_weighted(counts, metric, weights)))
+    _, groups, classes = counts.truth.shape
+    return float(np.mean(_metric(counts, metric, np.ones((1, groups)), np.ones((1, classes)))))
 
 
 def bootstrap_interval(
-    counts: GroupCounts, metric: Metric, *, seed: int = 0, replicates: int = REPLICATES, level: float = 0.95
+    counts: GroupCounts,
+    metric: Metric,
+    *,
+    resample: Resample = "groups",
+    seed: int = 0,
+    replicates: int = REPLICATES,
+    level: float = 0.95,
 ) -> Interval:
-    """Point value and percentile interval, resampling groups and, where there are several, repetitions.
+    """Point value and percentile interval, resampling groups (or classes) and, where there are several, repetitions.
 
     Args:
         counts: from `count` or `count_repetitions`.
         metric: one of `METRICS`.
+        resample: `groups`, or `classes` where the classes themselves are the sample, as in telling speakers apart:
+            there a speaker who is drawn twice counts twice in the mean over classes.
         seed: seed of the resampling; one seed gives one interval.
         replicates: number of bootstrap replicates.
         level: share of the replicates inside the interval, in (0, 1).
 
     Returns:
-        The value (mean over repetitions of the metric over all groups) and the interval. A replicate in which a class
-        has no utterance takes the mean over the other classes. With one group the interval says nothing and is
-        refused.
+        The value (mean over repetitions of the metric over all groups) and the interval. When groups are resampled, a
+        replicate in which a class has no utterance takes the mean over the other classes.
 
     Raises:
-        ValueError: with fewer than two groups, no replicates, or a level outside (0, 1).
+        ValueError: with fewer than two groups (classes), no replicates, or a level outside (0, 1).
 
     >>> counts = count(["a", "b"] * 20, ["a", "b"] * 20, groups=["s1", "s2", "s3", "s4"] * 10)
     >>> bootstrap_interval(counts, "UAR")
     Interval(value=1.0, low=1.0, high=1.0)
     """
-    seeds, groups, _ = counts.truth.shape
-    if groups < 2:
-        raise ValueError(f"a bootstrap by group needs at least 2 groups, got {groups}")
-    if replicates < 1 or not 0 < level < 1:
-        raise ValueError(f"replicates must be at least 1 and level in (0, 1), got {replicates} and {level}")
+    means = _replicates(counts, metric, resample=resample, seed=seed, replicates=replicates)
+    return _percentile(means, metric_of(counts, metric), level=level)
+
+
+def bootstrap_difference(
+    counts: GroupCounts,
+    other: GroupCounts,
+    *,
+    metric: Metric,
+    resample: Resample = "groups",
+    seed: int = 0,
+    replicates: int = REPLICATES,
+    level: float = 0.95,
+) -> Interval:
+    """The metric of `counts` minus that of `other` on the same test utterances, with a paired interval.
+
+    Both see the same draws of speakers and repetitions, so what makes a speaker hard for both cancels. Two contenders
+    whose own intervals overlap may differ clearly; this interval then lies on one side of zero.
+
+    Raises:
+        ValueError: when the two were not tested on the same utterances; otherwise as `bootstrap_interval`.
+
+    >>> good = count(["a", "b"] * 20, ["a", "b"] * 20, groups=["s1", "s2", "s3", "s4"] * 10)
+    >>> bootstrap_difference(good, good, metric="UAR")
+    Interval(value=0.0, low=0.0, high=0.0)
+    """
+    if counts.truth.shape != other.truth.shape or not np.array_equal(counts.truth, other.truth):
+        raise ValueError("a paired difference needs the same seeds, groups and classes on both sides")
+    means = _replicates(counts, metric, resample=resample, seed=seed, replicates=replicates)
+    others = _replicates(other, metric, resample=resample, seed=seed, replicates=replicates)
+    return _percentile(means - others, metric_of(counts, metric) - metric_of(other, metric), level=level)
+
+
+def _replicates(
+    counts: GroupCounts, metric: Metric, *, resample: Resample, seed: int, replicates: int
+) -> Float[np.ndarray, "drawn"]:
+    """The metric, averaged over repetitions, of each bootstrap draw; the draws depend on the shape and seed only."""
+    seeds, groups, classes = counts.truth.shape
+    units = groups if resample == "groups" else classes
+    if units < 2:
+        raise ValueError(f"a bootstrap by {resample} needs at least 2 {resample}, got {units}")
+    if replicates < 1:
+        raise ValueError(f"replicates must be at least 1, got {replicates}")
     rng = np.random.default_rng(seed)
-    group_weights = rng.multinomial(groups, np.full(groups, 1 / groups), size=replicates).astype(float)
+    unit_weights = rng.multinomial(units, np.full(units, 1 / units), size=replicates).astype(float)
     seed_weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=replicates).astype(float)
-    values = _weighted(counts, metric, group_weights)  # (replicates, seeds)
+    if resample == "groups":
+        values = _metric(counts, metric, unit_weights, np.ones((1, classes)))  # (replicates, seeds)
+    else:
+        values = _metric(counts, metric, np.ones((1, groups)), unit_weights)  # (replicates, seeds)
     seed_weights = np.where(np.isnan(values), 0.0, seed_weights)
     mass = seed_weights.sum(axis=1)
-    drawn = mass > 0  # a replicate can miss every tested speaker of every seed it drew; it then has no value
-    means = (seed_weights * np.nan_to_num(values)).sum(axis=1)[drawn] / mass[drawn]
+    drawn = mass > 0  # a draw can miss every tested speaker of every seed it holds; it then has no value
+    return (seed_weights * np.nan_to_num(values)).sum(axis=1)[drawn] / mass[drawn]
+
+
+def _percentile(means: Float[np.ndarray, "drawn"], value: float, *, level: float) -> Interval:
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie in (0, 1), got {level}")
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value=metric_of(counts, metric), low=float(low), high=float(high))
+    return Interval(value=value, low=float(low), high=float(high))
 
 
-def _weighted(
-    counts: GroupCounts, metric: Metric, weights: Float[np.ndarray, "replicates groups"]
+def _metric(
+    counts: GroupCounts,
+    metric: Metric,
+    group_weights: Float[np.ndarray, "draws groups"],
+    class_weights: Float[np.ndarray, "draws classes"],
 ) -> Float[np.ndarray, "replicates seeds"]:
-    """The metric with each group counted `weights` times; NaN where no group of the seed was drawn."""
+    """The metric with groups and classes counted by weight; NaN where nothing with a weight was tested.
+
+    One of the two has a single row (weights of one), the other a row per replicate.
+    """
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
-    correct = np.einsum("bg,sgc->bsc", weights, counts.correct, optimize=True)
-    truth = np.einsum("bg,sgc->bsc", weights, counts.truth, optimize=True)
+    weights = class_weights[:, None, :]  # (draws, 1, classes)
+    correct = np.einsum("bg,sgc->bsc", group_weights, counts.correct, optimize=True)
+    truth = np.einsum("bg,sgc->bsc", group_weights, counts.truth, optimize=True)
     with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 is the NaN promised above
         if metric == "WA":
-            return correct.sum(axis=-1) / truth.sum(axis=-1)
+            return (weights * correct).sum(axis=-1) / (weights * truth).sum(axis=-1)
         if metric == "UAR":
-            return _mean_of_defined(correct / truth)
-        predicted = np.einsum("bg,sgc->bsc", weights, counts.predicted, optimize=True)
-        return _mean_of_defined(2 * correct / (truth + predicted))
+            return _mean_of_defined(correct / truth, weights)
+        predicted = np.einsum("bg,sgc->bsc", group_weights, counts.predicted, optimize=True)
+        return _mean_of_defined(2 * correct / (truth + predicted), weights)
 
 
-def _mean_of_defined(values: Float[np.ndarray, "replicates seeds classes"]) -> Float[np.ndarray, "replicates seeds"]:
+def _mean_of_defined(
+    values: Float[np.ndarray, "rows seeds classes"], weights: Float[np.ndarray, "draws 1 classes"]
+) -> Float[np.ndarray, "replicates seeds"]:
     defined = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
-        return np.where(defined, values, 0.0).sum(axis=-1) / defined.sum(axis=-1)
+        return (weights * np.where(defined, values, 0.0)).sum(axis=-1) / (weights * defined).sum(axis=-1)
 
 
 def _check_lengths(truth: Sequence[Hashable], other: Sequence[Hashable]) -> None:

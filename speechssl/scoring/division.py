@@ -6,6 +6,8 @@ drawn over *groups*. For the tasks `label` and `text` a group is a speaker. For 
 speakers themselves, so the groups are the texts (or single utterances, where a corpus has none), and nobody is
 recognised by a sentence that was heard in training.
 
+Intervals resample speakers in every task: as groups in the first two, as classes in the third.
+
 Everything is a function of (seed, manifest, largest number of shots), never of a feature: every contender gets the same
 shots and the same test utterances.
 """
@@ -16,6 +18,8 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Int
+
+from speechssl.scoring.classification import Resample
 
 Task = Literal["label", "speaker", "text"]
 TASKS: tuple[Task, ...] = ("label", "speaker", "text")
@@ -42,12 +46,14 @@ class ProbeTask:
     """A task over a corpus: its classes, its divisions, and what had to be left out.
 
     `targets[i]` and `groups[i]` belong to utterance i of the corpus; None where the utterance takes no part.
-    `rule` says in words what is disjoint, and goes into every result row as `split`. `notes` are sentences about
+    `rule` says in words what is disjoint, and goes into every result row as `split`; `resample` is what the bootstrap
+    draws, so that it always draws speakers. `notes` are sentences about
     classes and shot numbers that were left out; they are meant to be shown.
     """
 
     name: Task
     rule: str
+    resample: Resample
     classes: tuple[str, ...]
     shots: tuple[int, ...]
     targets: tuple[str | None, ...]
@@ -130,6 +136,7 @@ def make_task(
     return ProbeTask(
         name=name,
         rule=rule,
+        resample="classes" if name == "speaker" else "groups",
         classes=classes,
         shots=tuple(usable),
         targets=kept,
