@@ -149,12 +149,11 @@ def _from_row(root: Path, row: MetadataRow, *, whole: float, is_pack: bool, pref
         known["split"] = row.folder.name
     path = os.path.normpath(row.path)
     offset = row.offset or 0.0
-    return Utterance(audio=path, offset=offset, duration=_stretch(path, offset, row.duration), extras=extras, **known)
+    return Utterance(audio=path, offset=offset, duration=_stretch(whole, offset, row.duration), extras=extras, **known)
 
 
-def _stretch(path: str, offset: float, duration: float | None) -> float:
-    """Duration of the utterance: what the metadata says, but never past the end of the file; 0.0 for a bad file."""
-    whole = _duration(path)
+def _stretch(whole: float, offset: float, duration: float | None) -> float:
+    """Duration of the utterance, s: what the metadata says as long as the file has it; 0.0 for a bad file."""
     rest = whole - offset
     if whole == 0.0:
         return 0.0
