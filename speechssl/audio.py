@@ -2,14 +2,20 @@
 
 Decoding is libsndfile's (through soundfile), resampling is soxr's. This file adds what neither does: one rounding
 function between seconds and samples, reads that never allocate what a damaged header promises, and one-line reasons
-for every file that cannot be used. libsndfile itself decodes a file cut short without a word, so the length its
-header promises is compared with the bytes that are there.
+for every file that cannot be used. libsndfile opens most files that are cut short as if the rest had never been, and
+guesses the length of an mp3 without a length header; the second half of this file therefore looks at the bytes
+themselves. Layouts: RIFF (Microsoft and IBM, 1991), RF64 (EBU Tech 3306), AIFF (Apple, 1989), Sun au, NIST SPHERE, Ogg
+(RFC 3533), MPEG audio (ISO 11172-3 and 13818-3).
 """
 
 import math
+import mmap
 import os
+import re
+import shlex
 import stat
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -17,7 +23,7 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 import soxr
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from speechssl.config import UserError
 
@@ -27,13 +33,17 @@ MIN_RATE = 4000  # Hz
 MAX_RATE = 192000  # Hz
 SILENCE_PEAK = 10 ** (-90 / 20)  # of full scale, after the mean is removed: about one step of a 16-bit file
 END_TOLERANCE = 0.01  # s; manifests often round offset and duration to two decimals, half a step each
-_BLOCK = 1 << 18  # samples a channel read at once, so that memory follows what is there, not what is promised
+_BLOCK = 1 << 18  # samples of all channels read at once: memory follows what is there, not what is promised
 _MAX_SAMPLES_PER_BYTE = 10000  # FLAC packs 65535 equal samples into about 11 bytes; nothing known packs tighter
 _UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's count for a FLAC whose header leaves the length out
+_MPEG_FRAME = 1152  # samples; a decoder may drop one at an edge or at a scratch, and the file still be whole
 
 AUDIO_SUFFIXES = frozenset(
-    ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc".split()
+    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"}
+    | {".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64", ".sph", ".nist", ".voc"}
 )
+"""Suffixes of files that libsndfile reads."""
+
 _FOREIGN_NAMES = {
     ".m4a": "MPEG-4 audio (m4a)",
     ".m4b": "MPEG-4 audio (m4b)",
@@ -61,10 +71,9 @@ _FOREIGN_NAMES = {
     ".silk": "SILK",
 }
 FOREIGN_SUFFIXES = frozenset(_FOREIGN_NAMES)
-"""Suffixes of containers that libsndfile cannot read."""
+"""Suffixes of containers that hold audio but that libsndfile cannot read."""
 
-# (offset, bytes, name): recognised whatever the file is called.
-_FOREIGN_MAGIC = (
+_FOREIGN_MAGIC = (  # (offset, bytes, name)
     (4, b"ftyp", "MPEG-4 (mp4, m4a)"),
     (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "Windows Media (wma)"),
     (0, b"\x1a\x45\xdf\xa3", "Matroska or WebM"),
@@ -98,8 +107,17 @@ _OTHER_MAGIC = (
     (b"%PDF", "a PDF document"),
     (b"MThd", "a MIDI file"),
     (b"\x7fELF", "a program"),
-    (b"version https://git-lfs", "a Git LFS pointer; fetch it with git lfs pull"),
+    (b"version https://git-lfs", "a Git LFS pointer; fetch the file itself with git lfs pull"),
 )
+
+_SLOPPY = 44  # bytes; some writers count the wav header among the samples, and nothing is missing then
+_STREAMED = (0xFFFFFFFF, 0x7FFFF000, 0x80000000)  # data lengths that ffmpeg, sox and espeak, arecord write to a pipe
+_ABSURD = 0x7FFF0000  # bytes; from here on a length far beyond the file is no recording that was cut short
+_OGG_PAGE = 65307  # bytes of the longest page
+
+# kbit/s of layer III by the four bits of the header, MPEG-1 and MPEG-2; 0 and 15 give no length.
+_MPEG1_RATES = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0)
+_MPEG2_RATES = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0)
 
 
 class AudioError(UserError):
@@ -114,6 +132,9 @@ class AudioError(UserError):
         self.path = str(path)
         self.reason = " ".join(reason.split())
         super().__init__(f"{_printable(self.path)}: {self.reason}")
+
+    def __reduce__(self) -> tuple[type["AudioError"], tuple[str, str]]:
+        return AudioError, (self.path, self.reason)  # errors cross processes
 
 
 @dataclass(frozen=True)
@@ -246,9 +267,7 @@ def decode_with_info(
             mono = _read_mono(file, start, count)
         except (soundfile.LibsndfileError, OSError) as error:
             raise AudioError(path, f"damaged or truncated: decoding fails ({_words(error)})") from error
-    # A lossy decoder may drop a frame at an edge and the header still be honest; one MPEG frame is 1152 samples.
-    slack = 1152 if info.format == "MP3" else 0
-    if len(mono) + slack < count:
+    if len(mono) + (_MPEG_FRAME if info.format == "MP3" else 0) < count:
         held = samples_to_seconds(start + len(mono), info.rate)
         raise AudioError(path, f"truncated: the header promises {info.duration:.3f} s, {held:.3f} s can be decoded")
     bad = len(mono) - int(np.count_nonzero(np.isfinite(mono)))
@@ -287,10 +306,10 @@ def check_waveform(waveform: Float[np.ndarray, " samples"], path: str | Path) ->
         raise AudioError(path, "all silence (every sample is zero)")
     mean = float(waveform.mean(dtype=np.float64))
     peak = max(float(waveform.max()) - mean, mean - float(waveform.min()))
+    if peak < SILENCE_PEAK and abs(mean) >= SILENCE_PEAK:
+        raise AudioError(path, f"all silence (a constant offset of {mean:.4f} and nothing else)")
     if peak < SILENCE_PEAK:
-        if abs(mean) >= SILENCE_PEAK:
-            raise AudioError(path, f"all silence (a constant offset of {mean:.4f} and nothing else)")
-        raise AudioError(path, f"all silence (peak {20 * math.log10(peak):.0f} dBFS, below -90)")
+        raise AudioError(path, f"all silence (a peak of {peak:.1g} of full scale, below -90 dBFS)")
 
 
 def resample(waveform: Float[np.ndarray, " samples"], from_rate: int, to_rate: int) -> Float[np.ndarray, " resampled"]:
@@ -320,9 +339,9 @@ def normalize(waveform: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " sa
     >>> normalize(np.array([1.0, 3.0], dtype=np.float32)).round(3)
     array([-1.,  1.], dtype=float32)
     """
-    mean = waveform.mean(dtype=np.float64)
-    variance = waveform.var(dtype=np.float64)
-    return ((waveform - mean) / np.sqrt(variance + 1e-7)).astype(np.float32)
+    mean = float(waveform.mean(dtype=np.float64))
+    deviation = math.sqrt(float(waveform.var(dtype=np.float64)) + 1e-7)
+    return ((waveform - mean) / deviation).astype(np.float32, copy=False)
 
 
 def _read_mono(file: soundfile.SoundFile, start: int, count: int) -> Float[np.ndarray, " samples"]:
@@ -330,21 +349,21 @@ def _read_mono(file: soundfile.SoundFile, start: int, count: int) -> Float[np.nd
     if start and file.seekable():
         file.seek(start)
     elif start:  # GSM 6.10 cannot seek: decode and drop
-        left = start
-        while left:
-            dropped = len(file.read(min(left, _BLOCK), dtype="float32", always_2d=True))
-            if not dropped:
-                break
-            left -= dropped
-    parts: list[np.ndarray] = []
-    left = count
-    while left > 0:
-        block = file.read(min(left, _BLOCK), dtype="float32", always_2d=True)  # (samples, channels)
-        if not len(block):
-            break
-        parts.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32))
-        left -= len(block)
+        for _ in _blocks(file, start):
+            pass
+    parts = [block[:, 0] if block.shape[1] == 1 else block.mean(axis=1) for block in _blocks(file, count)]
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+
+
+def _blocks(file: soundfile.SoundFile, count: int) -> Iterator[Float32[np.ndarray, "samples channels"]]:
+    """The next `count` samples in blocks, fewer when the file ends early."""
+    most = max(1, _BLOCK // file.channels)
+    while count > 0:
+        block = file.read(min(count, most), dtype="float32", always_2d=True)
+        if not len(block):
+            return
+        count -= len(block)
+        yield block
 
 
 def _stretch(info: AudioInfo, offset: float, duration: float | None) -> tuple[int, int]:
@@ -370,29 +389,39 @@ def _stretch(info: AudioInfo, offset: float, duration: float | None) -> tuple[in
 
 def _open(path: str | Path) -> soundfile.SoundFile:
     """The file opened by libsndfile, after the checks that libsndfile answers badly or hangs on."""
+    source = Path(path)
     try:
-        status = os.stat(path)
+        status = source.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for a writer for ever
+            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
+            raise AudioError(path, f"{kind}, not an audio file")
+        if status.st_size == 0:
+            raise AudioError(path, "an empty file (0 bytes)")
+        with source.open("rb") as file:
+            head = file.read(4096)
+            foreign, other = _foreign_container(path, head), _other_kind(head)
+            promise = None if foreign or other else _broken_promise(file, head, status.st_size)
+    except FileNotFoundError as error:
+        raise AudioError(path, "a link to a missing file" if source.is_symlink() else "no such file") from error
+    except PermissionError as error:
+        raise AudioError(path, "not readable (permission denied)") from error
     except OSError as error:
-        reason = "a link to a missing file" if os.path.islink(path) else _system_reason(error)
-        raise AudioError(path, reason) from error
-    if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for a writer for ever
-        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
-        raise AudioError(path, f"{kind}, not an audio file")
-    if status.st_size == 0:
-        raise AudioError(path, "an empty file (0 bytes)")
+        raise AudioError(path, f"not readable ({error.strerror or error})") from error
+    except ValueError as error:  # a null byte in the name
+        raise AudioError(path, f"not the name of a file ({error})") from error
+    if foreign is not None:
+        raise AudioError(path, _foreign_reason(path, foreign))
+    if other is not None and source.suffix.lower() not in FOREIGN_SUFFIXES:
+        raise AudioError(path, f"not audio ({other})")
+    if promise is not None:
+        raise AudioError(path, promise)
+    if source.suffix.lower() == ".raw":  # soundfile would ask for the rate and the format
+        raise AudioError(path, "samples without a header (raw); convert it to wav")
     try:
-        with open(path, "rb") as raw:
-            head = raw.read(4096)
-            promised = _wav_promise(raw, head, status.st_size)
-    except OSError as error:
-        raise AudioError(path, _system_reason(error)) from error
-    _refuse_foreign(path, head)
-    if promised is not None:
-        raise AudioError(path, promised)
-    try:
-        return soundfile.SoundFile(os.fsencode(path))
+        # As bytes, so that a name that is not UTF-8 opens too; soundfile takes them, its annotation does not say so.
+        return soundfile.SoundFile(os.fsencode(path))  # pyright: ignore[reportArgumentType]
     except soundfile.LibsndfileError as error:
-        raise AudioError(path, _open_reason(path, head, error)) from error
+        raise AudioError(path, _open_reason(path, error)) from error
 
 
 def _header(path: str | Path, file: soundfile.SoundFile) -> AudioInfo:
@@ -402,103 +431,52 @@ def _header(path: str | Path, file: soundfile.SoundFile) -> AudioInfo:
         raise AudioError(path, f"a rate of {rate} Hz; {MIN_RATE} to {MAX_RATE} Hz can be read")
     if num_samples == _UNKNOWN_LENGTH:
         raise AudioError(path, "the header leaves out the length; write the file again with flac or ffmpeg")
-    size = os.path.getsize(path)
+    size = Path(path).stat().st_size
     if num_samples > size * _MAX_SAMPLES_PER_BYTE:
         raise AudioError(path, f"an absurd length in the header: {num_samples} samples in a file of {size} bytes")
     if num_samples <= 0:
-        raise AudioError(path, "no samples (a header and nothing after it, or cut off before the first block ends)")
+        raise AudioError(path, "no samples (a header with nothing after it, or cut off in the first block)")
+    walked = _mp3_samples(path) if file.format == "MP3" else None
+    if walked is not None:
+        if num_samples + 2 * _MPEG_FRAME < walked:
+            raise AudioError(
+                path,
+                f"an mp3 of variable bit rate without a length header: {num_samples / rate:.1f} of "
+                f"{walked / rate:.1f} s would be read; write the header: {_ffmpeg(path, '-c copy', '.fixed.mp3')}",
+            )
+        num_samples = walked
     return AudioInfo(str(path), rate, channels, num_samples, num_samples / rate, file.format, file.subtype)
 
 
-def _wav_promise(raw: BinaryIO, head: bytes, size: int) -> str | None:
-    """The reason when a RIFF wav's data chunk promises more bytes than the file holds; None when all is well.
-
-    Programs that write to a pipe cannot go back to fill in the lengths. ffmpeg then leaves 0xFFFFFFFF in both length
-    fields, sox 0x7FFFF024 and 0x7FFFF000 (or close below it); those two say "to the end of the file" and are fine.
-    """
-    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
-        return None
-    riff = struct.unpack("<I", head[4:8])[0]
-    position = 12
-    while position + 8 <= size:
-        raw.seek(position)
-        name, length = struct.unpack("<4sI", raw.read(8))
-        position += 8
-        if name == b"data":
-            held = size - position
-            if length <= held or (riff, length) == (0xFFFFFFFF, 0xFFFFFFFF):
-                return None
-            if length >> 12 == 0x7FFFF000 >> 12 and riff >> 12 == 0x7FFFF000 >> 12:
-                return None
-            if length >= 0x7FFF0000:
-                return f"an absurd length in the header: {length} bytes of samples in a file of {size} bytes"
-            return f"truncated: the header promises {length} bytes of samples, the file holds {held}"
-        position += length + length % 2
-    return None
-
-
-def _refuse_foreign(path: str | Path, head: bytes) -> None:
-    for offset, magic, name in _FOREIGN_MAGIC:
-        if head[offset : offset + len(magic)] == magic:
-            raise AudioError(path, _foreign_reason(path, name))
-    if head[0] == 0xFF and len(head) > 1 and head[1] & 0xF6 == 0xF0:  # MPEG sync word with layer 0: ADTS
-        raise AudioError(path, _foreign_reason(path, "AAC (aac)"))
-
-
 def _foreign_reason(path: str | Path, name: str) -> str:
+    return f"{name} cannot be read; convert it: {_ffmpeg(path, f'-ac 1 -ar {SAMPLE_RATE}', '.wav')}"
+
+
+def _ffmpeg(path: str | Path, options: str, suffix: str) -> str:
+    """The command that converts a file, to be run in its folder."""
     source = Path(path)
-    return (
-        f"{name} cannot be read; convert it: "
-        f"ffmpeg -i '{_printable(source.name)}' -ac 1 -ar {SAMPLE_RATE} '{_printable(source.stem)}.wav'"
-    )
+    return f"ffmpeg -i {shlex.quote(_printable(source.name))} {options} {shlex.quote(_printable(source.stem) + suffix)}"
 
 
-def _open_reason(path: str | Path, head: bytes, error: soundfile.LibsndfileError) -> str:
-    """Why libsndfile would not open a file, in words that name what the file is."""
-    for magic, name in _OTHER_MAGIC:
-        if head.startswith(magic):
-            return f"not audio ({name})"
-    foreign = _FOREIGN_NAMES.get(Path(path).suffix.lower())
+def _open_reason(path: str | Path, error: soundfile.LibsndfileError) -> str:
+    """Why libsndfile would not open a file of no known other kind."""
+    foreign = _foreign_suffix(path)
     if foreign is not None:
         return _foreign_reason(path, foreign)
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype html", b"<html", b"<?xml", b"<head")):
-        return "not audio (a web page or XML)"
-    if text.startswith((b"{", b"[")) and _is_text(head):
-        return "not audio (JSON text)"
-    if _is_text(head):
-        return "not audio (plain text)"
     words = _words(error)
     if "Channel count is zero" in words:
         return "a header with zero channels"
     if "SF_INFO struct incomplete" in words:
         return "a header with an impossible rate, channel count or length"
     if "malformed" in words:
-        return "a damaged or truncated file: libsndfile calls it malformed"
-    if "Format not recognised" in words or "regular file" in words:
+        return "damaged or truncated: libsndfile calls it malformed"
+    if "not recognised" in words or "regular file" in words:  # the second is said of an mp3 without any frame
         return "not audio (no known format)"
     return f"cannot be opened ({words})"
 
 
-def _is_text(head: bytes) -> bool:
-    try:
-        head[:4000].decode("utf-8")
-    except UnicodeDecodeError as error:
-        if error.start < len(head[:4000]) - 3:  # a character cut by the end of the block is no objection
-            return False
-    return not any(byte < 9 or 13 < byte < 32 for byte in head)
-
-
-def _system_reason(error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, PermissionError):
-        return "not readable (permission denied)"
-    return f"not readable ({error.strerror or error})"
-
-
 def _words(error: Exception) -> str:
-    """libsndfile's own words, without the file name in front."""
+    """The library's own words, without the file name in front."""
     words = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
     return " ".join(words.split()).removeprefix("Error : ").rstrip(".")
 
@@ -506,3 +484,198 @@ def _words(error: Exception) -> str:
 def _printable(text: str) -> str:
     """The text with control characters and undecodable bytes escaped, so that it stays one line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+# What a file is by its first bytes, and whether it holds what its header promises.
+
+
+def _foreign_container(path: str | Path, head: bytes) -> str | None:
+    """The name of a container that libsndfile cannot read, by the first bytes, whatever the file is called.
+
+    >>> _foreign_container("a.wav", b"    ftypM4A ")
+    'MPEG-4 (mp4, m4a)'
+    """
+    for offset, magic, name in _FOREIGN_MAGIC:
+        if head[offset : offset + len(magic)] == magic:
+            return _FOREIGN_NAMES.get(Path(path).suffix.lower(), name) if magic == b"ftyp" else name
+    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:  # MPEG sync word with layer 0: ADTS
+        return "AAC (aac)"
+    return None
+
+
+def _foreign_suffix(path: str | Path) -> str | None:
+    """The name of the container that the suffix stands for, when libsndfile cannot read it.
+
+    >>> _foreign_suffix("a.WMA")
+    'Windows Media (wma)'
+    """
+    return _FOREIGN_NAMES.get(Path(path).suffix.lower())
+
+
+def _other_kind(head: bytes) -> str | None:
+    """What a file is that is not audio, by its first bytes; None when they say nothing.
+
+    >>> _other_kind(b"<!DOCTYPE html><html>")
+    'a web page or XML'
+    """
+    for magic, name in _OTHER_MAGIC:
+        if head.startswith(magic):
+            return name
+    if not _is_text(head):
+        return None
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "a web page or XML"
+    return "JSON text" if text.startswith((b"{", b"[")) else "plain text"
+
+
+def _broken_promise(file: BinaryIO, head: bytes, size: int) -> str | None:
+    """The reason when a header promises more bytes than the file holds; None when it does not or cannot be told.
+
+    Args:
+        file: the file, opened for reading bytes.
+        head: its first bytes.
+        size: its length, bytes.
+    """
+    if head[:4] in (b"RIFF", b"RIFX") and head[8:12] == b"WAVE":
+        return _wav_promise(file, size, "<" if head[:4] == b"RIFF" else ">")
+    if head[:4] == b"OggS":
+        return _ogg_end(file, size)
+    promised = _promised_size(head)
+    if promised is None or promised <= size + _SLOPPY:
+        return None
+    return f"truncated: the header promises a file of {promised} bytes, it has {size}"
+
+
+def _promised_size(head: bytes) -> int | None:
+    """Length of the whole file by the headers that say so at a fixed place, bytes."""
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        return 8 + struct.unpack(">I", head[4:8])[0]
+    if head[:4] == b"RF64" and head[12:16] == b"ds64" and len(head) >= 28:
+        return 8 + struct.unpack("<Q", head[20:28])[0]
+    if head[:8] == b"riff\x2e\x91\xcf\x11" and len(head) >= 24:  # Sony Wave64
+        return struct.unpack("<Q", head[16:24])[0]
+    if head[:4] == b".snd" and len(head) >= 12:
+        start, length = struct.unpack(">II", head[4:12])
+        return None if length == 0xFFFFFFFF else start + length
+    if head[:7] == b"NIST_1A":
+        fields = dict(re.findall(rb"(sample_count|sample_n_bytes|channel_count) -i (\d+)", head))
+        if len(fields) == 3 and b"-ilbc" not in head and b"shorten" not in head:
+            size = int(fields[b"sample_count"]) * int(fields[b"sample_n_bytes"]) * int(fields[b"channel_count"])
+            return int(head[8:16]) + size
+    return None
+
+
+def _wav_promise(file: BinaryIO, size: int, order: str) -> str | None:
+    """Walks the chunks to the samples and compares their promised length with what follows."""
+    file.seek(4)
+    riff = struct.unpack(order + "I", file.read(4))[0]
+    position = 12
+    while position + 8 <= size:
+        file.seek(position)
+        name, length = struct.unpack(order + "4sI", file.read(8))
+        position += 8
+        if name == b"data":
+            return _data_promise(riff, length, position, size)
+        position += length + length % 2
+    return None
+
+
+def _data_promise(riff: int, length: int, start: int, size: int) -> str | None:
+    """Programs that write to a pipe cannot go back to fill in the two lengths; what they leave there is fine."""
+    held = size - start
+    if length == 0 and held > _SLOPPY and riff < start:
+        return f"an unfinished recording: the header counts no samples, {held} bytes follow it; repair it with ffmpeg"
+    streamed = length in _STREAMED and (riff == length or length < riff < length + 4096)
+    if streamed or length <= held + (_SLOPPY if held else 0):
+        return None
+    if length >= _ABSURD and length > 16 * held:
+        return f"an absurd length in the header: {length} bytes of samples, the file holds {held}"
+    return f"truncated: the header promises {length} bytes of samples, the file holds {held}"
+
+
+def _ogg_end(file: BinaryIO, size: int) -> str | None:
+    """An Ogg header promises nothing, but a file cut anywhere ends in half a page."""
+    file.seek(max(0, size - _OGG_PAGE - 27))
+    tail = file.read()
+    start = tail.rfind(b"OggS")
+    if start < 0:  # a page cannot be longer: what follows the last one is junk, and harmless
+        return None
+    page = tail[start:]
+    segments = page[27 : 27 + page[26]] if len(page) > 26 else b""
+    if len(page) <= 26 or len(segments) < page[26] or len(page) < 27 + len(segments) + sum(segments):
+        return "truncated: the file ends in the middle of an Ogg page"
+    return None
+
+
+def _mp3_samples(path: str | Path) -> int | None:
+    """Samples a channel of an mp3 that has no length header, by walking from frame to frame.
+
+    libsndfile guesses this from the file size and the first frame: too long with a large tag in front, and far too
+    short with a variable bit rate.
+
+    Returns:
+        The count; None when the file has a length header (Xing, Info or VBRI), which is right, or is no layer III.
+    """
+    with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        position = _first_frame(data)
+        if position is None:
+            return None
+        first = data[position : position + 200]
+        if b"Xing" in first or b"Info" in first or b"VBRI" in first:
+            return None
+        samples = 0
+        end = len(data)
+        while position + 4 <= end:
+            length, per_frame = _mp3_frame(data[position : position + 4])
+            if not length:  # tags at the end, or damage: look for the next header
+                position = data.find(b"\xff", position + 1)
+                if position < 0:
+                    break
+                continue
+            position += length
+            samples += per_frame if position <= end else 0
+        return samples
+
+
+def _first_frame(data: mmap.mmap) -> int | None:
+    """Where the first frame starts that is followed by another."""
+    position = 0
+    while data[position : position + 3] == b"ID3" and len(data) >= position + 10:
+        high, third, second, low = data[position + 6 : position + 10]
+        position += 10 + (high << 21 | third << 14 | second << 7 | low)
+    while True:
+        position = data.find(b"\xff", position)
+        if position < 0:
+            return None
+        length, _ = _mp3_frame(data[position : position + 4])
+        if length and _mp3_frame(data[position + length : position + length + 4])[0]:
+            return position
+        position += 1
+
+
+def _mp3_frame(header: bytes) -> tuple[int, int]:
+    """Bytes and samples a channel of the layer III frame with this header; zeros when it is none."""
+    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:  # 11 sync bits, layer bits 01
+        return 0, 0
+    version = header[1] >> 3 & 3  # 3: MPEG-1, 2: MPEG-2, 0: MPEG-2.5
+    place = header[2] >> 2 & 3
+    if version == 1 or place == 3:
+        return 0, 0
+    rate = (44100, 48000, 32000)[place] // {3: 1, 2: 2, 0: 4}[version]
+    kilobits = (_MPEG1_RATES if version == 3 else _MPEG2_RATES)[header[2] >> 4]
+    if not kilobits:
+        return 0, 0
+    per_frame = 1152 if version == 3 else 576
+    return per_frame // 8 * kilobits * 1000 // rate + (header[2] >> 1 & 1), per_frame
+
+
+def _is_text(head: bytes) -> bool:
+    """UTF-8 without control characters; a character cut by the end of the block is no objection."""
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 3:
+            return False
+        text = head[: error.start].decode("utf-8")
+    return not any(ord(c) < 9 or 13 < ord(c) < 32 for c in text)
