@@ -103,10 +103,10 @@ def read_manifest(path: str | Path) -> list[Utterance]:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_manifest([Utterance(audio="a.wav", duration=1.5)], folder + "/m.jsonl")
     ...     [utterance] = read_manifest(folder + "/m.jsonl")
-    ...     utterance.audio == os.path.join(folder, "a.wav"), utterance.duration
+    ...     utterance.audio == folder + "/a.wav", utterance.duration
     (True, 1.5)
     """
-    folder = os.path.abspath(os.path.dirname(path))
+    folder = Path(path).absolute().parent
     try:
         content = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -120,8 +120,8 @@ def read_manifest(path: str | Path) -> list[Utterance]:
             utterance = Utterance.model_validate_json(line)
         except ValidationError as error:
             raise UserError(f"{path} line {number}: {_first_problem(error)}") from error
-        if not os.path.isabs(utterance.audio):
-            utterance = utterance.model_copy(update={"audio": os.path.join(folder, utterance.audio)})
+        if not Path(utterance.audio).is_absolute():
+            utterance = utterance.model_copy(update={"audio": str(folder / utterance.audio)})
         utterances.append(utterance)
     return utterances
 
@@ -146,11 +146,11 @@ def write_lines(lines: Iterable[str], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(line + "\n" for line in lines)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -183,7 +183,7 @@ def validate_manifest(utterances: Iterable[Utterance], *, check_files: bool = Fa
         first.setdefault(key, index)
         if check_files:
             if utterance.audio not in missing:
-                missing[utterance.audio] = not os.path.exists(utterance.audio)
+                missing[utterance.audio] = not Path(utterance.audio).exists()
             if missing[utterance.audio]:
                 problems.append(f"{name}: no such file")
     return problems
@@ -280,7 +280,7 @@ def _assign(weights: Mapping[str, float], fractions: Mapping[str, float], seed: 
         name = max(lacking, key=lacking.__getitem__)
         part_of[speaker] = name
         lacking[name] -= weights[speaker]
-    for name in fractions:  # a share smaller than one speaker may still be empty: give it the lightest that can be spared
+    for name in fractions:  # a share below one speaker may still be empty: give it the lightest that can be spared
         if name not in part_of.values():
             sizes = Counter(part_of.values())
             spare = [speaker for speaker in part_of if sizes[part_of[speaker]] > 1]
@@ -288,9 +288,7 @@ def _assign(weights: Mapping[str, float], fractions: Mapping[str, float], seed: 
     return part_of
 
 
-def k_shot(
-    utterances: Sequence[Utterance], shots: int, *, seed: int, key: ClassKey = "label"
-) -> list[Utterance]:
+def k_shot(utterances: Sequence[Utterance], shots: int, *, seed: int, key: ClassKey = "label") -> list[Utterance]:
     """Draws the same number of utterances of each class. With one seed, fewer shots are a subset of more.
 
     Args:

@@ -11,7 +11,6 @@ prefix of the samples; the next call checks that prefix by its checksums and goe
 
 import fcntl
 import hashlib
-import json
 import os
 import zlib
 from collections import deque
@@ -24,6 +23,7 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import Float, Int16, Int64
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
 from speechssl.audio import SAMPLE_RATE, AudioError, check_waveform, decode_with_info, samples_to_seconds
 from speechssl.config import Config, UserError
@@ -109,6 +109,7 @@ def pack(
 
     Raises:
         UserError: `out` is a file, or another process is packing into it.
+        ValueError: a negative number of workers.
 
     >>> import tempfile, soundfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -118,7 +119,9 @@ def pack(
     >>> report
     PackReport(accepted=1, rejected=1, seconds=1.0, resumed=0, upsampled=0)
     """
-    todo = [item.model_copy(update={"audio": os.path.abspath(item.audio)}) for item in utterances]
+    if workers < 0:
+        raise ValueError(f"workers must be at least 0, got {workers}")
+    todo = [item.model_copy(update={"audio": str(Path(item.audio).absolute())}) for item in utterances]
     keys = _keys(todo)
     fingerprint = hashlib.sha256("".join(keys).encode()).hexdigest()
     try:
@@ -128,21 +131,28 @@ def pack(
     finished = _finished(out, fingerprint)
     if finished is not None:
         return finished
-    with open(out / JOURNAL, "a+b") as journal:
-        try:
-            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{out}: another process is preparing this corpus") from error
+    with (out / JOURNAL).open("a+b") as journal:
+        _lock(journal, out)
         if (out / WAVEFORMS).exists() and not (out / INDEX).exists() and not (out / PARTIAL).exists():
-            os.replace(out / WAVEFORMS, out / PARTIAL)  # killed between the last two renames
+            (out / WAVEFORMS).replace(out / PARTIAL)  # killed between the last two renames
         (out / PARTIAL).touch()
-        with open(out / PARTIAL, "r+b") as partial:
+        with (out / PARTIAL).open("r+b") as partial:
             entries = _recover(journal, partial, keys)
             resumed = len(entries)
             _decode_rest(todo, keys, entries, journal, partial, workers=workers, progress=progress)
             partial.flush()
             os.fsync(partial.fileno())
         return _finish(todo, entries, out, fingerprint=fingerprint, resumed=resumed)
+
+
+def _lock(journal: BinaryIO, out: Path) -> None:
+    try:
+        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        taken = os.fstat(journal.fileno()).st_nlink == 0  # finished and removed by another just now
+    except BlockingIOError:
+        taken = True
+    if taken:
+        raise UserError(f"{out}: another process is preparing this corpus")
 
 
 class WaveformStore:
@@ -165,7 +175,9 @@ class WaveformStore:
         self.folder = Path(folder)
         index = _read_index(self.folder)
         if index is None:
-            raise UserError(f"{folder}: not a prepared corpus (no {INDEX}); run `speechssl prepare` to make or finish it")
+            raise UserError(
+                f"{folder}: not a prepared corpus (no {INDEX}); run `speechssl prepare` to make or finish it"
+            )
         self.lengths = np.array(index.lengths, dtype=np.int64)
         self._crc32s = index.crc32s
         _check_sizes(self.folder, index)
@@ -219,7 +231,7 @@ class WaveformStore:
             UserError: names the first utterance whose samples have changed.
         """
         for index, expected in enumerate(self._crc32s):
-            if zlib.crc32(self.read(index)) != expected:
+            if zlib.crc32(self.read(index).data) != expected:
                 raise UserError(
                     f"{self.folder / WAVEFORMS}: the samples of utterance {index} "
                     f"({self.utterances[index].audio}) are damaged; remove {INDEX} and prepare the corpus again"
@@ -234,13 +246,13 @@ def _keys(utterances: Sequence[Utterance]) -> list[str]:
         state = states.get(utterance.audio)
         if state is None:
             try:
-                status = os.stat(utterance.audio)
+                status = Path(utterance.audio).stat()
                 state = f"{status.st_size} {status.st_mtime_ns}"
             except OSError:  # the reason comes with the reject
                 state = "missing"
             states[utterance.audio] = state
-        record = f"{VERSION} {utterance.model_dump_json()} {state}"
-        keys.append(hashlib.blake2b(record.encode(), digest_size=16).hexdigest())
+        record = f"{VERSION} {utterance!r} {state}"
+        keys.append(hashlib.blake2b(record.encode("utf-8", "backslashreplace"), digest_size=16).hexdigest())
     return keys
 
 
@@ -252,6 +264,10 @@ def _to_int16(waveform: Float[np.ndarray, " samples"]) -> Int16[np.ndarray, " sa
 
 
 def _pack_one(utterance: Utterance, key: str) -> _Packed:
+    try:
+        json_line(utterance)
+    except PydanticSerializationError:  # a folder of names in an old encoding
+        return _Packed(_Entry(key=key, reason="a name or text that is not UTF-8, which no manifest can hold"), None)
     duration = utterance.duration if utterance.duration != 0 else None
     try:
         decoded = decode_with_info(utterance.audio, utterance.offset, duration=duration)
@@ -260,7 +276,7 @@ def _pack_one(utterance: Utterance, key: str) -> _Packed:
         return _Packed(_Entry(key=key, reason=error.reason), None)
     samples = _to_int16(decoded.waveform)
     upsampled = decoded.info.rate < SAMPLE_RATE
-    return _Packed(_Entry(key=key, samples=len(samples), crc32=zlib.crc32(samples), upsampled=upsampled), samples)
+    return _Packed(_Entry(key=key, samples=len(samples), crc32=zlib.crc32(samples.data), upsampled=upsampled), samples)
 
 
 def _recover(journal: BinaryIO, partial: BinaryIO, keys: Sequence[str]) -> list[_Entry]:
@@ -302,9 +318,9 @@ def _decode_rest(
     """Appends the remaining utterances to the three: samples first, then the journal, then `entries`."""
     seen = {(utterance.audio, utterance.offset) for utterance in todo[: len(entries)]}
     seconds = samples_to_seconds(sum(entry.samples for entry in entries))
-    for packed in _in_order(todo[len(entries) :], keys[len(entries) :], seen, workers or os.cpu_count() or 1):
+    for packed in _in_order(todo[len(entries) :], keys[len(entries) :], seen, workers or len(os.sched_getaffinity(0))):
         if packed.samples is not None:
-            partial.write(packed.samples)
+            partial.write(packed.samples.data)
             partial.flush()
         journal.write(json_line(packed.entry).encode() + b"\n")
         journal.flush()
@@ -350,7 +366,8 @@ def _finish(
         if entry.reason is None:
             accepted.append(utterance.model_copy(update={"duration": samples_to_seconds(entry.samples)}))
         else:
-            rejects.append(Reject(audio=utterance.audio, reason=entry.reason, offset=utterance.offset or None))
+            name = utterance.audio.encode("utf-8", "backslashreplace").decode()
+            rejects.append(Reject(audio=name, reason=entry.reason, offset=utterance.offset or None))
     good = [entry for entry in entries if entry.reason is None]
     index = _Index(
         version=VERSION,
@@ -365,10 +382,19 @@ def _finish(
     (out / INDEX).unlink(missing_ok=True)  # an older corpus ends here
     write_lines(map(json_line, accepted), out / MANIFEST)
     write_lines(map(json_line, rejects), out / REJECTS)
-    os.replace(out / PARTIAL, out / WAVEFORMS)
-    write_lines([json.dumps(index.model_dump())], out / INDEX)
+    (out / PARTIAL).replace(out / WAVEFORMS)
+    _sync_folder(out)  # the four names are on the disk before the index vouches for them
+    write_lines([index.model_dump_json()], out / INDEX)
     (out / JOURNAL).unlink(missing_ok=True)
     return _report(index, resumed=resumed)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _report(index: _Index, *, resumed: int) -> PackReport:
@@ -392,7 +418,8 @@ def _finished(out: Path, fingerprint: str) -> PackReport | None:
         return None
     if not (out / MANIFEST).is_file() or not (out / REJECTS).is_file():
         return None
-    (out / JOURNAL).unlink(missing_ok=True)  # killed right after the index was written
+    if not (out / PARTIAL).exists():
+        (out / JOURNAL).unlink(missing_ok=True)  # killed right after the index was written
     return _report(index, resumed=len(index.lengths) + index.rejected)
 
 
