@@ -1,0 +1,78 @@
+"""Processes: one without a launcher, several under torchrun. Everything else asks this file who it is.
+
+    torchrun --nproc-per-node 2 -m speechssl pretrain CORPUS --out OUT
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from speechssl.config import UserError
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which process this is, of how many, and its device."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+
+@contextmanager
+def processes(device: str) -> Iterator[Place]:
+    """Join torchrun's process group where there is one (nccl on GPUs, gloo on CPUs), and leave it at the end.
+
+    Args:
+        device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        UserError: a device that is not there.
+    """
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device {device!r}: torch sees no GPU on this machine")
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        yield Place(rank=0, world_size=1, device=torch.device(name))
+        return
+    if name == "cuda":
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(name)
+    dist.init_process_group("nccl" if name.startswith("cuda") else "gloo")
+    try:
+        yield Place(rank=dist.get_rank(), world_size=world_size, device=torch.device(name))
+    finally:
+        dist.destroy_process_group()
+
+
+def sum_over_ranks(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Sum each tensor over all processes, in one message; the same dictionary shape comes back."""
+    if not dist.is_initialized():
+        return tensors
+    flat = torch.cat([tensor.double().flatten() for tensor in tensors.values()])
+    dist.all_reduce(flat)
+    parts = flat.split([tensor.numel() for tensor in tensors.values()])
+    return {
+        name: part.view(tensor.shape).to(tensor.dtype)
+        for (name, tensor), part in zip(tensors.items(), parts, strict=True)
+    }
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:  # noqa: FBT001 (the flag is the subject)
+    """Whether the flag is up in any process: all stop together."""
+    if not dist.is_initialized():
+        return flag
+    tensor = torch.tensor(int(flag), device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return bool(tensor)

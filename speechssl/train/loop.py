@@ -1,0 +1,397 @@
+"""The training loop: one readable ``fit`` for every objective that is written as sums over targets.
+
+The seam is :class:`Objective`: ``loss`` sums and statistics for a micro-batch, metrics from their totals. Everything a method need not know is here:
+precision, accumulation, data parallelism, clipping, schedules, validation, health, logs and checkpoints.
+
+Gradients are of summed losses; after the last micro-batch they are divided by the number of targets of the whole effective batch, counted over
+micro-batches and ranks. So accumulation, data parallelism and one big batch give the same update.
+"""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from speechssl.audio import samples_to_seconds
+from speechssl.config import Config, UserError
+from speechssl.data.batching import CropBatch
+from speechssl.train.checkpoint import load_checkpoint, save_checkpoint
+from speechssl.train.distributed import Place, any_rank, sum_over_ranks
+from speechssl.train.health import HealthConfig, HealthMonitor
+from speechssl.train.optim import OptimConfig, build_optimizer, peak_learning_rate, schedule, set_learning_rate
+from speechssl.train.progress import Display, TensorBoard
+
+_DROPOUT = 21  # what a random stream is for; part of its seed
+Metrics = dict[str, float | list[float]]
+
+
+class LoopConfig(Config):
+    """The run; a step is one update of the weights."""
+
+    steps: int = 400_000
+    accumulation: int = 1  # micro-batches a rank and step
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    compile: bool = False
+    log_every: int = 10  # steps
+    validate_every: int = 250
+    validate_batches: int = 8
+    checkpoint_every: int = 250
+
+
+class Step(Protocol):
+    """What an objective returns for a micro-batch: a differentiable total, its detached terms, and sums to log."""
+
+    @property
+    def total(self) -> Tensor: ...
+    @property
+    def terms(self) -> dict[str, Tensor]: ...
+    @property
+    def stats(self) -> dict[str, Tensor]: ...
+
+
+@dataclass
+class Task:
+    """A model and how the loop talks to it.
+
+    Attributes:
+        model: the module whose parameters are trained and checkpointed; called by ``loss`` through data parallelism.
+        loss: ``loss(model, micro_batches, index, step, progress)`` for one of the micro-batches of a step.
+        metrics: numbers to log from summed terms and stats.
+        probe: slower measurements on a fixed batch, at validations.
+        slow: the part with ``conv_lr_scale`` times the learning rate.
+        chance_loss: loss of a model that knows nothing, nats.
+        batch_seconds: seconds of audio in an effective batch.
+        save: write the model folder; called with the step at checkpoints.
+    """
+
+    model: nn.Module
+    loss: Callable[[nn.Module, list[CropBatch], int, int, float], Step]
+    metrics: Callable[[dict[str, Tensor], dict[str, Tensor]], Metrics]
+    probe: Callable[[], Metrics]
+    slow: nn.Module
+    chance_loss: float
+    batch_seconds: float
+    save: Callable[[int, float], None]
+    find_unused: bool = False
+
+
+@dataclass
+class Progress:
+    """Counters that a checkpoint carries."""
+
+    step: int = 0
+    seconds_seen: float = 0.0
+    wall_seconds: float = 0.0
+    best: float = math.inf
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a run ended: ``finished`` is False after SIGTERM or Ctrl-C, when a checkpoint was written."""
+
+    finished: bool
+    progress: Progress
+    validation: Metrics = field(default_factory=dict[str, float | list[float]])
+
+
+def fit(
+    task: Task,
+    train: Callable[[int], CropBatch],
+    valid: Callable[[int], CropBatch],
+    *,
+    config: LoopConfig,
+    optim: OptimConfig,
+    health: HealthConfig,
+    place: Place,
+    out: Path,
+    seed: int,
+) -> FitResult:
+    """Train until ``config.steps``, from the last checkpoint in ``out`` when there is one.
+
+    Args:
+        task: model and objective.
+        train: this rank's share of training batch ``n``; a pure function.
+        valid: this rank's share of validation batch ``n``.
+        config: the run.
+        optim: optimiser and schedule.
+        health: alarms.
+        place: rank, world size, device.
+        out: where logs and checkpoints go.
+        seed: of dropout; the task has its own for everything else.
+
+    Raises:
+        HealthError: the run has failed in one of the known ways; the last good checkpoint stays.
+        UserError: a checkpoint that is not one of this model.
+    """
+    task.model.to(place.device)
+    optimizer = build_optimizer(task.model, optim, slow=task.slow)
+    grace = max(health.grace, 2 * round(optim.warmup * config.steps))
+    monitor = HealthMonitor(health, chance_loss=task.chance_loss, grace=grace)
+    progress = _restore(out / "last.pt", task.model, optimizer, monitor)
+    peak = peak_learning_rate(optim, task.batch_seconds)
+    model = _parallel(task, place)
+    log = _Log(out, place, progress, config)
+    autocast = torch.autocast(place.device.type, torch.bfloat16, enabled=use_bf16(config.precision, place.device))
+
+    def validate(batches: int) -> Metrics:
+        return _validate(task, valid, batches, autocast=autocast)
+
+    def checkpoint(*, best: bool = False) -> None:
+        if place.is_main and not monitor.suspicious:
+            state = {
+                "model": task.model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "health": monitor.state_dict(),
+                "progress": vars(progress).copy(),
+            }
+            save_checkpoint(out / "last.pt", state)
+            if best:
+                save_checkpoint(out / "best.pt", state)
+            task.save(progress.step, progress.seconds_seen)
+
+    validation = validate(2)  # a broken metric or validation set fails now, not after the first hours
+    finished = True
+    with _stop_signals() as stop, log, _prefetch(train, progress.step, config.steps) as batches:
+        for step, batch in batches:
+            begin = time.monotonic()
+            rate = peak * schedule((step + 1) / config.steps, optim.warmup)
+            set_learning_rate(optimizer, rate)
+            _seed_dropout(seed, step, place.rank)
+            totals = _accumulate(task, model, batch, config, step=step, autocast=autocast)
+            grad_norm = _update(task.model, optimizer, totals.count, place=place, clip=optim.clip)
+            metrics = task.metrics(totals.terms, totals.stats)
+            metrics |= {"grad_norm": grad_norm, "lr": rate}
+            progress.step, last = step + 1, step + 1 == config.steps
+            progress.seconds_seen += samples_to_seconds(batch.global_rows * batch.waveforms.shape[1])
+            progress.wall_seconds += time.monotonic() - begin
+            monitor.observe(step + 1, metrics, grad_norm=grad_norm)
+            log.train(metrics, last=last)
+            stopping = any_rank(stop.requested, place.device)
+            improved = False
+            if (step + 1) % config.validate_every == 0 or last:
+                validation = validate(config.validate_batches) | task.probe()
+                monitor.stability = _stability(validation)
+                improved = float(validation["loss"]) < progress.best  # pyright: ignore[reportArgumentType]
+                progress.best = min(progress.best, float(validation["loss"]))  # pyright: ignore[reportArgumentType]
+                log.validation(validation)
+            if improved or (step + 1) % config.checkpoint_every == 0 or last or stopping:
+                checkpoint(best=improved)
+            if stopping and not last:
+                finished = False
+                break
+    return FitResult(finished=finished, progress=progress, validation=validation)
+
+
+@dataclass
+class _Totals:
+    terms: dict[str, Tensor]
+    stats: dict[str, Tensor]
+
+    @property
+    def count(self) -> Tensor:
+        return self.stats["count"]
+
+
+def _accumulate(
+    task: Task, model: nn.Module, batch: CropBatch, config: LoopConfig, *, step: int, autocast: torch.autocast
+) -> _Totals:
+    """Backward through every micro-batch of this rank; terms and stats summed over micro-batches and ranks."""
+    micro = batch.micro_batches(config.accumulation)
+    terms: dict[str, Tensor] = {}
+    stats: dict[str, Tensor] = {}
+    for index in range(len(micro)):
+        if isinstance(model, DistributedDataParallel):
+            model.require_backward_grad_sync = index == len(micro) - 1  # what no_sync() sets; only the last one talks
+        with autocast:
+            loss = task.loss(model, micro, index, step, step / config.steps)
+        loss.total.backward()
+        for total, part in ((terms, loss.terms), (stats, loss.stats)):
+            for name, value in part.items():
+                total[name] = total[name] + value if name in total else value
+    return _Totals(sum_over_ranks(terms), sum_over_ranks(stats))
+
+
+def _update(
+    model: nn.Module, optimizer: torch.optim.Optimizer, count: Tensor, *, place: Place, clip: float
+) -> float:
+    """Divide gradients by the number of targets, clip, step; an update with non-finite gradients is skipped. Returns the norm before clipping."""
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    torch._foreach_mul_(gradients, place.world_size / float(count))  # DDP has averaged over ranks
+    norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip, foreach=True))
+    if math.isfinite(norm):
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
+
+
+@torch.no_grad()
+def _validate(task: Task, valid: Callable[[int], CropBatch], batches: int, *, autocast: torch.autocast) -> Metrics:
+    """Metrics over the first validation batches, in evaluation mode: no dropout, no noise, masks fixed by the batch's number."""
+    task.model.eval()
+    terms: dict[str, Tensor] = {}
+    stats: dict[str, Tensor] = {}
+    for number in range(batches):
+        with autocast:
+            loss = task.loss(task.model, [valid(number)], 0, number, 1.0)
+        for total, part in ((terms, loss.terms), (stats, loss.stats)):
+            for name, value in part.items():
+                total[name] = total[name] + value if name in total else value
+    task.model.train()
+    return task.metrics(sum_over_ranks(terms), sum_over_ranks(stats))
+
+
+def use_bf16(precision: str, device: torch.device) -> bool:
+    """Whether to run matrix products in bf16: where the processor has instructions for it, or as told."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, monitor: HealthMonitor) -> Progress:
+    state = load_checkpoint(path)
+    if state is None:
+        return Progress()
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: a checkpoint of another model ({str(error).splitlines()[0]})") from None
+    monitor.load_state_dict(state["health"])
+    return Progress(**state["progress"])
+
+
+def _parallel(task: Task, place: Place) -> nn.Module:
+    if place.world_size == 1:
+        return task.model
+    devices = [place.device.index] if place.device.type == "cuda" else None
+    return DistributedDataParallel(task.model, device_ids=devices, find_unused_parameters=task.find_unused)
+
+
+def _seed_dropout(seed: int, step: int, rank: int) -> None:
+    state = np.random.SeedSequence((seed, _DROPOUT, step, rank)).generate_state(1, np.uint64)
+    torch.manual_seed(int(state[0] >> 1))
+
+
+def _stability(metrics: Metrics) -> float | None:
+    value = metrics.get("shift_stability")
+    return value if isinstance(value, float) else None
+
+
+@contextmanager
+def _prefetch(batches: Callable[[int], CropBatch], start: int, stop: int) -> Iterator[Iterator[tuple[int, CropBatch]]]:
+    """Batches in order, the next one made by a thread while this one is used."""
+    with ThreadPoolExecutor(1) as pool:
+
+        def numbered() -> Iterator[tuple[int, CropBatch]]:
+            ahead = pool.submit(batches, start) if start < stop else None
+            for number in range(start, stop):
+                assert ahead is not None
+                batch = ahead.result()
+                ahead = pool.submit(batches, number + 1) if number + 1 < stop else None
+                yield number, batch
+
+        yield numbered()
+
+
+@dataclass
+class _Stop:
+    requested: bool = False
+
+
+@contextmanager
+def _stop_signals() -> Iterator[_Stop]:
+    """SIGTERM and Ctrl-C ask for a stop after the current step; a second Ctrl-C stops at once."""
+    stop = _Stop()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.requested = True
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    try:
+        before = [signal.signal(number, ask) for number in numbers]
+    except ValueError:  # not the main thread: whoever runs it there handles signals
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+class _Log:
+    """``log.jsonl``, TensorBoard when installed, and the progress display; silent on all ranks but the main one."""
+
+    def __init__(self, out: Path, place: Place, progress: Progress, config: LoopConfig):
+        self.path, self.place, self.progress, self.config = out / "log.jsonl", place, progress, config
+        self._begin = (time.monotonic(), progress.seconds_seen)
+        self._display: Display | None = None
+
+    def __enter__(self) -> "_Log":
+        if self.place.is_main:
+            truncate_log(self.path, self.progress.step)
+            self._file = self.path.open("a", encoding="utf-8")
+            self._board = TensorBoard(self.path.parent)
+            self._display = Display(self.config.steps, self.progress.step)
+            self._display.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._display is not None:
+            self._display.stop()
+            self._file.close()
+            self._board.close()
+
+    def train(self, metrics: Metrics, *, last: bool) -> None:
+        """One update; every ``log_every``-th is written down."""
+        if self._display is None:
+            return
+        elapsed = time.monotonic() - self._begin[0]
+        speed = (self.progress.seconds_seen - self._begin[1]) / max(elapsed, 1e-9)
+        self._display.update(self.progress.step, metrics, speed)
+        if self.progress.step % self.config.log_every == 0 or last or self.progress.step == 1:
+            self._write(metrics | {"seconds_per_second": round(speed, 2)})
+
+    def validation(self, metrics: Metrics) -> None:
+        """One validation."""
+        if self._display is not None:
+            self._display.validation(self.progress.step, metrics)
+            self._write({"valid": True} | metrics)
+
+    def _write(self, metrics: dict[str, Any]) -> None:
+        row = {"step": self.progress.step} | metrics | {"seconds_seen": round(self.progress.seconds_seen, 3)}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        self._board.write(row)
+
+
+def truncate_log(path: Path, step: int) -> None:
+    """Drop rows that a killed run wrote after its last checkpoint: they are about to be written again."""
+    if not path.exists():
+        return
+    kept: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:  # the line that was being written when the run was killed
+            continue
+        if row["step"] <= step:
+            kept.append(line + "\n")
+    path.write_text("".join(kept), encoding="utf-8")

@@ -1,0 +1,218 @@
+"""Pretraining: packed corpora in, a run folder out that is also a model folder.
+
+The folder holds ``config.json`` and ``model.safetensors`` (what :func:`speechssl.load` takes), ``recipe.toml`` (every setting), ``log.jsonl``, ``last.pt``
+and ``best.pt``. Called again on an unfinished folder it goes on exactly where the last checkpoint was written.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from speechssl import __version__
+from speechssl.config import Config, UserError, dump_config
+from speechssl.data.batching import CropBatch, CropBatches, CropConfig
+from speechssl.data.waveforms import WaveformStore
+from speechssl.models.encoder import PRESETS, EncoderConfig, SpeechEncoder
+from speechssl.models.storage import save_model, write_atomic
+from speechssl.objectives import wav2vec2
+from speechssl.objectives.wav2vec2 import Crops, Wav2Vec2, Wav2Vec2Config
+from speechssl.train.distributed import Place, processes, sum_over_ranks
+from speechssl.train.health import HealthConfig
+from speechssl.train.loop import FitResult, LoopConfig, Metrics, Step, Task, fit
+from speechssl.train.optim import OptimConfig
+
+_SPLIT = 31  # what a random stream is for; part of its seed
+
+
+class PretrainConfig(Config):
+    """A pretraining run; ``recipe.toml`` in a run folder is one of these in full."""
+
+    encoder: EncoderConfig = PRESETS["base"]
+    objective: Wav2Vec2Config = Wav2Vec2Config()
+    crops: CropConfig = CropConfig()
+    optim: OptimConfig = OptimConfig()
+    loop: LoopConfig = LoopConfig()
+    health: HealthConfig = HealthConfig()
+    seed: int = 0
+    device: str = "auto"
+    valid_share: float = 0.02  # of utterances, at least two batches, held out for validation
+
+
+_SMALL_OPTIM = OptimConfig(reference_lr=1e-3, reference_seconds=32.0, max_lr=1e-3, conv_lr_scale=0.1)
+
+RUNS: dict[str, PretrainConfig] = {
+    "tiny": PretrainConfig(
+        encoder=PRESETS["tiny"],
+        objective=wav2vec2.PRESETS["tiny"],
+        crops=CropConfig(seconds=2.0, min_seconds=1.5, batch_seconds=32.0),
+        optim=_SMALL_OPTIM,
+        loop=LoopConfig(steps=1200, validate_every=200, checkpoint_every=200),
+    ),
+    "small": PretrainConfig(
+        encoder=PRESETS["small"],
+        objective=wav2vec2.PRESETS["small"],
+        crops=CropConfig(seconds=4.0, min_seconds=2.0, batch_seconds=64.0),
+        optim=_SMALL_OPTIM.model_copy(update={"max_lr": 5e-4}),
+        loop=LoopConfig(steps=20_000, validate_every=250, checkpoint_every=250),
+    ),
+    "base": PretrainConfig(crops=CropConfig(normalize=False)),
+    "large": PretrainConfig(
+        encoder=PRESETS["large"],
+        objective=wav2vec2.PRESETS["large"],
+        crops=CropConfig(seconds=20.0, batch_seconds=75.0),
+        optim=OptimConfig(max_lr=3e-4),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """``finished`` is False when the run was stopped by a signal after writing a checkpoint."""
+
+    finished: bool
+    steps: int
+    seconds_seen: float
+    validation: Metrics
+
+
+def pretrain(corpora: Sequence[Path], out: Path, *, config: PretrainConfig, resume: bool = True, command: str = "") -> PretrainResult:
+    """Pretrain on packed corpora.
+
+    Args:
+        corpora: folders written by ``speechssl prepare``.
+        out: the run folder.
+        config: everything else.
+        resume: go on from ``out/last.pt`` when it is there; False refuses a folder with a run in it.
+        command: the command line, kept in the model's provenance.
+
+    Raises:
+        UserError: nothing to train on, or ``out`` holds a run with other settings.
+        HealthError: the run failed in a known way; the last good checkpoint stays.
+    """
+    with processes(config.device) as place:
+        if place.is_main:
+            _claim(out, config, resume=resume)
+        stores = [WaveformStore(corpus) for corpus in corpora]
+        train, valid = split(stores, config)
+        torch.manual_seed(config.seed)
+        encoder = SpeechEncoder(config.encoder)
+        objective = Wav2Vec2(encoder, config.objective, seed=config.seed)
+        if config.loop.compile:
+            encoder.features.compile()
+            encoder.transformer.compile()
+        provenance = {
+            "speechssl": __version__, "torch": torch.__version__, "command": command, "corpora": [str(corpus) for corpus in corpora],
+            "hours": round(train.seconds / 3600, 3), "synthetic": any(_is_synthetic(store) for store in stores),
+        }
+        task = _task(objective, config, valid, out=out, provenance=provenance, place=place)
+        result: FitResult = fit(
+            task,
+            lambda number: train.batch(number, rank=place.rank, world_size=place.world_size),
+            lambda number: valid.batch(number, rank=place.rank, world_size=place.world_size),
+            config=config.loop, optim=config.optim, health=config.health, place=place, out=out, seed=config.seed,
+        )
+    return PretrainResult(
+        finished=result.finished, steps=result.progress.step, seconds_seen=result.progress.seconds_seen, validation=result.validation
+    )
+
+
+def split(stores: Sequence[WaveformStore], config: PretrainConfig) -> tuple[CropBatches, CropBatches]:
+    """Training and validation batches over disjoint utterances.
+
+    The held-out utterances tell whether the contrastive task is learnt, not how speakers generalise: they are drawn at random.
+    """
+    training: list[list[int]] = []
+    held_out: list[list[int]] = []
+    total = float(sum(store.lengths.sum() for store in stores)) / 16000
+    share = min(0.5, max(config.valid_share, 2.5 * config.crops.batch_seconds / max(total, 1e-9)))
+    for place, store in enumerate(stores):
+        chosen = np.random.default_rng((config.seed, _SPLIT, place)).random(len(store)) < share
+        training.append(np.flatnonzero(~chosen).tolist())
+        held_out.append(np.flatnonzero(chosen).tolist())
+    return (
+        CropBatches(stores, config.crops, seed=config.seed, keep=training),
+        CropBatches(stores, config.crops, seed=config.seed, keep=held_out),
+    )
+
+
+def _task(
+    objective: Wav2Vec2, config: PretrainConfig, valid: CropBatches, *, out: Path, provenance: Mapping[str, object], place: Place
+) -> Task:
+    whole = _WholeBatch()
+
+    def crops(batch: CropBatch) -> Crops:
+        return Crops(torch.from_numpy(batch.waveforms).to(place.device, non_blocking=True), batch.rows, batch.global_rows)
+
+    def loss(model: nn.Module, micro: list[CropBatch], index: int, step: int, progress: float) -> Step:
+        parts = len(micro) > 1 or place.world_size > 1
+        if parts and index == 0:
+            whole.mean_probs = _mean_probs(objective, [crops(batch) for batch in micro], step)
+        return model(crops(micro[index]), step=step, progress=progress, mean_probs=whole.mean_probs if parts else None)
+
+    def probe() -> Metrics:
+        objective.eval()
+        stability = objective.shift_stability(crops(valid.batch(0)).waveforms)
+        objective.train()
+        return {"shift_stability": stability}
+
+    def save(step: int, seconds_seen: float) -> None:
+        rest = {f"objective.{name}": value for name, value in objective.state_dict().items() if not name.startswith("encoder.")}
+        extra = {
+            "objective": {"name": "wav2vec2", **config.objective.model_dump(mode="json")},
+            "provenance": {**provenance, "steps": step, "seconds_seen": round(seconds_seen, 1)},
+        }
+        save_model(out, objective.encoder, extra=extra, tensors=rest)
+
+    return Task(
+        model=objective, loss=loss, metrics=objective.metrics, probe=probe, slow=objective.encoder.features,
+        chance_loss=objective.chance_loss, batch_seconds=config.crops.batch_seconds, save=save,
+        find_unused=config.encoder.transformer.layer_drop > 0,
+    )
+
+
+@dataclass
+class _WholeBatch:
+    """What the parts of a batch that is processed in parts share: the mean code distribution."""
+
+    mean_probs: Tensor | None = None
+
+
+def _mean_probs(objective: Wav2Vec2, parts: Sequence[Crops], step: int) -> Tensor:
+    """Mean code distribution over all micro-batches and ranks: one pass through the feature encoder without gradients."""
+    distributions = [objective.code_distribution(part, step=step) for part in parts]
+    totals = sum_over_ranks({"probs": torch.stack(distributions).sum(dim=0)})["probs"]
+    return totals / totals[0].sum()  # each group's row sums to the number of masked frames
+
+
+def _is_synthetic(store: WaveformStore) -> bool:
+    return any(utterance.extras.get("synthetic") for utterance in store.utterances[:1])
+
+
+def _claim(out: Path, config: PretrainConfig, *, resume: bool) -> None:
+    """Make the run folder, or check that the run in it is this one."""
+    out.mkdir(parents=True, exist_ok=True)
+    recipe, text = out / "recipe.toml", dump_config(config)
+    if (out / "last.pt").exists():
+        if not resume:
+            raise UserError(f"{out}: holds a run already; choose another folder")
+        before = recipe.read_text(encoding="utf-8") if recipe.exists() else ""
+        changed = sorted(_settings(text) ^ _settings(before))
+        if changed:
+            raise UserError(f"{out}: holds a run with other settings ({changed[0]}); go on with those, or choose another folder")
+    write_atomic(recipe, text.encode())
+
+
+def _settings(toml: str) -> set[str]:
+    """Every setting as ``a.b=value``."""
+    def walk(table: Mapping[str, object], prefix: str) -> set[str]:
+        found: set[str] = set()
+        for key, value in table.items():
+            found |= walk(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}={value}"}
+        return found
+
+    return walk(tomllib.loads(toml), "")

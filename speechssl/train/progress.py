@@ -1,0 +1,85 @@
+"""What a run shows while it goes on: a live line on a terminal, plain lines in a log file, TensorBoard when installed."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal
+
+
+class Display:
+    """Progress on standard error: loss, accuracy, perplexity, audio seconds per second, time left."""
+
+    def __init__(self, steps: int, start: int):
+        self._console = Console(stderr=True)
+        self._steps, self._start = steps, start
+        self._begin = self._last = time.monotonic()
+        self._progress = Progress(
+            TextColumn("pretrain"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[numbers]}"),
+            console=self._console, disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task("pretrain", total=steps, completed=start, numbers="")
+
+    def start(self) -> None:
+        """Begin to draw."""
+        self._progress.start()
+
+    def stop(self) -> None:
+        """Leave the terminal as it was."""
+        self._progress.stop()
+
+    def update(self, step: int, metrics: Mapping[str, Any], speed: float) -> None:
+        """After an update; ``speed`` in seconds of audio per second."""
+        numbers = f"{summary(metrics)}, {speed:.0f} s/s"
+        self._progress.update(self._task, completed=step, numbers=numbers)
+        now = time.monotonic()
+        if not self._console.is_terminal and (now - self._last > PLAIN_EVERY or step == self._steps):
+            left = (now - self._begin) / max(step - self._start, 1) * (self._steps - step)
+            self._console.print(f"step {step}/{self._steps}: {numbers}, {left / 60:.1f} min left", soft_wrap=True, highlight=False)
+            self._last = now
+
+    def validation(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """After a validation."""
+        self._console.print(f"step {step}: validation {summary(metrics)}", soft_wrap=True, highlight=False)
+
+
+def summary(metrics: Mapping[str, Any]) -> str:
+    """The three numbers to watch.
+
+    >>> summary({"loss": 4.5, "accuracy": 0.25, "code_perplexity": [30.0, 40.5]})
+    'loss 4.500, accuracy 0.250, perplexity 30/40'
+    """
+    perplexity = "/".join(f"{value:.0f}" for value in metrics["code_perplexity"])
+    return f"loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.3f}, perplexity {perplexity}"
+
+
+class TensorBoard:
+    """Scalars for TensorBoard, or nothing where it is not installed."""
+
+    def __init__(self, folder: Path):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self._writer = None
+        else:
+            self._writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """One row of the log; values a group get a number each."""
+        if self._writer is None:
+            return
+        prefix = "valid" if row.get("valid") else "train"
+        for name, value in row.items():
+            values = {f"{name}/{index}": each for index, each in enumerate(value)} if isinstance(value, list) else {name: value}
+            for key, each in values.items():
+                if isinstance(each, int | float) and not isinstance(each, bool) and key != "step":
+                    self._writer.add_scalar(f"{prefix}/{key}", each, row["step"])
+
+    def close(self) -> None:
+        """Flush."""
+        if self._writer is not None:
+            self._writer.close()
