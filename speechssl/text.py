@@ -1,7 +1,7 @@
 """Transcripts: their normalisation and the character vocabulary of CTC.
 
-The vocabulary is that of wav2vec 2.0's fine-tuning (Baevski et al. 2020, section 4.2, arXiv 2006.11477): characters and a
-word boundary, with CTC's blank at index 0.
+The vocabulary is that of wav2vec 2.0's fine-tuning (Baevski et al. 2020, section 4.2, arXiv 2006.11477): characters and
+a word boundary, with CTC's blank at index 0.
 """
 
 import re

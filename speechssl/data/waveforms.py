@@ -21,18 +21,30 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from jaxtyping import Float, Int16, Int64
+from jaxtyping import Float, Int16
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
 from speechssl.audio import SAMPLE_RATE, AudioError, check_waveform, decode_with_info, samples_to_seconds
 from speechssl.config import Config, UserError
-from speechssl.data.manifest import Reject, Utterance, json_line, read_manifest, write_lines
+from speechssl.data.manifest import json_line, write_lines
+from speechssl.data.store import (
+    INDEX,
+    MANIFEST,
+    REJECTS,
+    SAMPLE_BYTES,
+    VERSION,
+    WAVEFORMS,
+    StoreIndex,
+    WaveformStore,
+    check_sizes,
+    read_index,
+)
+from speechssl.data.utterance import Reject, Utterance
 
-VERSION = 1
-MANIFEST, REJECTS, WAVEFORMS, INDEX = "manifest.jsonl", "rejects.jsonl", "waveforms.i16", "waveforms.json"
+__all__ = ["PackReport", "WaveformStore", "pack"]
+
 PARTIAL, JOURNAL = "waveforms.i16.partial", "journal.jsonl"
-_BYTES = 2  # of one int16 sample
 
 
 @dataclass(frozen=True)
@@ -62,17 +74,6 @@ class _Entry(Config):
     crc32: int = 0
     upsampled: bool = False
     reason: str | None = None
-
-
-class _Index(Config):
-    version: int
-    sample_rate: int
-    total: int
-    rejected: int
-    upsampled: int
-    fingerprint: str
-    lengths: list[int]
-    crc32s: list[int]
 
 
 @dataclass(frozen=True)
@@ -155,89 +156,6 @@ def _lock(journal: BinaryIO, out: Path) -> None:
         raise UserError(f"{out}: another process is preparing this corpus")
 
 
-class WaveformStore:
-    """Random access to the waveforms of a prepared corpus.
-
-    Attributes:
-        folder: the prepared corpus.
-        utterances: the manifest.
-        lengths: (utterances,) samples of each.
-
-    Raises:
-        UserError: on opening, when a file is missing or its size is not what the index says.
-    """
-
-    folder: Path
-    utterances: list[Utterance]
-    lengths: Int64[np.ndarray, " utterances"]
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        index = _read_index(self.folder)
-        if index is None:
-            raise UserError(
-                f"{folder}: not a prepared corpus (no {INDEX}); run `speechssl prepare` to make or finish it"
-            )
-        self.lengths = np.array(index.lengths, dtype=np.int64)
-        self._crc32s = index.crc32s
-        _check_sizes(self.folder, index)
-        self.utterances = read_manifest(self.folder / MANIFEST)
-        if len(self.utterances) != len(self.lengths):
-            raise UserError(
-                f"{self.folder / MANIFEST}: {len(self.utterances)} utterances, {INDEX} counts {len(self.lengths)}"
-            )
-        self._ends = np.cumsum(self.lengths)
-        self._samples = self._map(index.total)
-
-    def _map(self, total: int) -> np.ndarray:
-        if not total:  # an empty file cannot be mapped
-            return np.zeros(0, dtype="<i2")
-        return np.memmap(self.folder / WAVEFORMS, dtype="<i2", mode="r")
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __reduce__(self) -> tuple[type["WaveformStore"], tuple[Path]]:
-        return WaveformStore, (self.folder,)  # a worker process opens the files itself instead of copying them
-
-    def read(self, index: int, start: int = 0, stop: int | None = None) -> Int16[np.ndarray, " samples"]:
-        """A stretch of one utterance, as a view of the mapped file: nothing is copied or read before it is used.
-
-        Args:
-            index: the utterance, from 0.
-            start: first sample.
-            stop: one past the last sample; None for the end.
-
-        Returns:
-            (samples,) int16, read-only; divide by 32768 for float samples in [-1, 1).
-
-        Raises:
-            IndexError: no such utterance.
-            ValueError: not 0 <= start <= stop <= length.
-        """
-        if not 0 <= index < len(self.lengths):
-            raise IndexError(f"utterance {index} of a corpus with {len(self.lengths)}")
-        length = int(self.lengths[index])
-        last = length if stop is None else stop
-        if not 0 <= start <= last <= length:
-            raise ValueError(f"samples {start} to {last} of utterance {index}, which has {length}")
-        begin = int(self._ends[index]) - length
-        return self._samples[begin + start : begin + last]
-
-    def verify(self) -> None:
-        """Reads everything and compares the checksums.
-
-        Raises:
-            UserError: names the first utterance whose samples have changed.
-        """
-        for index, expected in enumerate(self._crc32s):
-            if zlib.crc32(self.read(index).data) != expected:
-                raise UserError(
-                    f"{self.folder / WAVEFORMS}: the samples of utterance {index} "
-                    f"({self.utterances[index].audio}) are damaged; remove {INDEX} and prepare the corpus again"
-                )
-
-
 def _keys(utterances: Sequence[Utterance]) -> list[str]:
     """One digest for each utterance: all its fields and the size and time of its file."""
     states: dict[str, str] = {}
@@ -292,8 +210,8 @@ def _recover(journal: BinaryIO, partial: BinaryIO, keys: Sequence[str]) -> list[
             break
         if not line.endswith(b"\n") or entry.key != key:
             break
-        content = partial.read(entry.samples * _BYTES)
-        if len(content) != entry.samples * _BYTES or zlib.crc32(content) != entry.crc32:
+        content = partial.read(entry.samples * SAMPLE_BYTES)
+        if len(content) != entry.samples * SAMPLE_BYTES or zlib.crc32(content) != entry.crc32:
             break
         entries.append(entry)
         good += len(line)
@@ -369,7 +287,7 @@ def _finish(
             name = utterance.audio.encode("utf-8", "backslashreplace").decode()
             rejects.append(Reject(audio=name, reason=entry.reason, offset=utterance.offset or None))
     good = [entry for entry in entries if entry.reason is None]
-    index = _Index(
+    index = StoreIndex(
         version=VERSION,
         sample_rate=SAMPLE_RATE,
         total=sum(entry.samples for entry in good),
@@ -397,7 +315,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _report(index: _Index, *, resumed: int) -> PackReport:
+def _report(index: StoreIndex, *, resumed: int) -> PackReport:
     return PackReport(
         accepted=len(index.lengths),
         rejected=index.rejected,
@@ -410,10 +328,10 @@ def _report(index: _Index, *, resumed: int) -> PackReport:
 def _finished(out: Path, fingerprint: str) -> PackReport | None:
     """The report of an earlier call on the same input whose files are all still there."""
     try:
-        index = _read_index(out)
+        index = read_index(out)
         if index is None or index.fingerprint != fingerprint:
             return None
-        _check_sizes(out, index)
+        check_sizes(out, index)
     except UserError:  # damaged: pack anew
         return None
     if not (out / MANIFEST).is_file() or not (out / REJECTS).is_file():
@@ -421,30 +339,3 @@ def _finished(out: Path, fingerprint: str) -> PackReport | None:
     if not (out / PARTIAL).exists():
         (out / JOURNAL).unlink(missing_ok=True)  # killed right after the index was written
     return _report(index, resumed=len(index.lengths) + index.rejected)
-
-
-def _read_index(folder: Path) -> _Index | None:
-    """The index; None when the folder has none."""
-    try:
-        index = _Index.model_validate_json((folder / INDEX).read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValidationError as error:
-        raise UserError(f"{folder / INDEX}: not the index of a prepared corpus; prepare it again") from error
-    if index.version != VERSION or index.sample_rate != SAMPLE_RATE:
-        raise UserError(
-            f"{folder / INDEX}: version {index.version} at {index.sample_rate} Hz; "
-            f"this program reads version {VERSION} at {SAMPLE_RATE} Hz; prepare the corpus again"
-        )
-    return index
-
-
-def _check_sizes(folder: Path, index: _Index) -> None:
-    path = folder / WAVEFORMS
-    size = path.stat().st_size if path.is_file() else -1
-    if size < 0:
-        raise UserError(f"{path}: missing; prepare the corpus again")
-    if size != index.total * _BYTES:
-        raise UserError(f"{path}: {size} bytes, {INDEX} says {index.total * _BYTES}; prepare the corpus again")
-    if len(index.lengths) != len(index.crc32s) or sum(index.lengths) != index.total:
-        raise UserError(f"{folder / INDEX}: its lengths do not add up; prepare the corpus again")
