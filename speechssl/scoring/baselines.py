@@ -72,15 +72,17 @@ def _mel(waveform: Float[np.ndarray, "samples"], *, bands: int, n_fft: int) -> F
 
     if waveform.ndim != 1 or len(waveform) < WINDOW:
         raise ValueError(f"need one waveform of at least {WINDOW} samples, got shape {waveform.shape}")
-    # Zeros at the edges (librosa's default here) also serve clips shorter than half a transform; reflection would not.
+    # Frames centred on multiples of the hop with zeros beyond the edges, as librosa does by itself, except that it
+    # warns about clips shorter than the transform.
+    padded = np.pad(waveform.astype(np.float32), n_fft // 2)
     return librosa.feature.melspectrogram(
-        y=waveform.astype(np.float32),
+        y=padded,
+        center=False,
         sr=SAMPLE_RATE,
         n_fft=n_fft,
         win_length=WINDOW,
         hop_length=HOP,
         n_mels=bands,
-        pad_mode="constant",
     )
 
 

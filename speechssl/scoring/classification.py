@@ -270,8 +270,8 @@ def _percentile(means: Float[np.ndarray, "drawn"], value: float, *, level: float
 def _metric(
     counts: GroupCounts,
     metric: Metric,
-    group_weights: Float[np.ndarray, "draws groups"],
-    class_weights: Float[np.ndarray, "draws classes"],
+    group_weights: Float[np.ndarray, "#replicates groups"],
+    class_weights: Float[np.ndarray, "#replicates classes"],
 ) -> Float[np.ndarray, "replicates seeds"]:
     """The metric with groups and classes counted by weight; NaN where nothing with a weight was tested.
 
@@ -292,7 +292,7 @@ def _metric(
 
 
 def _mean_of_defined(
-    values: Float[np.ndarray, "rows seeds classes"], weights: Float[np.ndarray, "draws 1 classes"]
+    values: Float[np.ndarray, "#replicates seeds classes"], weights: Float[np.ndarray, "#replicates 1 classes"]
 ) -> Float[np.ndarray, "replicates seeds"]:
     defined = ~np.isnan(values)
     with np.errstate(invalid="ignore"):

@@ -14,7 +14,7 @@ shots and the same test utterances.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -68,7 +68,7 @@ class ProbeTask:
 
 
 def make_task(
-    name: Task,
+    name: str,
     *,
     labels: Sequence[str | None],
     speakers: Sequence[str | None],
@@ -107,11 +107,12 @@ def make_task(
     (20, (2, 5))
     """
     _check_sizes(name, labels=labels, speakers=speakers, texts=texts, shots=shots, seeds=seeds)
+    kind = cast(Task, name)
     levels = sorted(set(shots))
-    targets: list[str | None] = list({"label": labels, "speaker": speakers, "text": texts}[name])
-    groups, rule = _groups(name, speakers=speakers, texts=texts)
+    targets: list[str | None] = list({"label": labels, "speaker": speakers, "text": texts}[kind])
+    groups, rule = _groups(kind, speakers=speakers, texts=texts)
     known = [t if t is not None and g is not None else None for t, g in zip(targets, groups, strict=True)]
-    classes, notes = _choose_classes(name, known, groups, smallest=levels[0], max_classes=max_classes)
+    classes, notes = _choose_classes(kind, known, groups, smallest=levels[0], max_classes=max_classes)
     chosen = set(classes)
     kept = tuple(target if target in chosen else None for target in known)
     table = _Table.of(kept, groups, classes)
@@ -134,7 +135,7 @@ def make_task(
             usable = [level for level in usable if level in fits]
         divisions.append(_draw(table, train, seed=seed, shots=fits[-1], test_limit=test_limit))
     return ProbeTask(
-        name=name,
+        name=kind,
         rule=rule,
         resample="classes" if name == "speaker" else "groups",
         classes=classes,
