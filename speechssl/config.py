@@ -41,7 +41,9 @@ class UserError(ValueError):
     """A user's mistake. The command line prints it as one line and exits with code 2."""
 
 
-def load_config(kind: type[C], path: Path | None = None, *, overrides: Sequence[str] = ()) -> C:
+def load_config(
+    kind: type[C], path: Path | None = None, *, overrides: Sequence[str] = (), defaults: C | None = None
+) -> C:
     """Read a recipe.
 
     Args:
@@ -49,6 +51,7 @@ def load_config(kind: type[C], path: Path | None = None, *, overrides: Sequence[
         path: a TOML file; its key `base` may name one other file, relative to it, that it changes. None: defaults only.
         overrides: `"a.b=c"` each, later ones win. The value is parsed as TOML (`true`, `1e-3`, `[1, 2]`); a bare word
             is a string, and a key that holds a string or a path takes the text as it stands.
+        defaults: what the recipe differs from, a preset for example; None: the defaults of `kind`.
 
     Returns:
         The frozen model.
@@ -64,11 +67,15 @@ def load_config(kind: type[C], path: Path | None = None, *, overrides: Sequence[
     ...     optim: Optim = Optim()
     >>> load_config(Recipe, overrides=["optim.lr=0.01", "steps=5", "optim.name=sgd"])
     Recipe(steps=5, optim=Optim(lr=0.01, name='sgd'))
+    >>> load_config(Recipe, overrides=["steps=5"], defaults=Recipe(optim=Optim(lr=0.5)))
+    Recipe(steps=5, optim=Optim(lr=0.5, name='adamw'))
     >>> load_config(Recipe, overrides=["optim.lrr=0.01"])
     Traceback (most recent call last):
     speechssl.config.UserError: --set optim.lrr=0.01: unknown key 'optim.lrr'; did you mean 'lr'? allowed: lr, name
     """
-    values = {} if path is None else _read_with_base(path)
+    values = {} if defaults is None else _plain_values(defaults)
+    if path is not None:
+        values = _merge(values, _read_with_base(path))
     given: dict[tuple[str, ...], str] = {}
     for override in overrides:
         key = _apply_override(values, override, kind=kind)
@@ -172,6 +179,25 @@ def _parse_value(text: str, *, override: str, wants_text: bool) -> object:
     if len(parsed) != 1:
         raise UserError(f"--set {override!r}: one value only")
     return parsed["value"]
+
+
+def _plain_values(config: pydantic.BaseModel) -> dict[str, Any]:
+    """A model as what JSON holds; floats that are not finite stay floats."""
+
+    def plain(value: object) -> object:
+        match value:
+            case pydantic.BaseModel():
+                return {key: plain(each) for key, each in value}
+            case Mapping():
+                return {key: plain(each) for key, each in value.items()}
+            case list() | tuple() | set() | frozenset():
+                return [plain(each) for each in value]
+            case Path():
+                return str(value)
+            case _:
+                return value
+
+    return {key: plain(each) for key, each in config}
 
 
 # Walking the models

@@ -225,6 +225,18 @@ def test_dump_and_load_are_inverse(tmp_path_factory: pytest.TempPathFactory, rec
     assert load_config(Recipe, path) == recipe
 
 
+@given(recipes)
+def test_defaults_come_through_unchanged(recipe: Recipe) -> None:
+    assert load_config(Recipe, defaults=recipe) == recipe
+
+
+def test_recipe_over_given_defaults(tmp_path: Path) -> None:
+    preset = Recipe(steps=5, note="preset", label="a", optim=Optim(lr=0.5, name="sgd"), layers=(Conv(), Conv()))
+    path = write(tmp_path, "recipe.toml", 'note = "recipe"\n[optim]\nlr = 0.25\n')
+    loaded = load_config(Recipe, path, overrides=["steps=6"], defaults=preset)
+    assert loaded == preset.model_copy(update={"steps": 6, "note": "recipe", "optim": Optim(lr=0.25, name="sgd")})
+
+
 def test_dump_refuses_what_toml_cannot_say() -> None:
     class Choice(Config):
         limit: int | None = 3

@@ -1,0 +1,54 @@
+# The conductor: each stage writes files that the next one depends on, so that make redoes only what is stale.
+# `make help` lists the targets; the variables of a stage stand at the head of its recipe.mk.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+# Any Python from 3.11 on. An environment of your own instead of .venv: make BIN=/its/bin READY= demo
+PYTHON ?= python3
+VENV ?= .venv
+BIN ?= $(VENV)/bin
+READY ?= $(VENV)/.ready
+SPEECHSSL := $(BIN)/python -m speechssl
+
+include recipes/pretrain/recipe.mk
+include recipes/demo/recipe.mk
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(READY) ## make the environment in .venv, or renew it when pyproject.toml or constraints.txt changed
+
+OLD = needs Python 3.11 or newer; name one that is: make PYTHON=python3.12 $(or $(MAKECMDGOALS),setup)
+USABLE := -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+# A timeout of five minutes: one wheel alone is half a gigabyte.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(BIN)/python $(USABLE) || $(PYTHON) $(USABLE) || { echo "speechssl $(OLD)" >&2; exit 2; }
+	@echo "Setting up $(VENV); the first time this downloads about 3 GB." >&2
+	@$(BIN)/python $(USABLE) || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt uv
+	@UV_HTTP_TIMEOUT=300 $(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+.PHONY: test
+test: $(READY) ## run the test suite (ARGS="-k name" passes through)
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: $(READY) ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: types
+types: $(READY) ## check types
+	$(BIN)/pyright
+
+.PHONY: clean
+clean: ## remove the demo's run and all caches; corpora, other runs and .venv stay
+	rm -rf runs/demo build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

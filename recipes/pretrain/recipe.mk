@@ -1,0 +1,94 @@
+# Corpus -> prepared folder -> pretrained model -> probes -> report.
+#
+#   make pretrain probe CORPUS=folder ROOT=~/recordings PRESET=small
+#   make pretrain CORPUS=festvox_ru
+#   make pretrain probe PREPARED="runs/a runs/b" PROBE_ON=runs/c OUT=runs/mine SET="loop.steps=2000 seed=1"
+#
+# A killed stage goes on at the next make: packing and pretraining resume, and a stamp is written only by a finished one.
+
+CORPUS =#                     a corpus by name (speechssl info lists them)
+ROOT =#                       where it lies; CORPUS=folder needs it
+PRESET = small#               tiny, small, base or large
+OUT = runs/$(CORPUS)-$(PRESET)# the run; a model folder that speechssl.load takes
+RECIPE =#                     a TOML file with what differs from the preset
+SET =#                        settings of pretraining, "a.b=c d.e=f"
+CORPUS_SET =#                 settings of the corpus, "hours=0.5"
+LIMIT =#                      stop after so many utterances
+PREPARED = $(OUT)/corpus#     prepared folders; name one to share it between runs
+PROBE_ON = $(firstword $(PREPARED))# the prepared folder to probe on
+TASKS = label#                what to predict: label, speaker, text
+SHOTS = 5,10,25#              labelled utterances per class
+SEEDS = 5#                    draws of the shots
+REPORT = $(OUT)/report.html
+MODEL = $(OUT)#               for extract
+VECTORS = $(MODEL)/vectors.parquet
+
+# Not every shell expands the ~ in ROOT=~/recordings.
+root = $(patsubst ~/%,$(HOME)/%,$(ROOT))
+sets = $(foreach pair,$(1),--set '$(pair)')
+recipe_base := $(if $(RECIPE),$(addprefix $(dir $(RECIPE)),$(shell sed -n 's/^base *= *"\(.*\)".*/\1/p' $(RECIPE) 2>/dev/null)))
+
+# What a stage was run with. The file changes only when the words do, and then the stage is stale.
+prepare_words = $(CORPUS) $(if $(ROOT),--root '$(root)') $(call sets,$(CORPUS_SET)) $(if $(LIMIT),--limit $(LIMIT))
+pretrain_words = $(PREPARED) --preset $(PRESET) $(addprefix --config ,$(RECIPE)) $(call sets,$(SET))
+probe_words = $(PROBE_ON) $(addprefix --task ,$(TASKS)) --shots $(SHOTS) --seeds $(SEEDS)
+remember = mkdir -p $(@D) && printf '%s\n' "$(1)" | cmp -s - $@ || printf '%s\n' "$(1)" > $@
+
+# What only the user can say.
+ifneq ($(filter prepare pretrain probe,$(MAKECMDGOALS)),)
+  ifeq ($(CORPUS)$(filter-out $(OUT)/corpus,$(PREPARED)),)
+    $(error give CORPUS=name, or PREPARED=folder of a prepared corpus)
+  endif
+  ifeq ($(CORPUS)$(ROOT),folder)
+    $(error CORPUS=folder needs ROOT=the folder of your recordings)
+  endif
+  ifeq ($(filter $(PRESET),tiny small base large),)
+    $(error PRESET is '$(PRESET)'; allowed: tiny, small, base, large)
+  endif
+  ifneq ($(RECIPE),$(wildcard $(RECIPE)))
+    $(error there is no RECIPE '$(RECIPE)')
+  endif
+endif
+ifneq ($(filter extract,$(MAKECMDGOALS)),)
+  ifeq ($(ROOT),)
+    $(error extract needs ROOT=the folder of your recordings, or a manifest)
+  endif
+  ifeq ($(wildcard $(MODEL)/model.safetensors),)
+    $(error extract needs MODEL=a model folder; there is none in '$(MODEL)')
+  endif
+endif
+
+.PHONY: prepare pretrain probe extract FORCE
+prepare: $(addsuffix /waveforms.json,$(PREPARED)) ## decode CORPUS (ROOT, CORPUS_SET, LIMIT) once into PREPARED
+
+pretrain: $(OUT)/.pretrained ## pretrain PRESET on CORPUS into OUT (SET="a.b=c", ROOT for CORPUS=folder)
+
+probe: $(REPORT) ## probe OUT with few labels (TASKS, SHOTS, SEEDS, PROBE_ON) and write its report
+
+extract: $(READY) ## turn the audio under ROOT into vectors with MODEL, as one Parquet file VECTORS
+	$(SPEECHSSL) extract $(MODEL) '$(root)' --out $(VECTORS)
+
+ifneq ($(CORPUS),)
+$(firstword $(PREPARED))/.settings: FORCE
+	@$(call remember,$(prepare_words))
+
+$(firstword $(PREPARED))/waveforms.json: $(firstword $(PREPARED))/.settings | $(READY)
+	$(SPEECHSSL) prepare $(prepare_words) --out $(@D)
+	@touch $@
+endif
+
+$(OUT)/.settings: FORCE
+	@$(call remember,$(pretrain_words))
+
+$(OUT)/.pretrained: $(addsuffix /waveforms.json,$(PREPARED)) $(RECIPE) $(recipe_base) $(OUT)/.settings | $(READY)
+	$(SPEECHSSL) pretrain $(pretrain_words) --out $(OUT)
+	@touch $@
+
+$(OUT)/.probing: FORCE
+	@$(call remember,$(probe_words))
+
+$(OUT)/results.json: $(OUT)/.pretrained $(PROBE_ON)/waveforms.json $(OUT)/.probing | $(READY)
+	$(SPEECHSSL) evaluate $(OUT) $(probe_words) --out $@
+
+$(REPORT): $(OUT)/results.json | $(READY)
+	$(SPEECHSSL) report $(OUT) --out $@

@@ -1,0 +1,333 @@
+"""The `speechssl` command: six verbs, each a short function that imports what it needs.
+
+Words and progress go to stderr; what a program may read goes to a file or, with `--json`, to stdout. A user's mistake
+is one line and exit code 2, a run stopped for its health is exit code 3, Ctrl-C is 130; anything else keeps its
+traceback.
+"""
+
+import dataclasses
+import enum
+import math
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from speechssl.data.waveforms import PackReport
+
+USER_ERROR, HEALTH_ERROR, INTERRUPTED = 2, 3, 130
+
+
+class Task(enum.StrEnum):
+    """What `evaluate` may be asked to predict (a list of literals is more than typer reads)."""
+
+    LABEL = "label"
+    SPEAKER = "speaker"
+    TEXT = "text"
+
+
+app = typer.Typer(
+    name="speechssl",
+    help="Learn speech representations from raw audio, probe them, and use them.",
+    add_completion=False,
+    no_args_is_help=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Sets = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated.")]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words after the program's name; None takes the process's own.
+
+    Returns:
+        The exit code: 0, 2 for a user's mistake, 3 for an unhealthy run, 130 after Ctrl-C.
+    """
+    from typer.exceptions import TyperException
+
+    from speechssl.config import UserError
+
+    words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    command = typer.main.get_command(app)
+    try:
+        return command.main(words, "speechssl", standalone_mode=False, obj=shlex.join(["speechssl", *words])) or 0
+    except TyperException as error:
+        return _say_error(error.format_message())
+    except UserError as error:
+        return _say_error(str(error))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+@app.command()
+def prepare(
+    corpus: Annotated[str, typer.Argument(help="Name of a corpus; `speechssl info` lists them.")],
+    out: Annotated[Path, typer.Option(help="Folder of the prepared corpus.")],
+    root: Annotated[
+        Path | None, typer.Option(help="Where the corpus lies or is put [default: data/corpora/NAME].")
+    ] = None,
+    sets: Sets = [],  # noqa: B006 -- typer copies it
+    workers: Annotated[int, typer.Option(min=0, help="Decoding threads; 0: one a core.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many utterances.")] = None,
+) -> None:
+    """Decode a corpus once into packed waveforms."""
+    from itertools import islice
+
+    from speechssl.config import load_config
+    from speechssl.data.corpora import corpus_root, load_corpus
+    from speechssl.data.waveforms import pack
+
+    module = load_corpus(corpus)
+    settings = load_config(module.Settings, overrides=sets)
+    if module.INFO.synthetic:
+        _say(f"{corpus} is synthetic: no result on it is a result on speech.")
+    found: list[object] = []
+    with _progress() as progress:
+        task = progress.add_task(f"finding {corpus}", total=limit)
+        for utterance in islice(module.prepare(root or corpus_root(corpus), settings), limit):
+            found.append(utterance)
+            progress.update(task, completed=len(found))
+        task = progress.add_task("decoding", total=len(found))
+        report = pack(found, out, workers=workers, progress=lambda done, _: progress.update(task, completed=done))
+    _say_packed(report, out)
+
+
+@app.command()
+def pretrain(
+    context: typer.Context,
+    corpora: Annotated[list[Path], typer.Argument(metavar="CORPUS_DIR...", help="Prepared corpora.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; a model folder when done.")],
+    preset: Annotated[Literal["tiny", "small", "base", "large"], typer.Option(help="Size of the encoder.")] = "tiny",
+    config: Annotated[Path | None, typer.Option(help="Recipe: a TOML file of differences.")] = None,
+    sets: Sets = [],  # noqa: B006 -- typer copies it
+) -> None:
+    """Pretrain an encoder without labels. A run that was stopped goes on where it was."""
+    from speechssl.config import load_config
+    from speechssl.train.health import HealthError
+    from speechssl.train.pretrain import RUNS, PretrainConfig
+    from speechssl.train.pretrain import pretrain as run
+
+    recipe = load_config(PretrainConfig, config, overrides=sets, defaults=RUNS[preset])
+    try:
+        result = run(corpora, out, config=recipe, command=context.obj)
+    except HealthError as error:
+        _say(f"speechssl: {error}")
+        raise typer.Exit(HEALTH_ERROR) from None
+    if not result.finished:
+        _say(f"stopped at step {result.steps}; the same command goes on from there")
+        raise typer.Exit(INTERRUPTED)
+    _say(f"{out}: {result.steps} steps, {result.seconds_seen / 3600:.1f} h of audio seen")
+
+
+@app.command()
+def extract(
+    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    source: Annotated[Path, typer.Argument(help="Folder of audio files, or a manifest.")],
+    out: Annotated[Path, typer.Option(help="Parquet file: one row of one vector a clip.")],
+    pooling: Annotated[Literal["mean", "mean+std"], typer.Option(help="How frames become one vector.")] = "mean",
+    layer: Annotated[int, typer.Option(help="Which hidden state: 0 is the Transformer's input, -1 its output.")] = -1,
+) -> None:
+    """Turn a folder of audio into one Parquet file of vectors."""
+    from speechssl.embed.extract import extract as run
+
+    run(model, source, out, pooling=pooling, layer=layer, progress=None)
+
+
+@app.command()
+def evaluate(
+    context: typer.Context,
+    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    corpus: Annotated[Path, typer.Argument(metavar="CORPUS_DIR", help="Prepared corpus with what is to be predicted.")],
+    out: Annotated[Path, typer.Option(help="JSON file of result rows.")],
+    task: Annotated[list[Task], typer.Option(help="What to predict; may be repeated.")] = [Task.LABEL],  # noqa: B006 -- typer copies it
+    shots: Annotated[str, typer.Option(help="Labelled utterances per class, by commas.")] = "5,10,25",
+    seeds: Annotated[int, typer.Option(min=1, help="How many draws of the shots.")] = 5,
+    baselines: Annotated[bool, typer.Option(help="Also MFCC, log-mel and a random encoder.")] = True,
+) -> None:
+    """Probe a frozen model with few labels, beside the baselines."""
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run.")],
+    out: Annotated[Path, typer.Option(help="HTML file, everything inside.")],
+) -> None:
+    """Write one HTML page about a run: curves, table, map."""
+    from speechssl.report.html import write_report
+
+    write_report(run, out)
+    _say(f"report: {out}")
+
+
+@app.command()
+def info(
+    target: Annotated[
+        str | None, typer.Argument(metavar="[MODEL|CORPUS_DIR|CORPUS_NAME|AUDIO]", help="Nothing: the installation.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Tell what a model, a corpus or a sound file is."""
+    import json
+
+    facts = _facts(target)
+    if as_json:
+        _put(json.dumps(facts, default=str))
+        return
+    width = max(len(name) for name in facts) + 1
+    for name, value in facts.items():
+        _put(f"{name.replace('_', ' '):{width}} {_plain(value)}")
+
+
+def _facts(target: str | None) -> dict[str, object]:
+    """What `info` tells about a target, by name."""
+    from speechssl.config import UserError
+    from speechssl.data.corpora import CORPORA
+
+    if target is None:
+        return _installation()
+    path = Path(target)
+    if target in CORPORA and not path.exists():
+        return _corpus_facts(target)
+    if (path / "model.safetensors").is_file():
+        return _model_facts(path)
+    if (path / "waveforms.json").is_file():
+        return _prepared_facts(path)
+    if path.suffix == ".jsonl":
+        from speechssl.data.manifest import read_manifest, statistics
+
+        return {"manifest": target, **dataclasses.asdict(statistics(read_manifest(path)))}
+    if path.is_file():
+        from speechssl.audio import probe
+
+        return dataclasses.asdict(probe(path))
+    what = "neither a model folder nor a prepared corpus" if path.is_dir() else "no such file or folder"
+    raise UserError(f"{target}: {what}; corpora: {', '.join(CORPORA)}")
+
+
+def _installation() -> dict[str, object]:
+    import os
+    import platform
+    from importlib.metadata import version
+
+    import torch
+
+    from speechssl import __version__
+    from speechssl.data.corpora import CORPORA, corpus_root
+
+    cuda = torch.cuda.is_available()
+    return {
+        "speechssl": __version__,
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "torchaudio": version("torchaudio"),
+        "device": torch.cuda.get_device_name() if cuda else f"cpu, {os.cpu_count()} cores",
+        "corpora": list(CORPORA),
+        "corpora_lie_under": str(corpus_root(CORPORA[0]).parent),
+    }
+
+
+def _corpus_facts(name: str) -> dict[str, object]:
+    from speechssl.data.corpora import corpus_root, load_corpus
+
+    module = load_corpus(name)
+    return {
+        **dataclasses.asdict(module.INFO),
+        "lies_in": str(corpus_root(name)),
+        "settings": module.Settings().model_dump(),
+    }
+
+
+def _model_facts(folder: Path) -> dict[str, object]:
+    from safetensors import safe_open
+
+    from speechssl.models.storage import model_hash, read_model_config
+
+    with safe_open(folder / "model.safetensors", framework="np") as tensors:
+        shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118 -- no mapping
+    encoder = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith("encoder."))
+    return {
+        "model": str(folder),
+        "hash": model_hash(folder),
+        "encoder_parameters": encoder,
+        **read_model_config(folder),
+    }
+
+
+def _prepared_facts(folder: Path) -> dict[str, object]:
+    from speechssl.data.manifest import statistics
+    from speechssl.data.waveforms import WaveformStore
+
+    store = WaveformStore(folder)
+    rejects = folder / "rejects.jsonl"
+    rejected = len(rejects.read_text(encoding="utf-8").splitlines()) if rejects.exists() else 0
+    return {"corpus": str(folder), **dataclasses.asdict(statistics(store.utterances)), "rejected": rejected}
+
+
+# Speaking
+
+
+def _say_packed(report: "PackReport", out: Path) -> None:
+    """The counts of a prepared corpus, with the most frequent reasons for what was left out."""
+    from collections import Counter
+
+    from speechssl.data.manifest import Reject
+
+    _say(f"{out}: {report.accepted} utterances accepted, {report.rejected} rejected, {report.seconds / 3600:.2f} h")
+    if report.upsampled:
+        _say(f"{report.upsampled} files are below 16 kHz and were resampled; they have nothing above half their rate.")
+    if report.rejected:
+        lines = (out / "rejects.jsonl").read_text(encoding="utf-8").splitlines()
+        reasons = Counter(Reject.model_validate_json(line).reason for line in lines)
+        for reason, count in reasons.most_common(3):
+            _say(f"  {count} x {reason}")
+        _say(f"  each one is in {out / 'rejects.jsonl'}")
+
+
+def _progress() -> "Progress":
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    words = TextColumn("{task.description}")
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(words, BarColumn(), MofNCompleteColumn(), *times, console=Console(stderr=True))
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(each)}" for key, each in value.items()) or "-"
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(each) for each in value) or "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "-" if value in (None, "") else str(value)
+
+
+def _put(line: str) -> None:
+    print(line)  # noqa: T201 -- what was asked for
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)  # noqa: T201 -- the command's own voice
+
+
+def _say_error(message: str) -> int:
+    # "Value error, " is how pydantic, inside typer, begins what an option may not be.
+    _say(f"speechssl: {' '.join(message.replace('Value error, ', '').split())}")
+    return USER_ERROR

@@ -1,0 +1,256 @@
+"""The command line: frozen names, options and defaults, exit codes, and one line for every mistake."""
+
+import enum
+import json
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import typer.main
+
+from speechssl import __version__, cli
+from speechssl.config import UserError
+from speechssl.data.corpora import CORPORA
+from speechssl.models.encoder import PRESETS, SpeechEncoder
+from speechssl.models.storage import save_model
+from speechssl.train.health import HealthError
+from speechssl.train.pretrain import PretrainResult
+
+FROZEN = Path(__file__).with_name("command_line.json")
+NO_AUDIO = "not a sound\n"
+
+
+def described() -> dict[str, dict[str, object]]:
+    """Every verb with its arguments and options as plain values."""
+    group = typer.main.get_command(cli.app)
+    verbs: dict[str, dict[str, object]] = {}
+    for verb, command in group.commands.items():
+        hints = typing.get_type_hints(getattr(cli, verb))
+        verbs[verb] = {
+            "/".join([*parameter.opts, *parameter.secondary_opts]): {
+                "takes": getattr(hints[parameter.name], "__name__", str(hints[parameter.name]))
+                .replace("typing.", "")
+                .replace("speechssl.cli.", ""),
+                "required": parameter.required,
+                "default": parameter.default,
+                "several": parameter.multiple or parameter.nargs == -1,
+            }
+            for parameter in command.params
+            if parameter.name != "help"
+        }
+    return json.loads(
+        json.dumps(verbs, default=lambda value: value.value if isinstance(value, enum.Enum) else str(value))
+    )
+
+
+def test_command_line_is_frozen() -> None:
+    """A change here breaks somebody's script. If it is meant, write what is printed into command_line.json."""
+    now = described()
+    if now != json.loads(FROZEN.read_text(encoding="utf-8")):
+        print(json.dumps(now, indent=1))
+    assert now == json.loads(FROZEN.read_text(encoding="utf-8"))
+
+
+def test_every_verb_is_short() -> None:
+    """A verb says what to call; what it does is in the package."""
+    for verb in described():
+        code = getattr(cli, verb).__code__
+        assert len({line for _, _, line in code.co_lines() if line}) <= 30, verb
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Path:
+    """A folder with four good clips, two labels, one of them at 8 kHz, and two bad files."""
+    random = np.random.default_rng(0)
+    for place, (label, rate) in enumerate([("up", 16000), ("up", 8000), ("down", 16000), ("down", 16000)]):
+        path = tmp_path / "recordings" / label / f"{place}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, 0.1 * random.standard_normal(rate), rate)
+    (tmp_path / "recordings" / "up" / "bad.wav").write_text(NO_AUDIO)
+    (tmp_path / "recordings" / "down" / "bad.wav").write_text(NO_AUDIO)
+    return tmp_path / "recordings"
+
+
+def prepare(recordings: Path) -> Path:
+    out = recordings.parent / "prepared"
+    assert cli.main(["prepare", "folder", "--root", str(recordings), "--out", str(out), "--workers", "1"]) == 0
+    return out
+
+
+def test_prepare_ends_with_the_counts(recordings: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = prepare(recordings)
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert f"{out}: 4 utterances accepted, 2 rejected, 0.00 h" in said.err
+    assert said.err.count("below 16 kHz") == 1
+    assert "1 files are below 16 kHz" in said.err
+    assert f"  each one is in {out / 'rejects.jsonl'}" in said.err
+
+
+def test_prepare_takes_settings_and_a_limit(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    words = ["prepare", "espeak", "--root", str(tmp_path / "root"), "--out", str(out), "--limit", "2"]
+    assert cli.main([*words, "--set", "hours=0.005", "--set", "workers=1"]) == 0
+    said = capfd.readouterr().err
+    assert "2 utterances accepted, 0 rejected" in said
+    assert "synthetic" in said
+
+
+MISTAKES = {
+    "frob": "No such command 'frob'",
+    "prepare": "Missing argument",
+    "prepare espeak": "Missing option '--out'",
+    "prepare timit --out OUT": "unknown corpus 'timit'; allowed: espeak, folder",
+    "prepare espeak --out OUT --set hours=many": "--set hours=many: key 'hours': given 'many', allowed: number",
+    "prepare espeak --out OUT --set hrs=1": "unknown key 'hrs'",
+    "prepare espeak --out OUT --limit 0": "--limit",
+    "prepare espeak --out OUT --frob": "No such option",
+    "prepare folder --root NONE --out OUT": "NONE",
+    "pretrain NONE --out OUT --preset huge": "'huge' is not one of 'tiny', 'small', 'base', 'large'",
+    "pretrain NONE --out OUT --config NONE.toml": "NONE.toml: no such recipe file",
+    "pretrain NONE --out OUT --set loop.stps=3": "unknown key 'loop.stps'; did you mean 'steps'?",
+    "pretrain NONE --out OUT": "NONE",
+    "extract NONE NONE --out OUT.parquet": "NONE: not a model folder",
+    "extract NONE NONE --out OUT.parquet --pooling max": "'max' is not one of 'mean', 'mean+std'",
+    "evaluate NONE NONE --out OUT.json": "NONE: not a model folder",
+    "evaluate NONE NONE --out OUT.json --shots 5,many": "--shots 5,many: whole numbers, by commas",
+    "evaluate NONE NONE --out OUT.json --shots 0": "--shots 0: whole numbers, by commas",
+    "evaluate NONE NONE --out OUT.json --task age": "'age' is not one of 'label', 'speaker', 'text'",
+    "report NONE --out OUT.html": "NONE",
+    "info NONE": "NONE: no such file or folder; corpora: espeak, folder",
+    "info .": ".: neither a model folder nor a prepared corpus",
+    "info NOTES": "not",
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("NOTES").write_text(NO_AUDIO)
+    assert cli.main(line.split()) == 2
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert MISTAKES[line] in said.err
+    assert said.err.startswith("speechssl: ")
+    assert said.err.count("\n") == 1
+
+
+def test_exit_codes_of_pretraining(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def ends(how: BaseException | PretrainResult) -> int:
+        def pretrain(*_: object, **__: object) -> PretrainResult:
+            if isinstance(how, BaseException):
+                raise how
+            return how
+
+        monkeypatch.setattr("speechssl.train.pretrain.pretrain", pretrain)
+        return cli.main(["pretrain", "corpus", "--out", "run"])
+
+    done = PretrainResult(finished=True, steps=7, seconds_seen=3600.0, validation={})
+    assert ends(done) == 0
+    assert capfd.readouterr().err == "run: 7 steps, 1.0 h of audio seen\n"
+    assert ends(PretrainResult(finished=False, steps=3, seconds_seen=1.0, validation={})) == 130
+    assert "step 3; the same command goes on" in capfd.readouterr().err
+    assert ends(HealthError("not learning", step=5, evidence="loss 4.6")) == 3
+    said = capfd.readouterr().err
+    assert "step 5: not learning (loss 4.6)" in said
+    assert "more updates" in said
+    assert ends(KeyboardInterrupt()) == 130
+    assert ends(UserError("a\nmistake")) == 2
+    assert "a mistake" in capfd.readouterr().err
+    with pytest.raises(RuntimeError, match="a bug"):
+        ends(RuntimeError("a bug"))
+
+
+def test_pretrain_hands_on_recipe_and_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    got: dict[str, typing.Any] = {}
+
+    def pretrain(corpora: object, out: object, **options: object) -> PretrainResult:
+        got.update(options, corpora=corpora, out=out)
+        return PretrainResult(finished=True, steps=0, seconds_seen=0.0, validation={})
+
+    monkeypatch.setattr("speechssl.train.pretrain.pretrain", pretrain)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("seed = 4\n[loop]\nsteps = 9\n")
+    words = [
+        "pretrain",
+        "a",
+        "b",
+        "--out",
+        "run",
+        "--preset",
+        "small",
+        "--config",
+        str(recipe),
+        "--set",
+        "loop.steps=3",
+    ]
+    assert cli.main(words) == 0
+    assert got["corpora"] == [Path("a"), Path("b")]
+    assert got["out"] == Path("run")
+    assert got["command"] == "speechssl " + " ".join(words)
+    assert (got["config"].seed, got["config"].loop.steps) == (4, 3)
+    assert got["config"].encoder == PRESETS["small"]
+
+
+def facts(target: str | None, capfd: pytest.CaptureFixture[str]) -> dict[str, typing.Any]:
+    words = ["info"] if target is None else ["info", target]
+    capfd.readouterr()
+    assert cli.main([*words, "--json"]) == 0
+    as_json = capfd.readouterr().out
+    assert as_json.count("\n") == 1
+    assert cli.main(words) == 0
+    plain = capfd.readouterr().out
+    found = json.loads(as_json)
+    assert len(plain.splitlines()) == len(found)
+    return found
+
+
+def test_info_of_the_installation(capfd: pytest.CaptureFixture[str]) -> None:
+    found = facts(None, capfd)
+    assert found["speechssl"] == __version__
+    assert found["corpora"] == list(CORPORA)
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_info_of_a_corpus(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    found = facts(name, capfd)
+    assert found["name"] == name
+    assert found["licence"]
+
+
+def test_info_of_what_was_prepared(recordings: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = prepare(recordings)
+    found = facts(str(out), capfd)
+    assert (found["utterances"], found["rejected"], found["labels"]) == (4, 2, {"down": 2, "up": 2})
+    assert facts(str(out / "manifest.jsonl"), capfd)["utterances"] == 4
+    assert facts(str(recordings / "up" / "1.wav"), capfd)["rate"] == 8000
+
+
+def test_info_of_a_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    encoder = SpeechEncoder(PRESETS["tiny"])
+    save_model(tmp_path, encoder)
+    found = facts(str(tmp_path), capfd)
+    assert found["encoder_parameters"] == sum(weight.numel() for weight in encoder.state_dict().values())
+
+
+def test_no_words_is_help(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 0
+    assert "Usage: speechssl" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command", [[sys.executable, "-m", "speechssl"], [str(Path(sys.executable).with_name("speechssl"))]]
+)
+def test_the_installed_command(command: list[str]) -> None:
+    asked = subprocess.run(
+        [*command, "info", "espeak", "--json"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert json.loads(asked.stdout)["synthetic"] is True
+    wrong = subprocess.run([*command, "info", "nothing"], capture_output=True, text=True, timeout=60, check=False)
+    assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 1)
