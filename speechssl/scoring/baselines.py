@@ -24,7 +24,7 @@ MFCC_DIM = 4 * COEFFICIENTS
 LOGMEL_DIM = 2 * LOGMEL_BANDS
 
 
-def mfcc_statistics(waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "dim"]:
+def mfcc_statistics(waveform: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " dim"]:
     """Mean and standard deviation over the frames of 20 MFCC and their deltas: 80 numbers.
 
     The order is mean of the coefficients, mean of the deltas, then the standard deviations in the same order.
@@ -48,7 +48,7 @@ def mfcc_statistics(waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray,
     return _statistics(np.concatenate([coefficients, deltas]))
 
 
-def logmel_statistics(waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "dim"]:
+def logmel_statistics(waveform: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " dim"]:
     """Mean and standard deviation over the frames of 80 log-mel bands (natural logarithm): 160 numbers.
 
     The window is 25 ms, zero-padded to a 1,024-point transform: with 512 points the lowest of 80 filters would be
@@ -67,7 +67,7 @@ def logmel_statistics(waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarra
     return _statistics(np.log(np.maximum(mel, 1e-10)))  # librosa.power_to_db's floor
 
 
-def _mel(waveform: Float[np.ndarray, "samples"], *, bands: int, n_fft: int) -> Float[np.ndarray, "bands frames"]:
+def _mel(waveform: Float[np.ndarray, " samples"], *, bands: int, n_fft: int) -> Float[np.ndarray, "bands frames"]:
     import librosa
 
     if waveform.ndim != 1 or len(waveform) < WINDOW:
@@ -91,5 +91,5 @@ def _pad_to_width(coefficients: Float[np.ndarray, "coefficients frames"]) -> Flo
     return np.pad(coefficients, ((0, 0), (0, missing)), mode="edge")
 
 
-def _statistics(frames: Float[np.ndarray, "bands frames"]) -> Float[np.ndarray, "dim"]:
+def _statistics(frames: Float[np.ndarray, "bands frames"]) -> Float[np.ndarray, " dim"]:
     return np.concatenate([frames.mean(axis=1), frames.std(axis=1)]).astype(np.float32)

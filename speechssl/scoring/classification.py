@@ -239,7 +239,7 @@ def bootstrap_difference(
 
 def _replicates(
     counts: GroupCounts, metric: Metric, *, resample: Resample, seed: int, replicates: int
-) -> Float[np.ndarray, "drawn"]:
+) -> Float[np.ndarray, " drawn"]:
     """The metric, averaged over repetitions, of each bootstrap draw; the draws depend on the shape and seed only."""
     seeds, groups, classes = counts.truth.shape
     units = groups if resample == "groups" else classes
@@ -260,7 +260,7 @@ def _replicates(
     return (seed_weights * np.nan_to_num(values)).sum(axis=1)[drawn] / mass[drawn]
 
 
-def _percentile(means: Float[np.ndarray, "drawn"], value: float, *, level: float) -> Interval:
+def _percentile(means: Float[np.ndarray, " drawn"], value: float, *, level: float) -> Interval:
     if not 0 < level < 1:
         raise ValueError(f"level must lie in (0, 1), got {level}")
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])

@@ -38,7 +38,7 @@ class Division:
 
     seed: int
     shots: Int[np.ndarray, "classes shots"]
-    test: Int[np.ndarray, "tests"]
+    test: Int[np.ndarray, " tests"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class ProbeTask:
     divisions: tuple[Division, ...]
     notes: tuple[str, ...]
 
-    def utterances(self) -> Int[np.ndarray, "used"]:
+    def utterances(self) -> Int[np.ndarray, " used"]:
         """Sorted indices of all utterances that some division trains or tests on: the ones that need features."""
         parts = [part for division in self.divisions for part in (division.shots.ravel(), division.test)]
         return np.unique(np.concatenate(parts))
@@ -150,7 +150,7 @@ def make_task(
 
 
 def refuse_leak(
-    train: Int[np.ndarray, "trains"], test: Int[np.ndarray, "tests"], *, groups: Sequence[Hashable | None]
+    train: Int[np.ndarray, " trains"], test: Int[np.ndarray, " tests"], *, groups: Sequence[Hashable | None]
 ) -> None:
     """Raise when a group (a speaker, say) or an utterance lies on both sides.
 
@@ -172,10 +172,10 @@ def refuse_leak(
 class _Table:
     """Participating utterances as numbers: utterance -> class, group; and utterances per (group, class)."""
 
-    utterances: Int[np.ndarray, "used"]
+    utterances: Int[np.ndarray, " used"]
     classes: tuple[str, ...]
-    target: Int[np.ndarray, "used"]
-    group: Int[np.ndarray, "used"]
+    target: Int[np.ndarray, " used"]
+    group: Int[np.ndarray, " used"]
     counts: Int[np.ndarray, "groups classes"]
 
     @classmethod
@@ -249,7 +249,7 @@ def _choose_classes(
     return tuple(sorted(able)), notes
 
 
-def _divide(table: _Table, *, seed: int, wanted: int) -> Bool[np.ndarray, "groups"]:
+def _divide(table: _Table, *, seed: int, wanted: int) -> Bool[np.ndarray, " groups"]:
     """Which groups train: the first of several draws that gives every class `wanted` shots, else the best of them."""
     best, best_score = None, (-1, -1)
     for attempt in range(_ATTEMPTS):
@@ -267,7 +267,7 @@ def _divide(table: _Table, *, seed: int, wanted: int) -> Bool[np.ndarray, "group
     return best
 
 
-def _draw_groups(counts: Int[np.ndarray, "groups classes"], rng: np.random.Generator) -> Bool[np.ndarray, "groups"]:
+def _draw_groups(counts: Int[np.ndarray, "groups classes"], rng: np.random.Generator) -> Bool[np.ndarray, " groups"]:
     """Half of the groups, drawn class by class from the rarest on, so that a class of two groups has one each side."""
     side = np.full(len(counts), -1)
     has = counts > 0
@@ -281,14 +281,14 @@ def _draw_groups(counts: Int[np.ndarray, "groups classes"], rng: np.random.Gener
     return side == 1
 
 
-def _fitting(table: _Table, train: Bool[np.ndarray, "groups"], levels: Sequence[int]) -> tuple[list[int], str, int]:
+def _fitting(table: _Table, train: Bool[np.ndarray, " groups"], levels: Sequence[int]) -> tuple[list[int], str, int]:
     trains = table.counts[train].sum(axis=0)
     scarcest = int(np.argmin(trains))
     count = int(trains[scarcest])
     return [level for level in levels if level <= count], table.classes[scarcest], count
 
 
-def _draw(table: _Table, train: Bool[np.ndarray, "groups"], *, seed: int, shots: int, test_limit: int) -> Division:
+def _draw(table: _Table, train: Bool[np.ndarray, " groups"], *, seed: int, shots: int, test_limit: int) -> Division:
     rng = np.random.default_rng([seed, _ATTEMPTS])  # a stream that no attempt of _divide uses
     trained = train[table.group]
     rows = [
@@ -297,7 +297,7 @@ def _draw(table: _Table, train: Bool[np.ndarray, "groups"], *, seed: int, shots:
     ]
     tested = np.flatnonzero(~trained)
     share = min(1.0, test_limit / len(tested))
-    parts: list[Int[np.ndarray, "tests"]] = []
+    parts: list[Int[np.ndarray, " tests"]] = []
     for number in range(len(table.classes)):
         members = rng.permutation(tested[table.target[tested] == number])
         parts.append(members[: max(1, round(share * len(members)))])

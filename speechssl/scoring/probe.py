@@ -187,11 +187,11 @@ def knn_neighbours(shots: int) -> int:
 
 def predict_knn(
     train: Float[np.ndarray, "trains dim"],
-    targets: Int[np.ndarray, "trains"],
+    targets: Int[np.ndarray, " trains"],
     test: Float[np.ndarray, "tests dim"],
     *,
     neighbours: int,
-) -> Int[np.ndarray, "tests"]:
+) -> Int[np.ndarray, " tests"]:
     """Answers of the cosine k-NN for `test`; features are taken as they are."""
     from sklearn.neighbors import KNeighborsClassifier
 
@@ -201,12 +201,12 @@ def predict_knn(
 
 def predict_logistic(
     train: Float[np.ndarray, "trains dim"],
-    targets: Int[np.ndarray, "trains"],
+    targets: Int[np.ndarray, " trains"],
     test: Float[np.ndarray, "tests dim"],
     *,
     groups: Sequence[Hashable | None],
     seed: int,
-) -> Int[np.ndarray, "tests"]:
+) -> Int[np.ndarray, " tests"]:
     """Answers of the L2 logistic regression for `test`; C is chosen on `train` alone (see the head of this file)."""
     # An L2-regularised linear model never leaves the span of its training rows. Where there are more dimensions than
     # shots, the rotation into that span changes no answer and makes the fit several times faster.
@@ -219,7 +219,7 @@ def predict_logistic(
 
 def choose_strength(
     train: Float[np.ndarray, "trains dim"],
-    targets: Int[np.ndarray, "trains"],
+    targets: Int[np.ndarray, " trains"],
     *,
     groups: Sequence[Hashable | None],
     seed: int,
@@ -248,8 +248,8 @@ def _logistic(strength: float):
 
 
 def _folds(
-    targets: Int[np.ndarray, "trains"], groups: Sequence[Hashable | None], *, seed: int
-) -> list[tuple[Int[np.ndarray, "fitted"], Int[np.ndarray, "held"]]]:
+    targets: Int[np.ndarray, " trains"], groups: Sequence[Hashable | None], *, seed: int
+) -> list[tuple[Int[np.ndarray, " fitted"], Int[np.ndarray, " held"]]]:
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     numbers = {name: number for number, name in enumerate(dict.fromkeys(groups))}
@@ -268,7 +268,7 @@ def _folds(
 
 def _answer(
     probe: ProbeName, task: ProbeTask, division: Division, features: Float[np.ndarray, "utterances dim"], *, shots: int
-) -> Int[np.ndarray, "tests"]:
+) -> Int[np.ndarray, " tests"]:
     chosen = division.shots[:, :shots]  # (classes, shots)
     targets = np.repeat(np.arange(len(task.classes)), shots)
     train = features[chosen.ravel()].astype(np.float64)
@@ -286,7 +286,7 @@ def _answer(
 
 def _score(
     task: ProbeTask,
-    answers: Sequence[Int[np.ndarray, "tests"]],
+    answers: Sequence[Int[np.ndarray, " tests"]],
     *,
     contender: str,
     probe: ProbeName,
