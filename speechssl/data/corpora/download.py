@@ -1,0 +1,184 @@
+"""Downloads: with progress, resumed where they broke, checked, whole or not there; and safe unpacking.
+
+A file arrives under `NAME.part` and gets its name when its checksum is right, so a file that has its name is whole.
+A broken download is taken up again with an HTTP Range request, at once or by the next call. Base addresses come from
+environment variables, so that a mirror (or a test) can serve the official layout.
+"""
+
+import hashlib
+import http.client
+import logging
+import lzma
+import os
+import tarfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import zlib
+from pathlib import Path
+
+import rich.console
+import rich.progress
+
+from speechssl.config import UserError
+
+_BLOCK = 1 << 18  # bytes read at once
+_TIMEOUT = 60  # s without a byte
+_ATTEMPTS = 5  # in a row that bring no new byte
+_PAUSE = 1.0  # s before another attempt
+
+_log = logging.getLogger(__name__)
+
+
+def mirror(corpus: str, default: str) -> str:
+    """The base address of a corpus: the environment variable `SPEECHSSL_MIRROR_CORPUS`, else the official one.
+
+    Args:
+        corpus: its name in lower case; the variable has it in upper case.
+        default: the official base address.
+
+    Returns:
+        An http or https address that ends in "/".
+
+    Raises:
+        UserError: the variable holds something else.
+
+    >>> mirror("nosuchcorpus", "https://example.org/resources/12")
+    'https://example.org/resources/12/'
+    """
+    variable = f"SPEECHSSL_MIRROR_{corpus.upper()}"
+    address = os.environ.get(variable) or default
+    if urllib.parse.urlsplit(address).scheme not in ("http", "https"):
+        raise UserError(f"{variable}: given {address!r}, allowed: an http or https address")
+    return address.rstrip("/") + "/"
+
+
+def download(url: str, path: Path, *, checksum: str | None = None) -> None:
+    """Fetch a file, unless it is there. Progress goes to stderr.
+
+    Args:
+        url: http or https.
+        path: where to; its folder is made.
+        checksum: "sha256:HEX" or "md5:HEX"; None where the publisher gives none.
+
+    Raises:
+        UserError: the server refuses or cannot be reached (what has come stays for the next call), the disk is full,
+            or the checksum is wrong (what has come is deleted).
+    """
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    with rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.DownloadColumn(),
+        rich.progress.TransferSpeedColumn(),
+        rich.progress.TimeRemainingColumn(),
+        console=rich.console.Console(stderr=True),
+    ) as progress:
+        _fetch_all(url, part, progress=progress, task=progress.add_task(path.name, total=None))
+    if checksum is not None:
+        _check(part, checksum, url=url)
+    part.replace(path)
+
+
+def extract(archive: Path, folder: Path) -> None:
+    """Unpack a tar archive (plain, gz, bz2, xz). Progress goes to stderr.
+
+    Members that would land outside the folder, devices, and links that lead out are refused (tarfile's "data" filter,
+    PEP 706).
+
+    Args:
+        archive: the file.
+        folder: it is made; what is in it already stays.
+
+    Raises:
+        UserError: not a tar archive, cut short, or with a member that is refused.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    console = rich.console.Console(stderr=True)
+    try:
+        with (
+            rich.progress.open(archive, "rb", description=f"unpacking {archive.name}", console=console) as raw,
+            tarfile.open(fileobj=raw, mode="r|*") as tar,
+        ):
+            tar.extractall(folder, filter="data")
+    except tarfile.FilterError as error:
+        raise UserError(f"{archive}: refused to unpack it: {error}") from None
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise UserError(f"{archive}: not a whole tar archive ({error}); delete it and try again") from None
+    except OSError as error:  # gzip's bad checksum is one, too
+        raise UserError(f"{archive}: cannot be unpacked: {error.strerror or error}") from None
+
+
+def _fetch_all(url: str, part: Path, *, progress: rich.progress.Progress, task: rich.progress.TaskID) -> None:
+    """Fetch until the file is whole, as long as each few attempts bring something new."""
+    in_vain = 0
+    while True:
+        before = _size(part)
+        try:
+            if _fetch(url, part, progress=progress, task=task):
+                return
+            reason = "the connection broke"
+        except urllib.error.HTTPError as error:
+            if error.code < 500 and error.code != 429:
+                raise UserError(f"{url}: the server says {error.code} {error.reason}") from None
+            reason = f"the server says {error.code} {error.reason}"
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            reason = str(getattr(error, "reason", error)) or type(error).__name__
+        except OSError as error:
+            raise UserError(f"{part}: {error.strerror or error}") from None
+        in_vain = 0 if _size(part) > before else in_vain + 1
+        if in_vain >= _ATTEMPTS:
+            kept = f"; {_size(part)} bytes are kept, run it again to go on" if _size(part) else ""
+            raise UserError(f"{url}: {reason}{kept}")
+        _log.info("%s: %s; trying again from byte %d", url, reason, _size(part))
+        time.sleep(_PAUSE)
+
+
+def _fetch(url: str, part: Path, *, progress: rich.progress.Progress, task: rich.progress.TaskID) -> bool:
+    """One request for all that is missing; whether the file is whole after it."""
+    have = _size(part)
+    # No compression on the way: the offsets of a resumed download count bytes of the file itself.
+    headers = {"User-Agent": "speechssl", "Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
+            # All is there already, or what is there belongs to another file: then its size differs.
+            whole = (error.headers.get("Content-Range") or "").rpartition("/")[2]
+            if whole == str(have):
+                return True
+            part.unlink()
+            return False
+        raise
+    with response:
+        resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
+        if resumed and not (response.headers.get("Content-Range") or "").startswith(f"bytes {have}-"):
+            raise http.client.HTTPException("the server answers another range than was asked for")
+        start = have if resumed else 0  # a server without ranges begins again
+        length = response.headers.get("Content-Length")
+        total = None if length is None else start + int(length)
+        progress.update(task, completed=start, total=total)
+        with part.open("ab" if resumed else "wb") as file:
+            while block := response.read(_BLOCK):
+                file.write(block)
+                progress.advance(task, len(block))
+    return total is None or _size(part) == total
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def _check(part: Path, checksum: str, *, url: str) -> None:
+    kind, _, wanted = checksum.partition(":")
+    with part.open("rb") as file:
+        found = hashlib.file_digest(file, kind).hexdigest()
+    if found != wanted.lower():
+        part.unlink()
+        raise UserError(f"{url}: wrong {kind} checksum: it has {found}, wanted is {wanted}; deleted, try again")

@@ -1,0 +1,108 @@
+"""The Free Spoken Digit Dataset: real recordings of the digits 0 to 9.
+
+Story: six men say each digit 50 times into their own microphones; closely trimmed, 8 kHz, mono wav. Small and easy, a
+first look at few-label recognition of words with speakers kept apart.
+Licence: CC BY-SA 4.0 (share-alike: changed copies of the audio keep the licence).
+Citation: Zohar Jackson et al., Free Spoken Digit Dataset, https://github.com/Jakobovski/free-spoken-digit-dataset, v1.0.10
+
+Layout: `recordings/{digit}_{speaker}_{index}.wav`. The official test set is recordings 0 to 4 of each digit and speaker.
+The archive is GitHub's of a fixed commit; a mirror (`SPEECHSSL_MIRROR_FSDD`) serves `COMMIT.tar.gz`.
+"""
+
+import logging
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from speechssl.audio import AudioError, probe
+from speechssl.config import Config, UserError
+from speechssl.data.corpora import CorpusInfo
+from speechssl.data.corpora.download import download, extract, mirror
+from speechssl.data.manifest import Utterance
+
+INFO = CorpusInfo(
+    name="fsdd",
+    story="Real: six men say the digits 0 to 9, 50 times each, into their own microphones (8 kHz).",
+    licence="CC BY-SA 4.0",
+    citation="Zohar Jackson et al., Free Spoken Digit Dataset, v1.0.10",
+    source="https://github.com/Jakobovski/free-spoken-digit-dataset",
+    hours=0.36,
+    utterances=3000,
+    speakers=6,
+    synthetic=False,
+)
+
+_BASE = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive"
+COMMIT = "d6938f9bf1545aa66d8489fc9f1385a7abd64282"  # tag v1.0.10
+_FOLDER = "free-spoken-digit-dataset"
+_NAME = re.compile(r"([0-9])_([a-z]+)_([0-9]+)\.wav")
+_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_TEST_INDICES = range(5)
+
+_log = logging.getLogger(__name__)
+
+
+class Settings(Config):
+    """The corpus has no options."""
+
+
+def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: ARG001, B008 (frozen)
+    """Fetch the archive when it is not there yet and yield its utterances, sorted by speaker, digit and index.
+
+    Args:
+        root: holds `free-spoken-digit-dataset/recordings` (as a clone of the repository does), or will.
+        settings: none.
+
+    Yields:
+        Utterances with label (the digit), text (its English word), speaker, language "en" and the official split.
+
+    Raises:
+        UserError: the download or the archive fails.
+    """
+    folder = Path(root).resolve() / _FOLDER
+    if not folder.exists():
+        _fetch(folder)
+    names = [match for path in (folder / "recordings").glob("*.wav") if (match := _NAME.fullmatch(path.name))]
+    if not names:
+        raise UserError(f"{folder}: no recordings/DIGIT_SPEAKER_INDEX.wav in it; delete it to fetch it again")
+    if len(names) != INFO.utterances:
+        _log.warning("%s: %d recordings, expected %d", folder, len(names), INFO.utterances)
+    for match in sorted(names, key=lambda each: (each[2], each[1], int(each[3]))):
+        path = folder / "recordings" / match[0]
+        yield Utterance(
+            audio=str(path),
+            duration=_duration(path),
+            speaker=match[2],
+            text=_WORDS[int(match[1])],
+            label=match[1],
+            language="en",
+            split="test" if int(match[3]) in _TEST_INDICES else "train",
+        )
+
+
+def _fetch(folder: Path) -> None:
+    """GitHub's archive has one folder in it, named for the commit.
+
+    GitHub promises no checksum of an archive, but the commit names its content, and gzip's own checksum finds damage.
+    """
+    archive = folder.with_name(f"{COMMIT}.tar.gz")
+    download(f"{mirror('fsdd', _BASE)}{COMMIT}.tar.gz", archive)
+    work = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+    try:
+        extract(archive, work)
+        inner = [path.parent for path in work.glob("*/recordings")]
+        if len(inner) != 1:
+            raise UserError(f"{archive}: no folder 'recordings' in it")
+        inner[0].rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    archive.unlink()
+
+
+def _duration(path: Path) -> float:
+    try:
+        return probe(path).duration
+    except AudioError:
+        return 0.0
