@@ -5,23 +5,22 @@ is one line and exit code 2, a run stopped for its health is exit code 3, Ctrl-C
 traceback.
 """
 
-import dataclasses
+import contextlib
 import enum
-import math
 import shlex
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from speechssl.data.waveforms import PackReport
 
 USER_ERROR, HEALTH_ERROR, INTERRUPTED = 2, 3, 130
+PLAIN_EVERY = 15.0  # seconds between lines of progress where there is no terminal
 
 
 class Task(enum.StrEnum):
@@ -85,20 +84,21 @@ def prepare(
 
     from speechssl.config import load_config
     from speechssl.data.corpora import corpus_root, load_corpus
+    from speechssl.data.manifest import Utterance
     from speechssl.data.waveforms import pack
 
     module = load_corpus(corpus)
     settings = load_config(module.Settings, overrides=sets)
     if module.INFO.synthetic:
         _say(f"{corpus} is synthetic: no result on it is a result on speech.")
-    found: list[object] = []
-    with _progress() as progress:
-        task = progress.add_task(f"finding {corpus}", total=limit)
+    found: list[Utterance] = []
+    with _bars() as bar:
+        update = bar(f"finding {corpus}", limit)
         for utterance in islice(module.prepare(root or corpus_root(corpus), settings), limit):
             found.append(utterance)
-            progress.update(task, completed=len(found))
-        task = progress.add_task("decoding", total=len(found))
-        report = pack(found, out, workers=workers, progress=lambda done, _: progress.update(task, completed=done))
+            update(len(found))
+        update = bar("decoding", len(found))
+        report = pack(found, out, workers=workers, progress=lambda done, _: update(done))
     _say_packed(report, out)
 
 
@@ -179,98 +179,15 @@ def info(
     """Tell what a model, a corpus or a sound file is."""
     import json
 
-    facts = _facts(target)
+    from speechssl.info import facts
+
+    found = facts(target)
     if as_json:
-        _put(json.dumps(facts, default=str))
+        _put(json.dumps(found, default=str))
         return
-    width = max(len(name) for name in facts) + 1
-    for name, value in facts.items():
+    width = max(len(name) for name in found) + 1
+    for name, value in found.items():
         _put(f"{name.replace('_', ' '):{width}} {_plain(value)}")
-
-
-def _facts(target: str | None) -> dict[str, object]:
-    """What `info` tells about a target, by name."""
-    from speechssl.config import UserError
-    from speechssl.data.corpora import CORPORA
-
-    if target is None:
-        return _installation()
-    path = Path(target)
-    if target in CORPORA and not path.exists():
-        return _corpus_facts(target)
-    if (path / "model.safetensors").is_file():
-        return _model_facts(path)
-    if (path / "waveforms.json").is_file():
-        return _prepared_facts(path)
-    if path.suffix == ".jsonl":
-        from speechssl.data.manifest import read_manifest, statistics
-
-        return {"manifest": target, **dataclasses.asdict(statistics(read_manifest(path)))}
-    if path.is_file():
-        from speechssl.audio import probe
-
-        return dataclasses.asdict(probe(path))
-    what = "neither a model folder nor a prepared corpus" if path.is_dir() else "no such file or folder"
-    raise UserError(f"{target}: {what}; corpora: {', '.join(CORPORA)}")
-
-
-def _installation() -> dict[str, object]:
-    import os
-    import platform
-    from importlib.metadata import version
-
-    import torch
-
-    from speechssl import __version__
-    from speechssl.data.corpora import CORPORA, corpus_root
-
-    cuda = torch.cuda.is_available()
-    return {
-        "speechssl": __version__,
-        "python": platform.python_version(),
-        "torch": version("torch"),
-        "torchaudio": version("torchaudio"),
-        "device": torch.cuda.get_device_name() if cuda else f"cpu, {os.cpu_count()} cores",
-        "corpora": list(CORPORA),
-        "corpora_lie_under": str(corpus_root(CORPORA[0]).parent),
-    }
-
-
-def _corpus_facts(name: str) -> dict[str, object]:
-    from speechssl.data.corpora import corpus_root, load_corpus
-
-    module = load_corpus(name)
-    return {
-        **dataclasses.asdict(module.INFO),
-        "lies_in": str(corpus_root(name)),
-        "settings": module.Settings().model_dump(),
-    }
-
-
-def _model_facts(folder: Path) -> dict[str, object]:
-    from safetensors import safe_open
-
-    from speechssl.models.storage import model_hash, read_model_config
-
-    with safe_open(folder / "model.safetensors", framework="np") as tensors:
-        shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118 -- no mapping
-    encoder = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith("encoder."))
-    return {
-        "model": str(folder),
-        "hash": model_hash(folder),
-        "encoder_parameters": encoder,
-        **read_model_config(folder),
-    }
-
-
-def _prepared_facts(folder: Path) -> dict[str, object]:
-    from speechssl.data.manifest import statistics
-    from speechssl.data.waveforms import WaveformStore
-
-    store = WaveformStore(folder)
-    rejects = folder / "rejects.jsonl"
-    rejected = len(rejects.read_text(encoding="utf-8").splitlines()) if rejects.exists() else 0
-    return {"corpus": str(folder), **dataclasses.asdict(statistics(store.utterances)), "rejected": rejected}
 
 
 # Speaking
@@ -293,7 +210,12 @@ def _say_packed(report: "PackReport", out: Path) -> None:
         _say(f"  each one is in {out / 'rejects.jsonl'}")
 
 
-def _progress() -> "Progress":
+@contextlib.contextmanager
+def _bars() -> Generator[Callable[[str, int | None], Callable[[int], None]]]:
+    """Progress on stderr: `bar(what, total)` gives a function to call with how much is done.
+
+    A live bar on a terminal, a plain line now and then anywhere else.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -304,9 +226,25 @@ def _progress() -> "Progress":
         TimeRemainingColumn,
     )
 
-    words = TextColumn("{task.description}")
+    console = Console(stderr=True)
     times = (TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(words, BarColumn(), MofNCompleteColumn(), *times, console=Console(stderr=True))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times)
+    last = time.monotonic()
+
+    def bar(what: str, total: int | None) -> Callable[[int], None]:
+        task = progress.add_task(what, total=total)
+
+        def update(done: int) -> None:
+            nonlocal last
+            progress.update(task, completed=done)
+            if progress.disable and time.monotonic() - last > PLAIN_EVERY:
+                _say(f"{what}: {done}" + (f" of {total}" if total else ""))
+                last = time.monotonic()
+
+        return update
+
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        yield bar
 
 
 def _plain(value: object) -> str:

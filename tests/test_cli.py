@@ -1,6 +1,5 @@
 """The command line: frozen names, options and defaults, exit codes, and one line for every mistake."""
 
-import enum
 import json
 import subprocess
 import sys
@@ -24,27 +23,29 @@ FROZEN = Path(__file__).with_name("command_line.json")
 NO_AUDIO = "not a sound\n"
 
 
-def described() -> dict[str, dict[str, object]]:
-    """Every verb with its arguments and options as plain values."""
+def described() -> dict[str, dict[str, str]]:
+    """Every verb with its arguments and options, what they take, and their defaults."""
     group = typer.main.get_command(cli.app)
-    verbs: dict[str, dict[str, object]] = {}
-    for verb, command in group.commands.items():
-        hints = typing.get_type_hints(getattr(cli, verb))
-        verbs[verb] = {
-            "/".join([*parameter.opts, *parameter.secondary_opts]): {
-                "takes": getattr(hints[parameter.name], "__name__", str(hints[parameter.name]))
-                .replace("typing.", "")
-                .replace("speechssl.cli.", ""),
-                "required": parameter.required,
-                "default": parameter.default,
-                "several": parameter.multiple or parameter.nargs == -1,
-            }
+    return {
+        verb: {
+            "/".join([*parameter.opts, *parameter.secondary_opts]): told(
+                parameter, typing.get_type_hints(getattr(cli, verb))
+            )
             for parameter in command.params
             if parameter.name != "help"
         }
-    return json.loads(
-        json.dumps(verbs, default=lambda value: value.value if isinstance(value, enum.Enum) else str(value))
-    )
+        for verb, command in group.commands.items()
+    }
+
+
+def told(parameter: typing.Any, hints: dict[str, typing.Any]) -> str:
+    """`int = 0`, `Path, required`, `list[str] = [], several`."""
+    hint = hints[parameter.name]
+    takes = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+    takes = takes.replace("typing.", "").replace("speechssl.cli.", "").replace("pathlib.", "")
+    default = json.dumps(parameter.default, default=str)
+    several = ", several" if parameter.multiple or parameter.nargs == -1 else ""
+    return takes + (", required" if parameter.required else f" = {default}") + several
 
 
 def test_command_line_is_frozen() -> None:

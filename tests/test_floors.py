@@ -1,6 +1,6 @@
 """The floors of the house: a file imports from its own folder and from lower floors only.
 
-    5  cli.py  __main__.py
+    5  cli.py  info.py  __main__.py       (cli imports info)
     4  train/  embed/  report/            (none imports another)
     3  models/  objectives/  interop/     (objectives and interop import models)
     2  data/  nn/  scoring/               (none imports another)
@@ -24,7 +24,7 @@ FLOORS = {
     2: {"data", "nn", "scoring"},
     3: {"models", "objectives", "interop"},
     4: {"train", "embed", "report"},
-    5: {"cli", "__main__"},
+    5: {"cli", "info", "__main__"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 # Neighbours on one floor that may be used: room -> rooms.
@@ -34,6 +34,7 @@ NEIGHBOURS = {
     "audio": {"config"},
     "text": {"config"},
     "__main__": {"cli"},
+    "cli": {"info"},
 }
 # Slow to import, or bound to one version of torch: only inside the functions that use them.
 LAZY = {"torchaudio", "librosa", "matplotlib", "sklearn"}

@@ -1,0 +1,95 @@
+"""What `speechssl info` tells: about the installation, a model, a prepared corpus, a corpus or a sound file."""
+
+import dataclasses
+import math
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+from speechssl import __version__
+from speechssl.audio import probe
+from speechssl.config import UserError
+from speechssl.data.corpora import CORPORA, corpus_root, load_corpus
+from speechssl.data.manifest import read_manifest, statistics
+from speechssl.data.waveforms import WaveformStore
+
+
+def facts(target: str | None = None) -> dict[str, object]:
+    """What is known about a target.
+
+    Args:
+        target: a model folder, a prepared corpus, a manifest, a sound file, or the name of a corpus; None: what is
+            installed.
+
+    Returns:
+        Facts by name, as JSON can hold them.
+
+    Raises:
+        UserError: it is none of these.
+
+    >>> facts("espeak")["synthetic"]
+    True
+    """
+    if target is None:
+        return _installation()
+    path = Path(target)
+    if target in CORPORA and not path.exists():
+        return _corpus_facts(target)
+    if (path / "model.safetensors").is_file():
+        return _model_facts(path)
+    if (path / "waveforms.json").is_file():
+        return _prepared_facts(path)
+    if path.suffix == ".jsonl":
+        return {"manifest": target, **dataclasses.asdict(statistics(read_manifest(path)))}
+    if path.is_file():
+        return dataclasses.asdict(probe(path))
+    what = "neither a model folder nor a prepared corpus" if path.is_dir() else "no such file or folder"
+    raise UserError(f"{target}: {what}; corpora: {', '.join(CORPORA)}")
+
+
+def _installation() -> dict[str, object]:
+    import torch
+
+    cuda = torch.cuda.is_available()
+    return {
+        "speechssl": __version__,
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "torchaudio": version("torchaudio"),
+        "device": torch.cuda.get_device_name() if cuda else f"cpu, {os.cpu_count()} cores",
+        "corpora": list(CORPORA),
+        "corpora_lie_under": str(corpus_root(CORPORA[0]).parent),
+    }
+
+
+def _corpus_facts(name: str) -> dict[str, object]:
+    module = load_corpus(name)
+    return {
+        **dataclasses.asdict(module.INFO),
+        "lies_in": str(corpus_root(name)),
+        "settings": module.Settings().model_dump(),
+    }
+
+
+def _model_facts(folder: Path) -> dict[str, object]:
+    from safetensors import safe_open
+
+    from speechssl.models.storage import model_hash, read_model_config
+
+    with safe_open(folder / "model.safetensors", framework="np") as tensors:
+        shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118 -- no mapping
+    encoder = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith("encoder."))
+    return {
+        "model": str(folder),
+        "hash": model_hash(folder),
+        "encoder_parameters": encoder,
+        **read_model_config(folder),
+    }
+
+
+def _prepared_facts(folder: Path) -> dict[str, object]:
+    store = WaveformStore(folder)
+    rejects = folder / "rejects.jsonl"
+    rejected = len(rejects.read_text(encoding="utf-8").splitlines()) if rejects.exists() else 0
+    return {"corpus": str(folder), **dataclasses.asdict(statistics(store.utterances)), "rejected": rejected}
