@@ -93,12 +93,12 @@ def prepare(
         _say(f"{corpus} is synthetic: no result on it is a result on speech.")
     found: list[Utterance] = []
     with _bars() as bar:
-        update = bar(f"finding {corpus}", limit)
+        update = bar(f"finding {corpus}")
         for utterance in islice(module.prepare(root or corpus_root(corpus), settings), limit):
             found.append(utterance)
-            update(len(found))
-        update = bar("decoding", len(found))
-        report = pack(found, out, workers=workers, progress=lambda done, _: update(done))
+            update(len(found), limit)
+        update = bar("decoding")
+        report = pack(found, out, workers=workers, progress=lambda done, _: update(done, len(found)))
     _say_packed(report, out)
 
 
@@ -140,7 +140,12 @@ def extract(
     """Turn a folder of audio into one Parquet file of vectors."""
     from speechssl.embed.extract import extract as run
 
-    run(model, source, out, pooling=pooling, layer=layer, progress=None)
+    with _bars() as bar:
+        update = bar("embedding")
+        report = run(model, source, out, pooling=pooling, layer=layer, progress=update)
+    _say(f"{out}: {report.written} vectors of {report.dim} numbers, {report.seconds / 3600:.2f} h of audio")
+    if report.errors:
+        _say(f"{report.failed} clips could not be used; each one is in {report.errors}")
 
 
 @app.command()
@@ -211,8 +216,8 @@ def _say_packed(report: "PackReport", out: Path) -> None:
 
 
 @contextlib.contextmanager
-def _bars() -> Generator[Callable[[str, int | None], Callable[[int], None]]]:
-    """Progress on stderr: `bar(what, total)` gives a function to call with how much is done.
+def _bars() -> Generator[Callable[[str], Callable[[int, int | None], None]]]:
+    """Progress on stderr: `bar(what)` gives a function to call with how much is done, and of how much if that is known.
 
     A live bar on a terminal, a plain line now and then anywhere else.
     """
@@ -231,12 +236,12 @@ def _bars() -> Generator[Callable[[str, int | None], Callable[[int], None]]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times)
     last = time.monotonic()
 
-    def bar(what: str, total: int | None) -> Callable[[int], None]:
-        task = progress.add_task(what, total=total)
+    def bar(what: str) -> Callable[[int, int | None], None]:
+        task = progress.add_task(what, total=None)
 
-        def update(done: int) -> None:
+        def update(done: int, total: int | None) -> None:
             nonlocal last
-            progress.update(task, completed=done)
+            progress.update(task, completed=done, total=total)
             if progress.disable and time.monotonic() - last > PLAIN_EVERY:
                 _say(f"{what}: {done}" + (f" of {total}" if total else ""))
                 last = time.monotonic()

@@ -1,0 +1,198 @@
+"""The Makefile and its recipes: what is stale is redone and nothing else, and everything shipped runs at toy size."""
+
+import os
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from speechssl.config import load_config
+from speechssl.train.pretrain import RUNS, PretrainConfig
+
+REPOSITORY = Path(__file__).parent.parent
+# A stand-in for the package: it notes what it was asked and writes the files that the real one would. It fails at the
+# verb that the file `fail` names.
+STAND_IN = """#!/usr/bin/env bash
+shift 2
+echo "$*" >> "$(dirname "$0")/asked"
+[ "$1" != "$(cat "$(dirname "$0")/fail" 2>/dev/null)" ] || exit 3
+verb=$1
+while [ "$1" != --out ]; do shift; done
+case $verb in
+  prepare) mkdir -p "$2"; [ -e "$2/waveforms.json" ] || touch "$2/waveforms.json" ;;
+  *) touch "$2" ;;
+esac
+"""
+
+
+def make(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run make in the repository as a user would; the environment is the one of this test run."""
+    clean = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    done = subprocess.run(
+        ["make", "READY=", *words], cwd=REPOSITORY, env=clean, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Callable[..., list[str]]:
+    """`asked(*words)` makes with the stand-in and returns the verbs and the rest of what it was asked."""
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    (bin_folder / "python").write_text(STAND_IN)
+    (bin_folder / "python").chmod(0o755)
+    log = bin_folder / "asked"
+
+    def run(*words: str, check: bool = True) -> list[str]:
+        log.write_text("")
+        make(f"BIN={bin_folder}", *words, check=check)
+        return log.read_text().splitlines()
+
+    return run
+
+
+def verbs(lines: list[str]) -> list[str]:
+    return [line.split()[0] for line in lines]
+
+
+def test_second_make_redoes_nothing(tmp_path: Path, asked: Callable[..., list[str]]) -> None:
+    words = ["demo", f"OUT={tmp_path}/demo"]
+    first = asked(*words)
+    assert verbs(first) == ["prepare", "pretrain", "evaluate", "report"]
+    demo = "--preset tiny --config recipes/demo/demo.toml"
+    assert first[1] == f"pretrain {tmp_path}/demo/corpus {demo} --out {tmp_path}/demo/pretrain"
+    assert first[3] == f"report {tmp_path}/demo/pretrain --out {tmp_path}/demo/report.html"
+    assert asked(*words) == []
+
+
+def test_a_stage_is_redone_when_its_words_change(tmp_path: Path, asked: Callable[..., list[str]]) -> None:
+    words = ["pretrain", "probe", "CORPUS=folder", "ROOT=here", f"OUT={tmp_path}/run"]
+    assert verbs(asked(*words)) == ["prepare", "pretrain", "evaluate", "report"]
+    assert verbs(asked(*words, "SHOTS=1")) == ["evaluate", "report"]
+    changed = asked(*words, "SHOTS=1", "SET=a.b=c d.e=f")
+    assert verbs(changed) == ["pretrain", "evaluate", "report"]
+    assert "--preset small --set a.b=c --set d.e=f --out" in changed[0]
+    assert asked(*words, "SHOTS=1", "SET=a.b=c d.e=f") == []
+    moved = asked(*words, "SHOTS=1", "SET=a.b=c d.e=f", "ROOT=there and here")
+    assert verbs(moved) == ["prepare", "pretrain", "evaluate", "report"]
+    assert "--root there and here" in moved[0]
+
+
+def test_a_recipe_that_changed_is_run_again(tmp_path: Path, asked: Callable[..., list[str]]) -> None:
+    recipe, base = tmp_path / "mine.toml", tmp_path / "base.toml"
+    recipe.write_text('base = "base.toml"\n')
+    base.write_text("")
+    words = ["pretrain", "CORPUS=espeak", f"OUT={tmp_path}/run", f"RECIPE={recipe}"]
+    assert verbs(asked(*words)) == ["prepare", "pretrain"]
+    for path in (recipe, base):
+        later = (tmp_path / "run" / ".pretrained").stat().st_mtime + 5
+        os.utime(path, (later, later))
+        assert verbs(asked(*words)) == ["pretrain"], path
+        os.utime(path, (0, 0))
+
+
+def test_a_stage_that_failed_is_tried_again(tmp_path: Path, asked: Callable[..., list[str]]) -> None:
+    words = ["pretrain", "CORPUS=espeak", f"OUT={tmp_path}/run"]
+    (tmp_path / "bin" / "fail").write_text("pretrain")
+    assert verbs(asked(*words, check=False)) == ["prepare", "pretrain"]
+    (tmp_path / "bin" / "fail").unlink()
+    assert verbs(asked(*words)) == ["pretrain"]
+    assert asked(*words) == []
+
+
+def test_several_prepared_folders(tmp_path: Path, asked: Callable[..., list[str]]) -> None:
+    for name in "abc":
+        asked("prepare", "CORPUS=espeak", f"PREPARED={tmp_path}/{name}")
+    words = [
+        "pretrain",
+        "probe",
+        f"PREPARED={tmp_path}/a {tmp_path}/b",
+        f"PROBE_ON={tmp_path}/c",
+        f"OUT={tmp_path}/run",
+    ]
+    lines = asked(*words, "PRESET=base")
+    assert verbs(lines) == ["pretrain", "evaluate", "report"]
+    assert lines[0] == f"pretrain {tmp_path}/a {tmp_path}/b --preset base --out {tmp_path}/run"
+    assert lines[1].startswith(f"evaluate {tmp_path}/run {tmp_path}/c --task label")
+
+
+def test_extract_names_its_file(tmp_path: Path, asked: Callable[..., list[str]]) -> None:
+    (tmp_path / "model.safetensors").touch()
+    lines = asked("extract", f"MODEL={tmp_path}", "ROOT=~/sound")
+    assert lines == [f"extract {tmp_path} {Path.home()}/sound --out {tmp_path}/vectors.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("pretrain", "give CORPUS=name"),
+        ("prepare", "give CORPUS=name"),
+        ("probe", "give CORPUS=name"),
+        ("pretrain CORPUS=folder", "CORPUS=folder needs ROOT="),
+        ("pretrain CORPUS=espeak PRESET=huge", "PRESET is 'huge'; allowed: tiny, small, base, large"),
+        ("pretrain CORPUS=espeak RECIPE=none.toml", "there is no RECIPE 'none.toml'"),
+        ("extract", "extract needs ROOT="),
+        ("extract ROOT=here MODEL=none", "extract needs MODEL=a model folder; there is none in 'none'"),
+    ],
+)
+def test_a_missing_value_is_one_line(words: str, said: str) -> None:
+    done = make(*words.split(), check=False)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_old_python_is_one_line(tmp_path: Path) -> None:
+    old = tmp_path / "python3.9"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    done = make("setup", f"READY={tmp_path}/venv/.ready", f"VENV={tmp_path}/venv", f"PYTHON={old}", check=False)
+    assert done.returncode == 2
+    assert (
+        done.stderr.splitlines()[0]
+        == "speechssl needs Python 3.11 or newer; name one that is: make PYTHON=python3.12 setup"
+    )
+    assert not (tmp_path / "venv").exists()
+
+
+def test_help_lists_every_target() -> None:
+    listed = [line.split()[1] for line in make("help").stdout.splitlines()]
+    wanted = "help setup demo test lint types prepare pretrain probe extract clean"
+    assert sorted(listed) == sorted(wanted.split())
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "recipes").rglob("*.toml")), ids=lambda path: path.name)
+def test_a_recipe_holds_differences_only(path: Path) -> None:
+    preset = RUNS["tiny" if path.stem in ("demo", "quick") else path.stem]
+    load_config(PretrainConfig, path, defaults=preset)
+
+    def same(table: dict[str, object], default: object) -> list[str]:
+        found: list[str] = []
+        for key, value in table.items():
+            there = getattr(default, key)
+            found += same(value, there) if isinstance(value, dict) else [key] * (value == there)
+        return found
+
+    values = tomllib.loads(path.read_text(encoding="utf-8"))
+    values.pop("base", None)
+    assert same(values, preset) == []
+
+
+def test_the_demo(toy_demo: Path) -> None:
+    for name in ("corpus/manifest.jsonl", "pretrain/model.safetensors", "pretrain/results.json", "report.html"):
+        assert (toy_demo / name).stat().st_size > 0, name
+    said = (toy_demo / "said").read_text()
+    assert "UAR" in said
+    assert "speechssl.load(" in said
+    assert "Traceback" not in said
+
+
+def test_the_demo_redoes_nothing(toy_demo: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in toy_demo.rglob("*") if path.is_file()}
+    again = make(*shlex.split((toy_demo / "words").read_text()))
+    assert again.stdout == ""
+    assert {path: path.stat().st_mtime_ns for path in toy_demo.rglob("*") if path.is_file()} == before
