@@ -8,6 +8,7 @@ themselves. Layouts: RIFF (Microsoft and IBM, 1991), RF64 (EBU Tech 3306), AIFF 
 (RFC 3533), MPEG audio (ISO 11172-3 and 13818-3).
 """
 
+import functools
 import math
 import mmap
 import os
@@ -15,6 +16,7 @@ import re
 import shlex
 import stat
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +115,7 @@ _OTHER_MAGIC = (
 _SLOPPY = 44  # bytes; some writers count the wav header among the samples, and nothing is missing then
 _STREAMED = (0xFFFFFFFF, 0x7FFFF000, 0x80000000)  # data lengths that ffmpeg, sox and espeak, arecord write to a pipe
 _ABSURD = 0x7FFF0000  # bytes; from here on a length far beyond the file is no recording that was cut short
-_OGG_PAGE = 65307  # bytes of the longest page
+_MIRROR = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # each byte with its bits the other way round
 
 # kbit/s of layer III by the four bits of the header, MPEG-1 and MPEG-2; 0 and 15 give no length.
 _MPEG1_RATES = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0)
@@ -390,6 +392,8 @@ def _stretch(info: AudioInfo, offset: float, duration: float | None) -> tuple[in
 def _open(path: str | Path) -> soundfile.SoundFile:
     """The file opened by libsndfile, after the checks that libsndfile answers badly or hangs on."""
     source = Path(path)
+    if "\0" in str(path):
+        raise AudioError(path, "not the name of a file (a null character in it)")
     try:
         status = source.stat()
         if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for a writer for ever
@@ -401,14 +405,14 @@ def _open(path: str | Path) -> soundfile.SoundFile:
             head = file.read(4096)
             foreign, other = _foreign_container(path, head), _other_kind(head)
             promise = None if foreign or other else _broken_promise(file, head, status.st_size)
+        if head[:4] == b"OggS":
+            promise = promise or _ogg_fault(path, status.st_size, status.st_mtime_ns)
     except FileNotFoundError as error:
         raise AudioError(path, "a link to a missing file" if source.is_symlink() else "no such file") from error
     except PermissionError as error:
         raise AudioError(path, "not readable (permission denied)") from error
     except OSError as error:
         raise AudioError(path, f"not readable ({error.strerror or error})") from error
-    except ValueError as error:  # a null byte in the name
-        raise AudioError(path, f"not the name of a file ({error})") from error
     if foreign is not None:
         raise AudioError(path, _foreign_reason(path, foreign))
     if other is not None and source.suffix.lower() not in FOREIGN_SUFFIXES:
@@ -431,12 +435,13 @@ def _header(path: str | Path, file: soundfile.SoundFile) -> AudioInfo:
         raise AudioError(path, f"a rate of {rate} Hz; {MIN_RATE} to {MAX_RATE} Hz can be read")
     if num_samples == _UNKNOWN_LENGTH:
         raise AudioError(path, "the header leaves out the length; write the file again with flac or ffmpeg")
-    size = Path(path).stat().st_size
+    status = Path(path).stat()
+    size = status.st_size
     if num_samples > size * _MAX_SAMPLES_PER_BYTE:
         raise AudioError(path, f"an absurd length in the header: {num_samples} samples in a file of {size} bytes")
     if num_samples <= 0:
         raise AudioError(path, "no samples (a header with nothing after it, or cut off in the first block)")
-    walked = _mp3_samples(path) if file.format == "MP3" else None
+    walked = _mp3_samples(path, status.st_mtime_ns) if file.format == "MP3" else None
     if walked is not None:
         if num_samples + 2 * _MPEG_FRAME < walked:
             raise AudioError(
@@ -468,8 +473,8 @@ def _open_reason(path: str | Path, error: soundfile.LibsndfileError) -> str:
         return "a header with zero channels"
     if "SF_INFO struct incomplete" in words:
         return "a header with an impossible rate, channel count or length"
-    if "malformed" in words:
-        return "damaged or truncated: libsndfile calls it malformed"
+    if "malformed" in words or "No 'data' chunk" in words:
+        return f"damaged or truncated: libsndfile cannot open it ({words})"
     if "not recognised" in words or "regular file" in words:  # the second is said of an mp3 without any frame
         return "not audio (no known format)"
     return f"cannot be opened ({words})"
@@ -539,8 +544,6 @@ def _broken_promise(file: BinaryIO, head: bytes, size: int) -> str | None:
     """
     if head[:4] in (b"RIFF", b"RIFX") and head[8:12] == b"WAVE":
         return _wav_promise(file, size, "<" if head[:4] == b"RIFF" else ">")
-    if head[:4] == b"OggS":
-        return _ogg_end(file, size)
     promised = _promised_size(head)
     if promised is None or promised <= size + _SLOPPY:
         return None
@@ -594,25 +597,55 @@ def _data_promise(riff: int, length: int, start: int, size: int) -> str | None:
     return f"truncated: the header promises {length} bytes of samples, the file holds {held}"
 
 
-def _ogg_end(file: BinaryIO, size: int) -> str | None:
-    """An Ogg header promises nothing, but a file cut anywhere ends in half a page."""
-    file.seek(max(0, size - _OGG_PAGE - 27))
-    tail = file.read()
-    start = tail.rfind(b"OggS")
-    if start < 0:  # a page cannot be longer: what follows the last one is junk, and harmless
-        return None
-    page = tail[start:]
-    segments = page[27 : 27 + page[26]] if len(page) > 26 else b""
-    if len(page) <= 26 or len(segments) < page[26] or len(page) < 27 + len(segments) + sum(segments):
-        return "truncated: the file ends in the middle of an Ogg page"
+@functools.lru_cache(maxsize=256)
+def _ogg_fault(path: str | Path, size: int, changed: int) -> str | None:  # noqa: ARG001 (part of the cache's key)
+    """The reason when a page of an Ogg file is cut short or damaged; libsndfile would go on behind it without a word.
+
+    Args:
+        path: the file.
+        size: its length, bytes.
+        changed: its time of modification; the many utterances of one long file then read it through once.
+    """
+    data = Path(path).read_bytes()
+    position = number = 0
+    while position < size:
+        if data[position : position + 4] != b"OggS":
+            following = data.find(b"OggS", position)
+            if following < 0:  # junk behind the last page is harmless, libogg skips it too
+                return None
+            return f"damaged: {following - position} bytes behind Ogg page {number} belong to no page"
+        segments = data[position + 27 : position + 27 + data[position + 26]] if position + 26 < size else b""
+        end = position + 27 + len(segments) + sum(segments)
+        if end > size:
+            return "truncated: the file ends in the middle of an Ogg page"
+        number += 1
+        checksum = struct.unpack("<I", data[position + 22 : position + 26])[0]
+        if _ogg_crc(data[position : position + 22] + bytes(4) + data[position + 26 : end]) != checksum:
+            return f"damaged: the checksum of Ogg page {number} is wrong"
+        position = end
     return None
 
 
-def _mp3_samples(path: str | Path) -> int | None:
+def _ogg_crc(page: bytes) -> int:
+    """Ogg's checksum: the polynomial of zlib's with the bits the other way round, from 0 and not inverted.
+
+    >>> _ogg_crc(b"123456789") == 0x89A1897F
+    True
+    """
+    mirrored = zlib.crc32(page.translate(_MIRROR), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{mirrored:032b}"[::-1], 2)
+
+
+@functools.lru_cache(maxsize=256)
+def _mp3_samples(path: str | Path, changed: int) -> int | None:  # noqa: ARG001 (part of the cache's key)
     """Samples a channel of an mp3 that has no length header, by walking from frame to frame.
 
-    libsndfile guesses this from the file size and the first frame: too long with a large tag in front, and far too
+    libsndfile guesses this from the file size and the first frames: too long with a large tag in front, and far too
     short with a variable bit rate.
+
+    Args:
+        path: the file.
+        changed: its time of modification.
 
     Returns:
         The count; None when the file has a length header (Xing, Info or VBRI), which is right, or is no layer III.

@@ -178,7 +178,7 @@ def _to_int16(waveform: Float[np.ndarray, " samples"]) -> Int16[np.ndarray, " sa
     """Full scale 1.0 to 32768; see `pack` for what happens above."""
     peak = float(np.abs(waveform).max())
     scale = 32768.0 / peak if peak > 1 else 32768.0
-    return np.clip(np.rint(waveform * np.float64(scale)), -32768, 32767).astype("<i2")
+    return np.clip(np.rint(waveform * scale), -32768, 32767).astype("<i2")
 
 
 def _pack_one(utterance: Utterance, key: str) -> _Packed:
