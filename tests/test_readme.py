@@ -1,0 +1,108 @@
+"""What the README says works: its Python runs, its commands run at toy size, its links lead somewhere."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from speechssl import cli
+from speechssl.config import load_config
+from speechssl.data.manifest import read_manifest
+from speechssl.train.pretrain import RUNS, PretrainConfig
+
+REPOSITORY = Path(__file__).parent.parent
+TEXT = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+TOY = {
+    "pretrain": "--set loop.steps=2 --set crops.batch_seconds=4 --set crops.seconds=1 --set crops.min_seconds=1",
+    "evaluate": "--shots 1 --seeds 1",
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
+
+
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
+BY_HAND = [shlex.split(line)[1:] for line in COMMANDS if line.startswith("speechssl ")]
+ON_RECORDINGS = "make pretrain probe CORPUS=folder ROOT=~/recordings PRESET=small OUT=runs/mine"
+ON_FESTVOX = 'make pretrain CORPUS=festvox_ru PRESET=small SET="loop.steps=2000 seed=1"'
+
+
+def dry(command: str) -> list[list[str]]:
+    """The words of each `speechssl` that `make …` would run, defaults of the command line left out."""
+    words = ["make", "-n", "READY=", *shlex.split(command)[1:]]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=60)
+    found = [line.split(" -m speechssl ")[1] for line in done.stdout.splitlines() if " -m speechssl " in line]
+    return [shlex.split(line.replace("--shots 5,10,25 --seeds 5", "")) for line in found]
+
+
+def test_every_command_is_known() -> None:
+    """A command that is new in the README is run here by hand, or gets a test of its own."""
+    rest = [line for line in COMMANDS if not line.startswith("speechssl ")]
+    assert rest == ["make demo", "make test", ON_RECORDINGS, ON_FESTVOX]  # the demo itself: test_recipes.py
+    assert {words[0] for words in BY_HAND} == {"prepare", "pretrain", "extract", "evaluate", "report", "info"}
+
+
+def test_make_test_runs_the_suite() -> None:
+    words = ["make", "-n", "READY=", "test"]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == ".venv/bin/python -m pytest"
+
+
+def test_make_does_what_is_shown_by_hand() -> None:
+    assert [sorted(words) for words in dry(ON_RECORDINGS)] == [
+        sorted(str(Path(word).expanduser()) if word.startswith("~") else word for word in words)
+        for words in BY_HAND[:4]
+    ]
+
+
+def test_settings_of_the_public_corpus_exist() -> None:
+    prepare, pretrain = dry(ON_FESTVOX)
+    assert prepare[:2] == ["prepare", "festvox_ru"]
+    sets = [value for name, value in zip(pretrain, pretrain[1:], strict=False) if name == "--set"]
+    config = load_config(PretrainConfig, overrides=sets, defaults=RUNS["small"])
+    assert (config.loop.steps, config.seed) == (2000, 1)
+
+
+@pytest.fixture
+def home(toy_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home with ~/recordings, one sub-folder a style, and a working folder with runs/demo of the toy demo."""
+    for utterance in read_manifest(toy_demo / "corpus" / "manifest.jsonl"):
+        assert utterance.label is not None
+        folder = tmp_path / "recordings" / utterance.label
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / Path(utterance.audio).name).symlink_to(utterance.audio)
+    (tmp_path / "here" / "runs").mkdir(parents=True)
+    (tmp_path / "here" / "runs" / "demo").symlink_to(toy_demo)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path
+
+
+def test_commands_by_hand(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for words in BY_HAND:
+        words = [str(Path(word).expanduser()) for word in words] + shlex.split(TOY.get(words[0], ""))
+        assert cli.main(words) == 0, capfd.readouterr().err
+    for name in ("model.safetensors", "results.json", "report.html"):
+        assert Path("runs/mine", name).stat().st_size > 0
+    assert Path("vectors.parquet").stat().st_size > 0
+
+
+@pytest.mark.parametrize("source", blocks("python"))
+def test_python(source: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(source, "README.md", "exec"), {})
+    assert capsys.readouterr().out == "(192,) (99, 192)\n"
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "recipes/demo/README.md", "recipes/pretrain/README.md"]
+)
+def test_links_and_files_exist(page: str) -> None:
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    named = re.findall(r"`((?:speechssl|tests|data|recipes)/[\w./]+)`", text)
+    places = [(REPOSITORY / page).parent / link for link in links] + [REPOSITORY / name for name in named]
+    missing = [str(place) for place in places if not place.exists() and "data/corpora" not in str(place)]
+    assert missing == []
