@@ -29,7 +29,7 @@ from speechssl.config import Config, UserError
 from speechssl.data.batching import CropBatch
 from speechssl.train.checkpoint import load_checkpoint, save_checkpoint
 from speechssl.train.distributed import Place, any_rank, sum_over_ranks
-from speechssl.train.health import HealthConfig, HealthMonitor
+from speechssl.train.health import HealthConfig, HealthError, HealthMonitor
 from speechssl.train.optim import OptimConfig, build_optimizer, peak_learning_rate, schedule, set_learning_rate
 from speechssl.train.progress import Display, TensorBoard
 
@@ -148,8 +148,8 @@ def fit(
     def validate(batches: int) -> Metrics:
         return _validate(task, valid, batches, autocast=autocast)
 
-    def checkpoint(*, best: bool = False) -> None:
-        if place.is_main and not monitor.suspicious:
+    def checkpoint(*, best: bool = False, forced: bool = False) -> None:
+        if place.is_main and (forced or not monitor.suspicious):  # the last good state stays while a sign is up
             state = {
                 "model": task.model.state_dict(),
                 "optimizer": optimizer.state_dict(),
@@ -176,8 +176,9 @@ def fit(
             progress.step, last = step + 1, step + 1 == config.steps
             progress.seconds_seen += samples_to_seconds(batch.global_rows * batch.waveforms.shape[1])
             progress.wall_seconds += time.monotonic() - begin
-            monitor.observe(step + 1, metrics, grad_norm=grad_norm)
             log.train(metrics, last=last)
+            with log.alarm():
+                monitor.observe(step + 1, metrics, grad_norm=grad_norm)
             stopping = any_rank(stop.requested, place.device)
             improved = False
             if (step + 1) % config.validate_every == 0 or last:
@@ -187,7 +188,7 @@ def fit(
                 progress.best = min(progress.best, float(validation["loss"]))  # pyright: ignore[reportArgumentType]
                 log.validation(validation)
             if improved or (step + 1) % config.checkpoint_every == 0 or last or stopping:
-                checkpoint(best=improved)
+                checkpoint(best=improved, forced=stopping)
             if stopping and not last:
                 finished = False
                 break
@@ -368,6 +369,16 @@ class _Log:
         self._display.update(self.progress.step, metrics, speed)
         if self.progress.step % self.config.log_every == 0 or last or self.progress.step == 1:
             self._write(metrics | {"seconds_per_second": round(speed, 2)})
+
+    @contextmanager
+    def alarm(self) -> Iterator[None]:
+        """Write down why a run was stopped for its health."""
+        try:
+            yield
+        except HealthError as error:
+            if self._display is not None:
+                self._write({"alarm": error.state, "evidence": error.evidence, "advice": error.advice})
+            raise
 
     def validation(self, metrics: Metrics) -> None:
         """One validation."""
