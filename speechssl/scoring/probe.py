@@ -13,7 +13,7 @@ Right?", 2023, arXiv 2306.00452), so both are reported: the k-NN, which has noth
 - Scores: UAR and WA on the test side, mean over seeds; intervals by `classification.bootstrap_interval`.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +29,7 @@ from speechssl.scoring.classification import (
     count_repetitions,
 )
 from speechssl.scoring.division import Division, ProbeTask, refuse_leak
+from speechssl.scoring.results import CHANCE, ResultRow
 
 ProbeName = Literal["k-NN", "logistic", "none"]
 PROBES: tuple[ProbeName, ...] = ("k-NN", "logistic")
@@ -45,7 +46,7 @@ _TIE = 1e-3  # weight of the log loss against one hit: it decides between equal 
 
 @dataclass(frozen=True)
 class ProbeScore:
-    """One result row before it becomes JSON.
+    """One score with what it was computed from.
 
     `shots` are training utterances per class, `tests` test utterances summed over seeds, `split` says what is
     disjoint between training and test. `counts` are what the value was computed from (None for chance).
@@ -69,32 +70,22 @@ class ProbeScore:
         assert other.counts is not None
         return bootstrap_difference(self.counts, other.counts, metric=self.metric, resample=task.resample, seed=seed)
 
-    def as_row(self, command: str, *, gains: Mapping[str, Interval] | None = None) -> dict[str, object]:
-        """The row as it goes into `results.json`.
-
-        Args:
-            command: the command line that made it.
-            gains: by name of another contender, this score minus its score; becomes the key `gains`, with
-                `[value, low, high]` each.
-        """
-        row: dict[str, object] = {
-            "task": self.task,
-            "contender": self.contender,
-            "probe": self.probe,
-            "labels": self.shots,
-            "metric": self.metric,
-            "value": self.interval.value,
-            "low": self.interval.low,
-            "high": self.interval.high,
-            "n": self.tests,
-            "seeds": self.seeds,
-            "split": self.split,
-            "classes": self.classes,
-            "command": command,
-        }
-        if gains:
-            row["gains"] = {name: [gain.value, gain.low, gain.high] for name, gain in gains.items()}
-        return row
+    def as_result(self) -> ResultRow:
+        """The row as it goes into `results.json`, without what only the caller knows."""
+        return ResultRow(
+            task=self.task,
+            contender=self.contender,
+            probe=self.probe,
+            labels=self.shots,
+            metric=self.metric,
+            value=self.interval.value,
+            low=self.interval.low,
+            high=self.interval.high,
+            n=self.tests,
+            seeds=self.seeds,
+            split=self.split,
+            classes=self.classes,
+        )
 
 
 def probe_scores(
@@ -161,7 +152,7 @@ def chance_scores(task: ProbeTask) -> list[ProbeScore]:
     return [
         ProbeScore(
             task=task.name,
-            contender="chance",
+            contender=CHANCE,
             probe="none",
             shots=shots,
             metric=metric,

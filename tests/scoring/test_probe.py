@@ -175,19 +175,17 @@ def test_bad_features_are_refused():
         probe.probe_scores(task, features, contender="x")
 
 
-def test_rows_have_the_keys_that_readers_expect():
+def test_gains_are_paired_and_rows_carry_the_interval():
     data = corpus()
     task = make_task("label", **data, shots=[5], seeds=2)
     good = probe.probe_scores(task, features_of(data["labels"], strength=1, noise=1), contender="good")[0]
     poor = probe.probe_scores(task, features_of(data["labels"], strength=0, noise=1), contender="poor")[0]
     gain = good.gain_over(poor, task=task)
     assert gain.low > 0
-    row = good.as_row("speechssl evaluate m c", gains={"poor": gain})
-    assert list(row) == [
-        *("task", "contender", "probe", "labels", "metric", "value", "low", "high", "n", "seeds", "split", "classes"),
-        *("command", "gains"),
-    ]
-    assert row["gains"] == {"poor": [gain.value, gain.low, gain.high]}
+    assert gain.value == pytest.approx(good.interval.value - poor.interval.value)
+    row = good.as_result()
+    assert (row.value, row.low, row.high) == (good.interval.value, good.interval.low, good.interval.high)
+    assert (row.labels, row.seeds, row.split, row.classes) == (5, 2, "speakers disjoint", 4)
 
 
 def test_voices_are_recognised_across_texts():
