@@ -89,7 +89,7 @@ class SpeechEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.features = ConvFeatureEncoder(config.conv)
-        self.feature_norm = nn.LayerNorm(config.conv.dim)
+        self.feature_norm = nn.LayerNorm(config.conv.dim, eps=config.transformer.norm_eps)
         self.projection = nn.Linear(config.conv.dim, config.dim)
         self.transformer = Transformer(config.transformer)
 
