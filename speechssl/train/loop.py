@@ -156,10 +156,11 @@ def fit(
                 "health": monitor.state_dict(),
                 "progress": vars(progress).copy(),
             }
-            save_checkpoint(out / "last.pt", state)
             if best:
                 save_checkpoint(out / "best.pt", state)
             task.save(progress.step, progress.seconds_seen)
+            # Last, because a run goes on behind it: whatever a kill prevents above is written again by the resumed run.
+            save_checkpoint(out / "last.pt", state)
 
     validation = validate(2)  # a broken metric or validation set fails now, not after the first hours
     finished = True
@@ -184,11 +185,12 @@ def fit(
             if (step + 1) % config.validate_every == 0 or last:
                 validation = validate(config.validate_batches) | task.probe()
                 monitor.stability = _stability(validation)
-                improved = float(validation["loss"]) < progress.best  # pyright: ignore[reportArgumentType]
-                progress.best = min(progress.best, float(validation["loss"]))  # pyright: ignore[reportArgumentType]
+                loss = float(validation["loss"])  # pyright: ignore[reportArgumentType]
+                improved = loss < progress.best and not monitor.suspicious
+                progress.best = loss if improved else progress.best
                 log.validation(validation)
             if improved or (step + 1) % config.checkpoint_every == 0 or last or stopping:
-                checkpoint(best=improved, forced=stopping)
+                checkpoint(best=improved, forced=stopping or last)
             if stopping and not last:
                 finished = False
                 break
