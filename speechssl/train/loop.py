@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from speechssl.audio import samples_to_seconds
 from speechssl.config import Config, UserError
 from speechssl.data.batching import CropBatch
+from speechssl.models.storage import write_atomic
 from speechssl.train.checkpoint import load_checkpoint, save_checkpoint
 from speechssl.train.distributed import Place, any_rank, sum_over_ranks
 from speechssl.train.health import HealthConfig, HealthError, HealthMonitor
@@ -407,4 +408,4 @@ def truncate_log(path: Path, step: int) -> None:
             continue
         if row["step"] <= step:
             kept.append(line + "\n")
-    path.write_text("".join(kept), encoding="utf-8")
+    write_atomic(path, "".join(kept).encode())
