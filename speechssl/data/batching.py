@@ -92,6 +92,7 @@ class CropBatches:
             raise UserError(f"nothing to train on: no utterance, alone or joined within its speaker, reaches {config.min_seconds} s")
         self.batch_size = max(2, round(config.batch_seconds / config.seconds))
         self.batches_per_epoch = -(-len(self.units) // self.batch_size)
+        self._cached: tuple[int, Int64[np.ndarray, "batches batch"]] | None = None
         self.seconds = sum(unit.samples for unit in self.units) / seconds_to_samples(1.0)
 
     def _join(self, keep: Sequence[Sequence[int]]) -> "tuple[list[_Unit], int]":
@@ -139,10 +140,10 @@ class CropBatches:
         All crops have the length of the global batch's shortest unit, at most ``seconds``.
 
         Raises:
-            ValueError: more ranks than crops.
+            UserError: more ranks than crops.
         """
         if world_size > self.batch_size:
-            raise ValueError(f"{world_size} ranks cannot share a batch of {self.batch_size} crops")
+            raise UserError(f"{world_size} ranks cannot share a batch of {self.batch_size} crops")
         epoch, place = divmod(number, self.batches_per_epoch)
         members = [self.units[index] for index in self._order(epoch)[place]]
         samples = min(self._longest, *(unit.samples for unit in members))
@@ -156,9 +157,10 @@ class CropBatches:
 
     def _order(self, epoch: int) -> Int64[np.ndarray, "batches batch"]:
         """The epoch's order, kept until another epoch is asked for (a cache, not state: the order is a function of the epoch)."""
-        if getattr(self, "_cached", (None, None))[0] != epoch:
-            self._cached = (epoch, self._epoch(epoch))
-        return self._cached[1]
+        cached = self._cached  # read once: another thread may ask for another epoch in between
+        if cached is None or cached[0] != epoch:
+            self._cached = cached = (epoch, self._epoch(epoch))
+        return cached[1]
 
     def _read(self, unit: _Unit, start: int, samples: int) -> Float[np.ndarray, " samples"]:
         store = self.stores[unit.store]
