@@ -43,7 +43,7 @@ def mean_std_pool(
     """
     mean = mean_pool(frames, num_frames)
     variance = mean_pool((frames - mean.unsqueeze(1)).square(), num_frames)
-    return torch.cat([mean, variance.sqrt()], dim=-1)
+    return torch.cat([mean, variance.clamp(min=1e-20).sqrt()], dim=-1)  # the root's gradient at zero would be NaN
 
 
 class AttentionPool(nn.Module):
