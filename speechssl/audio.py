@@ -348,11 +348,14 @@ def normalize(waveform: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " sa
 
 def _read_mono(file: soundfile.SoundFile, start: int, count: int) -> Float[np.ndarray, " samples"]:
     """Up to `count` samples from `start`, channels averaged; fewer when the file ends early."""
-    if start and file.seekable():
-        file.seek(start)
-    elif start:  # GSM 6.10 cannot seek: decode and drop
-        for _ in _blocks(file, start):
-            pass
+    near = start if file.seekable() else 0  # GSM 6.10 cannot seek
+    if file.subtype == "VORBIS":  # libsndfile 1.2.2 is off by thousands of samples after a seek into the last page
+        status = Path(os.fsdecode(file.name)).stat()
+        near = min(near, _ogg_pages(os.fsdecode(file.name), status.st_size, status.st_mtime_ns).last_start)
+    if near:
+        file.seek(near)
+    for _ in _blocks(file, start - near):  # decode and drop
+        pass
     parts = [block[:, 0] if block.shape[1] == 1 else block.mean(axis=1) for block in _blocks(file, count)]
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
 
@@ -406,7 +409,7 @@ def _open(path: str | Path) -> soundfile.SoundFile:
             foreign, other = _foreign_container(path, head), _other_kind(head)
             promise = None if foreign or other else _broken_promise(file, head, status.st_size)
         if head[:4] == b"OggS":
-            promise = promise or _ogg_fault(path, status.st_size, status.st_mtime_ns)
+            promise = promise or _ogg_pages(path, status.st_size, status.st_mtime_ns).fault
     except FileNotFoundError as error:
         raise AudioError(path, "a link to a missing file" if source.is_symlink() else "no such file") from error
     except PermissionError as error:
@@ -561,11 +564,11 @@ def _promised_size(head: bytes) -> int | None:
     if head[:4] == b".snd" and len(head) >= 12:
         start, length = struct.unpack(">II", head[4:12])
         return None if length == 0xFFFFFFFF else start + length
-    if head[:7] == b"NIST_1A":
+    if head[:16] == b"NIST_1A\n   1024\n":
         fields = dict(re.findall(rb"(sample_count|sample_n_bytes|channel_count) -i (\d+)", head))
         if len(fields) == 3 and b"-ilbc" not in head and b"shorten" not in head:
             size = int(fields[b"sample_count"]) * int(fields[b"sample_n_bytes"]) * int(fields[b"channel_count"])
-            return int(head[8:16]) + size
+            return 1024 + size
     return None
 
 
@@ -597,33 +600,49 @@ def _data_promise(riff: int, length: int, start: int, size: int) -> str | None:
     return f"truncated: the header promises {length} bytes of samples, the file holds {held}"
 
 
+@dataclass(frozen=True)
+class _OggPages:
+    """What a walk over the pages of an Ogg file finds.
+
+    Attributes:
+        fault: the reason when a page is cut short or damaged; libsndfile would go on behind it without a word.
+        last_start: where the last page's samples start, for Vorbis in samples.
+    """
+
+    fault: str | None
+    last_start: int = 0
+
+
 @functools.lru_cache(maxsize=256)
-def _ogg_fault(path: str | Path, size: int, changed: int) -> str | None:  # noqa: ARG001 (part of the cache's key)
-    """The reason when a page of an Ogg file is cut short or damaged; libsndfile would go on behind it without a word.
+def _ogg_pages(path: str | Path, size: int, changed: int) -> _OggPages:  # noqa: ARG001 (part of the cache's key)
+    """Walks over an Ogg file and checks every page; the many utterances of one long file read it once.
 
     Args:
         path: the file.
         size: its length, bytes.
-        changed: its time of modification; the many utterances of one long file then read it through once.
+        changed: its time of modification.
     """
     data = Path(path).read_bytes()
+    ends = [0, 0]  # samples at the end of the pages
     position = number = 0
     while position < size:
         if data[position : position + 4] != b"OggS":
             following = data.find(b"OggS", position)
             if following < 0:  # junk behind the last page is harmless, libogg skips it too
-                return None
-            return f"damaged: {following - position} bytes behind Ogg page {number} belong to no page"
+                break
+            return _OggPages(f"damaged: {following - position} bytes behind Ogg page {number} belong to no page")
         segments = data[position + 27 : position + 27 + data[position + 26]] if position + 26 < size else b""
         end = position + 27 + len(segments) + sum(segments)
         if end > size:
-            return "truncated: the file ends in the middle of an Ogg page"
+            return _OggPages("truncated: the file ends in the middle of an Ogg page")
         number += 1
-        checksum = struct.unpack("<I", data[position + 22 : position + 26])[0]
+        samples, checksum = struct.unpack("<q8xI", data[position + 6 : position + 26])
         if _ogg_crc(data[position : position + 22] + bytes(4) + data[position + 26 : end]) != checksum:
-            return f"damaged: the checksum of Ogg page {number} is wrong"
+            return _OggPages(f"damaged: the checksum of Ogg page {number} is wrong")
+        if samples > ends[-1]:  # -1 on a page on which no packet ends
+            ends.append(samples)
         position = end
-    return None
+    return _OggPages(None, ends[-2])
 
 
 def _ogg_crc(page: bytes) -> int:
