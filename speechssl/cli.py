@@ -160,6 +160,11 @@ def evaluate(
     baselines: Annotated[bool, typer.Option(help="Also MFCC, log-mel and a random encoder.")] = True,
 ) -> None:
     """Probe a frozen model with few labels, beside the baselines."""
+    from speechssl.embed.evaluate import evaluate as run
+
+    tasks = [each.value for each in task]
+    counts = _counts(shots)
+    run(model, corpus, out, tasks=tasks, shots=counts, seeds=seeds, baselines=baselines, command=context.obj)
 
 
 @app.command()
@@ -193,6 +198,16 @@ def info(
     width = max(len(name) for name in found) + 1
     for name, value in found.items():
         _put(f"{name.replace('_', ' '):{width}} {_plain(value)}")
+
+
+def _counts(text: str) -> list[int]:
+    """`5,10,25` as numbers."""
+    from speechssl.config import UserError
+
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f"--shots {text}: whole numbers, by commas, for example 5,10,25")
+    return [int(part) for part in parts]
 
 
 # Speaking

@@ -30,7 +30,8 @@ def toy_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a real `make demo` at toy size; `words` holds make's words and `said` what it said."""
     folder = tmp_path_factory.mktemp("demo")
     toy = "crops.batch_seconds=4 loop.validate_every=2 loop.checkpoint_every=2"
-    words = [f"OUT={folder}", f"ROOT={folder}/voices", "HOURS=0.05", "STEPS=4", f"SET={toy}", "SHOTS=1,2", "SEEDS=2"]
+    words = [f"OUT={folder}", f"ROOT={folder}/voices", "HOURS=0.05", "CORPUS_SET=voices=6", "STEPS=4"]
+    words += [f"SET={toy}", "SHOTS=1,2", "SEEDS=2"]
     words = ["READY=", f"BIN={Path(sys.executable).parent}", *words, "demo"]
     clean = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
     done = subprocess.run(

@@ -117,7 +117,7 @@ MISTAKES = {
     "pretrain NONE --out OUT": "NONE",
     "extract NONE NONE --out OUT.parquet": "NONE: not a model folder",
     "extract NONE NONE --out OUT.parquet --pooling max": "'max' is not one of 'mean', 'mean+std'",
-    "evaluate NONE NONE --out OUT.json": "NONE: not a model folder",
+    "evaluate NONE NONE --out OUT.json": "NONE",
     "evaluate NONE NONE --out OUT.json --shots 5,many": "--shots 5,many: whole numbers, by commas",
     "evaluate NONE NONE --out OUT.json --shots 0": "--shots 0: whole numbers, by commas",
     "evaluate NONE NONE --out OUT.json --task age": "'age' is not one of 'label', 'speaker', 'text'",

@@ -1,5 +1,6 @@
 """What the README says works: its Python runs, its commands run at toy size, its links lead somewhere."""
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -61,7 +62,7 @@ def test_make_does_what_is_shown_by_hand() -> None:
 def test_settings_of_the_public_corpus_exist() -> None:
     prepare, pretrain = dry(ON_FESTVOX)
     assert prepare[:2] == ["prepare", "festvox_ru"]
-    sets = [value for name, value in zip(pretrain, pretrain[1:], strict=False) if name == "--set"]
+    sets = [value for name, value in itertools.pairwise(pretrain) if name == "--set"]
     config = load_config(PretrainConfig, overrides=sets, defaults=RUNS["small"])
     assert (config.loop.steps, config.seed) == (2000, 1)
 
