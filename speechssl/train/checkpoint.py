@@ -5,6 +5,8 @@ Random draws are functions of (seed, step), so a checkpoint holds no random stat
 
 import os
 import pickle
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,14 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        raise UserError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0] if str(error) else 'empty'}); remove it to start anew") from None
+        with zipfile.ZipFile(path) as archive:  # torch itself reads damaged tensors without a word
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"damaged: {damaged}")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError(f"holds a {type(state).__name__}")
+        return state
+    except (OSError, RuntimeError, pickle.UnpicklingError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        reason = str(error).splitlines()[0] if str(error) else "empty"
+        raise UserError(f"{path}: not a readable checkpoint ({reason}); remove it to start anew") from None

@@ -273,10 +273,10 @@ def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, mon
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError, KeyError) as error:
+        monitor.load_state_dict(state["health"])
+        return Progress(**state["progress"])
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: a checkpoint of another model ({str(error).splitlines()[0]})") from None
-    monitor.load_state_dict(state["health"])
-    return Progress(**state["progress"])
 
 
 def _parallel(task: Task, place: Place) -> nn.Module:
