@@ -80,3 +80,17 @@ def corpus_root(name: str) -> Path:
     'fsdd'
     """
     return Path(os.environ.get("SPEECHSSL_DATA") or "data/corpora") / name
+
+
+def duration_of(path: Path) -> float:
+    """Duration of an audio file by its header, s; 0.0 for one that cannot be read, so that packing says why.
+
+    >>> duration_of(Path("no-such-file.wav"))
+    0.0
+    """
+    from speechssl.audio import AudioError, probe  # here: naming the corpora must not cost the import of soundfile
+
+    try:
+        return probe(path).duration
+    except AudioError:
+        return 0.0

@@ -27,9 +27,9 @@ import pydantic
 import soundfile
 from jaxtyping import Float
 
-from speechssl.audio import SAMPLE_RATE, AudioError, probe, resample
+from speechssl.audio import SAMPLE_RATE, resample
 from speechssl.config import Config
-from speechssl.data.corpora import CorpusInfo
+from speechssl.data.corpora import CorpusInfo, duration_of
 from speechssl.data.corpora.espeak_engine import synthesize
 from speechssl.data.corpora.espeak_grammar import sentence
 from speechssl.data.corpora.espeak_room import record
@@ -112,7 +112,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
         pending = set(missing)
         for each in plans:
             path = folder / _file_name(each.index, settings)
-            duration = next(made) if each.index in pending else _duration(path)
+            duration = next(made) if each.index in pending else duration_of(path)
             yield Utterance(
                 audio=str(path),
                 duration=duration,
@@ -191,13 +191,6 @@ def _make(task: tuple[int, Settings, Path]) -> float:
     soundfile.write(temporary, samples, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
     temporary.replace(path)
     return samples.size / SAMPLE_RATE
-
-
-def _duration(path: Path) -> float:
-    try:
-        return probe(path).duration
-    except AudioError:
-        return 0.0
 
 
 def _folder_name(settings: Settings) -> str:

@@ -33,7 +33,7 @@ def record(
         float32 within ±0.95, up to 0.8 s longer than the speech (pauses before and after, and the tail of the room).
 
     >>> tone = np.sin(np.arange(16000) / 9).astype(np.float32)
-    >>> manner = Manner(words_per_minute=165, pitch=50, pitch_range=50, loudness=0, tilt=0, breath=-30, mark=".")
+    >>> manner = Manner(words_per_minute=165, pitch=50, pitch_range=50, loudness=0.0, tilt=0.0, breath=-30.0, mark=".")
     >>> recorded = record(tone, manner, seed=0, index=1)
     >>> 1.0 < recorded.size / 16000 < 1.8, float(abs(recorded).max()) <= 0.95
     (True, True)

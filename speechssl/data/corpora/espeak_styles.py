@@ -49,16 +49,16 @@ class Style:
 
 STYLES: Mapping[str, Style] = MappingProxyType(
     {
-        "neutral": Style(rate=1.0, pitch=1.0, pitch_range=1.0, loudness=0, tilt=0.0, breath=-34, mark="."),
-        "excited": Style(rate=1.14, pitch=1.2, pitch_range=1.6, loudness=4, tilt=1.0, breath=-30, mark="!"),
-        "sad": Style(rate=0.84, pitch=0.9, pitch_range=0.5, loudness=-4, tilt=-1.2, breath=-26, mark="."),
-        "angry": Style(rate=1.08, pitch=1.06, pitch_range=1.25, loudness=7, tilt=2.0, breath=-34, mark="!"),
-        "soft": Style(rate=0.92, pitch=0.98, pitch_range=0.75, loudness=-8, tilt=-2.0, breath=-13, mark="."),
-        "questioning": Style(rate=1.0, pitch=1.08, pitch_range=1.2, loudness=0, tilt=0.2, breath=-32, mark="?"),
+        "neutral": Style(rate=1.0, pitch=1.0, pitch_range=1.0, loudness=0.0, tilt=0.0, breath=-34.0, mark="."),
+        "excited": Style(rate=1.14, pitch=1.2, pitch_range=1.6, loudness=4.0, tilt=1.0, breath=-30.0, mark="!"),
+        "sad": Style(rate=0.84, pitch=0.9, pitch_range=0.5, loudness=-4.0, tilt=-1.2, breath=-26.0, mark="."),
+        "angry": Style(rate=1.08, pitch=1.06, pitch_range=1.25, loudness=7.0, tilt=2.0, breath=-34.0, mark="!"),
+        "soft": Style(rate=0.92, pitch=0.98, pitch_range=0.75, loudness=-8.0, tilt=-2.0, breath=-13.0, mark="."),
+        "questioning": Style(rate=1.0, pitch=1.08, pitch_range=1.2, loudness=0.0, tilt=0.2, breath=-32.0, mark="?"),
     }
 )
 # Standard deviations; the first three in natural logarithms of the ratio.
-JITTER = Style(rate=0.07, pitch=0.07, pitch_range=0.22, loudness=3, tilt=0.7, breath=4, mark="")
+JITTER = Style(rate=0.07, pitch=0.07, pitch_range=0.22, loudness=3.0, tilt=0.7, breath=4.0, mark="")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,9 +21,8 @@ from pathlib import Path
 
 import rich.console
 
-from speechssl.audio import AudioError, probe
 from speechssl.config import Config, UserError
-from speechssl.data.corpora import CorpusInfo
+from speechssl.data.corpora import CorpusInfo, duration_of
 from speechssl.data.corpora.download import download, mirror
 from speechssl.data.manifest import Utterance
 
@@ -79,7 +78,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
         text = stressed.replace("+", "")
         yield Utterance(
             audio=str(path),
-            duration=_duration(path),
+            duration=duration_of(path),
             speaker="nsh",
             text=text,
             language="ru",
@@ -101,13 +100,6 @@ def _read_transcripts(path: Path) -> Iterator[tuple[str, str]]:
         if match is None:
             raise UserError(f'{path}:{number}: given {line[:60]!r}, allowed: ( NAME "TEXT" )')
         yield match[1], match[2]
-
-
-def _duration(path: Path) -> float:
-    try:
-        return probe(path).duration
-    except AudioError:
-        return 0.0
 
 
 def _unpack(folder: Path) -> None:

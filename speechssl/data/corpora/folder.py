@@ -19,9 +19,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from speechssl.audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, AudioError, probe
+from speechssl.audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 from speechssl.config import Config, UserError
-from speechssl.data.corpora import CorpusInfo
+from speechssl.data.corpora import CorpusInfo, duration_of
 from speechssl.data.corpora.folder_metadata import METADATA_NAMES, MetadataRow, read_metadata
 from speechssl.data.manifest import Utterance
 
@@ -130,10 +130,10 @@ def _with_metadata(
     if unnamed:
         _log.warning("%s: %d audio files are not named in the metadata and are left out", root, unnamed)
     packs = {folder for folder in folders if folder != root and folder.name.lower() not in _SPLIT_NAMES}
-    probe_once = functools.lru_cache(maxsize=16)(_duration)  # the stretches of one long file come one after another
+    probe_once = functools.lru_cache(maxsize=16)(duration_of)  # the stretches of one long file come one after another
     for row in rows:
         is_pack = len(packs) > 1 and row.folder in packs
-        whole = probe_once(os.path.normpath(row.path))
+        whole = probe_once(Path(os.path.normpath(row.path)))
         yield _from_row(root, row, whole=whole, is_pack=is_pack, prefix=settings.prefix_speakers)
 
 
@@ -162,13 +162,6 @@ def _stretch(whole: float, offset: float, duration: float | None) -> float:
     return duration if offset else min(duration, rest)
 
 
-def _duration(path: str) -> float:
-    try:
-        return probe(path).duration
-    except AudioError:
-        return 0.0
-
-
 # Without metadata
 
 
@@ -183,7 +176,7 @@ def _without_metadata(root: Path, files: Sequence[Path]) -> Iterator[Utterance]:
     for path, part, rest in zip(audio, parts, below, strict=True):
         yield Utterance(
             audio=str(path),
-            duration=_duration(str(path)),
+            duration=duration_of(path),
             label=rest[0] if labelled else None,
             split=part[0] if in_splits else None,
         )

@@ -3,9 +3,11 @@
 Story: six men say each digit 50 times into their own microphones; closely trimmed, 8 kHz, mono wav. Small and easy, a
 first look at few-label recognition of words with speakers kept apart.
 Licence: CC BY-SA 4.0 (share-alike: changed copies of the audio keep the licence).
-Citation: Zohar Jackson et al., Free Spoken Digit Dataset, https://github.com/Jakobovski/free-spoken-digit-dataset, v1.0.10
+Citation: Zohar Jackson et al., Free Spoken Digit Dataset v1.0.10,
+https://github.com/Jakobovski/free-spoken-digit-dataset
 
-Layout: `recordings/{digit}_{speaker}_{index}.wav`. The official test set is recordings 0 to 4 of each digit and speaker.
+Layout: `recordings/{digit}_{speaker}_{index}.wav`. Recordings 0 to 4 of each digit and speaker are the official test
+set.
 The archive is GitHub's of a fixed commit; a mirror (`SPEECHSSL_MIRROR_FSDD`) serves `COMMIT.tar.gz`.
 """
 
@@ -15,9 +17,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from speechssl.audio import AudioError, probe
 from speechssl.config import Config, UserError
-from speechssl.data.corpora import CorpusInfo
+from speechssl.data.corpora import CorpusInfo, duration_of
 from speechssl.data.corpora.download import download, extract, mirror
 from speechssl.data.manifest import Utterance
 
@@ -72,7 +73,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
         path = folder / "recordings" / match[0]
         yield Utterance(
             audio=str(path),
-            duration=_duration(path),
+            duration=duration_of(path),
             speaker=match[2],
             text=_WORDS[int(match[1])],
             label=match[1],
@@ -99,10 +100,3 @@ def _fetch(folder: Path) -> None:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     archive.unlink()
-
-
-def _duration(path: Path) -> float:
-    try:
-        return probe(path).duration
-    except AudioError:
-        return 0.0

@@ -4,10 +4,11 @@ Story: volunteers read English books for LibriVox; Panayotov et al. cut 960 h of
 and "other" by how well a recogniser of 2015 did on the speaker. Libri-Light (Kahn et al.) chose small labelled subsets.
 Licence: CC BY 4.0 (LibriSpeech; the Libri-Light subsets are taken from it).
 Citation: Panayotov, Chen, Povey, Khudanpur, "LibriSpeech: an ASR corpus based on public domain audio books", ICASSP
-2015; Kahn et al., "Libri-Light: A Benchmark for ASR with Limited or No Supervision", ICASSP 2020, arXiv:1912.07875.
+2015; Kahn et al., "Libri-Light: A Benchmark for ASR with Limited or No Supervision", ICASSP 2020, arXiv 1912.07875.
 
-Layouts, as published: `LibriSpeech/SUBSET/SPEAKER/CHAPTER/*.flac` with `*.trans.txt`, and `LibriSpeech/SPEAKERS.TXT`;
-`librispeech_finetuning/{1h/0..5,9h}/{clean,other}/SPEAKER/CHAPTER/...`. 10min is 1h/0, 1h is all of 1h, 10h is 1h and 9h.
+Layouts, as published: `LibriSpeech/SUBSET/SPEAKER/CHAPTER/*.flac`, `*.trans.txt`, and `LibriSpeech/SPEAKERS.TXT`;
+`librispeech_finetuning/{1h/0..5,9h}/{clean,other}/SPEAKER/CHAPTER/...`. 10min is
+1h/0, 1h is all of 1h, 10h is 1h and 9h.
 `torchaudio.datasets` reads the same layouts, and the tests compare with it; it is not used here because its downloads
 do not resume and take no other address, and because one missing transcript ends its run.
 Addresses: `SPEECHSSL_MIRROR_LIBRISPEECH` and `SPEECHSSL_MIRROR_LIBRILIGHT`.
@@ -23,15 +24,14 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from speechssl.audio import AudioError, probe
 from speechssl.config import Config, UserError
-from speechssl.data.corpora import CorpusInfo
+from speechssl.data.corpora import CorpusInfo, duration_of
 from speechssl.data.corpora.download import download, extract, mirror
 from speechssl.data.manifest import Utterance
 
 INFO = CorpusInfo(
     name="librispeech",
-    story="Real: volunteers read English books for LibriVox; cut and transcribed. Also Libri-Light's few-label subsets.",
+    story="Real: volunteers read English books for LibriVox; cut and transcribed. With Libri-Light's few-label sets.",
     licence="CC BY 4.0",
     citation="Panayotov et al., LibriSpeech, ICASSP 2015; Kahn et al., Libri-Light, ICASSP 2020",
     source="https://www.openslr.org/12",
@@ -129,7 +129,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
 
 
 def _read(folders: Sequence[Path], subset: str, *, sexes: Mapping[str, str]) -> Iterator[Utterance]:
-    paths = [path for folder in folders for path in sorted(folder.rglob("*.flac"))]
+    paths = [path for folder in folders for path in sorted(folder.rglob("*-*-*.flac"))]
     if not paths:
         raise UserError(f"{folders[0]}: no flac files in it; delete it to fetch {subset} again")
     if subset in ARCHIVES and len(paths) != ARCHIVES[subset].utterances:
@@ -140,11 +140,11 @@ def _read(folders: Sequence[Path], subset: str, *, sexes: Mapping[str, str]) -> 
         if path.parent != chapter_folder:
             chapter_folder = path.parent
             transcripts = _read_transcripts(chapter_folder)
-        speaker, chapter, _ = path.stem.split("-")
+        speaker, chapter, _ = path.stem.split("-", 2)
         sex = {"sex": sexes[speaker]} if speaker in sexes else {}
         yield Utterance(
             audio=str(path),
-            duration=_duration(path),
+            duration=duration_of(path),
             speaker=speaker,
             text=transcripts.get(path.stem),
             language="en",
@@ -166,13 +166,6 @@ def _read_sexes(path: Path) -> dict[str, str]:
     names = {"F": "female", "M": "male"}
     rows = [line.split("|") for line in path.read_text("utf-8").splitlines() if not line.startswith(";")]
     return {row[0].strip(): names[row[1].strip()] for row in rows if len(row) > 1 and row[1].strip() in names}
-
-
-def _duration(path: Path) -> float:
-    try:
-        return probe(path).duration
-    except AudioError:
-        return 0.0
 
 
 def _fetch_subset(root: Path, subset: str) -> None:

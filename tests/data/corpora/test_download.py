@@ -1,0 +1,156 @@
+"""Downloads and archives, against a loopback server that breaks in all the ways servers break."""
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from speechssl.config import UserError
+from speechssl.data.corpora.download import download, extract, mirror
+
+BODY = bytes(range(256)) * 40  # 10,240 bytes; every stretch of it differs from its neighbours
+SHA256 = f"sha256:{hashlib.sha256(BODY).hexdigest()}"
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "file").write_bytes(BODY)
+    return tmp_path / "here" / "file"
+
+
+@pytest.mark.parametrize("checksum", [SHA256, f"md5:{hashlib.md5(BODY).hexdigest()}", None])
+def test_arrives_whole_and_is_not_fetched_twice(serve: Callable, target: Path, checksum: str | None) -> None:
+    server = serve()
+    download(server.address + "file", target, checksum=checksum)
+    download(server.address + "file", target, checksum=checksum)
+    assert target.read_bytes() == BODY
+    assert server.requests == [("/file", None)]
+    assert [path.name for path in target.parent.iterdir()] == ["file"]
+
+
+def test_goes_on_where_the_connection_broke(serve: Callable, target: Path) -> None:
+    server = serve(cut_after=4000)
+    download(server.address + "file", target, checksum=SHA256)
+    assert target.read_bytes() == BODY
+    assert server.requests == [("/file", None), ("/file", 4000), ("/file", 8000)]
+
+
+def test_goes_on_where_an_earlier_call_broke(serve: Callable, target: Path) -> None:
+    server = serve(cut_after=1000, cuts=1)
+    target.parent.mkdir()
+    target.with_name("file.part").write_bytes(BODY[:500])
+    download(server.address + "file", target, checksum=SHA256)
+    assert target.read_bytes() == BODY
+    assert server.requests == [("/file", 500), ("/file", 1500)]
+
+
+def test_a_server_without_ranges_begins_again(serve: Callable, target: Path) -> None:
+    server = serve(ranges=False, cut_after=6000, cuts=1)
+    download(server.address + "file", target, checksum=SHA256)
+    assert target.read_bytes() == BODY
+    assert server.requests == [("/file", None), ("/file", 6000)]
+
+
+def test_all_there_but_not_yet_renamed(serve: Callable, target: Path) -> None:
+    server = serve()
+    target.parent.mkdir()
+    target.with_name("file.part").write_bytes(BODY)
+    download(server.address + "file", target, checksum=SHA256)
+    assert target.read_bytes() == BODY
+    assert server.requests == [("/file", len(BODY))]
+
+
+def test_a_part_of_a_longer_file_is_thrown_away(serve: Callable, target: Path) -> None:
+    server = serve()
+    target.parent.mkdir()
+    target.with_name("file.part").write_bytes(BODY * 2)
+    download(server.address + "file", target, checksum=SHA256)
+    assert target.read_bytes() == BODY
+
+
+def test_a_wrong_checksum_leaves_nothing(serve: Callable, target: Path) -> None:
+    server = serve()
+    with pytest.raises(UserError, match=r"file: wrong sha256 checksum: it has [0-9a-f]{64}, wanted is 00; deleted"):
+        download(server.address + "file", target, checksum="sha256:00")
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_missing_file_is_one_line(serve: Callable, target: Path) -> None:
+    server = serve()
+    with pytest.raises(UserError, match=r"^http://127.0.0.1:\d+/nothing: the server says 404 Not Found$"):
+        download(server.address + "nothing", target)
+    assert len(server.requests) == 1
+
+
+def test_a_server_that_gives_nothing_more_is_given_up(serve: Callable, target: Path) -> None:
+    server = serve(cut_after=0)
+    target.parent.mkdir()
+    target.with_name("file.part").write_bytes(BODY[:500])
+    with pytest.raises(UserError, match=r"the connection broke; 500 bytes are kept, run it again to go on$"):
+        download(server.address + "file", target, checksum=SHA256)
+    assert target.with_name("file.part").read_bytes() == BODY[:500]
+
+
+def test_no_server_is_one_line(serve: Callable, target: Path) -> None:
+    serve()  # for the short pause between attempts
+    with pytest.raises(UserError, match=r"^http://127.0.0.1:9/file: .*refused"):
+        download("http://127.0.0.1:9/file", target)
+
+
+def test_mirror_takes_only_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPEECHSSL_MIRROR_FSDD", "http://localhost/a/")
+    assert mirror("fsdd", "https://example.org") == "http://localhost/a/"
+    monkeypatch.setenv("SPEECHSSL_MIRROR_FSDD", "/home/me/mirror")
+    with pytest.raises(UserError, match="SPEECHSSL_MIRROR_FSDD: given '/home/me/mirror', allowed: an http or https"):
+        mirror("fsdd", "https://example.org")
+
+
+def _tar(path: Path, *members: tarfile.TarInfo, mode: str = "w:gz") -> Path:
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+        for member in members:
+            member.size = 4 if member.isreg() else 0
+            tar.addfile(member, io.BytesIO(b"text") if member.isreg() else None)
+    return path
+
+
+def _link(name: str, to: str) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = tarfile.SYMTYPE, to
+    return member
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_extract(tmp_path: Path, mode: str) -> None:
+    archive = _tar(tmp_path / "a.tar", tarfile.TarInfo("b/c.txt"), mode=mode)
+    extract(archive, tmp_path / "out")
+    assert (tmp_path / "out" / "b" / "c.txt").read_text() == "text"
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [tarfile.TarInfo("../outside")],
+        [tarfile.TarInfo("a/../../outside")],
+        [_link("a", ".."), tarfile.TarInfo("a/outside")],
+        [_link("a", "/etc")],
+    ],
+    ids=["dots", "dots within", "link up", "absolute link"],
+)
+def test_extract_stays_inside(tmp_path: Path, members: list[tarfile.TarInfo]) -> None:
+    archive = _tar(tmp_path / "a.tar.gz", *members)
+    with pytest.raises(UserError, match=r"a.tar.gz: refused to unpack it"):
+        extract(archive, tmp_path / "out")
+    assert not (tmp_path / "outside").exists()
+
+
+def test_extract_says_that_an_archive_is_broken(tmp_path: Path) -> None:
+    archive = _tar(tmp_path / "a.tar.gz", tarfile.TarInfo("b"))
+    whole = archive.read_bytes()
+    for bad in (whole[:60], b"not an archive", b"", whole[:40] + b"\0\0\0\0" + whole[44:]):
+        archive.write_bytes(bad)
+        with pytest.raises(UserError, match=r"a.tar.gz: (not a whole tar archive|cannot be unpacked)"):
+            extract(archive, tmp_path / "out")
