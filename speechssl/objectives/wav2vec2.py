@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from speechssl.config import Config
@@ -39,7 +40,7 @@ class Wav2Vec2Config(Config):
     feature_gradient: float = 0.1  # scale of the gradient into the convolutions
     gumbel_start: float = 2.0
     gumbel_end: float = 0.5
-    gumbel_decay: float = 0.7  # fraction of the run after which the end is reached (277k of 400k updates in fairseq)
+    gumbel_decay: PositiveFloat = 0.7  # fraction of the run after which the end is reached (277k of 400k updates in fairseq)
 
 
 PRESETS: dict[str, Wav2Vec2Config] = {

@@ -42,6 +42,6 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         if not isinstance(state, dict):
             raise ValueError(f"holds a {type(state).__name__}")
         return state
-    except (OSError, RuntimeError, pickle.UnpicklingError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else "empty"
         raise UserError(f"{path}: not a readable checkpoint ({reason}); remove it to start anew") from None

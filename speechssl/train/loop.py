@@ -21,6 +21,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -41,14 +42,14 @@ Metrics = dict[str, float | list[float]]
 class LoopConfig(Config):
     """The run; a step is one update of the weights."""
 
-    steps: int = 400_000
-    accumulation: int = 1  # micro-batches a rank and step
+    steps: PositiveInt = 400_000
+    accumulation: PositiveInt = 1  # micro-batches a rank and step
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     compile: bool = False
-    log_every: int = 10  # steps
-    validate_every: int = 250
-    validate_batches: int = 8
-    checkpoint_every: int = 250
+    log_every: PositiveInt = 10  # steps
+    validate_every: PositiveInt = 250
+    validate_batches: PositiveInt = 8
+    checkpoint_every: PositiveInt = 250
 
 
 class Step(Protocol):

@@ -7,6 +7,7 @@ sizes (Vaessen and van Leeuwen 2024, arXiv 2402.13723, table 1) follow a square 
 import math
 
 import torch
+from pydantic import Field, PositiveFloat
 from torch import nn
 
 from speechssl.config import Config
@@ -19,11 +20,11 @@ class OptimConfig(Config):
     reference_seconds: float = 600.0
     max_lr: float = 5e-4
     conv_lr_scale: float = 1.0  # learning rate of the convolutions relative to the rest
-    warmup: float = 0.08  # fraction of the run (fairseq: 32k of 400k)
+    warmup: float = Field(0.08, ge=0, lt=1)  # fraction of the run (fairseq: 32k of 400k)
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
     weight_decay: float = 0.01
-    clip: float = 10.0  # gradient norm
+    clip: PositiveFloat = 10.0  # gradient norm
 
 
 def peak_learning_rate(config: OptimConfig, batch_seconds: float) -> float:
