@@ -202,6 +202,7 @@ class Wav2Vec2(nn.Module):
             stats = {
                 "count": torch.tensor(float(count), device=waveforms.device),
                 "correct": contrastive.correct.float(),
+                "chance": contrastive.chance,
                 "codes": F.one_hot(quantized.codes, self.config.quantizer.codes).sum(dim=0).float(),
                 "probs": quantized.probs.sum(dim=0),
                 "entropy": entropy(quantized.probs).sum(dim=0),
@@ -241,7 +242,8 @@ class Wav2Vec2(nn.Module):
     def metrics(self, terms: dict[str, Tensor], stats: dict[str, Tensor]) -> dict[str, float | list[float]]:
         """Numbers to log from the summed terms and stats of an effective batch.
 
-        ``loss`` and ``contrastive_loss`` in nats a masked frame; ``accuracy`` as fairseq's; perplexities a group; ``determinism`` the mean
+        ``loss`` and ``contrastive_loss`` in nats a masked frame; ``chance_loss`` that of a model that knows nothing, lower than ln(1 + K) by the
+        distractors that were left out; ``accuracy`` as fairseq's; perplexities a group; ``determinism`` the mean
         largest code probability; ``mutual_information`` of codes and frames in nats, mean over groups; ``constant_share`` the part of the
         features' power that is the same in every frame.
         """
@@ -254,6 +256,7 @@ class Wav2Vec2(nn.Module):
             "contrastive_loss": float(terms["contrastive"] / count),
             "diversity_loss": float(terms["diversity"] / count),
             "feature_penalty": float(terms["feature_penalty"] / count),
+            "chance_loss": float(stats["chance"] / count),
             "accuracy": float(stats["correct"] / count),
             "code_perplexity": entropy(usage).exp().tolist(),
             "prob_perplexity": entropy(mean_probs).exp().tolist(),
@@ -265,9 +268,10 @@ class Wav2Vec2(nn.Module):
 
 @dataclass(frozen=True)
 class Contrast:
-    """Summed InfoNCE in nats and the number of positives that scored highest."""
+    """Summed InfoNCE in nats, what it would be if all scores were equal, and the number of positives that scored highest."""
 
     loss: Float[Tensor, ""]
+    chance: Float[Tensor, ""]
     correct: Int[Tensor, ""]
 
 
@@ -290,7 +294,8 @@ def info_nce(
         positive = scores.diagonal(dim1=1, dim2=2)  # batch masked
         distractors = scores.masked_fill(same, float("-inf")).gather(2, negatives)
         loss = torch.logsumexp(torch.cat([positive.unsqueeze(-1), distractors], dim=-1), dim=-1) - positive
-        return Contrast(loss=loss.sum(), correct=(positive > distractors.amax(dim=-1)).sum())
+        chance = torch.log1p((distractors > float("-inf")).sum(dim=-1).float())
+        return Contrast(loss=loss.sum(), chance=chance.sum(), correct=(positive > distractors.amax(dim=-1)).sum())
 
 
 def diversity_term(

@@ -26,7 +26,7 @@ class HealthConfig(Config):
     min_information: float = 0.3  # nats of codes about frames
     max_constant_share: float = 0.99  # of the features' power
     min_stability: float = 0.12  # share of codes that survive a shift by 5 ms
-    chance_margin: float = 0.01  # a loss within this share of ln(1 + K) counts as chance
+    chance_margin: float = 0.01  # a loss within this share of that of equal scores counts as chance
     explosion: float = 50.0  # times the median gradient norm
     explosion_patience: int = 20  # updates
     non_finite_patience: int = 3  # updates
@@ -105,7 +105,9 @@ class HealthMonitor:
         perplexity = _number(metrics["code_perplexity"])
         determinism, information = _number(metrics["determinism"]), _number(metrics["mutual_information"])
         constant, loss = _number(metrics["constant_share"]), _number(metrics["contrastive_loss"])
-        at_chance = loss > (1 - config.chance_margin) * self.chance_loss
+        # Distractors with the target's codes are left out: few codes make a low loss easy, so chance is counted on those that stayed.
+        chance = _number(metrics.get("chance_loss", self.chance_loss))
+        at_chance = loss > (1 - config.chance_margin) * chance
         stable = self.stability
         signs = {
             "constant features": (constant > config.max_constant_share, f"{constant:.3f} of the features' power is constant"),
@@ -116,9 +118,9 @@ class HealthMonitor:
             ),
             "phase hash": (
                 at_chance and stable is not None and stable < config.min_stability,
-                f"loss {loss:.2f} at chance {self.chance_loss:.2f}, {100 * (stable or 0):.0f} % of codes survive a 5 ms shift",
+                f"loss {loss:.2f} at chance {chance:.2f}, {100 * (stable or 0):.0f} % of codes survive a 5 ms shift",
             ),
-            "not learning": (at_chance, f"loss {loss:.3f} at chance {self.chance_loss:.3f}"),
+            "not learning": (at_chance, f"loss {loss:.3f} at chance {chance:.3f}"),
         }
         first = next((state for state, (sign, _) in signs.items() if sign), None)
         return {state: (state == first, evidence) for state, (_, evidence) in signs.items()}
