@@ -47,8 +47,10 @@ def span_mask(
     rows: list[np.ndarray] = []
     for frames in num_frames:
         spans = max(config.min_spans, int(config.probability * frames / config.length + rounding))
-        starts = rng.choice(frames - config.length, min(spans, frames - config.length), replace=False)
-        rows.append(np.unique(starts[:, None] + np.arange(config.length)))
+        # Whole spans while there is room for so many; in a shorter utterance fairseq lets the last ones stick out.
+        starts = rng.choice(max(frames - config.length, spans + 1), spans, replace=False)
+        masked = np.unique(starts[:, None] + np.arange(config.length))
+        rows.append(masked[masked < frames])
     count = min(len(row) for row in rows)
     mask = np.zeros((len(rows), int(num_frames.max())), dtype=bool)
     for row, indices in zip(mask, rows, strict=True):
