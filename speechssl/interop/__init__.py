@@ -1,0 +1,1 @@
+"""What other projects call a weight or a setting: the only files that know. None of them imports the peer."""
