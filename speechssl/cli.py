@@ -6,6 +6,7 @@ traceback.
 """
 
 import contextlib
+import contextvars
 import enum
 import shlex
 import sys
@@ -30,6 +31,9 @@ class Task(enum.StrEnum):
     SPEAKER = "speaker"
     TEXT = "text"
 
+
+# The command line of this call, for what models and results say about where they come from.
+_spoken: contextvars.ContextVar[str] = contextvars.ContextVar("spoken")
 
 app = typer.Typer(
     name="speechssl",
@@ -57,13 +61,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     from speechssl.config import UserError
 
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    _spoken.set(shlex.join(["speechssl", *words]))
     command = typer.main.get_command(app)
     try:
-        return command.main(words, "speechssl", standalone_mode=False, obj=shlex.join(["speechssl", *words])) or 0
+        return command.main(words, "speechssl", standalone_mode=False) or 0
     except TyperException as error:
         return _say_error(error.format_message())
     except UserError as error:
         return _say_error(str(error))
+    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        return _say_error(f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -104,7 +111,6 @@ def prepare(
 
 @app.command()
 def pretrain(
-    context: typer.Context,
     corpora: Annotated[list[Path], typer.Argument(metavar="CORPUS_DIR...", help="Prepared corpora.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; a model folder when done.")],
     preset: Annotated[Literal["tiny", "small", "base", "large"], typer.Option(help="Size of the encoder.")] = "tiny",
@@ -119,7 +125,7 @@ def pretrain(
 
     recipe = load_config(PretrainConfig, config, overrides=sets, defaults=RUNS[preset])
     try:
-        result = run(corpora, out, config=recipe, command=context.obj)
+        result = run(corpora, out, config=recipe, command=_spoken.get())
     except HealthError as error:
         _say(f"speechssl: {error}")
         raise typer.Exit(HEALTH_ERROR) from None
@@ -150,7 +156,6 @@ def extract(
 
 @app.command()
 def evaluate(
-    context: typer.Context,
     model: Annotated[Path, typer.Argument(help="Model folder.")],
     corpus: Annotated[Path, typer.Argument(metavar="CORPUS_DIR", help="Prepared corpus with what is to be predicted.")],
     out: Annotated[Path, typer.Option(help="JSON file of result rows.")],
@@ -164,7 +169,7 @@ def evaluate(
 
     tasks = [each.value for each in task]
     counts = _counts(shots)
-    run(model, corpus, out, tasks=tasks, shots=counts, seeds=seeds, baselines=baselines, command=context.obj)
+    run(model, corpus, out, tasks=tasks, shots=counts, seeds=seeds, baselines=baselines, command=_spoken.get())
 
 
 @app.command()
