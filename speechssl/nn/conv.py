@@ -6,7 +6,7 @@ additions, both off under the paper's presets:
 * ``init="tap-average"``: every tap of a kernel starts from the same random channel mix plus a little He noise. A randomly initialised stack
   makes frames that depend on the phase of the waveform; codes of such frames cannot be predicted from context and small runs never
   leave chance. Averaging over taps makes frames stable under shifts of a few milliseconds from the first update on.
-* ``front="gabor"``: the first layer starts as mel-spaced Gabor quadrature pairs after pre-emphasis and gives their log magnitude (the idea of
+* ``front="gabor"``: the first layer starts as mel-spaced Gabor quadrature pairs after pre-emphasis and gives their log power (the idea of
   LEAF, Zeghidour et al. 2021, arXiv 2101.08596); it stays trainable.
 
 Tensors are channels-last (batch, time, channels) throughout: the norm over channels then needs no transposition.
@@ -25,7 +25,7 @@ from speechssl.config import Config
 
 PAPER_LAYERS = ((512, 10, 5), *((512, 3, 2),) * 4, *((512, 2, 2),) * 2)  # (channels, kernel, stride), paper section 4.2
 PRE_EMPHASIS = 0.97  # the usual value, e.g. HTK book section 5.2
-GABOR_GAIN = 10.0  # magnitude of a unit-variance waveform's bands is about 0.1: brings them to the bend of log(1 + x)
+GABOR_GAIN = 100.0  # the bands of a unit-variance waveform have powers about 0.01: brings them to the bend of log(1 + x)
 
 
 class ConvConfig(Config):
@@ -76,7 +76,7 @@ class ConvFeatureEncoder(nn.Module):
     Example:
         >>> encoder = ConvFeatureEncoder(ConvConfig(layers=((8, 10, 5), (8, 8, 8), (16, 8, 8))))
         >>> encoder(torch.zeros(2, 16000)).shape
-        torch.Size([2, 48, 16])
+        torch.Size([2, 49, 16])
     """
 
     def __init__(self, config: ConvConfig):
@@ -127,7 +127,7 @@ class ConvLayer(nn.Module):
 
 
 class GaborLayer(nn.Module):
-    """Log magnitudes of trainable filters that start as mel-spaced Gabor quadrature pairs, after pre-emphasis."""
+    """Log powers of trainable filters that start as mel-spaced Gabor quadrature pairs, after pre-emphasis."""
 
     def __init__(self, inputs: int, channels: int, kernel: int, stride: int, *, norm: str, bias: bool):
         super().__init__()
@@ -138,11 +138,11 @@ class GaborLayer(nn.Module):
         self.norm = nn.LayerNorm(channels)
 
     def forward(self, x: Float[Tensor, "batch time 1"]) -> Float[Tensor, "batch frames channels"]:
-        """Magnitude of each pair, log(1 + gain x), norm, GELU."""
+        """Power of each pair, log(1 + gain x), norm, GELU."""
         emphasised = x - PRE_EMPHASIS * F.pad(x, (0, 0, 1, -1))
-        cosine, sine = convolve(emphasised, self.conv.weight, None, stride=self.conv.stride[0]).chunk(2, dim=-1)
-        magnitude = (cosine.float().square() + sine.float().square() + 1e-8).sqrt()  # 1e-8: finite gradient at digital silence
-        return F.gelu(self.norm(torch.log1p(GABOR_GAIN * magnitude)))
+        pairs = convolve(emphasised, self.conv.weight, None, stride=self.conv.stride[0]).unflatten(-1, (2, -1))
+        power = pairs.square().sum(dim=-2)  # batch frames channels
+        return F.gelu(self.norm(torch.log1p(GABOR_GAIN * power)))
 
 
 class TimeNorm(nn.Module):

@@ -19,6 +19,7 @@ from speechssl.data.batching import CropBatch, CropBatches, CropConfig
 from speechssl.data.waveforms import WaveformStore
 from speechssl.models.encoder import PRESETS, EncoderConfig, SpeechEncoder
 from speechssl.models.storage import save_model, write_atomic
+from speechssl.nn.memory import keep_freed_memory
 from speechssl.objectives import wav2vec2
 from speechssl.objectives.wav2vec2 import Crops, Wav2Vec2, Wav2Vec2Config
 from speechssl.train.distributed import Place, processes, sum_over_ranks
@@ -95,6 +96,8 @@ def pretrain(corpora: Sequence[Path], out: Path, *, config: PretrainConfig, resu
         HealthError: the run failed in a known way; the last good checkpoint stays.
     """
     with processes(config.device) as place:
+        if place.device.type == "cpu":
+            keep_freed_memory()
         if place.is_main:
             _claim(out, config, resume=resume)
         stores = [WaveformStore(corpus) for corpus in corpora]
