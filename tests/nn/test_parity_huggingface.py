@@ -102,10 +102,13 @@ def assert_same(ours: Tensor, theirs: Tensor, name: str) -> None:
 def compare_layers(pair: Pair, waveforms: Tensor) -> None:
     layers = range(pair.ours.encoder.config.transformer.layers)
     places = PLACES | {f"wav2vec2.encoder.layers.{i}": f"encoder.transformer.layers.{i}" for i in layers}
-    with recorded(pair.theirs, list(places)) as theirs, recorded(pair.ours, list(places.values())) as ours:
-        with torch.no_grad():
-            their_output = pair.theirs(waveforms, output_hidden_states=True)
-            our_output = pair.ours.encoder(waveforms, all_layers=True)
+    with (
+        torch.no_grad(),
+        recorded(pair.theirs, list(places)) as theirs,
+        recorded(pair.ours, list(places.values())) as ours,
+    ):
+        their_output = pair.theirs(waveforms, output_hidden_states=True)
+        our_output = pair.ours.encoder(waveforms, all_layers=True)
     theirs["wav2vec2.feature_extractor"] = theirs["wav2vec2.feature_extractor"].transpose(1, 2)
     for their_name, our_name in places.items():
         assert_same(ours[our_name], theirs[their_name], our_name)
