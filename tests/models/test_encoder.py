@@ -1,0 +1,89 @@
+"""An utterance gives the same output alone and in any batch; presets are what their table says."""
+
+import pytest
+import torch
+
+from speechssl.audio import RECEPTIVE_FIELD
+from speechssl.models.encoder import PRESETS, EncoderConfig, SpeechEncoder
+from speechssl.nn.conv import ConvConfig
+from speechssl.nn.transformer import SHORT_SEQUENCE, TransformerConfig
+
+TRANSFORMER = TransformerConfig(dim=48, layers=3, heads=4, feedforward=96, pre_norm=True, position_kernel=128)
+PAPER_LIKE = EncoderConfig(
+    conv=ConvConfig(layers=((32, 10, 5), *((32, 3, 2),) * 4, *((32, 2, 2),) * 2)), transformer=TRANSFORMER
+)
+POST_NORM = PAPER_LIKE.model_copy(update={"transformer": TRANSFORMER.model_copy(update={"pre_norm": False})})
+GROUP = PAPER_LIKE.model_copy(update={"conv": PAPER_LIKE.conv.model_copy(update={"norm": "group", "bias": False})})
+ENCODERS = {"tiny": PRESETS["tiny"], "paper-like": PAPER_LIKE, "post-norm": POST_NORM}
+# Samples: one frame, one sample less than the next frame, odd, prime, whole seconds.
+LENGTHS = [400, 719, 721, 1601, 16000, 23457, 32003]
+
+
+def make(config: EncoderConfig) -> SpeechEncoder:
+    torch.manual_seed(0)
+    encoder = SpeechEncoder(config).eval()
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            if parameter.ndim == 1:  # biases and norms that are not at their defaults
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return encoder
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("lengths", [LENGTHS, [400, 100_003]], ids=["many", "long"])
+@torch.no_grad()
+def test_alone_equals_in_a_batch(name: str, lengths: list[int]) -> None:
+    encoder = make(ENCODERS[name])
+    waveforms = torch.randn(len(lengths), max(lengths))  # what lies behind an utterance's end must not matter
+    batch = encoder(waveforms, torch.tensor(lengths), all_layers=True)
+    assert batch.num_frames is not None
+    assert batch.hidden_states is not None
+    assert batch.frames.shape[1] == (max(lengths) - 400) // 320 + 1
+    for row, length in enumerate(lengths):
+        alone = encoder(waveforms[row : row + 1, :length], all_layers=True)
+        assert alone.hidden_states is not None
+        count = int(batch.num_frames[row])
+        assert alone.frames.shape[1] == count == (length - 400) // 320 + 1
+        for state, single in zip(
+            [*batch.hidden_states, batch.frames], [*alone.hidden_states, alone.frames], strict=True
+        ):
+            assert single.std() > 0.1
+            torch.testing.assert_close(state[row, :count], single[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("frames", [SHORT_SEQUENCE - 1, SHORT_SEQUENCE])
+@torch.no_grad()
+def test_both_ways_of_attention_ignore_padding(frames: int) -> None:
+    encoder = make(PAPER_LIKE)
+    samples = 400 + 320 * (frames - 1)
+    waveforms = torch.randn(2, samples)
+    batch = encoder(waveforms, torch.tensor([samples, samples // 2]))
+    alone = encoder(waveforms[1:, : samples // 2]).frames[0]
+    torch.testing.assert_close(batch.frames[1, : len(alone)], alone, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_lengths_that_say_nothing_change_nothing() -> None:
+    encoder = make(PAPER_LIKE)
+    waveforms = torch.randn(2, 8000)
+    assert torch.equal(encoder(waveforms, torch.tensor([8000, 8000])).frames, encoder(waveforms).frames)
+
+
+def test_group_norm_takes_equal_lengths_only() -> None:
+    encoder = make(GROUP)
+    waveforms = torch.randn(2, 1000)
+    with pytest.raises(ValueError, match="a group-norm encoder takes batches of equal length"):
+        encoder(waveforms, torch.tensor([1000, 999]))
+    assert torch.equal(encoder(waveforms, torch.tensor([1000, 1000])).frames, encoder(waveforms).frames)
+
+
+def test_too_short() -> None:
+    with pytest.raises(ValueError, match="an utterance of 399 samples is shorter than one frame"):
+        make(PAPER_LIKE)(torch.randn(2, 800), torch.tensor([800, 399]))
+
+
+@pytest.mark.parametrize(("name", "millions"), [("tiny", 2.1), ("small", 18.9), ("base", 94.4)])
+def test_presets(name: str, millions: float) -> None:
+    encoder = SpeechEncoder(PRESETS[name])
+    assert sum(parameter.numel() for parameter in encoder.parameters()) / 1e6 == pytest.approx(millions, rel=0.03)
+    assert encoder.num_frames(torch.tensor([RECEPTIVE_FIELD - 1, RECEPTIVE_FIELD, 16000])).tolist() == [0, 1, 49]
