@@ -112,7 +112,7 @@ def json_line(record: Config) -> str:
 def write_lines(lines: Iterable[str], path: Path) -> None:
     """Writes text lines under a temporary name, flushes them to the disk and renames the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # one name, so that what a killed process leaves is overwritten
     try:
         with temporary.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(line + "\n" for line in lines)
