@@ -9,7 +9,7 @@ joined with others of the same speaker first (short clips alone make masks and d
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, Int16, Int64
@@ -22,6 +22,7 @@ _ORDER, _CROP, _JOIN = 1, 2, 3  # what a random stream is for; part of its seed
 WINDOW = 16  # batches whose crops are sorted by length together
 
 
+@runtime_checkable
 class Store(Protocol):
     """What batching needs of a packed corpus; :class:`speechssl.data.waveforms.WaveformStore` is one."""
 

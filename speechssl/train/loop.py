@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -52,6 +52,7 @@ class LoopConfig(Config):
     checkpoint_every: PositiveInt = 250
 
 
+@runtime_checkable
 class Step(Protocol):
     """What an objective returns for a micro-batch: a differentiable total, its detached terms, and sums to log."""
 
