@@ -4,9 +4,10 @@
     class Settings(Config)                                 its options, every one with a default
     def prepare(root, settings=Settings()) -> Iterator[Utterance]
 
-`prepare` fetches or makes the audio under `root` when it is not there yet and yields one `Utterance` a clip, with an
-absolute path. It never stops at a bad file: a file that cannot be read is yielded with duration 0.0, and packing turns
-it into a reject with a reason. Mistakes of the user are `UserError`s of one line.
+`prepare` fetches the audio into `root` when it is not there yet (at once, with a progress of its own; `espeak` makes it
+while it is iterated), then yields one `Utterance` a clip, with an absolute path. It never stops at a bad file: one that
+cannot be read is yielded with duration 0.0, and packing turns it into a reject with a reason. Mistakes of the user are
+`UserError`s of one line.
 
 To add a corpus: write a module here, add its name to `CORPORA` and its paragraph to data/README.md.
 """

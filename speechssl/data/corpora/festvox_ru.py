@@ -56,13 +56,13 @@ class Settings(Config):
 
 
 def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: ARG001, B008 (frozen)
-    """Unpack the package when it is not there yet and yield its utterances in the order of the transcripts.
+    """Unpack the package when it is not there yet, at once; then yield its utterances in the transcripts' order.
 
     Args:
         root: `root/festvox-ru` will hold `wav/`, `etc/txt.done.data` and `copyright`.
         settings: none.
 
-    Yields:
+    Returns:
         Utterances with text, speaker "nsh" and language "ru". The marks of stress ("+" before the vowel) are taken out
         of the text; where there were some, the text with them is the extra `stressed_text`.
 
@@ -72,6 +72,10 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
     folder = Path(root).resolve() / _PACKAGE
     if not folder.exists():
         _unpack(folder)
+    return _read(folder)
+
+
+def _read(folder: Path) -> Iterator[Utterance]:
     count = 0
     for name, stressed in _read_transcripts(folder / _TRANSCRIPTS):
         path = folder / "wav" / f"{name}.wav"

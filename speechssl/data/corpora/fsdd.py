@@ -49,13 +49,13 @@ class Settings(Config):
 
 
 def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: ARG001, B008 (frozen)
-    """Fetch the archive when it is not there yet and yield its utterances, sorted by speaker, digit and index.
+    """Fetch the archive when it is not there yet, at once; then yield its utterances by speaker, digit and index.
 
     Args:
         root: holds `free-spoken-digit-dataset/recordings` (as a clone of the repository does), or will.
         settings: none.
 
-    Yields:
+    Returns:
         Utterances with label (the digit), text (its English word), speaker, language "en" and the official split.
 
     Raises:
@@ -64,6 +64,10 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
     folder = Path(root).resolve() / _FOLDER
     if not folder.exists():
         _fetch(folder)
+    return _read(folder)
+
+
+def _read(folder: Path) -> Iterator[Utterance]:
     names = [match for path in (folder / "recordings").glob("*.wav") if (match := _NAME.fullmatch(path.name))]
     if not names:
         raise UserError(f"{folder}: no recordings/DIGIT_SPEAKER_INDEX.wav in it; delete it to fetch it again")

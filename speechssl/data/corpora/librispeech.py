@@ -100,13 +100,13 @@ class Settings(Config):
 
 
 def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 (frozen)
-    """Fetch the subsets that are not there yet and yield their utterances, sorted by path.
+    """Fetch the subsets that are not there yet, at once; then yield their utterances, sorted by path.
 
     Args:
         root: holds `LibriSpeech/` and `librispeech_finetuning/`, or will.
         settings: see `Settings`.
 
-    Yields:
+    Returns:
         Utterances with text (upper case, as published), speaker, language "en" and split ("train", "dev", "test");
         extras `subset`, `chapter` and, where SPEAKERS.TXT is there, `sex`. Without a transcript the text is None.
 
@@ -114,18 +114,23 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
         UserError: a download or an archive fails, or a subset is empty.
     """
     root = Path(root).resolve()
-    for subset in dict.fromkeys(settings.subsets):
-        if subset in ARCHIVES:
-            folder = root / "LibriSpeech" / subset
-            if not folder.exists():
-                _fetch_subset(root, subset)
-            folders: Sequence[Path] = (folder,)
-        else:
-            limited = root / _LIMITED_ARCHIVE
-            if not limited.exists():
+    for subset in settings.subsets:
+        if subset not in ARCHIVES:
+            if not (root / _LIMITED_ARCHIVE).exists():
                 _fetch_limited(root)
-            folders = tuple(limited / name for name in _LIMITED_FOLDERS[subset])
-        yield from _read(folders, subset, sexes=_read_sexes(root / "LibriSpeech" / "SPEAKERS.TXT"))
+        elif not (root / "LibriSpeech" / subset).exists():
+            _fetch_subset(root, subset)
+    return _read_all(root, settings.subsets)
+
+
+def _read_all(root: Path, subsets: Sequence[str]) -> Iterator[Utterance]:
+    sexes = _read_sexes(root / "LibriSpeech" / "SPEAKERS.TXT")
+    for subset in dict.fromkeys(subsets):
+        if subset in ARCHIVES:
+            folders = [root / "LibriSpeech" / subset]
+        else:
+            folders = [root / _LIMITED_ARCHIVE / name for name in _LIMITED_FOLDERS[subset]]
+        yield from _read(folders, subset, sexes=sexes)
 
 
 def _read(folders: Sequence[Path], subset: str, *, sexes: Mapping[str, str]) -> Iterator[Utterance]:

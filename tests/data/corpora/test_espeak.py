@@ -22,19 +22,20 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def test_an_utterance_does_not_depend_on_the_others() -> None:
-    alone = render(17, Settings())
-    for index in (3, 40, 9, 21):
-        render(index, Settings())
-    np.testing.assert_array_equal(render(17, Settings()), alone)
+    alone = {index: render(index, Settings()) for index in (17, 3)}  # 3 has a breathy voice, which draws noise
+    for index in (40, 3, 9, 21, 17):
+        again = render(index, Settings())
+        np.testing.assert_array_equal(again, alone.get(index, again))
 
 
 def test_the_full_run_has_the_utterance_made_alone(tmp_path: Path) -> None:
     utterances = list(prepare(tmp_path, FEW))
     assert len(utterances) == 20
-    samples, rate = soundfile.read(utterances[17].audio, dtype="int16")
-    assert rate == 16000
-    np.testing.assert_array_equal(samples, np.round(render(17, FEW) * 32768).astype(np.int16))
-    assert utterances[17].duration == len(samples) / 16000
+    for index in (17, 3):
+        samples, rate = soundfile.read(utterances[index].audio, dtype="int16")
+        assert rate == 16000
+        np.testing.assert_array_equal(samples, np.round(render(index, FEW) * 32768).astype(np.int16))
+        assert utterances[index].duration == len(samples) / 16000
 
 
 def test_several_processes_make_the_same_files(tmp_path: Path) -> None:
@@ -94,12 +95,13 @@ def test_speakers_differ() -> None:
 
 
 def test_utterances_are_of_two_to_six_seconds_and_sound() -> None:
-    for index in range(0, 288, 13):
-        samples = render(index, Settings())
+    sounds = [render(index, Settings()) for index in range(0, 288, 7)]
+    assert abs(np.mean([each.size for each in sounds]) / 16000 - espeak._MEAN_SECONDS) < 0.4
+    for samples in sounds:
         assert np.isfinite(samples).all()
         assert np.abs(samples).max() <= 0.95
         assert -40 < 20 * np.log10(np.sqrt(np.mean(samples**2))) < -14
-        assert 1.8 < samples.size / 16000 < 7.0
+        assert 1.8 < samples.size / 16000 < 6.8
 
 
 def _pitch(samples: np.ndarray) -> np.ndarray:
@@ -113,12 +115,16 @@ def _pitch(samples: np.ndarray) -> np.ndarray:
 def test_styles_differ_in_pitch_range_and_rate_but_no_cue_gives_them_away() -> None:
     settings = Settings(voices=12)
     cues: dict[str, list[tuple[float, float, float]]] = {style: [] for style in settings.styles}
+    pitches = np.zeros((12, 6, 2))  # of each speaker in each style: planned and measured, octaves
     for index in range(12 * 6):
         each = plan(index, settings)
         samples = render(index, settings)
         octaves = _pitch(samples)
         spread = float(np.subtract(*np.percentile(octaves, [80, 20])))
         cues[each.style].append((float(np.median(octaves)), spread, len(each.sentence) / samples.size * 16000))
+        pitches[index % 12, index // 12] = each.manner.pitch / 50, np.median(octaves)
+    planned, measured = (pitches - pitches.mean(axis=1, keepdims=True)).reshape(-1, 2).T
+    assert np.corrcoef(planned, measured)[0, 1] > 0.6
     mean = {style: np.mean(values, axis=0) for style, values in cues.items()}
     assert mean["excited"][0] > mean["neutral"][0] + 0.1 > mean["sad"][0] + 0.1  # octaves
     assert mean["excited"][1] > 1.2 * mean["sad"][1]
