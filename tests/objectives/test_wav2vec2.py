@@ -190,9 +190,7 @@ def test_micro_batches_give_the_gradients_of_one_big_batch(whole: Crops, parts: 
     assert got.keys() == expected.keys()
     count = float(objective(whole, step=3, progress=0.2).stats["count"])
     for name, gradient in expected.items():
-        torch.testing.assert_close(
-            got[name] / count, gradient / count, rtol=1e-4, atol=1e-5, msg=lambda text: name + text
-        )
+        assert (got[name] - gradient).abs().max() / count <= 1e-5 * max(1.0, float(gradient.abs().max()) / count), name
     # What the test can see: without the whole batch's mean the diversity of each part would pull elsewhere.
     apart = gradients(objective, *(objective(piece, step=3, progress=0.2).total for piece in pieces))
     scores = "quantizer.scores.weight"
@@ -289,10 +287,12 @@ def test_masked_frames_are_hidden_from_the_context(whole: Crops) -> None:
     objective = build()
     seen: list[Tensor] = []
     contextualize = objective.encoder.contextualize
-    objective.encoder.contextualize = lambda projected, *rest: (
-        seen.append(projected),
-        contextualize(projected, *rest),
-    )[1]
+
+    def look(projected: Tensor, num_frames: None) -> object:
+        seen.append(projected)
+        return contextualize(projected, num_frames)
+
+    objective.encoder.contextualize = look
     objective(whole, step=0, progress=0.0)
     mask = objective.draw(whole, step=0).mask
     assert torch.equal(seen[0][mask], objective.mask_embedding.expand(int(mask.sum()), -1))
