@@ -89,7 +89,7 @@ class EmbeddingModel:
         except RuntimeError:
             raise UserError(f"unknown device {device!r}; 'auto', 'cpu', 'cuda', 'cuda:1' … are allowed") from None
         self.encoder = encoder.to(self.device).eval().requires_grad_(requires_grad=False)
-        self.dtype = dtype
+        self.dtype: DType = dtype
         self.layers = encoder.config.transformer.layers
         self.dim = encoder.config.dim
         self.hop = encoder.config.conv.hop  # samples from one frame to the next

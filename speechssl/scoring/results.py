@@ -124,13 +124,14 @@ def verdicts(rows: Sequence[ResultRow], *, metric: str = "UAR") -> list[str]:
     """Plain sentences: does the model beat the random encoder and the fixed features, by the paired intervals?
 
     One sentence for each task, probe and layer of the model. "Beats" means that the whole 95 % interval of the
-    difference lies above zero, "loses to" that it lies below.
+    difference lies above zero, "loses to" that it lies below, "is level with" that it holds zero: the data cannot tell.
+    The random encoder is the one of the same layer.
 
     >>> gains = {"MFCC": [0.1, 0.05, 0.15], "random encoder (last layer)": [0.01, -0.02, 0.04]}
     >>> row = ResultRow("label", "model (last layer)", "k-NN", 5, "UAR", 0.5, 0.4, 0.6, 10, 1, gains=gains)
     >>> print(*verdicts([row]))
-    label, k-NN, model (last layer): beats MFCC at 5 shots (+.10 [+.05, +.15]); no clear difference from random encoder
-    (last layer) at 5 shots (+.01 [−.02, +.04]).
+    label, k-NN, model (last layer): beats MFCC at 5 shots (+.10 [+.05, +.15]); is level with random encoder at 5 shots
+    (+.01 [−.02, +.04]).
     """
     sentences: list[str] = []
     mine = [row for row in rows if row.metric == metric and row.gains]
@@ -146,13 +147,13 @@ def verdicts(rows: Sequence[ResultRow], *, metric: str = "UAR") -> list[str]:
 
 
 def outcome(gain: Sequence[float]) -> str:
-    """`beats`, `loses to` or `no clear difference from`, of [value, low, high] of a difference.
+    """`beats`, `loses to` or `is level with` (nothing shown), of [value, low, high] of a difference.
 
     >>> outcome([0.1, 0.05, 0.15])
     'beats'
     """
     _, low, high = gain
-    return "beats" if low > 0 else "loses to" if high < 0 else "no clear difference from"
+    return "beats" if low > 0 else "loses to" if high < 0 else "is level with"
 
 
 def _against(series: Sequence[ResultRow], baseline: str) -> str:
@@ -165,22 +166,19 @@ def _against(series: Sequence[ResultRow], baseline: str) -> str:
     for number, (words, group) in enumerate(found.items()):
         shots = _listed([str(row.labels) for row in group])
         value, low, high = group[-1].gains[baseline]
-        name = baseline if number == 0 else "it"
+        name = baseline.split(" (")[0] if number == 0 else "it"
         parts.append(f"{words} {name} at {shots} shots ({signed(value)} [{signed(low)}, {signed(high)}])")
     return ", ".join(parts)
 
 
 def signed(value: float) -> str:
-    """A difference of two scores with its sign and two decimals.
+    """A difference of two scores with its sign and two decimals; the sign stays where rounding leaves zero.
 
-    >>> signed(0.034), signed(-0.2), signed(-0.001)
-    ('+.03', '−.20', '±.00')
+    >>> signed(0.034), signed(-0.2), signed(-0.001), signed(0.0)
+    ('+.03', '−.20', '−.00', '±.00')
     """
-    text = f"{abs(value):.2f}"
-    text = text[1:] if text.startswith("0") else text
-    if text == ".00":
-        return "±.00"
-    return ("+" if value > 0 else "−") + text
+    sign = "+" if value > 0 else "−" if value < 0 else "±"
+    return sign + plain(abs(value))
 
 
 def plain(value: float) -> str:

@@ -73,7 +73,7 @@ def test_sentences_group_the_shots_by_outcome():
 
 @pytest.mark.parametrize(
     ("gain", "words"),
-    [([0.1, 0.0, 0.2], "no clear difference from"), ([0.1, 1e-6, 0.2], "beats"), ([-0.1, -0.2, -1e-6], "loses to")],
+    [([0.1, 0.0, 0.2], "is level with"), ([0.1, 1e-6, 0.2], "beats"), ([-0.1, -0.2, -1e-6], "loses to")],
 )
 def test_an_interval_that_touches_zero_decides_nothing(gain, words):
     assert results.outcome(gain) == words

@@ -1,0 +1,90 @@
+"""What the evaluation shows on the terminal: progress bars, notes, and the table of results. All of it on stderr."""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+
+from speechssl.scoring.results import ResultRow, clear_winner, columns_of, plain, verdicts
+
+CAPTION = (
+    "UAR, mean over seeds [95 % interval by speaker]. Bold: best, and its interval overlaps that of no other kind of "
+    "features."
+)
+
+_NAME_WIDTH, _CELL_WIDTH = 36, 17  # characters of the longest contender and of one cell, with their rules
+
+
+class Display:
+    """Progress bars while the block runs."""
+
+    def __enter__(self) -> "Display":
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.console = Console(stderr=True)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self.console,
+        )
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def say(self, sentence: str) -> None:
+        """One line above the bars."""
+        self.console.print(sentence, markup=False, highlight=False)
+
+    @contextmanager
+    def progress(self, words: str, *, total: int) -> Generator[Callable[[int], None]]:
+        """A bar; what it yields is called with the number of things done since the last call."""
+        task = self._bars.add_task(words, total=total)
+        yield lambda done: self._bars.advance(task, done)
+
+    def results(self, rows: Sequence[ResultRow]) -> None:
+        """The tables and the verdict, after the bars."""
+        self._bars.stop()
+        for task in dict.fromkeys(row.task for row in rows):
+            columns = list(columns_of(rows, task=task))
+            probes = dict.fromkeys(probe for probe, _ in columns)
+            # One table where it fits, else one a probe: a table that wraps cannot be read.
+            fits = _NAME_WIDTH + _CELL_WIDTH * len(columns) <= self.console.width
+            for part in [columns] if fits else [[key for key in columns if key[0] == probe] for probe in probes]:
+                self.console.print(_table(rows, task, part))
+        self.say(CAPTION)
+        for sentence in verdicts(rows):
+            self.say(sentence)
+
+
+def _table(rows: Sequence[ResultRow], task: str, keys: Sequence[tuple[str, int]]):
+    from rich.table import Table
+
+    found = columns_of(rows, task=task)
+    columns = {key: found[key] for key in keys}
+    first = next(row for row in rows if row.task == task)
+    synthetic = ", synthetic speech" if first.synthetic else ""
+    table = Table(title=f"{task}: {first.classes} classes, {first.split}, {first.seeds} seeds{synthetic}")
+    table.add_column("features", no_wrap=True)
+    for probe, shots in columns:
+        table.add_column(f"{probe}\n{shots} shots", justify="right", no_wrap=True)
+    winners = {key: clear_winner(column) for key, column in columns.items()}
+    for contender in dict.fromkeys(row.contender for row in rows if row.task == task):
+        cells: list[str] = []
+        for key, column in columns.items():
+            row = next((row for row in column if row.contender == contender), None)
+            cells.append("" if row is None else _cell(row, bold=winners[key] == contender))
+        table.add_row(contender, *cells)
+    return table
+
+
+def _cell(row: ResultRow, *, bold: bool) -> str:
+    text = plain(row.value)
+    if row.low < row.high:
+        text += rf" \[{plain(row.low)}, {plain(row.high)}]"
+    return f"[bold]{text}[/bold]" if bold else text

@@ -1,0 +1,258 @@
+"""The pictures of a report, each as an inline SVG.
+
+Colours are those of Okabe and Ito ("Color Universal Design", 2008), which stay apart for colour-blind readers and in
+print. Text stays text, so that the page can be searched and the reader's font is used.
+"""
+
+import io
+import re
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from speechssl.report.run import EmbeddingMap, LogRow, Run, series
+from speechssl.scoring.results import CHANCE, LOGMEL, MFCC, MODEL, RANDOM, ResultRow
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, RED, PINK, SKY, YELLOW = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#B8A800",
+)
+DASHES = (0, (4, 3))
+INK, GREY, PALE = "#222222", "#767676", "#DDDDDD"
+CLASS_COLOURS = (BLUE, ORANGE, GREEN, RED, PINK, SKY, YELLOW, INK)
+FAMILY_COLOURS = {MODEL: BLUE, RANDOM: ORANGE, MFCC: GREEN, LOGMEL: PINK, CHANCE: GREY}
+LEGEND_CLASSES = 16  # more names than this are not listed beside a map
+
+
+def learning_curves(run: Run) -> str:
+    """Loss of training and validation against the chance line, and contrastive accuracy."""
+    with _figure(1, 2, height=3.1) as (figure, (left, right)):
+        for rows, words, style in _phases(run):
+            left.plot(*series(rows, "contrastive_loss"), label=words, **style)
+            right.plot(*series(rows, "accuracy"), label=words, **style)
+        if run.chance_loss is not None:
+            left.axhline(run.chance_loss, color=GREY, linestyle=DASHES, linewidth=1.2, label="chance, ln(1 + K)")
+        left.set_title("Contrastive loss (nats)")
+        right.set_title("Contrastive accuracy")
+        right.set_ylim(bottom=0)
+        for axes in (left, right):
+            axes.set_xlabel("updates")
+        _legend(left)
+        return _svg(figure, "Learning curves: contrastive loss and accuracy over updates")
+
+
+def health_curves(run: Run) -> str:
+    """Code perplexity of each group; determinism, stability under a shift, and the constant share."""
+    with _figure(1, 2, height=3.1) as (figure, (left, right)):
+        codes = run.config.get("objective", {}).get("quantizer", {}).get("codes")
+        groups = max((len(row["code_perplexity"]) for row in run.training if "code_perplexity" in row), default=0)
+        for group in range(groups):
+            rows = [{**row, "group": row["code_perplexity"][group]} for row in run.training if "code_perplexity" in row]
+            left.plot(*series(rows, "group"), color=CLASS_COLOURS[group % 8], label=f"group {group + 1}")
+        if codes:
+            left.axhline(codes, color=GREY, linestyle=DASHES, linewidth=1.2, label=f"all {codes} codes in equal use")
+        left.set_title("Code perplexity")
+        left.set_ylim(bottom=0)
+        right.plot(*series(run.training, "determinism"), color=BLUE, label="determinism of codes")
+        right.plot(*series(run.training, "constant_share"), color=ORANGE, label="constant share of features")
+        right.plot(
+            *series(run.validation, "shift_stability"),
+            color=GREEN,
+            marker="o",
+            markersize=3.5,
+            label="codes kept under a 5 ms shift",
+        )
+        right.set_title("Health")
+        right.set_ylim(0, 1)
+        for axes in (left, right):
+            axes.set_xlabel("updates")
+            _legend(axes)
+        return _svg(figure, "Health curves: code perplexity, determinism, stability and constant share over updates")
+
+
+def shots_curves(rows: Sequence[ResultRow], task: str, *, metric: str = "UAR") -> str:
+    """Score over shots, one panel a probe, with a bar for each interval; contenders are moved aside to stay apart."""
+    mine = [row for row in rows if row.task == task and row.metric == metric]
+    probes = list(dict.fromkeys(row.probe for row in mine if row.probe != "none"))
+    with _figure(1, len(probes), height=3.7, sharey=True) as (figure, panels):
+        for axes, probe in zip(panels, probes, strict=True):
+            _shots_panel(axes, [row for row in mine if row.probe in (probe, "none")])
+            axes.set_title(f"{probe} probe")
+        panels[0].set_ylabel(metric)
+        named = sorted(zip(*panels[0].get_legend_handles_labels(), strict=True), key=lambda pair: pair[1] == CHANCE)
+        handles, labels = [handle for handle, _ in named], [label for _, label in named]
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+        return _svg(figure, f"{metric} over labelled utterances per class for the task {task}, with 95 % intervals")
+
+
+def embedding_map(embedding: EmbeddingMap) -> str:
+    """The map twice: coloured by label and by speaker (a side without names is left out)."""
+    sides = [
+        (name, names) for name, names in (("label", embedding.label), ("speaker", embedding.speaker)) if any(names)
+    ]
+    with _figure(1, max(1, len(sides)), height=4.4) as (figure, panels):
+        for axes, (title, names) in zip(
+            panels, sides or [("no names known", [""] * len(embedding.label))], strict=True
+        ):
+            _scatter(axes, embedding.points, names)
+            axes.set_title(f"by {title}" if sides else title)
+            axes.set(xticks=[], yticks=[], aspect="equal", box_aspect=1)
+            axes.set_adjustable("datalim")
+            axes.grid(visible=False)
+            axes.spines[:].set(visible=True, color=PALE)
+        return _svg(figure, f"Map of embeddings in two dimensions ({embedding.method})")
+
+
+def _phases(run: Run) -> list[tuple[Sequence[LogRow], str, dict[str, Any]]]:
+    return [
+        (run.training, "training", {"color": SKY, "linewidth": 1.2}),
+        (run.validation, "validation", {"color": BLUE, "marker": "o", "markersize": 3.5}),
+    ]
+
+
+def _legend(axes: "Axes") -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
+
+
+def _shots_panel(axes: "Axes", rows: Sequence[ResultRow]) -> None:
+    shots = sorted({row.labels for row in rows})
+    place = {count: number for number, count in enumerate(shots)}  # equal steps: 5, 10, 25 on a log scale crowd
+    contenders = [name for name in dict.fromkeys(row.contender for row in rows) if name != CHANCE]
+    for number, contender in enumerate(contenders):
+        points = sorted((row for row in rows if row.contender == contender), key=lambda row: row.labels)
+        aside = 0.11 * (number - (len(contenders) - 1) / 2)
+        values = np.array([row.value for row in points])
+        bars = np.array([[row.value - row.low, row.high - row.value] for row in points]).T
+        axes.errorbar(
+            [place[row.labels] + aside for row in points],
+            values,
+            yerr=np.maximum(bars, 0),
+            color=FAMILY_COLOURS.get(points[0].family, INK),
+            linestyle="-" if "mean of" not in contender else (0, (3, 2)),
+            marker="o" if "mean of" not in contender else "s",
+            markerfacecolor=FAMILY_COLOURS.get(points[0].family, INK) if "mean of" not in contender else "white",
+            markersize=5,
+            linewidth=1.3,
+            elinewidth=1.1,
+            capsize=2,
+            label=contender,
+        )
+    chance = next((row.value for row in rows if row.contender == CHANCE), None)
+    if chance is not None:
+        axes.axhline(chance, color=GREY, linestyle=DASHES, linewidth=1.2, label=CHANCE)
+    axes.set_xticks(range(len(shots)), [str(count) for count in shots])
+    axes.set_xlim(-0.5, len(shots) - 0.5)
+    axes.set_xlabel("labelled utterances per class")
+
+
+def _scatter(axes: "Axes", points: np.ndarray, names: Sequence[str]) -> None:
+    classes = sorted(set(names))
+    few = len(classes) <= LEGEND_CLASSES
+    members = np.array(names)
+    # All points of a class in one go would hide the classes drawn before it: draw in a seeded random order.
+    order = np.random.default_rng(0).permutation(len(points))
+    colours = dict(zip(classes, _colours(len(classes)), strict=True))
+    size = float(np.clip(6000 / len(points), 7, 22))  # points²: fewer clips, larger dots
+    axes.scatter(
+        points[order, 0],
+        points[order, 1],
+        s=size,
+        c=[colours[name] for name in members[order]],
+        linewidths=0,
+        alpha=0.8,
+    )
+    if few:
+        for name in classes:
+            axes.scatter([], [], s=24, color=colours[name], label=name or "unknown")
+        axes.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.02),
+            ncols=min(6, len(classes)),
+            handletextpad=0.1,
+            columnspacing=0.9,
+        )
+    else:
+        axes.set_xlabel(f"{len(classes)} different, one colour each")
+
+
+def _colours(count: int) -> list[str]:
+    """Distinct colours; beyond the palette, hues spread evenly in three rows of lightness."""
+    if count <= len(CLASS_COLOURS):
+        return list(CLASS_COLOURS[:count])
+    from colorsys import hsv_to_rgb
+
+    mixed = [hsv_to_rgb(number / count, 0.85, (0.85, 0.6, 1.0)[number % 3]) for number in range(count)]
+    return ["#" + "".join(f"{round(255 * part):02x}" for part in colour) for colour in mixed]
+
+
+@contextmanager
+def _figure(
+    rows: int, columns: int, *, height: float, sharey: bool = False
+) -> "Generator[tuple[Figure, Sequence[Axes]]]":
+    """A figure of the page's width in the page's style; nothing global is changed and no window is needed."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    style: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "speechssl",
+        "font.family": "sans-serif",
+        "font.sans-serif": ["DejaVu Sans"],
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.edgecolor": GREY,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": PALE,
+        "grid.linewidth": 0.6,
+        "axes.axisbelow": True,
+        "legend.frameon": False,
+        "legend.fontsize": 8,
+        "lines.linewidth": 1.4,
+        "xtick.color": INK,
+        "ytick.color": INK,
+    }
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(9.2, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
+        yield figure, list(panels.flat)
+
+
+def _svg(figure: "Figure", description: str) -> str:
+    """The figure as an SVG element that scales with the page, without the XML head."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)  # names outside addresses
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = text.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)
+    return _unique(text)
+
+
+def _unique(svg: str) -> str:
+    """Element names that differ between the figures of one page: matplotlib counts from one in each."""
+    from hashlib import sha256
+
+    salt = sha256(svg.encode()).hexdigest()[:8]
+    svg = re.sub(r'\bid="', f'id="{salt}-', svg)
+    svg = re.sub(r'((?:xlink:)?href)="#', rf'\1="#{salt}-', svg)
+    return svg.replace("url(#", f"url(#{salt}-")
