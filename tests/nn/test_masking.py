@@ -1,0 +1,48 @@
+"""What holds for every mask and every draw of distractors, whatever the lengths."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from speechssl.nn.masking import MaskConfig, sample_negatives, span_mask
+
+
+@given(
+    lengths=st.lists(st.integers(12, 120), min_size=1, max_size=6),
+    probability=st.floats(0.05, 0.9),
+    length=st.integers(1, 10),
+    seed=st.integers(0, 1000),
+)
+def test_every_mask(lengths: list[int], probability: float, length: int, seed: int) -> None:
+    config = MaskConfig(probability=probability, length=length)
+    mask = span_mask(np.array(lengths), config, rng=np.random.default_rng(seed))
+    assert mask.shape == (len(lengths), max(lengths))
+    assert len(set(mask.sum(axis=1).tolist())) == 1  # a rectangle of masked frames
+    assert mask.sum(axis=1).min() > length - 1
+    for row, frames in zip(mask, lengths, strict=True):
+        assert not row[frames:].any()
+    again = span_mask(np.array(lengths), config, rng=np.random.default_rng(seed))
+    assert np.array_equal(mask, again)
+
+
+@given(frames=st.integers(40, 150), seed=st.integers(0, 1000))
+def test_masked_frames_come_in_spans(frames: int, seed: int) -> None:
+    """In one utterance nothing is trimmed: every run of masked frames is at least a span long."""
+    row = span_mask(np.array([frames]), MaskConfig(), rng=np.random.default_rng(seed))[0]
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(int), [0]])))
+    assert (edges[1::2] - edges[::2]).min() >= MaskConfig().length
+
+
+@given(batch=st.integers(1, 3), masked=st.integers(2, 30), negatives=st.integers(1, 40), seed=st.integers(0, 1000))
+def test_every_draw_of_negatives(batch: int, masked: int, negatives: int, seed: int) -> None:
+    drawn = sample_negatives(batch, masked, negatives, rng=np.random.default_rng(seed))
+    assert drawn.shape == (batch, masked, negatives)
+    assert drawn.min() >= 0
+    assert drawn.max() < masked
+    assert not (drawn == np.arange(masked)[:, None]).any()
+
+
+def test_one_masked_frame_has_no_distractor() -> None:
+    with pytest.raises(ValueError, match="1 masked frame leaves no distractor"):
+        sample_negatives(1, 1, 5, rng=np.random.default_rng(0))

@@ -1,0 +1,183 @@
+"""The context network against loops, its two ways of attention, padding, and what training mode adds."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from speechssl.nn import transformer
+from speechssl.nn.pooling import valid_frames
+from speechssl.nn.transformer import (
+    PositionalConvolution,
+    SelfAttention,
+    Transformer,
+    TransformerConfig,
+    TransformerLayer,
+)
+
+SMALL = TransformerConfig(
+    dim=24, layers=3, heads=3, feedforward=40, position_kernel=6, position_groups=4, layer_drop=0.0
+)
+
+
+def small(**changes: object) -> Transformer:
+    return Transformer(SMALL.model_copy(update=changes))
+
+
+def slow_attention(attention: SelfAttention, x: Tensor, valid: Tensor) -> Tensor:
+    """Each head and each frame on its own."""
+    queries, keys, values = (x @ attention.qkv.weight.T + attention.qkv.bias).chunk(3, dim=-1)
+    size = x.shape[-1] // attention.heads
+    output = torch.zeros_like(x)
+    for row in range(x.shape[0]):
+        frames = [frame for frame in range(x.shape[1]) if valid[row, frame]]
+        for head in range(attention.heads):
+            part = slice(head * size, (head + 1) * size)
+            for frame in range(x.shape[1]):
+                scores = [
+                    float(queries[row, frame, part] @ keys[row, other, part]) / math.sqrt(size) for other in frames
+                ]
+                total = sum(math.exp(score) for score in scores)
+                for other, score in zip(frames, scores, strict=True):
+                    output[row, frame, part] += math.exp(score) / total * values[row, other, part]
+    return output @ attention.out.weight.T + attention.out.bias
+
+
+@pytest.mark.parametrize("threshold", [0, 256])
+@torch.no_grad()
+def test_attention_equals_a_loop(threshold: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformer, "SHORT_SEQUENCE", threshold)
+    attention, x = SelfAttention(12, 3, 0.5).eval(), torch.randn(2, 6, 12)
+    valid = valid_frames(torch.tensor([6, 4]), 6)
+    expected = slow_attention(attention, x, valid)
+    torch.testing.assert_close(attention(x, valid[:, None, None, :]), expected, rtol=1e-4, atol=1e-5)
+    everything = slow_attention(attention, x, torch.ones(2, 6, dtype=torch.bool))
+    torch.testing.assert_close(attention(x, None), everything, rtol=1e-4, atol=1e-5)
+
+
+def test_short_sequences_and_long_ones_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plain products below the threshold equal the fused kernel above it, gradients too."""
+    x = torch.randn(2, 40, 24, requires_grad=True)
+    for valid in (None, valid_frames(torch.tensor([40, 13]), 40)):
+        results = []
+        for threshold in (0, 256):
+            monkeypatch.setattr(transformer, "SHORT_SEQUENCE", threshold)
+            torch.manual_seed(1)
+            frames = small().eval()(x, valid).frames
+            results.append((frames.detach(), torch.autograd.grad(frames[:, :13].square().sum(), x)[0]))
+        for short, fused in zip(*results, strict=True):
+            torch.testing.assert_close(short, fused, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", [5, 6])
+@torch.no_grad()
+def test_positions_equal_a_loop(kernel: int) -> None:
+    """Grouped convolution centred on each frame, weights normalised for each tap, zeros outside."""
+    layer = PositionalConvolution(8, kernel, 2)
+    direction, gain = layer.conv.parametrizations.weight.original1, layer.conv.parametrizations.weight.original0
+    gain.mul_(torch.rand_like(gain) + 0.5)
+    weight = gain * direction / direction.square().sum(dim=(0, 1), keepdim=True).sqrt()
+    x = torch.randn(1, 7, 8)
+    expected = torch.zeros(1, 7, 8)
+    for frame in range(7):
+        for channel in range(8):
+            group = slice(4 * (channel // 4), 4 * (channel // 4) + 4)
+            total = layer.conv.bias[channel].clone()
+            for tap in range(kernel):
+                place = frame + tap - kernel // 2
+                if 0 <= place < 7:
+                    total += weight[channel, :, tap] @ x[0, place, group]
+            expected[0, frame, channel] = F.gelu(total)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pre_norm", [True, False])
+@torch.no_grad()
+def test_order_of_the_norms(pre_norm: bool) -> None:
+    layer = TransformerLayer(SMALL.model_copy(update={"pre_norm": pre_norm})).eval()
+    x = torch.randn(2, 5, 24)
+    norm, out = layer.attention_norm, layer.output_norm
+
+    def feed(y: Tensor) -> Tensor:
+        return layer.contract(F.gelu(layer.expand(y)))
+
+    if pre_norm:
+        y = x + layer.attention(norm(x), None)
+        expected = y + feed(out(y))
+    else:
+        y = norm(x + layer.attention(x, None))
+        expected = out(y + feed(y))
+    torch.testing.assert_close(layer(x, None), expected)
+
+
+@pytest.mark.parametrize("pre_norm", [True, False])
+@torch.no_grad()
+def test_hidden_states(pre_norm: bool) -> None:
+    model, x = small(pre_norm=pre_norm).eval(), torch.randn(1, 9, 24)
+    output = model(x, None, all_layers=True)
+    assert output.hidden_states is not None
+    assert len(output.hidden_states) == 4
+    assert output.hidden_states[-1] is output.frames
+    first = x + model.positions(x)
+    torch.testing.assert_close(output.hidden_states[0], first if pre_norm else model.norm(first))
+    torch.testing.assert_close(model.layers[0](output.hidden_states[0], None), output.hidden_states[1])
+    if pre_norm:  # the last norm belongs to the output
+        torch.testing.assert_close(output.frames.mean(dim=-1), torch.zeros(1, 9), atol=1e-5, rtol=0)
+    assert model(x, None).hidden_states is None
+
+
+@pytest.mark.parametrize("threshold", [0, 256])
+@torch.no_grad()
+def test_padded_frames_do_not_leak(threshold: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformer, "SHORT_SEQUENCE", threshold)
+    model, num_frames = small(pre_norm=True).eval(), torch.tensor([11, 5, 1])
+    valid, x = valid_frames(num_frames, 11), torch.randn(3, 11, 24)
+    frames = model(x, valid).frames
+    loud = model(x.masked_fill(~valid.unsqueeze(-1), 1e4), valid).frames
+    for row, count in enumerate(num_frames.tolist()):
+        torch.testing.assert_close(frames[row, :count], loud[row, :count], rtol=0, atol=0)
+        alone = model(x[row : row + 1, :count], None).frames
+        torch.testing.assert_close(frames[row : row + 1, :count], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_evaluation_is_deterministic_whatever_is_dropped_in_training() -> None:
+    drops = {"dropout": 0.3, "attention_dropout": 0.3, "activation_dropout": 0.3, "layer_drop": 0.5}
+    model, x = small(**drops), torch.randn(2, 8, 24)
+    model.eval()
+    first = model(x, None).frames
+    assert all(torch.equal(model(x, None).frames, first) for _ in range(5))
+    assert model(x, None, all_layers=True).hidden_states is not None
+    model.train()
+    assert not torch.equal(model(x, None).frames, model(x, None).frames)
+    torch.manual_seed(5)
+    again = model(x, None).frames
+    torch.manual_seed(5)
+    assert torch.equal(model(x, None).frames, again)
+
+
+@pytest.mark.parametrize("name", ["dropout", "attention_dropout", "activation_dropout"])
+@pytest.mark.parametrize("threshold", [0, 256])
+def test_each_dropout_acts_in_training(name: str, threshold: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformer, "SHORT_SEQUENCE", threshold)
+    none = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+    x = torch.randn(2, 8, 24)
+    quiet = small(**none)
+    assert torch.equal(quiet(x, None).frames, quiet(x, None).frames)
+    noisy = small(**(none | {name: 0.5}))
+    assert not torch.equal(noisy(x, None).frames, noisy(x, None).frames)
+
+
+@torch.no_grad()
+def test_layers_are_dropped_as_often_as_told() -> None:
+    model = small(layer_drop=0.3, layers=10, dropout=0.0, attention_dropout=0.0)
+    run = [len(model(torch.randn(1, 3, 24), None, all_layers=True).hidden_states or []) - 1 for _ in range(60)]
+    assert 0.65 < sum(run) / 600 < 0.75
+    everything = small(layer_drop=1.0)
+    assert len(everything(torch.randn(1, 3, 24), None, all_layers=True).hidden_states or []) == 1
+
+
+def test_heads_must_share_the_dimension() -> None:
+    with pytest.raises(ValueError, match="dim 10 is not divisible by 4 heads"):
+        SelfAttention(10, 4, 0.0)
