@@ -36,7 +36,7 @@ from speechssl.data.corpora.espeak_room import record
 from speechssl.data.corpora.espeak_styles import MAX_VOICES, STYLES, Manner, Speaker, manner, speaker
 from speechssl.data.manifest import Utterance
 
-_VERSION = 1  # of the recipe below; a change that alters the audio raises it, and the corpus is made anew
+_VERSION = 2  # of the recipe below; a change that alters the audio raises it, and the corpus is made anew
 _TEXT_STREAM = 3
 _MEAN_SECONDS = 4.08  # of an utterance, measured over the default corpus
 _SECONDS_PER_LETTER = 0.055  # at 165 words a minute; only steers the length of the sentences

@@ -49,7 +49,7 @@ def synthesize(
         text: the sentence, with the punctuation that shapes its melody.
         voice: file name of a language and of a variant, such as "en-US+f3".
         words_per_minute: 80 to 450.
-        pitch: 0 to 99; 50 is the voice's own, 50 steps are an octave.
+        pitch: 0 to 99; 50 is the voice's own, about 70 steps are an octave (measured over five voices).
         pitch_range: 0 to 99; 0 is a monotone, 50 the voice's own.
 
     Returns:

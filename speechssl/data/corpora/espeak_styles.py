@@ -21,6 +21,7 @@ ACCENTS = ("en-US", "en", "en-GB-scotland", "en-029", "en-GB-x-rp", "en-US-nyc",
 VARIANTS = ("m1", "f1", "m3", "f2", "m7", "f3", "m4", "f4", "m2", "f5", "m6", "m8", "m5")
 MAX_VOICES = len(ACCENTS) * len(VARIANTS)
 _BASE_WORDS_PER_MINUTE = 165
+PITCH_STEPS = 70  # of eSpeak NG's pitch in an octave, measured over five voices
 _SPEAKER_STREAM, _STYLE_STREAM = 0, 1  # first words of the seeds, so that the draws are independent
 
 
@@ -147,7 +148,7 @@ def manner(index: int, style: Style, who: Speaker, *, seed: int) -> Manner:
     rate, pitch = rate / who.tract, pitch / who.tract
     return Manner(
         words_per_minute=round(min(max(rate, 80), 450)),
-        pitch=_within_99(50 + 50 * math.log2(pitch)),
+        pitch=_within_99(50 + PITCH_STEPS * math.log2(pitch)),
         pitch_range=_within_99(50 * pitch_range),
         loudness=style.loudness + rng.normal(0, JITTER.loudness),
         tilt=style.tilt + rng.normal(0, JITTER.tilt),
