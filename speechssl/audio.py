@@ -346,9 +346,23 @@ def normalize(waveform: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " sa
     return ((waveform - mean) / deviation).astype(np.float32, copy=False)
 
 
-def _read_mono(file: soundfile.SoundFile, start: int, count: int) -> Float[np.ndarray, " samples"]:
+class _SoundFile(soundfile.SoundFile):
+    """An open file that says it cannot seek.
+
+    After each read of a file that can, soundfile seeks to where it is already; that takes a compressed file a quarter
+    of its decoding time.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+    def can_seek(self) -> bool:
+        return super().seekable()
+
+
+def _read_mono(file: "_SoundFile", start: int, count: int) -> Float[np.ndarray, " samples"]:
     """Up to `count` samples from `start`, channels averaged; fewer when the file ends early."""
-    near = start if file.seekable() else 0  # GSM 6.10 cannot seek
+    near = start if file.can_seek() else 0  # GSM 6.10 cannot seek
     if file.subtype == "VORBIS":  # libsndfile 1.2.2 is off by thousands of samples after a seek into the last page
         status = Path(os.fsdecode(file.name)).stat()
         near = min(near, _ogg_pages(os.fsdecode(file.name), status.st_size, status.st_mtime_ns).last_start)
@@ -360,7 +374,7 @@ def _read_mono(file: soundfile.SoundFile, start: int, count: int) -> Float[np.nd
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
 
 
-def _blocks(file: soundfile.SoundFile, count: int) -> Iterator[Float32[np.ndarray, "samples channels"]]:
+def _blocks(file: "_SoundFile", count: int) -> Iterator[Float32[np.ndarray, "samples channels"]]:
     """The next `count` samples in blocks, fewer when the file ends early."""
     most = max(1, _BLOCK // file.channels)
     while count > 0:
@@ -392,7 +406,7 @@ def _stretch(info: AudioInfo, offset: float, duration: float | None) -> tuple[in
     return start, min(count, left)
 
 
-def _open(path: str | Path) -> soundfile.SoundFile:
+def _open(path: str | Path) -> "_SoundFile":
     """The file opened by libsndfile, after the checks that libsndfile answers badly or hangs on."""
     source = Path(path)
     if "\0" in str(path):
@@ -426,12 +440,12 @@ def _open(path: str | Path) -> soundfile.SoundFile:
         raise AudioError(path, "samples without a header (raw); convert it to wav")
     try:
         # As bytes, so that a name that is not UTF-8 opens too; soundfile takes them, its annotation does not say so.
-        return soundfile.SoundFile(os.fsencode(path))  # pyright: ignore[reportArgumentType]
+        return _SoundFile(os.fsencode(path))  # pyright: ignore[reportArgumentType]
     except soundfile.LibsndfileError as error:
         raise AudioError(path, _open_reason(path, error)) from error
 
 
-def _header(path: str | Path, file: soundfile.SoundFile) -> AudioInfo:
+def _header(path: str | Path, file: "_SoundFile") -> AudioInfo:
     """The header of an open file, when every number in it can be."""
     rate, channels, num_samples = file.samplerate, file.channels, file.frames
     if not MIN_RATE <= rate <= MAX_RATE:
