@@ -40,7 +40,7 @@ def toy_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env=clean,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr
