@@ -1,0 +1,220 @@
+"""A run that is killed or stopped at any moment and started again ends as one that never was: bit for bit."""
+
+import json
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from speechssl.config import UserError
+from speechssl.models.storage import load_encoder, read_model_config
+from speechssl.train.checkpoint import load_checkpoint
+from speechssl.train.loop import truncate_log
+from tests.toys import MICRO_RUN, changed
+from tests.train.conftest import Processes, rows, tensors
+
+# With dropout, layer drop and accumulation: whatever draws at random is in it.
+CONFIG = changed(
+    MICRO_RUN,
+    loop__steps=25,
+    loop__accumulation=2,
+    loop__validate_every=5,
+    loop__checkpoint_every=3,
+    encoder__transformer__layer_drop=0.2,
+)
+SHORT = changed(MICRO_RUN, loop__steps=4, loop__validate_every=2, loop__checkpoint_every=2, loop__validate_batches=1)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A run that nobody disturbed, and how long it took after its first step."""
+
+    out: Path
+    seconds: float
+
+
+def assert_same_run(out: Path, expected: Path) -> None:
+    """Weights, optimiser, health, counters, log and model are those of the other run."""
+    for name in ("last.pt", "best.pt"):
+        ours, theirs = tensors(out, name), tensors(expected, name)
+        assert ours.keys() == theirs.keys()
+        assert [key for key, value in theirs.items() if not torch.equal(ours[key], value)] == []
+    states = [load_checkpoint(folder / "last.pt") or {} for folder in (out, expected)]
+    for state in states:
+        state["progress"].pop("wall_seconds")
+    assert states[0]["progress"] == states[1]["progress"]
+    assert states[0]["health"] == states[1]["health"]
+    assert rows(out) == rows(expected)
+    assert (out / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
+    steps = [read_model_config(folder)["provenance"]["steps"] for folder in (out, expected)]
+    assert steps[0] == steps[1]
+    assert list(out.glob(".*")) == []  # no half-written file is left
+
+
+@pytest.fixture(scope="module")
+def reference(processes: Processes, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    out = tmp_path_factory.mktemp("reference") / "run"
+    run = processes.pretrain(corpus, out, CONFIG)
+    run.wait_for_row(out, 1)
+    begin = time.monotonic()
+    run.finish()
+    return Reference(out, time.monotonic() - begin)
+
+
+@pytest.fixture(scope="module")
+def short_reference(processes: Processes, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("short") / "run"
+    processes.pretrain(corpus, out, SHORT).finish()
+    return out
+
+
+def test_the_reference_trains(reference: Reference) -> None:
+    train = [row for row in rows(reference.out) if "valid" not in row]
+    assert [row["step"] for row in train] == list(range(1, 26))
+    assert [row["step"] for row in rows(reference.out) if "valid" in row] == [5, 10, 15, 20, 25]
+    assert len({row["loss"] for row in train}) == 25
+
+
+def test_killed_at_random_moments(processes: Processes, corpus: Path, reference: Reference, tmp_path: Path) -> None:
+    """SIGKILL at random steps and at a random moment within each; four times in the life of one run."""
+    rng = np.random.default_rng(0)
+    out = tmp_path / "run"
+    for step in sorted(rng.choice(np.arange(1, 24), 4, replace=False).tolist()):
+        run = processes.pretrain(corpus, out, CONFIG)
+        run.wait_for_row(out, step)
+        time.sleep(2 * rng.random() * reference.seconds / CONFIG.loop.steps)
+        assert run.kill() == -signal.SIGKILL, run.said.read_text()
+    processes.pretrain(corpus, out, CONFIG).finish()
+    assert_same_run(out, reference.out)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop(processes: Processes, corpus: Path, reference: Reference, tmp_path: Path, number: int) -> None:
+    out = tmp_path / "run"
+    run = processes.pretrain(corpus, out, CONFIG)
+    run.wait_for_row(out, 7)
+    assert run.kill(number) == 130, run.said.read_text()
+    state = load_checkpoint(out / "last.pt")
+    assert state is not None
+    step = state["progress"]["step"]
+    assert step == rows(out)[-1]["step"]  # nothing that was done is lost
+    assert f"stopped at step {step}; the same command goes on from there" in run.said.read_text()
+    assert "Traceback" not in run.said.read_text()
+    assert load_encoder(out).config == CONFIG.encoder
+    processes.pretrain(corpus, out, CONFIG).finish()
+    assert_same_run(out, reference.out)
+
+
+# Every place where files become permanent. A first run writes recipe.toml (flush, rename: 0 and 1), then with each of
+# the two checkpoints best.pt, model.safetensors, config.json and last.pt (2 to 9 and 10 to 17).
+@pytest.mark.parametrize("event", [1, 3, 5, 7, 9, 11, 13, 15, 16, 17])
+def test_killed_between_the_files_of_a_checkpoint(
+    processes: Processes, corpus: Path, short_reference: Path, tmp_path: Path, event: int
+) -> None:
+    out = tmp_path / "run"
+    assert processes.pretrain(corpus, out, SHORT, die_before=event).wait() == -signal.SIGKILL
+    if (out / "last.pt").exists():  # whatever there is is whole, and the model is no older than the checkpoint
+        state = load_checkpoint(out / "last.pt")
+        assert state is not None
+        assert read_model_config(out)["provenance"]["steps"] >= state["progress"]["step"]
+        load_encoder(out)
+    if (out / "best.pt").exists():
+        load_checkpoint(out / "best.pt")
+    processes.pretrain(corpus, out, SHORT).finish()
+    assert_same_run(out, short_reference)
+
+
+def test_all_these_places_were_tried(processes: Processes, corpus: Path, short_reference: Path, tmp_path: Path) -> None:
+    """One more would be after the end: a checkpoint with other files needs other numbers above."""
+    run = processes.pretrain(corpus, tmp_path / "run", SHORT, die_before=18)
+    run.finish()
+    assert_same_run(tmp_path / "run", short_reference)
+
+
+def test_a_finished_run_is_left_alone(processes: Processes, corpus: Path, short_reference: Path) -> None:
+    before = {path.name: path.read_bytes() for path in short_reference.iterdir() if path.is_file()}
+    processes.pretrain(corpus, short_reference, SHORT).finish()
+    after = {path.name: path.read_bytes() for path in short_reference.iterdir() if path.is_file()}
+    assert before == after
+
+
+# What a user may find or do
+
+
+@pytest.mark.parametrize("tail", ['{"step": 3, "lo', '{"step": 3, "loss": 1.0}\n{"step": 4, "loss": 1.0}\n{"st', ""])
+def test_half_a_line_of_the_log(
+    processes: Processes, corpus: Path, short_reference: Path, tmp_path: Path, tail: str
+) -> None:
+    out = tmp_path / "run"
+    processes.pretrain(corpus, out, SHORT, die_before=10).wait()  # after the checkpoint of step 2
+    log = out / "log.jsonl"
+    whole = [line for line in log.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= 2]
+    log.write_text("".join(whole) + tail)
+    processes.pretrain(corpus, out, SHORT).finish()
+    assert_same_run(out, short_reference)
+
+
+def test_the_log_is_cut_behind_a_step(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    truncate_log(path, 3)  # no log, nothing to do
+    assert not path.exists()
+    lines = [f'{{"step": {step}, "loss": 1.5}}\n' for step in (1, 2, 3)]
+    path.write_text("".join(lines) + '{"valid": true, "step": 3}\n{"step": 4}\n{"step": 5, "x": ')
+    truncate_log(path, 3)
+    assert path.read_text() == "".join(lines) + '{"valid": true, "step": 3}\n'
+    path.write_text('{"step": 3}')  # whole but for the end of its line
+    truncate_log(path, 3)
+    assert path.read_text() == '{"step": 3}\n'
+
+
+def one_line(text: str) -> str:
+    """The only line that begins with the program's name."""
+    [line] = [line for line in text.splitlines() if line.startswith("speechssl: ")]
+    assert "Traceback" not in text
+    return line
+
+
+def test_changed_settings_are_refused_in_one_line(processes: Processes, corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    processes.pretrain(corpus, out, changed(SHORT, loop__steps=2)).finish()
+    before = (out / "recipe.toml").read_text()
+    run = processes.pretrain(corpus, out, changed(SHORT, loop__steps=2, optim__max_lr=1e-4))
+    assert run.wait() == 2
+    line = one_line(run.said.read_text())
+    assert "other settings" in line
+    assert "optim.max_lr" in line
+    assert (out / "recipe.toml").read_text() == before
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "text"])
+def test_a_damaged_checkpoint_is_one_line(
+    processes: Processes, corpus: Path, short_reference: Path, tmp_path: Path, damage: str
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    whole = (short_reference / "last.pt").read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 4  # in the middle of the weights
+    damaged = {"empty": b"", "cut": whole[: len(whole) // 3], "flipped": bytes(flipped), "text": b"no checkpoint\n"}
+    (out / "last.pt").write_bytes(damaged[damage])
+    (out / "recipe.toml").write_text((short_reference / "recipe.toml").read_text())
+    run = processes.pretrain(corpus, out, SHORT)
+    assert run.wait() == 2, run.said.read_text()
+    assert str(out / "last.pt") in one_line(run.said.read_text())
+
+
+def test_every_cut_of_a_checkpoint_is_recognised(short_reference: Path, tmp_path: Path) -> None:
+    whole = (short_reference / "last.pt").read_bytes()
+    path = tmp_path / "last.pt"
+    for length in np.linspace(0, len(whole) - 1, 60).astype(int).tolist():
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError, match="not a readable checkpoint"):
+            load_checkpoint(path)
+    torch.save([1.0], path)
+    with pytest.raises(UserError, match="holds a list"):
+        load_checkpoint(path)
+    assert load_checkpoint(tmp_path / "none.pt") is None
