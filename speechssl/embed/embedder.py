@@ -37,7 +37,7 @@ from speechssl.models.storage import load_encoder
 Pooling = Literal["mean", "mean+std"]
 POOLINGS: tuple[Pooling, ...] = ("mean", "mean+std")
 DType = Literal["float32", "bfloat16"]
-Waveform = Float32[np.ndarray, " samples"]
+Waveform = Float32[np.ndarray, " _"]  # mono samples at 16 kHz; a list of them may differ in length
 Clip = str | PathLike[str] | Shaped[np.ndarray, "..."] | tuple[Shaped[np.ndarray, "..."], int]
 """A path, mono samples at 16 kHz (floating point, or int16 of full scale 32768), or such samples and their rate in Hz.
 
@@ -170,7 +170,7 @@ class EmbeddingModel:
         batch: list[int] = []
         for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
             longest = lengths[index]  # the order is rising
-            full = (len(batch) + 1) * longest > BATCH_SECONDS * SAMPLE_RATE
+            full = (len(batch) + 1) * longest > BATCH_SECONDS * SAMPLE_RATE or longest > WINDOW_SECONDS * SAMPLE_RATE
             if batch and (full or (equal and lengths[batch[0]] != longest)):
                 yield batch
                 batch = []

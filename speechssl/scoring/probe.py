@@ -277,7 +277,7 @@ def _answer(
 
 def _score(
     task: ProbeTask,
-    answers: Sequence[Int[np.ndarray, " tests"]],
+    answers: Sequence[Int[np.ndarray, " _"]],
     *,
     contender: str,
     probe: ProbeName,

@@ -205,6 +205,6 @@ def test_a_full_probe_is_fast():
     speakers = [f"s{i // 6 % 40}" for i in range(3000)]
     task = make_task("label", labels=labels, speakers=speakers, texts=[None] * 3000)
     features = features_of(labels, dim=256, strength=0.1, noise=1.0)
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(probe.probe_scores(task, features, contender="x")) == 12
-    assert time.perf_counter() - start < 15
+    assert time.process_time() - start < 15

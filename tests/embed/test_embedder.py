@@ -1,0 +1,174 @@
+"""The Python API: what a clip gives does not depend on its company, its window or how it was handed in."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import speechssl
+from speechssl.audio import AudioError, normalize
+from speechssl.config import UserError
+from speechssl.embed import embedder
+from speechssl.embed.embedder import EmbeddingModel, load, to_waveform
+
+from .conftest import MICRO_GROUP, micro_encoder, tone
+
+
+@pytest.fixture(scope="module")
+def model():
+    return EmbeddingModel(micro_encoder(), device="cpu")
+
+
+CLIPS = [tone(length, pitch) for length, pitch in ((16000, 220), (400, 300), (7777, 110), (48000, 440), (16001, 180))]
+
+
+def test_vectors_are_those_of_the_plain_forward_pass(model):
+    """Slow reference: one clip, no padding, the encoder called by hand."""
+    for layer in range(3):
+        for clip in CLIPS:
+            with torch.no_grad():
+                output = model.encoder(torch.from_numpy(normalize(clip))[None], all_layers=True)
+            frames = output.hidden_states[layer][0].numpy()
+            np.testing.assert_allclose(model.frames(clip, layer=layer), frames, atol=1e-5)
+            np.testing.assert_allclose(model.embed(clip, layer=layer), frames.mean(0), atol=1e-5)
+            both = np.concatenate([frames.mean(0), frames.std(0)])
+            np.testing.assert_allclose(model.embed(clip, pooling="mean+std", layer=layer), both, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", embedder.POOLINGS)
+@pytest.mark.parametrize("layer", [0, 1, -1, "mean"])
+def test_a_batch_of_one_equals_a_batch_of_many(model, pooling, layer):
+    together = model.embed(CLIPS, pooling=pooling, layer=layer)
+    alone = np.stack([model.embed(clip, pooling=pooling, layer=layer) for clip in CLIPS])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    backwards = model.embed(CLIPS[::-1], pooling=pooling, layer=layer)
+    np.testing.assert_allclose(backwards[::-1], alone, atol=1e-5)
+
+
+def test_a_group_norm_encoder_gets_batches_of_equal_length():
+    model = EmbeddingModel(micro_encoder(MICRO_GROUP), device="cpu")
+    clips = [*CLIPS, tone(16000, 333), tone(7777, 99)]
+    together = model.embed(clips)
+    np.testing.assert_allclose(together, np.stack([model.embed(clip) for clip in clips]), atol=1e-5)
+    batches = list(model._batches([len(clip) for clip in clips]))
+    assert sorted(len(batch) for batch in batches) == [1, 1, 1, 2, 2]
+
+
+def test_batches_are_bounded_in_seconds_and_hold_every_clip_once(model):
+    lengths = np.random.default_rng(0).integers(400, 20 * 16000, size=200).tolist()
+    batches = list(model._batches(lengths))
+    assert sorted(index for batch in batches for index in batch) == list(range(200))
+    for batch in batches:
+        assert max(lengths[index] for index in batch) * len(batch) <= embedder.BATCH_SECONDS * 16000
+    assert len(batches) < 60
+    assert [len(batch) for batch in model._batches([90 * 16000] * 3)] == [1, 1, 1]
+
+
+def test_long_clips_go_through_windows_and_keep_every_frame(model, monkeypatch):
+    """With all of its attention near by, a window gives what the whole clip does away from its cut edges."""
+    clip = np.concatenate([tone(16000 * 5, 100 + 40 * part, seed=part) for part in range(6)])[: 16000 * 30 - 77]
+    whole = model.frames(clip, layer=0)  # the input to the first block sees one positional convolution only
+    vector = model.embed(clip, pooling="mean+std", layer=0)
+    monkeypatch.setattr(embedder, "WINDOW_SECONDS", 8.0)
+    windows = []
+    encode = model._encode
+    monkeypatch.setattr(model, "_encode", lambda waves, layers: windows.append(len(waves[0])) or encode(waves, layers))
+    np.testing.assert_allclose(model.frames(clip, layer=0), whole, atol=1e-4)
+    assert len(windows) == 8  # 30 s in steps of 4 s
+    assert max(windows) <= 8 * 16000 + 400
+    np.testing.assert_allclose(model.embed(clip, pooling="mean+std", layer=0), vector, atol=1e-4)
+    # Deeper layers attend as far as their window only: close, not equal, and as many frames.
+    assert model.frames(clip).shape == (int(model.encoder.num_frames(torch.tensor(len(clip)))), 24)
+
+
+def test_a_long_clip_does_not_change_its_neighbours(model, monkeypatch):
+    monkeypatch.setattr(embedder, "WINDOW_SECONDS", 2.5)
+    monkeypatch.setattr(embedder, "CONTEXT_SECONDS", 0.5)
+    clips = [CLIPS[0], tone(16000 * 7), CLIPS[2]]
+    np.testing.assert_allclose(model.embed(clips), np.stack([model.embed(clip) for clip in clips]), atol=1e-5)
+
+
+def test_many_clips_are_decoded_a_part_at_a_time(model, monkeypatch):
+    monkeypatch.setattr(embedder, "DECODED_SECONDS", 1.5)
+    np.testing.assert_allclose(model.embed(CLIPS), np.stack([model.embed(clip) for clip in CLIPS]), atol=1e-5)
+
+
+def test_a_file_an_array_and_int16_are_the_same_clip(model, tmp_path):
+    clip = (tone(16000) * 32767).astype(np.int16)
+    soundfile.write(tmp_path / "a.wav", clip, 16000, subtype="PCM_16")
+    as_float = clip.astype(np.float64) / 32768
+    vectors = model.embed([tmp_path / "a.wav", str(tmp_path / "a.wav"), clip, as_float, (clip, 16000)])
+    np.testing.assert_allclose(vectors, np.repeat(vectors[:1], 5, axis=0), atol=1e-6)
+    assert vectors.dtype == np.float32
+
+
+def test_another_rate_is_resampled(model):
+    half = tone(16000, 220)[::2]
+    low = to_waveform((half, 8000), name="clip")
+    assert len(low) == 16000
+    assert model.embed((half, 8000)).shape == (24,)
+    two = model.embed(((half, 8000), tone(16000)))  # a tuple of two clips is no clip with its rate
+    assert two.shape == (2, 24)
+
+
+def test_shapes_of_one_and_many(model):
+    assert model.embed(CLIPS[0]).shape == (24,)
+    assert model.embed([CLIPS[0]]).shape == (1, 24)
+    assert model.embed(CLIPS, pooling="mean+std").shape == (5, 48)
+    assert model.embed([]).shape == (0, 24)
+    assert model.frames(np.ones(400, dtype=np.float32) * tone(400)).shape == (1, 24)
+
+
+def test_one_frame_has_deviation_zero(model):
+    assert np.abs(model.embed(tone(400), pooling="mean+std")[24:]).max() == 0
+
+
+def test_the_level_of_a_recording_does_not_matter(model):
+    np.testing.assert_allclose(model.embed(CLIPS[0] * 0.1 + 0.05), model.embed(CLIPS[0]), atol=1e-3)
+
+
+def test_dropout_is_off_and_nothing_is_trained(model):
+    np.testing.assert_array_equal(model.embed(CLIPS[0]), model.embed(CLIPS[0]))
+    assert not model.encoder.training
+    assert not any(weight.requires_grad for weight in model.encoder.parameters())
+
+
+def test_bfloat16_is_close():
+    half = EmbeddingModel(micro_encoder(), device="cpu", dtype="bfloat16").embed(CLIPS[0])
+    full = EmbeddingModel(micro_encoder(), device="cpu").embed(CLIPS[0])
+    assert 0 < np.abs(half - full).max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("clip", "reason"),
+    [
+        (np.zeros((2, 16000), dtype=np.float32), r"clip 1: need mono .* got shape \(2, 16000\)"),
+        (np.zeros(16000, dtype=np.int32), "clip 1: need samples of a floating type or int16, got int32"),
+        (np.zeros(16000, dtype=np.float32), "clip 1: all silence"),
+        (tone(399), "clip 1: too short: 399 samples"),
+        (np.append(tone(800), np.nan), "clip 1: 1 samples are NaN or infinite"),
+        ((np.append(tone(800), np.inf), 8000), "clip 1: 1 samples are NaN or infinite"),
+        ("nowhere/b.wav", r"nowhere/b\.wav: "),
+    ],
+)
+def test_a_clip_that_cannot_be_used_is_named(model, clip, reason):
+    with pytest.raises(AudioError, match=reason):
+        model.embed([CLIPS[0], clip])
+
+
+@pytest.mark.parametrize("layer", [3, -4, "last"])
+def test_an_unknown_layer_is_refused(model, layer):
+    with pytest.raises((UserError, TypeError), match=r"layer"):
+        model.embed(CLIPS[0], layer=layer)
+
+
+def test_settings_that_do_not_exist_are_refused(model, model_folder, tmp_path):
+    with pytest.raises(UserError, match="unknown device 'abacus'"):
+        load(model_folder, device="abacus")
+    with pytest.raises(UserError, match="not a model folder"):
+        load(tmp_path)
+
+
+def test_the_public_name_loads_a_folder(model_folder, model):
+    loaded = speechssl.load(model_folder, device="cpu")
+    np.testing.assert_allclose(loaded.embed(CLIPS[0]), model.embed(CLIPS[0]), atol=1e-6)
