@@ -127,12 +127,12 @@ def pretrain(
     try:
         result = run(corpora, out, config=recipe, command=_spoken.get())
     except HealthError as error:
-        _say(f"speechssl: {error}")
+        _say_once(f"speechssl: {error}")
         raise typer.Exit(HEALTH_ERROR) from None
     if not result.finished:
-        _say(f"stopped at step {result.steps}; the same command goes on from there")
+        _say_once(f"stopped at step {result.steps}; the same command goes on from there")
         raise typer.Exit(INTERRUPTED)
-    _say(f"{out}: {result.steps} steps, {result.seconds_seen / 3600:.1f} h of audio seen")
+    _say_once(f"{out}: {result.steps} steps, {result.seconds_seen / 3600:.1f} h of audio seen")
 
 
 @app.command()
@@ -288,6 +288,12 @@ def _put(line: str) -> None:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr)  # noqa: T201 -- the command's own voice
+
+
+def _say_once(line: str) -> None:
+    """For what every process of a torchrun launch ends with."""
+    if os.environ.get("RANK", "0") == "0":
+        _say(line)
 
 
 def _say_error(message: str) -> int:

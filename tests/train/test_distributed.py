@@ -1,0 +1,136 @@
+"""Two processes train as one does: same weights, same log, and they stop together."""
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from speechssl.config import UserError
+from speechssl.train.checkpoint import load_checkpoint
+from speechssl.train.distributed import any_rank, sum_over_ranks
+from speechssl.train.distributed import processes as joined
+from speechssl.train.pretrain import PretrainConfig
+from tests.toys import MICRO_RUN, NO_DROPOUT, changed
+from tests.train.conftest import Processes, Run, rows, tensors
+
+# Five crops: three for one process, two for the other. A heavy diversity term, because it is no sum over frames.
+CONFIG = changed(
+    MICRO_RUN,
+    crops__batch_seconds=5.0,
+    loop__steps=6,
+    loop__validate_every=3,
+    loop__checkpoint_every=6,
+    objective__diversity_weight=2.0,
+    **{f"encoder__{name}": value for name, value in NO_DROPOUT.items()},
+)
+
+
+def start_two(processes: Processes, corpus: Path, out: Path, config: PretrainConfig) -> list[Run]:
+    """What torchrun does: two processes that find each other by the environment."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    runs = []
+    for rank in range(2):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        env = {name: str(value) for name, value in place.items()}
+        runs.append(processes.pretrain(corpus, out, config, env=env))
+    return runs
+
+
+@pytest.fixture(scope="module")
+def single(processes: Processes, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("single") / "run"
+    processes.pretrain(corpus, out, CONFIG).finish()
+    return out
+
+
+def weights(out: Path) -> dict[str, Tensor]:
+    return {name: value for name, value in tensors(out).items() if name.startswith("/model/")}
+
+
+def assert_close_runs(out: Path, expected: Path) -> None:
+    ours, theirs = weights(out), weights(expected)
+    assert ours.keys() == theirs.keys()
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 1e-5
+    for got, row in zip(rows(out), rows(expected), strict=True):
+        assert got.keys() == row.keys()
+        for name, value in row.items():
+            assert got[name] == pytest.approx(value, rel=1e-3, abs=1e-4), (row["step"], name)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_two_processes_equal_one(
+    processes: Processes, corpus: Path, single: Path, tmp_path: Path, accumulation: int
+) -> None:
+    out = tmp_path / "run"
+    for run in start_two(processes, corpus, out, changed(CONFIG, loop__accumulation=accumulation)):
+        run.finish()
+    assert_close_runs(out, single)
+    said = (tmp_path / "run.said").read_text()
+    assert said.count("6 steps, ") == 1  # one of them talks
+
+
+@pytest.mark.parametrize("accumulation", [2, 4])
+def test_accumulation_equals_one_batch(
+    processes: Processes, corpus: Path, single: Path, tmp_path: Path, accumulation: int
+) -> None:
+    out = tmp_path / "run"
+    processes.pretrain(corpus, out, changed(CONFIG, loop__accumulation=accumulation)).finish()
+    assert_close_runs(out, single)
+
+
+def test_small_differences_would_show(single: Path, processes: Processes, corpus: Path, tmp_path: Path) -> None:
+    """What the tolerance means: a diversity term that is 5 % heavier moves the weights a hundred times as far."""
+    out = tmp_path / "run"
+    processes.pretrain(corpus, out, changed(CONFIG, objective__diversity_weight=2.1)).finish()
+    ours, theirs = weights(out), weights(single)
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) > 1e-3
+
+
+def test_a_signal_to_one_stops_both_and_resume_is_exact(processes: Processes, corpus: Path, tmp_path: Path) -> None:
+    """With dropped layers, so that a process may leave parameters without gradients."""
+    config = changed(CONFIG, loop__steps=16, encoder__transformer__layer_drop=0.3, loop__validate_every=16)
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    first, second = start_two(processes, corpus, out, config)
+    first.wait_for_row(out, 4)
+    os.kill(second.pid, signal.SIGTERM)
+    assert [first.wait(), second.wait()] == [130, 130], first.said.read_text()
+    state = load_checkpoint(out / "last.pt")
+    assert state is not None
+    assert 4 <= state["progress"]["step"] < 16
+    for folder in (out, whole):
+        for run in start_two(processes, corpus, folder, config):
+            run.finish()
+    ours, theirs = weights(out), weights(whole)
+    assert [name for name, value in theirs.items() if not torch.equal(ours[name], value)] == []
+
+
+def test_an_alarm_ends_both(processes: Processes, corpus: Path, tmp_path: Path) -> None:
+    config = changed(CONFIG, health__grace=2, health__patience=2, optim__warmup=0.0, optim__reference_lr=0.0)
+    runs = start_two(processes, corpus, tmp_path / "run", config)
+    assert [run.wait() for run in runs] == [3, 3], runs[0].said.read_text()
+
+
+# Without a launcher
+
+
+def test_alone() -> None:
+    with joined("cpu") as place:
+        assert (place.rank, place.world_size, place.is_main, place.device.type) == (0, 1, True, "cpu")
+        tensors = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor(3)}
+        assert sum_over_ranks(tensors) is tensors
+        assert any_rank(True, place.device)  # noqa: FBT003
+        assert not any_rank(False, place.device)  # noqa: FBT003
+
+
+def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="device 'cuda:0': torch sees no GPU"), joined("cuda:0"):
+        pass
+    with joined("auto") as place:
+        assert place.device.type == "cpu"
