@@ -8,6 +8,7 @@ traceback.
 import contextlib
 import contextvars
 import enum
+import os
 import shlex
 import sys
 import time
