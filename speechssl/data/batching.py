@@ -1,9 +1,11 @@
 """Batches as pure functions: batch ``n`` depends on the seed, the corpus and ``n``, never on what was drawn before.
 
-So a run that is resumed at step ``n`` sees the data it would have seen, and ranks and micro-batches are slices of one global batch.
+So a run that is resumed at step ``n`` sees the data it would have seen, and ranks and micro-batches are slices of one
+global batch.
 
-Pretraining crops (fairseq's ``raw_audio_dataset`` crops a batch to its shortest item): nothing is padded. Utterances shorter than the minimum are
-joined with others of the same speaker first (short clips alone make masks and distractors degenerate).
+Pretraining crops (fairseq's ``raw_audio_dataset`` crops a batch to its shortest item): nothing is padded. Utterances
+shorter than the minimum are joined with others of the same speaker first (short clips alone make masks and distractors
+degenerate).
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,10 +29,18 @@ class Store(Protocol):
     """What batching needs of a packed corpus; :class:`speechssl.data.waveforms.WaveformStore` is one."""
 
     @property
-    def utterances(self) -> list[Utterance]: ...
+    def utterances(self) -> list[Utterance]:
+        """The manifest, in order."""
+        ...
+
     @property
-    def lengths(self) -> Int64[np.ndarray, " utterances"]: ...
-    def read(self, index: int, start: int = 0, stop: int | None = None) -> Int16[np.ndarray, " samples"]: ...
+    def lengths(self) -> Int64[np.ndarray, " utterances"]:
+        """Samples of each utterance at 16 kHz."""
+        ...
+
+    def read(self, index: int, start: int = 0, stop: int | None = None) -> Int16[np.ndarray, " samples"]:
+        """Samples ``start`` to ``stop`` of an utterance."""
+        ...
 
 
 class CropConfig(Config):
@@ -46,8 +56,8 @@ class CropConfig(Config):
 class CropBatch:
     """A slice of a global batch.
 
-    ``rows`` are the places of these crops in the global batch of ``global_rows``; random draws are made for the whole batch and sliced by
-    them, so that any way of slicing gives the same draws.
+    ``rows`` are the places of these crops in the global batch of ``global_rows``; random draws are made for the whole
+    batch and sliced by them, so that any way of slicing gives the same draws.
     """
 
     waveforms: Float[np.ndarray, "batch samples"]
@@ -81,23 +91,29 @@ class CropBatches:
         UserError: nothing is long enough to train on.
     """
 
-    def __init__(self, stores: Sequence[Store], config: CropConfig, *, seed: int, keep: Sequence[Sequence[int]] | None = None):
+    def __init__(
+        self, stores: Sequence[Store], config: CropConfig, *, seed: int, keep: Sequence[Sequence[int]] | None = None
+    ):
         self.stores, self.config, self.seed = list(stores), config, seed
         self._longest = seconds_to_samples(config.seconds)
         self._shortest = seconds_to_samples(config.min_seconds)
         if not 0 < self._shortest <= self._longest:
-            raise UserError(f"crops: min_seconds {config.min_seconds} must be above 0 and at most seconds {config.seconds}")
+            raise UserError(
+                f"crops: min_seconds {config.min_seconds} must be above 0 and at most seconds {config.seconds}"
+            )
         keep = [range(len(store.lengths)) for store in stores] if keep is None else keep
         self.units, self.dropped = self._join(keep)
         if not self.units:
-            raise UserError(f"nothing to train on: no utterance, alone or joined within its speaker, reaches {config.min_seconds} s")
+            raise UserError(
+                f"nothing to train on: no utterance, alone or joined within its speaker, reaches {config.min_seconds} s"
+            )
         self.batch_size = max(2, round(config.batch_seconds / config.seconds))
         self.batches_per_epoch = -(-len(self.units) // self.batch_size)
         self._cached: tuple[int, Int64[np.ndarray, "batches batch"]] | None = None
         self.seconds = sum(unit.samples for unit in self.units) / seconds_to_samples(1.0)
 
     def _join(self, keep: Sequence[Sequence[int]]) -> "tuple[list[_Unit], int]":
-        """Long utterances as they are, short ones joined within a speaker (a folder where none is known) up to a full crop."""
+        """Long utterances alone, short ones joined within a speaker (a folder where none is known) up to a crop."""
         units: list[_Unit] = []
         dropped = 0
         rng = np.random.default_rng((self.seed, _JOIN))
@@ -125,7 +141,7 @@ class CropBatches:
         return units, dropped
 
     def _epoch(self, epoch: int) -> Int64[np.ndarray, "batches batch"]:
-        """Units of every batch of an epoch: shuffled, then sorted by length within windows so that a batch wastes little."""
+        """Units of every batch of an epoch: shuffled, then sorted by length within windows to waste little."""
         rng = np.random.default_rng((self.seed, _ORDER, epoch))
         order = rng.permutation(len(self.units))
         missing = self.batches_per_epoch * self.batch_size - len(order)
@@ -157,7 +173,7 @@ class CropBatches:
         return CropBatch(waveforms=np.stack(crops), rows=rows, global_rows=len(members))
 
     def _order(self, epoch: int) -> Int64[np.ndarray, "batches batch"]:
-        """The epoch's order, kept until another epoch is asked for (a cache, not state: the order is a function of the epoch)."""
+        """The epoch's order, kept until another one is asked for: a cache, not state."""
         cached = self._cached  # read once: another thread may ask for another epoch in between
         if cached is None or cached[0] != epoch:
             self._cached = cached = (epoch, self._epoch(epoch))
@@ -184,7 +200,8 @@ def length_buckets(
 
     Args:
         lengths: seconds of each utterance.
-        batch_seconds: longest length in a batch times its size stays at or below this; a longer utterance is a batch of its own.
+        batch_seconds: longest length in a batch times its size stays at or below this; a longer utterance is a
+            batch of its own.
         seed: with ``epoch`` the only source of randomness.
         epoch: number of the pass over the data.
         shuffle: jitter lengths by up to 5 % before sorting and shuffle the batches; False gives plain sorted batches.
@@ -204,8 +221,14 @@ def length_buckets(
     for index in np.argsort(seconds * jitter, kind="stable").tolist():
         longest = max(longest, seconds[index]) if batches else seconds[index]
         # A new batch also where lengths jump: padding one long utterance's worth onto many short ones is waste.
-        if not batches or longest * (len(batches[-1]) + 1) > batch_seconds or seconds[index] > 2 * seconds[batches[-1][0]]:
+        if (
+            not batches
+            or longest * (len(batches[-1]) + 1) > batch_seconds
+            or seconds[index] > 2 * seconds[batches[-1][0]]
+        ):
             batches.append([])
             longest = seconds[index]
         batches[-1].append(index)
-    yield from (batches[place] for place in (rng.permutation(len(batches)).tolist() if shuffle else range(len(batches))))
+    yield from (
+        batches[place] for place in (rng.permutation(len(batches)).tolist() if shuffle else range(len(batches)))
+    )

@@ -1,5 +1,7 @@
 """A prepared corpus on disk: its files, its index, and random access to its waveforms."""
 
+import hashlib
+import json
 import zlib
 from pathlib import Path
 
@@ -83,6 +85,10 @@ class WaveformStore:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def content_hash(self) -> str:
+        """Sixteen hexadecimal digits that change with the samples or their order, from the index alone."""
+        return hashlib.sha256(json.dumps([self.lengths.tolist(), self._crc32s]).encode()).hexdigest()[:16]
 
     def __reduce__(self) -> tuple[type["WaveformStore"], tuple[Path]]:
         return WaveformStore, (self.folder,)  # a worker process opens the files itself instead of copying them

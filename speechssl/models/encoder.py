@@ -1,8 +1,9 @@
 """SpeechEncoder: normalised waveforms to context frames, and the presets in one table.
 
-wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477): convolutional feature encoder, layer norm and projection, Transformer. The default mode
-(layer-norm convolutions, pre-norm blocks, input of zero mean and unit variance) is padding-invariant: an utterance gives the same output
-alone and in any batch. The group-norm mode exists for public BASE checkpoints and takes equal-length batches only.
+wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477): convolutional feature encoder, layer norm and projection,
+Transformer. The default mode (layer-norm convolutions, pre-norm blocks, input of zero mean and unit variance) is
+padding-invariant: an utterance gives the same output alone and in any batch. The group-norm mode exists for public BASE
+checkpoints and takes equal-length batches only.
 """
 
 from dataclasses import dataclass
@@ -43,13 +44,29 @@ PRESETS: dict[str, EncoderConfig] = {
     "tiny": EncoderConfig(
         conv=_slim(64, 64, 96, 128, 192, 192),
         transformer=TransformerConfig(
-            dim=192, layers=4, heads=4, feedforward=768, pre_norm=True, position_kernel=32, dropout=0.0, attention_dropout=0.0, layer_drop=0.0
+            dim=192,
+            layers=4,
+            heads=4,
+            feedforward=768,
+            pre_norm=True,
+            position_kernel=32,
+            dropout=0.0,
+            attention_dropout=0.0,
+            layer_drop=0.0,
         ),
     ),
     "small": EncoderConfig(
         conv=_slim(80, 96, 128, 192, 256, 384),
         transformer=TransformerConfig(
-            dim=384, layers=10, heads=6, feedforward=1536, pre_norm=True, position_kernel=64, dropout=0.05, attention_dropout=0.05, layer_drop=0.0
+            dim=384,
+            layers=10,
+            heads=6,
+            feedforward=1536,
+            pre_norm=True,
+            position_kernel=64,
+            dropout=0.05,
+            attention_dropout=0.05,
+            layer_drop=0.0,
         ),
     ),
     "base": EncoderConfig(
@@ -60,7 +77,14 @@ PRESETS: dict[str, EncoderConfig] = {
     ),
     "large": EncoderConfig(
         transformer=TransformerConfig(
-            dim=1024, layers=24, heads=16, feedforward=4096, pre_norm=True, dropout=0.0, attention_dropout=0.0, layer_drop=0.0
+            dim=1024,
+            layers=24,
+            heads=16,
+            feedforward=4096,
+            pre_norm=True,
+            dropout=0.0,
+            attention_dropout=0.0,
+            layer_drop=0.0,
         ),
     ),
 }
@@ -68,7 +92,7 @@ PRESETS: dict[str, EncoderConfig] = {
 
 @dataclass(frozen=True)
 class EncoderOutput:
-    """Context frames with their counts; ``hidden_states`` (on request) run from the first block's input to the final output."""
+    """Context frames with their counts; ``hidden_states`` (on request): first block's input to final output."""
 
     frames: Float[Tensor, "batch frames dim"]
     num_frames: Int[Tensor, " batch"] | None
@@ -107,7 +131,8 @@ class SpeechEncoder(nn.Module):
         """Encode.
 
         Args:
-            waveforms: 16 kHz, normalised per utterance when ``config.normalize``; anything beyond ``num_samples`` is ignored.
+            waveforms: 16 kHz, normalised per utterance when ``config.normalize``; anything beyond ``num_samples``
+                is ignored.
             num_samples: valid samples of each utterance; None when nothing is padded.
             all_layers: return every hidden state.
 

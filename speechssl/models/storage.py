@@ -1,7 +1,8 @@
 """A model on disk: one folder with ``config.json`` (what it is) and ``model.safetensors`` (its weights).
 
-Encoder tensors have the prefix ``encoder.``; other prefixes belong to whoever trained it (the objective, a head) and are kept, not read, by
-:func:`load_encoder`. Both files are written under a temporary name, flushed to disk and renamed: a reader never sees half a model.
+Encoder tensors have the prefix ``encoder.``; other prefixes belong to whoever trained it (the objective, a head) and
+are kept, not read, by :func:`load_encoder`. Both files are written under a temporary name, flushed to disk and renamed:
+a reader never sees half a model.
 """
 
 import hashlib
@@ -25,7 +26,11 @@ PREFIX = "encoder."
 
 
 def save_model(
-    folder: Path, encoder: SpeechEncoder, *, extra: Mapping[str, Any] | None = None, tensors: Mapping[str, Tensor] | None = None
+    folder: Path,
+    encoder: SpeechEncoder,
+    *,
+    extra: Mapping[str, Any] | None = None,
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a model folder.
 
@@ -45,7 +50,9 @@ def save_model(
     weights = {PREFIX + name: value for name, value in encoder.state_dict().items()} | tensors
     config = {"format": FORMAT, "encoder": encoder.config.model_dump(mode="json"), **extra}
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "model.safetensors", save({name: value.detach().cpu().contiguous() for name, value in weights.items()}))
+    write_atomic(
+        folder / "model.safetensors", save({name: value.detach().cpu().contiguous() for name, value in weights.items()})
+    )
     write_atomic(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
 
 
@@ -80,7 +87,9 @@ def load_encoder(folder: Path) -> SpeechEncoder:
         encoder = SpeechEncoder(EncoderConfig.model_validate_json(json.dumps(config["encoder"])))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{folder / 'config.json'}: encoder.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise UserError(
+            f"{folder / 'config.json'}: encoder.{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        ) from None
     path = folder / "model.safetensors"
     try:
         weights = read_tensors(path, prefix=PREFIX)

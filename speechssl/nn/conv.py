@@ -1,13 +1,14 @@
 """Convolutional feature encoder: raw waveform to latent frames.
 
-wav2vec 2.0 (Baevski et al. 2020, section 2, arXiv 2006.11477): a stack of strided 1-D convolutions, each followed by a norm and GELU. Two
-additions, both off under the paper's presets:
+wav2vec 2.0 (Baevski et al. 2020, section 2, arXiv 2006.11477): a stack of strided 1-D convolutions, each followed by a
+norm and GELU. Two additions, both off under the paper's presets:
 
-* ``init="tap-average"``: every tap of a kernel starts from the same random channel mix plus a little He noise. A randomly initialised stack
-  makes frames that depend on the phase of the waveform; codes of such frames cannot be predicted from context and small runs never
-  leave chance. Averaging over taps makes frames stable under shifts of a few milliseconds from the first update on.
-* ``front="gabor"``: the first layer starts as mel-spaced Gabor quadrature pairs after pre-emphasis and gives their log power (the idea of
-  LEAF, Zeghidour et al. 2021, arXiv 2101.08596); it stays trainable.
+* ``init="tap-average"``: every tap of a kernel starts from the same random channel mix plus a little He noise. A
+  randomly initialised stack makes frames that depend on the phase of the waveform; codes of such frames cannot be
+  predicted from context and small runs never leave chance. Averaging over taps makes frames stable under shifts of a
+  few milliseconds from the first update on.
+* ``front="gabor"``: the first layer starts as mel-spaced Gabor quadrature pairs after pre-emphasis and gives their
+  log power (the idea of LEAF, Zeghidour et al. 2021, arXiv 2101.08596); it stays trainable.
 
 Tensors are channels-last (batch, time, channels) throughout: the norm over channels then needs no transposition.
 """
@@ -25,7 +26,9 @@ from speechssl.config import Config
 
 PAPER_LAYERS = ((512, 10, 5), *((512, 3, 2),) * 4, *((512, 2, 2),) * 2)  # (channels, kernel, stride), paper section 4.2
 PRE_EMPHASIS = 0.97  # the usual value, e.g. HTK book section 5.2
-GABOR_GAIN = 100.0  # the bands of a unit-variance waveform have powers about 0.01: brings them to the bend of log(1 + x)
+GABOR_GAIN = (
+    100.0  # the bands of a unit-variance waveform have powers about 0.01: brings them to the bend of log(1 + x)
+)
 
 
 class ConvConfig(Config):
@@ -66,7 +69,7 @@ class ConvConfig(Config):
 
     @property
     def padding(self) -> int:
-        """Zeros added on both sides so that any stack gives one frame for ``RECEPTIVE_FIELD`` samples, like the paper's."""
+        """Zeros added on both sides so that any stack gives as many frames as the paper's."""
         return max(0, math.ceil((self.receptive_field - RECEPTIVE_FIELD) / 2))
 
 
@@ -82,11 +85,15 @@ class ConvFeatureEncoder(nn.Module):
     def __init__(self, config: ConvConfig):
         super().__init__()
         self.config = config
+        if config.front == "gabor" and config.norm != "layer":
+            raise ValueError(f"the gabor front needs norm='layer', got {config.norm!r}")
         inputs, self.layers = 1, nn.ModuleList()
         for index, (channels, kernel, stride) in enumerate(config.layers):
-            layer = GaborLayer if index == 0 and config.front == "gabor" else ConvLayer
-            norm = config.norm if config.norm == "layer" or index == 0 else "none"
-            self.layers.append(layer(inputs, channels, kernel, stride, norm=norm, bias=config.bias))
+            if index == 0 and config.front == "gabor":
+                self.layers.append(GaborLayer(channels, kernel, stride))
+            else:
+                norm = config.norm if config.norm == "layer" or index == 0 else "none"
+                self.layers.append(ConvLayer(inputs, channels, kernel, stride, norm=norm, bias=config.bias))
             inputs = channels
         if config.init == "tap-average":
             for layer in list(self.layers)[1:]:
@@ -129,10 +136,8 @@ class ConvLayer(nn.Module):
 class GaborLayer(nn.Module):
     """Log powers of trainable filters that start as mel-spaced Gabor quadrature pairs, after pre-emphasis."""
 
-    def __init__(self, inputs: int, channels: int, kernel: int, stride: int, *, norm: str, bias: bool):
+    def __init__(self, channels: int, kernel: int, stride: int):
         super().__init__()
-        if inputs != 1 or norm != "layer":
-            raise ValueError(f"the gabor front takes one channel and norm='layer', got {inputs} channels and norm={norm!r}")
         self.conv = nn.Conv1d(1, 2 * channels, kernel, stride=stride, bias=False)
         self.conv.weight = nn.Parameter(gabor_filters(channels, kernel).unsqueeze(1))
         self.norm = nn.LayerNorm(channels)
@@ -146,7 +151,7 @@ class GaborLayer(nn.Module):
 
 
 class TimeNorm(nn.Module):
-    """Group norm with one group a channel: normalises each channel over the whole time axis, as BASE checkpoints do in their first layer.
+    """Group norm with one group a channel: each is normalised over the whole time axis, as in BASE's first layer.
 
     Padding changes its result: run it on batches of equal length only.
     """
@@ -172,14 +177,15 @@ def convolve(
 ) -> Float[Tensor, "batch frames outputs"]:
     """Strided convolution of channels-last sequences.
 
-    As a 2-D convolution of height one, because that has a channels-last kernel in oneDNN and cuDNN: no transposed copy before and after.
+    As a 2-D convolution of height one, because that has a channels-last kernel in oneDNN and cuDNN: no transposed copy
+    before and after.
     """
     image = x.transpose(1, 2).unsqueeze(2)  # batch inputs 1 time, channels-last in memory
     return F.conv2d(image, weight.unsqueeze(2), bias, stride=(1, stride)).squeeze(2).transpose(1, 2)
 
 
 def average_taps_(weight: Float[Tensor, "outputs inputs kernel"], noise: float) -> None:
-    """Fill a kernel in place with one random channel mix, the same on every tap, plus ``noise`` times He-normal values."""
+    """Fill a kernel in place: one random channel mix on every tap, plus ``noise`` times He-normal values."""
     outputs, inputs, kernel = weight.shape
     mix = torch.randn(outputs, inputs, 1) * math.sqrt(2 / inputs) / kernel
     with torch.no_grad():
@@ -187,15 +193,18 @@ def average_taps_(weight: Float[Tensor, "outputs inputs kernel"], noise: float) 
 
 
 def gabor_filters(channels: int, kernel: int) -> Float[Tensor, "pairs kernel"]:
-    """Quadrature pairs, centres mel-spaced from 60 Hz to 7800 Hz, bandwidths from the spacing; all cosines first, then all sines.
+    """Quadrature pairs, mel-spaced from 60 Hz to 7800 Hz, bandwidths from the spacing; all cosines, then all sines.
 
-    A Gaussian of standard deviation ``s`` in time has one of ``1 / (2 pi s)`` in frequency; neighbouring filters cross near half height.
+    A Gaussian of standard deviation ``s`` in time has one of ``1 / (2 pi s)`` in frequency; neighbouring filters cross
+    near half height.
     """
     mel = torch.linspace(_hertz_to_mel(60.0), _hertz_to_mel(7800.0), channels + 2)
     hertz = 700.0 * (10.0 ** (mel / 2595.0) - 1.0)  # HTK's mel scale
     centre, spacing = hertz[1:-1, None], (hertz[2:] - hertz[:-2])[:, None] / 2
     time = (torch.arange(kernel) - (kernel - 1) / 2)[None] / SAMPLE_RATE  # s
-    width = (1 / (2 * math.pi * 0.85 * spacing)).clamp(max=kernel / SAMPLE_RATE / 4)  # s; the window holds +-2 deviations
+    width = (1 / (2 * math.pi * 0.85 * spacing)).clamp(
+        max=kernel / SAMPLE_RATE / 4
+    )  # s; the window holds +-2 deviations
     envelope = torch.exp(-0.5 * (time / width) ** 2)
     envelope = envelope / envelope.norm(dim=1, keepdim=True)
     phase = 2 * math.pi * centre * time

@@ -1,8 +1,9 @@
 """Span masking: which frames the context network must fill in.
 
-wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477, section 3.1): a share of all frames is drawn without replacement as span starts and the following
-``length`` frames are masked; spans may overlap. The counting is fairseq's ``compute_mask_indices`` (static, overlap allowed, two spans at least,
-every row trimmed to the same number of masked frames), so that a batch of masked frames is a plain rectangle.
+wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477, section 3.1): a share of all frames is drawn without replacement as
+span starts and the following ``length`` frames are masked; spans may overlap. The counting is fairseq's
+``compute_mask_indices`` (static, overlap allowed, two spans at least, every row trimmed to the same number of masked
+frames), so that a batch of masked frames is a plain rectangle.
 """
 
 import numpy as np
@@ -12,7 +13,7 @@ from speechssl.config import Config
 
 
 class MaskConfig(Config):
-    """``probability`` is the share of frames that would be masked without overlap (paper: 0.065 a start x 10 frames)."""
+    """``probability`` is the share masked if spans did not overlap (paper: 0.065 a start x 10 frames)."""
 
     probability: float = 0.65
     length: int = 10  # frames
@@ -40,10 +41,12 @@ def span_mask(
     shortest = int(num_frames.min())
     if shortest < config.length + config.min_spans:
         raise ValueError(
-            f"an utterance of {shortest} frames is too short to mask {config.min_spans} spans of {config.length} frames; "
+            f"{shortest} frames are too few to mask {config.min_spans} spans of {config.length} frames; "
             f"at least {config.length + config.min_spans} frames are needed"
         )
-    rounding = rng.random()  # one draw for the batch: the expected count is exact, rows of equal length get equal counts
+    rounding = (
+        rng.random()
+    )  # one draw for the batch: the expected count is exact, rows of equal length get equal counts
     rows: list[np.ndarray] = []
     for frames in num_frames:
         spans = max(config.min_spans, int(config.probability * frames / config.length + rounding))
@@ -61,7 +64,7 @@ def span_mask(
 def sample_negatives(
     batch: int, masked: int, negatives: int, *, rng: np.random.Generator
 ) -> Int[np.ndarray, "batch masked negatives"]:
-    """Positions of distractors among the masked frames of the same utterance, uniform with replacement, never the positive itself.
+    """Distractors: places among the masked frames of the same utterance, uniform with replacement, never the positive.
 
     Args:
         batch: utterances.

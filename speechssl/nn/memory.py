@@ -1,7 +1,8 @@
 """Memory of CPU tensors: keep what was freed instead of giving it back to the kernel.
 
-glibc maps every large block anew and unmaps it when freed. A training step frees and asks for the same blocks again and again, and pays a page
-fault for each 4 KiB of them: on virtual machines more than half of an element-wise operation's time.
+glibc maps every large block anew and unmaps it when freed. A training step frees and asks for the same blocks again and
+again, and pays a page fault for each 4 KiB of them: on virtual machines more than half of an element-wise operation's
+time.
 """
 
 import ctypes
@@ -22,4 +23,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    return all(mallopt(option, value) for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, _PAD)))
+    return all(
+        mallopt(option, value)
+        for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, _PAD))
+    )

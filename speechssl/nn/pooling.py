@@ -1,6 +1,7 @@
 """Frames to one vector an utterance, and layers to one sequence; padding never counts.
 
-Attention pooling: Okabe et al. 2018 (arXiv 1803.10963) without the deviation. Learned softmax mix of layers: SUPERB (arXiv 2105.01051), after ELMo.
+Attention pooling: Okabe et al. 2018 (arXiv 1803.10963) without the deviation. Learned softmax mix of layers: SUPERB
+(arXiv 2105.01051), after ELMo.
 """
 
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ def mean_pool(
 def mean_std_pool(
     frames: Float[Tensor, "batch frames dim"], num_frames: Int[Tensor, " batch"] | None = None
 ) -> Float[Tensor, "batch twice_dim"]:
-    """Mean and standard deviation (uncorrected: one frame has deviation zero) over the frames of each utterance, concatenated.
+    """Mean and standard deviation over the frames of each utterance; uncorrected: one frame has deviation zero.
 
     >>> mean_std_pool(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([2])).tolist()
     [[2.0, 1.0]]

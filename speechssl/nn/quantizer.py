@@ -1,10 +1,12 @@
 """Gumbel product quantizer.
 
-wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477, section 2) after vq-wav2vec (1910.05453): a linear layer scores the entries of each of G
-codebooks, one entry a group is chosen by a straight-through Gumbel softmax, and the chosen entries are concatenated.
+wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477, section 2) after vq-wav2vec (1910.05453): a linear layer scores the
+entries of each of G codebooks, one entry a group is chosen by a straight-through Gumbel softmax, and the chosen entries
+are concatenated.
 
-The scale of the first logits decides whether codes carry anything: too small and the Gumbel noise chooses, too large and a few codes take all.
-``logit_std`` sets their standard deviation for a normalised input; None keeps the paper's code default, weights drawn from N(0, 1).
+The scale of the first logits decides whether codes carry anything: too small and the Gumbel noise chooses, too large
+and a few codes take all. ``logit_std`` sets their standard deviation for a normalised input; None keeps the paper's
+code default, weights drawn from N(0, 1).
 """
 
 import math
@@ -29,7 +31,7 @@ class QuantizerConfig(Config):
 
 @dataclass(frozen=True)
 class QuantizerOutput:
-    """``probs`` is the plain softmax of the logits in fp32 (no noise, no temperature); ``codes`` are the entries chosen."""
+    """``probs`` is the softmax of the logits in fp32, without noise and temperature; ``codes`` are the choice."""
 
     vectors: Float[Tensor, "frames dim"]
     codes: Int[Tensor, "frames groups"]
@@ -52,9 +54,13 @@ class GumbelQuantizer(nn.Module):
             raise ValueError(f"quantizer dim {config.dim} is not divisible by {config.groups} groups")
         self.config = config
         self.scores = nn.Linear(inputs, config.groups * config.codes)
-        nn.init.normal_(self.scores.weight, std=1.0 if config.logit_std is None else config.logit_std / math.sqrt(inputs))
+        nn.init.normal_(
+            self.scores.weight, std=1.0 if config.logit_std is None else config.logit_std / math.sqrt(inputs)
+        )
         nn.init.zeros_(self.scores.bias)
-        self.codebooks = nn.Parameter(torch.rand(config.groups, config.codes, config.dim // config.groups))  # fairseq's uniform
+        self.codebooks = nn.Parameter(
+            torch.rand(config.groups, config.codes, config.dim // config.groups)
+        )  # fairseq's uniform
 
     def forward(
         self,

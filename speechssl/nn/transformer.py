@@ -1,7 +1,8 @@
 """Transformer context network.
 
-wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477, section 2): a grouped convolution gives relative positions, then BERT-like blocks. Post-norm is
-the paper's BASE, pre-norm its LARGE (``do_stable_layer_norm`` elsewhere). Layer drop after Fan et al. 2019 (arXiv 1909.11556).
+wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477, section 2): a grouped convolution gives relative positions, then
+BERT-like blocks. Post-norm is the paper's BASE, pre-norm its LARGE (``do_stable_layer_norm`` elsewhere). Layer drop
+after Fan et al. 2019 (arXiv 1909.11556).
 """
 
 import math
@@ -36,7 +37,7 @@ class TransformerConfig(Config):
 
 @dataclass(frozen=True)
 class TransformerOutput:
-    """``frames`` is the final output; ``hidden_states`` (on request) the input of the first block, then each block's output."""
+    """``frames`` is the final output; ``hidden_states`` (on request) the first input, then each block's output."""
 
     frames: Float[Tensor, "batch frames dim"]
     hidden_states: list[Tensor] | None
@@ -72,7 +73,9 @@ class SelfAttention(nn.Module):
         self, x: Float[Tensor, "batch frames dim"], mask: Bool[Tensor, "batch 1 1 frames"] | None
     ) -> Float[Tensor, "batch frames dim"]:
         """Attention over frames where ``mask`` is True."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each: batch heads frames head_dim
+        q, k, v = (
+            self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # each: batch heads frames head_dim
         dropout = self.dropout if self.training else 0.0
         if x.device.type == "cpu" and x.shape[1] < SHORT_SEQUENCE:
             scores = q @ (k * q.shape[-1] ** -0.5).transpose(-1, -2)
@@ -145,8 +148,8 @@ class Transformer(nn.Module):
 
         Args:
             x: projected latent frames.
-            valid: True where a frame belongs to its utterance; None when nothing is padded. Invalid frames are zeroed before the
-                positional convolution and never attended to.
+            valid: True where a frame belongs to its utterance; None when nothing is padded. Invalid frames are
+                zeroed before the positional convolution and never attended to.
             all_layers: keep every block's output.
         """
         mask = None

@@ -1,12 +1,14 @@
 """wav2vec 2.0: contrastive prediction of quantised latents at masked frames.
 
-Baevski et al. 2020, "wav2vec 2.0: A Framework for Self-Supervised Learning of Speech Representations", arXiv 2006.11477, section 3.2. Targets are
-quantised from unmasked latents and gradients flow into quantizer and feature encoder. Loss arithmetic is fp32 with autocast off.
+Baevski et al. 2020, "wav2vec 2.0: A Framework for Self-Supervised Learning of Speech Representations", arXiv
+2006.11477, section 3.2. Targets are quantised from unmasked latents and gradients flow into quantizer and feature
+encoder. Loss arithmetic is fp32 with autocast off.
 
-Differences from the paper, each a setting: schedules are fractions of the run; small presets start with phase-robust frames and logits of a
-chosen scale, without feature penalty. Terms are *sums* over masked frames: the loop divides by the count over micro-batches and ranks, so that
-accumulation, data parallelism and one big batch give the same gradient. The diversity term is not a sum over frames, but its gradient is, once the
-mean code distribution of the whole batch is known; see :func:`diversity_term`.
+Differences from the paper, each a setting: schedules are fractions of the run; small presets start with phase-robust
+frames and logits of a chosen scale, without feature penalty. Terms are *sums* over masked frames: the loop divides by
+the count over micro-batches and ranks, so that accumulation, data parallelism and one big batch give the same gradient.
+The diversity term is not a sum over frames, but its gradient is, once the mean code distribution of the whole batch is
+known; see :func:`diversity_term`.
 """
 
 import math
@@ -40,7 +42,9 @@ class Wav2Vec2Config(Config):
     feature_gradient: float = 0.1  # scale of the gradient into the convolutions
     gumbel_start: float = 2.0
     gumbel_end: float = 0.5
-    gumbel_decay: PositiveFloat = 0.7  # fraction of the run after which the end is reached (277k of 400k updates in fairseq)
+    gumbel_decay: PositiveFloat = (
+        0.7  # fraction of the run after which the end is reached (277k of 400k updates in fairseq)
+    )
 
 
 PRESETS: dict[str, Wav2Vec2Config] = {
@@ -74,7 +78,7 @@ class Crops:
 
 @dataclass(frozen=True)
 class Draws:
-    """Which frames are masked (equally many in every row), and the distractors of each as positions among the row's masked frames."""
+    """Which frames are masked (equally many a row), and each one's distractors among the row's masked frames."""
 
     mask: Bool[Tensor, "batch frames"]
     negatives: Int[Tensor, "batch masked negatives"]
@@ -84,8 +88,9 @@ class Draws:
 class Loss:
     """Sums over the masked frames of one (micro-)batch, and what to log.
 
-    ``total`` is differentiable and is to be divided by the number of masked frames of the whole effective batch; ``terms`` are its weighted parts,
-    detached; ``stats`` are detached sums that add up over micro-batches and ranks, ``count`` (masked frames) among them.
+    ``total`` is differentiable and is to be divided by the number of masked frames of the whole effective batch;
+    ``terms`` are its weighted parts, detached; ``stats`` are detached sums that add up over micro-batches and ranks,
+    ``count`` (masked frames) among them.
     """
 
     total: Float[Tensor, ""]
@@ -135,8 +140,8 @@ class Wav2Vec2(nn.Module):
             crops: masks, distractors and noise are functions of (seed, step, place in the global batch).
             step: number of the update.
             progress: fraction of the run done, for the temperature.
-            mean_probs: mean code distribution of the whole effective batch (groups, codes), where that is more than this batch
-                (:meth:`code_distribution`).
+            mean_probs: mean code distribution of the whole effective batch (groups, codes), where that is more than
+                this batch (:meth:`code_distribution`).
         """
         draws = self.draw(crops, step=step)
         noise = self._noise(crops, draws.negatives.shape[1], step=step) if self.training else None
@@ -197,7 +202,9 @@ class Wav2Vec2(nn.Module):
                 "diversity": self.config.diversity_weight * diversity_term(quantized.probs, mean_probs),
                 "feature_penalty": self.config.feature_penalty * count * features.float().square().mean(),
             }
-            total = torch.stack([term for name, term in terms.items() if name != "feature_penalty" or self.config.feature_penalty]).sum()
+            total = torch.stack(
+                [term for name, term in terms.items() if name != "feature_penalty" or self.config.feature_penalty]
+            ).sum()
         with torch.no_grad():
             stats = {
                 "count": torch.tensor(float(count), device=waveforms.device),
@@ -213,7 +220,9 @@ class Wav2Vec2(nn.Module):
             }
         return Loss(total=total, terms={name: term.detach() for name, term in terms.items()}, stats=stats)
 
-    def _targets(self, latents: Float[Tensor, "batch frames channels"], mask: Bool[Tensor, "batch frames"]) -> Float[Tensor, "masked channels"]:
+    def _targets(
+        self, latents: Float[Tensor, "batch frames channels"], mask: Bool[Tensor, "batch frames"]
+    ) -> Float[Tensor, "masked channels"]:
         """Unmasked latents at the masked frames, the quantizer's input."""
         if self.config.quantizer.normalize_input:
             variance, mean = torch.var_mean(latents.float(), dim=1, keepdim=True, correction=0)
@@ -222,7 +231,7 @@ class Wav2Vec2(nn.Module):
 
     @torch.no_grad()
     def code_distribution(self, crops: Crops, *, step: int) -> Float[Tensor, "groups codes"]:
-        """Sum of the code distributions over the masked frames of a micro-batch, for the diversity of a batch that is processed in parts."""
+        """Code distributions summed over masked frames, for the diversity of a batch processed in parts."""
         latents = self.encoder.latents(crops.waveforms)
         return self.quantizer(self._targets(latents, self.draw(crops, step=step).mask)).probs.sum(dim=0)
 
@@ -242,10 +251,10 @@ class Wav2Vec2(nn.Module):
     def metrics(self, terms: dict[str, Tensor], stats: dict[str, Tensor]) -> dict[str, float | list[float]]:
         """Numbers to log from the summed terms and stats of an effective batch.
 
-        ``loss`` and ``contrastive_loss`` in nats a masked frame; ``chance_loss`` that of a model that knows nothing, lower than ln(1 + K) by the
-        distractors that were left out; ``accuracy`` as fairseq's; perplexities a group; ``determinism`` the mean
-        largest code probability; ``mutual_information`` of codes and frames in nats, mean over groups; ``constant_share`` the part of the
-        features' power that is the same in every frame.
+        ``loss`` and ``contrastive_loss`` in nats a masked frame; ``chance_loss`` that of a model that knows nothing,
+        lower than ln(1 + K) by the distractors that were left out; ``accuracy`` as fairseq's; perplexities a group;
+        ``determinism`` the mean largest code probability; ``mutual_information`` of codes and frames in nats, mean over
+        groups; ``constant_share`` the part of the features' power that is the same in every frame.
         """
         count = stats["count"]
         mean_probs, usage = stats["probs"] / count, stats["codes"] / count
@@ -262,13 +271,15 @@ class Wav2Vec2(nn.Module):
             "prob_perplexity": entropy(mean_probs).exp().tolist(),
             "determinism": float(stats["max_prob"].mean() / count),
             "mutual_information": float(information.mean()),
-            "constant_share": float(mean_feature.square().sum() * stats["frames"] / stats["feature_square"].clamp(min=1e-20)),
+            "constant_share": float(
+                mean_feature.square().sum() * stats["frames"] / stats["feature_square"].clamp(min=1e-20)
+            ),
         }
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """Summed InfoNCE in nats, what it would be if all scores were equal, and the number of positives that scored highest."""
+    """Summed InfoNCE in nats, its value for equal scores, and how many positives scored highest."""
 
     loss: Float[Tensor, ""]
     chance: Float[Tensor, ""]
@@ -283,13 +294,15 @@ def info_nce(
     *,
     temperature: float,
 ) -> Contrast:
-    """Cross-entropy of finding each frame's target among its distractors by cosine similarity (paper, equation 3), in fp32.
+    """Cross-entropy of finding each target among its distractors by cosine similarity (paper, equation 3), in fp32.
 
-    Scores of all pairs are one matrix product; distractors are looked up in it. A distractor with the same codes as the target is left
-    out, judged by the code indices: comparing float vectors fails in bf16 and lets runs collapse.
+    Scores of all pairs are one matrix product; distractors are looked up in it. A distractor with the same codes as the
+    target is left out, judged by the code indices: comparing float vectors fails in bf16 and lets runs collapse.
     """
     with torch.autocast(context.device.type, enabled=False):
-        scores = F.normalize(context.float(), dim=-1) @ F.normalize(targets.float(), dim=-1).transpose(1, 2) / temperature
+        scores = (
+            F.normalize(context.float(), dim=-1) @ F.normalize(targets.float(), dim=-1).transpose(1, 2) / temperature
+        )
         same = (codes.unsqueeze(1) == codes.unsqueeze(2)).all(dim=-1)  # batch masked masked
         positive = scores.diagonal(dim1=1, dim2=2)  # batch masked
         distractors = scores.masked_fill(same, float("-inf")).gather(2, negatives)
@@ -303,8 +316,9 @@ def diversity_term(
 ) -> Float[Tensor, ""]:
     """``frames * (GV - sum of perplexities) / GV`` (fairseq's form of the paper's equation 4).
 
-    The value and gradient are those of the diversity of ``mean_probs`` (default: the mean of ``probs``), whose gradient with respect to each
-    frame's distribution is linear in that frame: summed over micro-batches it equals the gradient of one big batch.
+    The value and gradient are those of the diversity of ``mean_probs`` (default: the mean of ``probs``), whose gradient
+    with respect to each frame's distribution is linear in that frame: summed over micro-batches it equals the gradient
+    of one big batch.
     """
     frames, groups, codes = probs.shape
     mean = (probs.mean(dim=0) if mean_probs is None else mean_probs).detach().requires_grad_()

@@ -1,6 +1,7 @@
 """Checkpoints: one file with everything a run needs to go on as if it had never stopped.
 
-Random draws are functions of (seed, step), so a checkpoint holds no random state: parameters, optimiser, step, health and counters are enough.
+Random draws are functions of (seed, step), so a checkpoint holds no random state: parameters, optimiser, step, health
+and counters are enough.
 """
 
 import os
@@ -16,7 +17,7 @@ from speechssl.config import UserError
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write under a temporary name, flush to disk, rename: a kill at any moment leaves the old or the new file whole."""
+    """Write under a temporary name, flush, rename: a kill at any moment leaves the old or the new file whole."""
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
         torch.save(state, file)
@@ -42,6 +43,14 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         if not isinstance(state, dict):
             raise ValueError(f"holds a {type(state).__name__}")
         return state
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        pickle.UnpicklingError,
+        ValueError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else "empty"
         raise UserError(f"{path}: not a readable checkpoint ({reason}); remove it to start anew") from None

@@ -1,10 +1,10 @@
 """Processes: one without a launcher, several under torchrun. Everything else asks this file who it is.
 
-    torchrun --nproc-per-node 2 -m speechssl pretrain CORPUS --out OUT
+torchrun --nproc-per-node 2 -m speechssl pretrain CORPUS --out OUT
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ class Place:
 
 
 @contextmanager
-def processes(device: str) -> Iterator[Place]:
+def processes(device: str) -> Generator[Place, None, None]:
     """Join torchrun's process group where there is one (nccl on GPUs, gloo on CPUs), and leave it at the end.
 
     Args:
@@ -69,7 +69,7 @@ def sum_over_ranks(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:  # noqa: FBT001 (the flag is the subject)
+def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether the flag is up in any process: all stop together."""
     if not dist.is_initialized():
         return flag

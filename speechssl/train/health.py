@@ -1,9 +1,10 @@
 """Health of a pretraining run: six ways to fail, told apart, each with advice.
 
-Small contrastive runs fail in ways that one number does not show. Codes may be random (Gumbel noise chooses), may hash the waveform's phase (they look
-busy and balanced, but move with every shift by a few milliseconds), may collapse to a few entries, or the features may become constant; or nothing
-is learnt at all, or gradients explode. An alarm needs its sign to persist over ``patience`` updates after ``grace`` updates: healthy runs sit at
-chance for their first few hundred updates.
+Small contrastive runs fail in ways that one number does not show. Codes may be random (Gumbel noise chooses), may hash
+the waveform's phase (they look busy and balanced, but move with every shift by a few milliseconds), may collapse to a
+few entries, or the features may become constant; or nothing is learnt at all, or gradients explode. An alarm needs its
+sign to persist over ``patience`` updates after ``grace`` updates: healthy runs sit at chance for their first few
+hundred updates.
 """
 
 import math
@@ -21,7 +22,8 @@ class HealthConfig(Config):
     """When to worry."""
 
     enabled: bool = True
-    grace: int = 600  # updates without any alarm but non-finite and exploding gradients; at least twice the warm-up is added by the loop
+    # Updates before any alarm but non-finite and exploding gradients; at least twice the warm-up, see the loop.
+    grace: int = 600
     patience: PositiveInt = 200  # updates a sign must last
     min_perplexity: float = 3.0  # of codes, mean over groups
     min_determinism: float = 0.2  # mean largest code probability
@@ -37,13 +39,18 @@ class HealthConfig(Config):
 
 
 ADVICE = {
-    "random codes": "codes are chosen by the Gumbel noise, not by the audio: the quantizer's logits are too small; raise objective.quantizer.logit_std (5 works)",
+    "random codes": "codes are chosen by the Gumbel noise, not by the audio: the quantizer's logits are too small; "
+    "raise objective.quantizer.logit_std (5 works)",
     "phase hash": "codes depend on the waveform's phase and change under a 5 ms shift, so context cannot predict them: "
     "use encoder.conv.init=tap-average and, for short runs, encoder.conv.front=gabor",
-    "collapsed codes": "almost all frames get the same codes: lower objective.quantizer.logit_std (below 15), raise objective.diversity_weight, or lower optim.reference_lr",
-    "constant features": "the features are the same in every frame: lower objective.feature_penalty (0 for short runs) or optim.conv_lr_scale",
-    "not learning": "the loss stays at chance, ln(1 + negatives), though codes look sound: more updates, a larger batch (crops.batch_seconds), or another optim.reference_lr",
-    "exploding gradients": "gradient norms far above their median: lower optim.reference_lr or optim.clip, or lengthen optim.warmup",
+    "collapsed codes": "almost all frames get the same codes: lower objective.quantizer.logit_std (below 15), "
+    "raise objective.diversity_weight, or lower optim.reference_lr",
+    "constant features": "the features are the same in every frame: "
+    "lower objective.feature_penalty (0 for short runs) or optim.conv_lr_scale",
+    "not learning": "the loss stays at chance, ln(1 + negatives), though codes look sound: "
+    "more updates, a larger batch (crops.batch_seconds), or another optim.reference_lr",
+    "exploding gradients": "gradient norms far above their median: "
+    "lower optim.reference_lr or optim.clip, or lengthen optim.warmup",
     "non-finite gradients": "loss or gradients are not finite: lower optim.reference_lr, or set precision=fp32",
 }
 
@@ -69,7 +76,8 @@ class HealthMonitor:
         >>> monitor = HealthMonitor(HealthConfig(non_finite_patience=1), chance_loss=4.6, grace=0)
         >>> monitor.observe(7, {"loss": float("nan")}, grad_norm=1.0)
         Traceback (most recent call last):
-        speechssl.train.health.HealthError: step 7: non-finite gradients (loss nan, gradient norm 1); loss or gradients are not finite: lower optim.reference_lr, or set precision=fp32
+        speechssl.train.health.HealthError: step 7: non-finite gradients (loss nan, gradient norm 1); loss or gradients
+        are not finite: lower optim.reference_lr, or set precision=fp32
     """
 
     config: HealthConfig
@@ -89,21 +97,31 @@ class HealthMonitor:
             return
         loss = _number(metrics["loss"])
         finite = math.isfinite(loss) and math.isfinite(grad_norm)
-        self._count("non-finite gradients", not finite, limit=self.config.non_finite_patience, step=step,
-                    evidence=f"loss {loss:.4g}, gradient norm {grad_norm:.4g}")
+        self._count(
+            "non-finite gradients",
+            not finite,
+            limit=self.config.non_finite_patience,
+            step=step,
+            evidence=f"loss {loss:.4g}, gradient norm {grad_norm:.4g}",
+        )
         if not finite:
             return
         usual = median(self.recent_norms) if len(self.recent_norms) >= 20 else math.inf
         exploding = grad_norm > self.config.explosion * usual
-        self._count("exploding gradients", exploding, limit=self.config.explosion_patience, step=step,
-                    evidence=f"gradient norm {grad_norm:.4g}, median {usual:.4g}")
+        self._count(
+            "exploding gradients",
+            exploding,
+            limit=self.config.explosion_patience,
+            step=step,
+            evidence=f"gradient norm {grad_norm:.4g}, median {usual:.4g}",
+        )
         if not exploding:
             self.recent_norms = [*self.recent_norms[-199:], grad_norm]
         if step >= self.grace:
             self._count_signs(step, self._signs(metrics))
 
     def _count_signs(self, step: int, signs: Mapping[str, tuple[bool, str]]) -> None:
-        """Every sign has its own count, so that none hides another; the alarm names the most specific one that is about as old."""
+        """Every sign has its own count; the alarm names the most specific one that is about as old."""
         for state, (sign, _) in signs.items():
             self.lasting[state] = self.lasting.get(state, 0) + 1 if sign else 0
         if any(self.lasting[state] >= self.config.patience for state in signs):
@@ -116,7 +134,7 @@ class HealthMonitor:
         perplexity = _number(metrics["code_perplexity"])
         determinism, information = _number(metrics["determinism"]), _number(metrics["mutual_information"])
         constant, loss = _number(metrics["constant_share"]), _number(metrics["contrastive_loss"])
-        # Distractors with the target's codes are left out: few codes make a low loss easy, so chance is counted on those that stayed.
+        # Distractors with the target's codes are left out, which makes a low loss easy: chance counts those that stayed.
         chance = _number(metrics.get("chance_loss", self.chance_loss))
         at_chance = loss > (1 - config.chance_margin) * chance
         stable = math.inf if self.stability is None else self.stability
@@ -126,14 +144,15 @@ class HealthMonitor:
                 f"{constant:.3f} of the features' power is constant",
             ),
             "collapsed codes": (
-                perplexity < (config.chance_perplexity if at_chance else config.min_perplexity), f"code perplexity {perplexity:.2f}"
+                perplexity < (config.chance_perplexity if at_chance else config.min_perplexity),
+                f"code perplexity {perplexity:.2f}",
             ),
             "random codes": (
                 determinism < config.min_determinism and (at_chance or information < config.min_information),
                 f"mean largest code probability {determinism:.2f}, {information:.2f} nats of information",
             ),
             "phase hash": (
-                # A code that ignores the shift's place survives by accident: about 1 / perplexity, two to four times that where measured.
+                # Survival by accident: about 1 / perplexity, two to four times that where measured.
                 at_chance and stable < max(config.min_stability, 3 / perplexity),
                 f"loss {loss:.2f} at chance {chance:.2f}, {100 * stable:.0f} % of codes survive a 5 ms shift",
             ),

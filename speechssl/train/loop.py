@@ -1,17 +1,19 @@
 """The training loop: one readable ``fit`` for every objective that is written as sums over targets.
 
-The seam is :class:`Objective`: ``loss`` sums and statistics for a micro-batch, metrics from their totals. Everything a method need not know is here:
-precision, accumulation, data parallelism, clipping, schedules, validation, health, logs and checkpoints.
+The seam is :class:`Objective`: ``loss`` sums and statistics for a micro-batch, metrics from their totals. Everything a
+method need not know is here: precision, accumulation, data parallelism, clipping, schedules, validation, health, logs
+and checkpoints.
 
-Gradients are of summed losses; after the last micro-batch they are divided by the number of targets of the whole effective batch, counted over
-micro-batches and ranks. So accumulation, data parallelism and one big batch give the same update.
+Gradients are of summed losses; after the last micro-batch they are divided by the number of targets of the whole
+effective batch, counted over micro-batches and ranks. So accumulation, data parallelism and one big batch give the same
+update.
 """
 
 import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -57,11 +59,19 @@ class Step(Protocol):
     """What an objective returns for a micro-batch: a differentiable total, its detached terms, and sums to log."""
 
     @property
-    def total(self) -> Tensor: ...
+    def total(self) -> Tensor:
+        """Differentiable sum over targets."""
+        ...
+
     @property
-    def terms(self) -> dict[str, Tensor]: ...
+    def terms(self) -> dict[str, Tensor]:
+        """Its weighted parts, detached."""
+        ...
+
     @property
-    def stats(self) -> dict[str, Tensor]: ...
+    def stats(self) -> dict[str, Tensor]:
+        """Detached sums; ``count`` is the number of targets."""
+        ...
 
 
 @dataclass
@@ -229,12 +239,12 @@ def _accumulate(
     return _Totals(sum_over_ranks(terms), sum_over_ranks(stats))
 
 
-def _update(
-    model: nn.Module, optimizer: torch.optim.Optimizer, count: Tensor, *, place: Place, clip: float
-) -> float:
-    """Divide gradients by the number of targets, clip, step; an update with non-finite gradients is skipped. Returns the norm before clipping."""
+def _update(model: nn.Module, optimizer: torch.optim.Optimizer, count: Tensor, *, place: Place, clip: float) -> float:
+    """Divide gradients by the number of targets, clip, step; skip non-finite ones. Returns the norm before clipping."""
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    torch._foreach_mul_(gradients, place.world_size / float(count))  # DDP has averaged over ranks
+    scale = place.world_size / float(count)  # DDP has averaged over ranks
+    for gradient in gradients:
+        gradient.mul_(scale)
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip, foreach=True))
     if math.isfinite(norm):
         optimizer.step()
@@ -244,7 +254,7 @@ def _update(
 
 @torch.no_grad()
 def _validate(task: Task, valid: Callable[[int], CropBatch], batches: int, *, autocast: torch.autocast) -> Metrics:
-    """Metrics over the first validation batches, in evaluation mode: no dropout, no noise, masks fixed by the batch's number."""
+    """Metrics over the first validation batches: no dropout, no noise, masks fixed by the batch's number."""
     task.model.eval()
     terms: dict[str, Tensor] = {}
     stats: dict[str, Tensor] = {}
@@ -299,7 +309,9 @@ def _stability(metrics: Metrics) -> float | None:
 
 
 @contextmanager
-def _prefetch(batches: Callable[[int], CropBatch], start: int, stop: int) -> Iterator[Iterator[tuple[int, CropBatch]]]:
+def _prefetch(
+    batches: Callable[[int], CropBatch], start: int, stop: int
+) -> Generator[Iterator[tuple[int, CropBatch]], None, None]:
     """Batches in order, the next one made by a thread while this one is used."""
     with ThreadPoolExecutor(1) as pool:
 
@@ -320,11 +332,11 @@ class _Stop:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[_Stop]:
+def _stop_signals() -> Generator[_Stop, None, None]:
     """SIGTERM and Ctrl-C ask for a stop after the current step; a second Ctrl-C stops at once."""
     stop = _Stop()
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def ask(number: int, _frame: FrameType | None) -> None:
         if stop.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.requested = True
@@ -376,7 +388,7 @@ class _Log:
             self._write(metrics | {"seconds_per_second": round(speed, 2)})
 
     @contextmanager
-    def alarm(self) -> Iterator[None]:
+    def alarm(self) -> Generator[None, None, None]:
         """Write down why a run was stopped for its health."""
         try:
             yield

@@ -1,7 +1,8 @@
 """AdamW, learning-rate schedule and the rule that sets the rate from the batch size.
 
-Schedules are fractions of the run, so that a short run is the same recipe as a long one. Rate and batch: small-budget wav2vec 2.0 runs at many batch
-sizes (Vaessen and van Leeuwen 2024, arXiv 2402.13723, table 1) follow a square root: 1.6e-4 at 10 minutes of audio an update, 5e-4 at 40 minutes and above.
+Schedules are fractions of the run, so that a short run is the same recipe as a long one. Rate and batch: small-budget
+wav2vec 2.0 runs at many batch sizes (Vaessen and van Leeuwen 2024, arXiv 2402.13723, table 1) follow a square root:
+1.6e-4 at 10 minutes of audio an update, 5e-4 at 40 minutes and above.
 """
 
 import math
@@ -20,7 +21,7 @@ class OptimConfig(Config):
     reference_seconds: float = 600.0
     max_lr: float = 5e-4
     conv_lr_scale: float = 1.0  # learning rate of the convolutions relative to the rest
-    warmup: float = Field(0.08, ge=0, lt=1)  # fraction of the run (fairseq: 32k of 400k)
+    warmup: float = Field(default=0.08, ge=0, lt=1)  # fraction of the run (fairseq: 32k of 400k)
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
     weight_decay: float = 0.01

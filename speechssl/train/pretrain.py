@@ -1,9 +1,11 @@
 """Pretraining: packed corpora in, a run folder out that is also a model folder.
 
-The folder holds ``config.json`` and ``model.safetensors`` (what :func:`speechssl.load` takes), ``recipe.toml`` (every setting), ``log.jsonl``, ``last.pt``
-and ``best.pt``. Called again on an unfinished folder it goes on exactly where the last checkpoint was written.
+The folder holds ``config.json`` and ``model.safetensors`` (what :func:`speechssl.load` takes), ``recipe.toml`` (every
+setting), ``log.jsonl``, ``last.pt`` and ``best.pt``. Called again on an unfinished folder it goes on exactly where the
+last checkpoint was written.
 """
 
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,7 +83,9 @@ class PretrainResult:
     validation: Metrics
 
 
-def pretrain(corpora: Sequence[Path], out: Path, *, config: PretrainConfig, resume: bool = True, command: str = "") -> PretrainResult:
+def pretrain(
+    corpora: Sequence[Path], out: Path, *, config: PretrainConfig, resume: bool = True, command: str = ""
+) -> PretrainResult:
     """Pretrain on packed corpora.
 
     Args:
@@ -98,9 +102,9 @@ def pretrain(corpora: Sequence[Path], out: Path, *, config: PretrainConfig, resu
     with processes(config.device) as place:
         if place.device.type == "cpu":
             keep_freed_memory()
-        if place.is_main:
-            _claim(out, config, resume=resume)
         stores = [WaveformStore(corpus) for corpus in corpora]
+        if place.is_main:
+            _claim(out, config, stores, resume=resume)
         train, valid = split(stores, config)
         torch.manual_seed(config.seed)
         encoder = SpeechEncoder(config.encoder)
@@ -109,25 +113,38 @@ def pretrain(corpora: Sequence[Path], out: Path, *, config: PretrainConfig, resu
             encoder.features.compile()
             encoder.transformer.compile()
         provenance = {
-            "speechssl": __version__, "torch": torch.__version__, "command": command, "corpora": [str(corpus) for corpus in corpora],
-            "hours": round(train.seconds / 3600, 3), "synthetic": any(_is_synthetic(store) for store in stores),
+            "speechssl": __version__,
+            "torch": torch.__version__,
+            "command": command,
+            "corpora": [str(corpus) for corpus in corpora],
+            "hours": round(train.seconds / 3600, 3),
+            "synthetic": any(_is_synthetic(store) for store in stores),
         }
         task = _task(objective, config, valid, out=out, provenance=provenance, place=place)
         result: FitResult = fit(
             task,
             lambda number: train.batch(number, rank=place.rank, world_size=place.world_size),
             lambda number: valid.batch(number, rank=place.rank, world_size=place.world_size),
-            config=config.loop, optim=config.optim, health=config.health, place=place, out=out, seed=config.seed,
+            config=config.loop,
+            optim=config.optim,
+            health=config.health,
+            place=place,
+            out=out,
+            seed=config.seed,
         )
     return PretrainResult(
-        finished=result.finished, steps=result.progress.step, seconds_seen=result.progress.seconds_seen, validation=result.validation
+        finished=result.finished,
+        steps=result.progress.step,
+        seconds_seen=result.progress.seconds_seen,
+        validation=result.validation,
     )
 
 
 def split(stores: Sequence[WaveformStore], config: PretrainConfig) -> tuple[CropBatches, CropBatches]:
     """Training and validation batches over disjoint utterances.
 
-    The held-out utterances tell whether the contrastive task is learnt, not how speakers generalise: they are drawn at random.
+    The held-out utterances tell whether the contrastive task is learnt, not how speakers generalise: they are drawn at
+    random.
     """
     training: list[list[int]] = []
     held_out: list[list[int]] = []
@@ -144,12 +161,20 @@ def split(stores: Sequence[WaveformStore], config: PretrainConfig) -> tuple[Crop
 
 
 def _task(
-    objective: Wav2Vec2, config: PretrainConfig, valid: CropBatches, *, out: Path, provenance: Mapping[str, object], place: Place
+    objective: Wav2Vec2,
+    config: PretrainConfig,
+    valid: CropBatches,
+    *,
+    out: Path,
+    provenance: Mapping[str, object],
+    place: Place,
 ) -> Task:
     whole = _WholeBatch()
 
     def crops(batch: CropBatch) -> Crops:
-        return Crops(torch.from_numpy(batch.waveforms).to(place.device, non_blocking=True), batch.rows, batch.global_rows)
+        return Crops(
+            torch.from_numpy(batch.waveforms).to(place.device, non_blocking=True), batch.rows, batch.global_rows
+        )
 
     def loss(model: nn.Module, micro: list[CropBatch], index: int, step: int, progress: float) -> Step:
         parts = len(micro) > 1 or place.world_size > 1
@@ -164,7 +189,11 @@ def _task(
         return {"shift_stability": stability}
 
     def save(step: int, seconds_seen: float) -> None:
-        rest = {f"objective.{name}": value for name, value in objective.state_dict().items() if not name.startswith("encoder.")}
+        rest = {
+            f"objective.{name}": value
+            for name, value in objective.state_dict().items()
+            if not name.startswith("encoder.")
+        }
         extra = {
             "objective": {"name": "wav2vec2", **config.objective.model_dump(mode="json")},
             "provenance": {**provenance, "steps": step, "seconds_seen": round(seconds_seen, 1)},
@@ -172,8 +201,14 @@ def _task(
         save_model(out, objective.encoder, extra=extra, tensors=rest)
 
     return Task(
-        model=objective, loss=loss, metrics=objective.metrics, probe=probe, slow=objective.encoder.features,
-        chance_loss=objective.chance_loss, batch_seconds=config.crops.batch_seconds, save=save,
+        model=objective,
+        loss=loss,
+        metrics=objective.metrics,
+        probe=probe,
+        slow=objective.encoder.features,
+        chance_loss=objective.chance_loss,
+        batch_seconds=config.crops.batch_seconds,
+        save=save,
         find_unused=config.encoder.transformer.layer_drop > 0,
     )
 
@@ -186,7 +221,7 @@ class _WholeBatch:
 
 
 def _mean_probs(objective: Wav2Vec2, parts: Sequence[Crops], step: int) -> Tensor:
-    """Mean code distribution over all micro-batches and ranks: one pass through the feature encoder without gradients."""
+    """Mean code distribution over all micro-batches and ranks: one pass of the feature encoder, no gradients."""
     distributions = [objective.code_distribution(part, step=step) for part in parts]
     totals = sum_over_ranks({"probs": torch.stack(distributions).sum(dim=0)})["probs"]
     return totals / totals[0].sum()  # each group's row sums to the number of masked frames
@@ -196,22 +231,29 @@ def _is_synthetic(store: WaveformStore) -> bool:
     return any(utterance.extras.get("synthetic") for utterance in store.utterances[:1])
 
 
-def _claim(out: Path, config: PretrainConfig, *, resume: bool) -> None:
-    """Make the run folder, or check that the run in it is this one."""
+def _claim(out: Path, config: PretrainConfig, stores: Sequence[WaveformStore], *, resume: bool) -> None:
+    """Make the run folder, or check that the run in it is this one: same settings, same data in the same order."""
     out.mkdir(parents=True, exist_ok=True)
-    recipe, text = out / "recipe.toml", dump_config(config)
+    recipe, data = out / "recipe.toml", out / "data.json"
+    settings, hashes = dump_config(config), [store.content_hash() for store in stores]
     if (out / "last.pt").exists():
         if not resume:
             raise UserError(f"{out}: holds a run already; choose another folder")
         before = recipe.read_text(encoding="utf-8") if recipe.exists() else ""
-        changed = sorted(_settings(text) ^ _settings(before))
+        changed = sorted(_settings(settings) ^ _settings(before))
         if changed:
-            raise UserError(f"{out}: holds a run with other settings ({changed[0]}); go on with those, or choose another folder")
-    write_atomic(recipe, text.encode())
+            raise UserError(
+                f"{out}: holds a run with other settings ({changed[0]}); go on with those, or choose another folder"
+            )
+        if not data.exists() or json.loads(data.read_text(encoding="utf-8"))["hashes"] != hashes:
+            raise UserError(f"{out}: holds a run on other data than {', '.join(str(s.folder) for s in stores)}")
+    write_atomic(recipe, settings.encode())
+    write_atomic(data, json.dumps({"corpora": [str(store.folder) for store in stores], "hashes": hashes}).encode())
 
 
 def _settings(toml: str) -> set[str]:
     """Every setting as ``a.b=value``."""
+
     def walk(table: Mapping[str, object], prefix: str) -> set[str]:
         found: set[str] = set()
         for key, value in table.items():

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a live line on a terminal, plain lines in a log file, TensorBoard when installed."""
+"""What a run shows: a live line on a terminal, plain lines in a log file, TensorBoard when installed."""
 
 import time
 from collections.abc import Mapping
@@ -19,8 +19,13 @@ class Display:
         self._steps, self._start = steps, start
         self._begin = self._last = time.monotonic()
         self._progress = Progress(
-            TextColumn("pretrain"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[numbers]}"),
-            console=self._console, disable=not self._console.is_terminal,
+            TextColumn("pretrain"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
         )
         self._task = self._progress.add_task("pretrain", total=steps, completed=start, numbers="")
 
@@ -39,7 +44,9 @@ class Display:
         now = time.monotonic()
         if not self._console.is_terminal and (now - self._last > PLAIN_EVERY or step == self._steps):
             left = (now - self._begin) / max(step - self._start, 1) * (self._steps - step)
-            self._console.print(f"step {step}/{self._steps}: {numbers}, {left / 60:.1f} min left", soft_wrap=True, highlight=False)
+            self._console.print(
+                f"step {step}/{self._steps}: {numbers}, {left / 60:.1f} min left", soft_wrap=True, highlight=False
+            )
             self._last = now
 
     def validation(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -74,7 +81,11 @@ class TensorBoard:
             return
         prefix = "valid" if row.get("valid") else "train"
         for name, value in row.items():
-            values = {f"{name}/{index}": each for index, each in enumerate(value)} if isinstance(value, list) else {name: value}
+            values = (
+                {f"{name}/{index}": each for index, each in enumerate(value)}
+                if isinstance(value, list)
+                else {name: value}
+            )
             for key, each in values.items():
                 if isinstance(each, int | float) and not isinstance(each, bool) and key != "step":
                     self._writer.add_scalar(f"{prefix}/{key}", each, row["step"])
