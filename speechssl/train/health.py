@@ -51,7 +51,7 @@ ADVICE = {
     "more updates, a larger batch (crops.batch_seconds), or another optim.reference_lr",
     "exploding gradients": "gradient norms far above their median: "
     "lower optim.reference_lr or optim.clip, or lengthen optim.warmup",
-    "non-finite gradients": "loss or gradients are not finite: lower optim.reference_lr, or set precision=fp32",
+    "non-finite gradients": "loss or gradients are not finite: lower optim.reference_lr, or set loop.precision=fp32",
 }
 
 
@@ -77,7 +77,7 @@ class HealthMonitor:
         >>> monitor.observe(7, {"loss": float("nan")}, grad_norm=1.0)
         Traceback (most recent call last):
         speechssl.train.health.HealthError: step 7: non-finite gradients (loss nan, gradient norm 1); loss or gradients
-        are not finite: lower optim.reference_lr, or set precision=fp32
+        are not finite: lower optim.reference_lr, or set loop.precision=fp32
     """
 
     config: HealthConfig
@@ -134,7 +134,7 @@ class HealthMonitor:
         perplexity = _number(metrics["code_perplexity"])
         determinism, information = _number(metrics["determinism"]), _number(metrics["mutual_information"])
         constant, loss = _number(metrics["constant_share"]), _number(metrics["contrastive_loss"])
-        # Distractors with the target's codes are left out, which makes a low loss easy: chance counts those that stayed.
+        # Distractors with the target's codes are left out, so a low loss is easy: chance counts those that stayed.
         chance = _number(metrics.get("chance_loss", self.chance_loss))
         at_chance = loss > (1 - config.chance_margin) * chance
         stable = math.inf if self.stability is None else self.stability
