@@ -67,7 +67,7 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, utterances: list[U
 
 
 def test_lines_are_short_and_readable(tmp_path: Path) -> None:
-    write_manifest([Utterance(audio="речь.wav", duration=1.5, text="да\u2028нет")], tmp_path / "m.jsonl")
+    write_manifest([Utterance(audio="речь.wav", duration=1.5, text="да\u2028нет", speaker=None)], tmp_path / "m.jsonl")
     text = (tmp_path / "m.jsonl").read_text("utf-8")
     assert text == '{"audio":"речь.wav","duration":1.5,"text":"да\u2028нет"}\n'
     assert len(read_manifest(tmp_path / "m.jsonl")) == 1

@@ -282,6 +282,21 @@ def test_changed_input_keeps_what_lies_before_the_change(corpus: list[Utterance]
     assert content(tmp_path / "out") == content(tmp_path / "fresh")
 
 
+def test_remains_longer_than_the_new_input(corpus: list[Utterance], tmp_path: Path) -> None:
+    half_done(corpus, tmp_path / "out", 8)
+    assert pack(corpus[:3], tmp_path / "out").resumed == 3
+    pack(corpus[:3], tmp_path / "fresh")
+    assert content(tmp_path / "out") == content(tmp_path / "fresh")
+
+
+def test_interrupted_twice_around_damage(corpus: list[Utterance], tmp_path: Path) -> None:
+    half_done(corpus, tmp_path / "out", 8)
+    partial = tmp_path / "out" / "waveforms.i16.partial"
+    os.truncate(partial, partial.stat().st_size - 3)
+    half_done(corpus, tmp_path / "out", 10)
+    assert pack(corpus, tmp_path / "out").resumed == 10
+
+
 # In a process of its own: packs once for each step asked for, each time in a fork that kills itself with SIGKILL
 # before or after its nth renaming, removal or flush ("disk") or at its nth decoded file ("decode"). 0 kills nothing.
 CHILD = """
@@ -364,8 +379,11 @@ def test_killed_at_every_step_on_the_disk(corpus: list[Utterance], tmp_path: Pat
     assert found == sorted(found, key=[3, 0, 11].index)  # the old one, then none, then the new one: never a mixture
     assert set(found) == {3, 0, 11}
     for step in steps:
+        journal = tmp_path / f"out{step}" / "journal.jsonl"
+        kept = journal.read_bytes().count(b"\n") if journal.exists() else 0
         report = pack(corpus, tmp_path / f"out{step}")
         assert report.accepted == 11
+        assert report.resumed >= kept
         assert content(tmp_path / f"out{step}") == whole
 
 
