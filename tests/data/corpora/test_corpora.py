@@ -25,8 +25,8 @@ def test_a_corpus_has_what_every_corpus_has(name: str) -> None:
     parameters = inspect.signature(module.prepare).parameters
     assert list(parameters) == ["root", "settings"]
     assert parameters["settings"].default == module.Settings()
-    for word in ("Story:", "icence", "itation"):
-        assert word in module.__doc__, f"{name}: {word} in the head of the module"
+    for word in ("Story:", "Licence(| and citation):", "(Citation|Licence and citation):"):
+        assert re.search(f"^{word} ", module.__doc__, re.MULTILINE), f"{name}: {word} in the head of the module"
     story = module.INFO.story
     assert story.startswith("Synthetic" if module.INFO.synthetic else ("Real", "Any"))
 
