@@ -213,6 +213,7 @@ class Wav2Vec2(nn.Module):
                 "codes": F.one_hot(quantized.codes, self.config.quantizer.codes).sum(dim=0).float(),
                 "probs": quantized.probs.sum(dim=0),
                 "entropy": entropy(quantized.probs).sum(dim=0),
+                "temperature": torch.tensor(temperature * count, device=waveforms.device),
                 "max_prob": quantized.probs.amax(dim=-1).sum(dim=0),
                 "frames": torch.tensor(float(features.shape[0] * features.shape[1]), device=waveforms.device),
                 "feature_sum": features.float().sum(dim=(0, 1)),
@@ -269,6 +270,7 @@ class Wav2Vec2(nn.Module):
             "accuracy": float(stats["correct"] / count),
             "code_perplexity": entropy(usage).exp().tolist(),
             "prob_perplexity": entropy(mean_probs).exp().tolist(),
+            "temperature": float(stats["temperature"] / count),
             "determinism": float(stats["max_prob"].mean() / count),
             "mutual_information": float(information.mean()),
             "constant_share": float(

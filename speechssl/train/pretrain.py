@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import Field, NonNegativeInt
 from torch import Tensor, nn
 
 from speechssl import __version__
+from speechssl.audio import samples_to_seconds
 from speechssl.config import Config, UserError, dump_config
 from speechssl.data.batching import CropBatch, CropBatches, CropConfig
 from speechssl.data.waveforms import WaveformStore
@@ -41,9 +43,9 @@ class PretrainConfig(Config):
     optim: OptimConfig = OptimConfig()
     loop: LoopConfig = LoopConfig()
     health: HealthConfig = HealthConfig()
-    seed: int = 0
+    seed: NonNegativeInt = 0
     device: str = "auto"
-    valid_share: float = 0.02  # of utterances, at least two batches, held out for validation
+    valid_share: float = Field(0.02, ge=0, le=0.5)  # of the audio, two batches at least, held out for validation
 
 
 _SMALL_OPTIM = OptimConfig(reference_lr=1e-3, reference_seconds=32.0, max_lr=1e-3, conv_lr_scale=0.1)
@@ -148,12 +150,14 @@ def split(stores: Sequence[WaveformStore], config: PretrainConfig) -> tuple[Crop
     """
     training: list[list[int]] = []
     held_out: list[list[int]] = []
-    total = float(sum(store.lengths.sum() for store in stores)) / 16000
+    total = samples_to_seconds(int(sum(store.lengths.sum() for store in stores)))
     share = min(0.5, max(config.valid_share, 2.5 * config.crops.batch_seconds / max(total, 1e-9)))
     for place, store in enumerate(stores):
-        chosen = np.random.default_rng((config.seed, _SPLIT, place)).random(len(store)) < share
-        training.append(np.flatnonzero(~chosen).tolist())
-        held_out.append(np.flatnonzero(chosen).tolist())
+        order = np.random.default_rng((config.seed, _SPLIT, place)).permutation(len(store))
+        samples = np.cumsum(store.lengths[order])  # held out until the share is reached, whatever the lengths
+        count = min(int(np.searchsorted(samples, share * samples[-1])) + 1, len(order) - 1) if len(order) else 0
+        held_out.append(sorted(order[:count].tolist()))
+        training.append(sorted(order[count:].tolist()))
     return (
         CropBatches(stores, config.crops, seed=config.seed, keep=training),
         CropBatches(stores, config.crops, seed=config.seed, keep=held_out),
