@@ -17,6 +17,7 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 from collections.abc import Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -174,7 +175,9 @@ def _make_all(indices: list[int], settings: Settings, folder: Path) -> Generator
         yield from map(_make, tasks)
         return
     # spawn: the C library starts fresh in each worker, and nothing of a parent with threads is inherited.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    # Ctrl-C reaches the workers too; the parent stops them, without a traceback from each.
+    pool = ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
     try:
         yield from pool.map(_make, tasks, chunksize=8)
     finally:
