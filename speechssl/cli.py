@@ -99,10 +99,11 @@ def prepare(
     settings = load_config(module.Settings, overrides=sets)
     if module.INFO.synthetic:
         _say(f"{corpus} is synthetic: no result on it is a result on speech.")
+    utterances = module.prepare(root or corpus_root(corpus), settings)  # downloads here, with a bar of its own
     found: list[Utterance] = []
     with _bars() as bar:
         update = bar(f"finding {corpus}")
-        for utterance in islice(module.prepare(root or corpus_root(corpus), settings), limit):
+        for utterance in islice(utterances, limit):
             found.append(utterance)
             update(len(found), limit)
         update = bar("decoding")
