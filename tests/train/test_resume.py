@@ -109,9 +109,9 @@ def test_asked_to_stop(processes: Processes, corpus: Path, reference: Reference,
     assert_same_run(out, reference.out)
 
 
-# Every place where files become permanent. A first run writes recipe.toml (flush, rename: 0 and 1), then with each of
-# the two checkpoints best.pt, model.safetensors, config.json and last.pt (2 to 9 and 10 to 17).
-@pytest.mark.parametrize("event", [1, 3, 5, 7, 9, 11, 13, 15, 16, 17])
+# The places where files become permanent. A first run writes recipe.toml and data.json (flush, rename, twice: 0 to 3),
+# then with each of the two checkpoints best.pt, model.safetensors, config.json and last.pt (4 to 11 and 12 to 19).
+@pytest.mark.parametrize("event", [1, 3, 5, 7, 9, 11, 13, 15, 17, 18, 19])
 def test_killed_between_the_files_of_a_checkpoint(
     processes: Processes, corpus: Path, short_reference: Path, tmp_path: Path, event: int
 ) -> None:
@@ -130,7 +130,7 @@ def test_killed_between_the_files_of_a_checkpoint(
 
 def test_all_these_places_were_tried(processes: Processes, corpus: Path, short_reference: Path, tmp_path: Path) -> None:
     """One more would be after the end: a checkpoint with other files needs other numbers above."""
-    run = processes.pretrain(corpus, tmp_path / "run", SHORT, die_before=18)
+    run = processes.pretrain(corpus, tmp_path / "run", SHORT, die_before=20)
     run.finish()
     assert_same_run(tmp_path / "run", short_reference)
 
@@ -150,7 +150,7 @@ def test_half_a_line_of_the_log(
     processes: Processes, corpus: Path, short_reference: Path, tmp_path: Path, tail: str
 ) -> None:
     out = tmp_path / "run"
-    processes.pretrain(corpus, out, SHORT, die_before=10).wait()  # after the checkpoint of step 2
+    processes.pretrain(corpus, out, SHORT, die_before=12).wait()  # after the checkpoint of step 2
     log = out / "log.jsonl"
     whole = [line for line in log.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= 2]
     log.write_text("".join(whole) + tail)
@@ -201,7 +201,8 @@ def test_a_damaged_checkpoint_is_one_line(
     flipped[len(whole) // 2] ^= 4  # in the middle of the weights
     damaged = {"empty": b"", "cut": whole[: len(whole) // 3], "flipped": bytes(flipped), "text": b"no checkpoint\n"}
     (out / "last.pt").write_bytes(damaged[damage])
-    (out / "recipe.toml").write_text((short_reference / "recipe.toml").read_text())
+    for name in ("recipe.toml", "data.json"):
+        (out / name).write_bytes((short_reference / name).read_bytes())
     run = processes.pretrain(corpus, out, SHORT)
     assert run.wait() == 2, run.said.read_text()
     assert str(out / "last.pt") in one_line(run.said.read_text())

@@ -1,0 +1,224 @@
+"""The loop against updates made by hand, and what must not change a run: validation, checkpoints, logging, threads."""
+
+import json
+import math
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from speechssl.config import UserError, load_config
+from speechssl.data.batching import CropBatches
+from speechssl.data.waveforms import WaveformStore
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.objectives.wav2vec2 import Crops, Wav2Vec2
+from speechssl.train import loop
+from speechssl.train.distributed import Place
+from speechssl.train.loop import LoopConfig, use_bf16
+from speechssl.train.optim import schedule
+from speechssl.train.pretrain import PretrainConfig, pretrain, split
+from tests.toys import MICRO_RUN, NO_DROPOUT, changed
+from tests.train.conftest import rows, tensors
+
+CPU = Place(rank=0, world_size=1, device=torch.device("cpu"))
+STILL = changed(MICRO_RUN, **{f"encoder__{name}": value for name, value in NO_DROPOUT.items()})
+
+
+def weights(out: Path) -> dict[str, Tensor]:
+    return {name.removeprefix("/model/"): value for name, value in tensors(out).items() if name.startswith("/model/")}
+
+
+def by_hand(train: CropBatches, config: PretrainConfig, updates: int) -> dict[str, Tensor]:
+    """The first updates of a run: mean loss, clipping, AdamW with a decay of matrices, slower convolutions."""
+    torch.manual_seed(config.seed)
+    encoder = SpeechEncoder(config.encoder)
+    objective = Wav2Vec2(encoder, config.objective, seed=config.seed)
+    slow = set(encoder.features.parameters())
+    groups = [
+        {
+            "params": [each],
+            "weight_decay": 0.01 if each.ndim > 1 else 0.0,
+            "scale": config.optim.conv_lr_scale if each in slow else 1.0,
+        }
+        for each in objective.parameters()
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), eps=1e-6)
+    for step in range(updates):
+        batch = train.batch(step)
+        crops = Crops(torch.from_numpy(batch.waveforms), batch.rows, batch.global_rows)
+        loss = objective(crops, step=step, progress=step / config.loop.steps)
+        optimizer.zero_grad()
+        (loss.total / loss.stats["count"]).backward()
+        norm = math.sqrt(sum(float(each.grad.square().sum()) for each in objective.parameters()))
+        for each in objective.parameters():
+            each.grad *= min(1.0, config.optim.clip / norm)
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * schedule((step + 1) / config.loop.steps, config.optim.warmup) * group["scale"]
+        optimizer.step()
+    return dict(objective.state_dict())
+
+
+def test_the_first_updates_equal_those_by_hand(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = changed(STILL, loop__steps=20, optim__conv_lr_scale=0.3, optim__clip=0.5, loop__checkpoint_every=3)
+    stop_after(monkeypatch, 3)
+    assert not pretrain([corpus], tmp_path / "run", config=config).finished
+    train, _ = split([WaveformStore(corpus)], config)
+    expected = by_hand(train, config, 3)
+    got = weights(tmp_path / "run")
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-4, atol=1e-5)
+    assert min(row["grad_norm"] for row in rows(tmp_path / "run")) > 0.5  # clipping had something to do
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, updates: int) -> None:
+    """As if a signal came during an update."""
+    counted = iter(range(1, 10_000))
+    monkeypatch.setattr(loop, "any_rank", lambda flag, device: flag or next(counted) == updates)
+
+
+def test_watching_a_run_does_not_change_it(corpus: Path, tmp_path: Path) -> None:
+    """Validation, probes, checkpoints and log rows at other moments: the same weights to the last bit."""
+    plain = changed(MICRO_RUN, loop__validate_every=12, loop__checkpoint_every=12, loop__log_every=12)
+    watched = changed(MICRO_RUN, loop__validate_every=1, loop__checkpoint_every=1, loop__validate_batches=1)
+    for name, config in (("plain", plain), ("watched", watched)):
+        torch.manual_seed(hash(name) % 1000)  # the caller's stream must not matter
+        pretrain([corpus], tmp_path / name, config=config)
+    ours, theirs = tensors(tmp_path / "watched"), tensors(tmp_path / "plain")
+    assert [name for name, value in theirs.items() if not torch.equal(ours[name], value)] == []
+
+
+def test_the_log(corpus: Path, tmp_path: Path) -> None:
+    config = changed(MICRO_RUN, loop__steps=11, loop__log_every=4, loop__validate_every=5)
+    result = pretrain([corpus], tmp_path / "run", config=config)
+    found = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    train, valid = ([row for row in found if ("valid" in row) == kind] for kind in (False, True))
+    assert [row["step"] for row in train] == [1, 4, 8, 11]
+    assert [row["step"] for row in valid] == [5, 10, 11]
+    keys = {"loss", "contrastive_loss", "diversity_loss", "feature_penalty", "accuracy", "code_perplexity"}
+    keys |= {"prob_perplexity", "determinism", "mutual_information", "constant_share", "seconds_seen", "chance_loss"}
+    for row in train:
+        assert row.keys() >= keys | {"grad_norm", "lr", "seconds_per_second", "temperature"}
+        assert len(row["code_perplexity"]) == 2
+    for row in valid:
+        assert row.keys() >= keys | {"shift_stability"}
+        assert 0 <= row["shift_stability"] <= 1
+    assert [row["temperature"] for row in train] == pytest.approx(
+        [2 * 0.25 ** min(1, s / 11 / 0.7) for s in (0, 3, 7, 10)]
+    )
+    assert train[-1]["seconds_seen"] == pytest.approx(11 * 4 * 1.0)
+    assert (train[-1]["lr"], train[0]["lr"]) == (0.0, pytest.approx(2e-3 * (1 / 11) / 0.1))
+    assert result.validation["loss"] == valid[-1]["loss"]
+    assert (result.finished, result.steps, result.seconds_seen) == (True, 11, pytest.approx(44.0))
+
+
+def test_validation_is_the_same_every_time(corpus: Path, tmp_path: Path) -> None:
+    """Without a learning rate nothing changes: neither masks nor crops nor noise may."""
+    config = changed(MICRO_RUN, optim__reference_lr=0.0, loop__validate_every=3)
+    pretrain([corpus], tmp_path / "run", config=config)
+    valid = [{**row, "step": 0, "seconds_seen": 0} for row in rows(tmp_path / "run") if "valid" in row]
+    assert len(valid) == 4
+    assert all(row == valid[0] for row in valid)
+
+
+def test_the_best_state_is_kept(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validation gets better until step 6, then worse, also across a stop and a new start."""
+    validate, losses = loop._validate, {2: 5.0, 4: 4.0, 6: 3.0, 8: 3.5, 10: 3.2, 12: 4.0}
+    step = iter([0, 2, 4, 6, 8, 8, 10, 12])
+
+    def planted(*args: Any, **kwargs: Any) -> Any:
+        return validate(*args, **kwargs) | {"loss": losses.get(next(step), 9.0)}
+
+    monkeypatch.setattr(loop, "_validate", planted)
+    config = changed(MICRO_RUN, loop__validate_every=2)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 8)
+        pretrain([corpus], tmp_path / "run", config=config)
+    pretrain([corpus], tmp_path / "run", config=config)
+    progress = [torch.load(tmp_path / "run" / name, weights_only=True)["progress"] for name in ("best.pt", "last.pt")]
+    assert [each["step"] for each in progress] == [6, 12]
+    assert [each["best"] for each in progress] == [3.0, 3.0]
+
+
+# Parts of it
+
+
+def test_an_update_with_broken_gradients_is_skipped() -> None:
+    model = nn.Linear(3, 1, bias=False)
+    before = model.weight.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    for bad in (math.nan, math.inf):
+        model.weight.grad = torch.tensor([[1.0, bad, 0.0]])
+        assert not math.isfinite(loop._update(model, optimizer, torch.tensor(2.0), place=CPU, clip=10.0))
+        assert torch.equal(model.weight, before)
+        assert model.weight.grad is None
+    model.weight.grad = torch.tensor([[6.0, 8.0, 0.0]])
+    norm = loop._update(model, optimizer, torch.tensor(2.0), place=CPU, clip=1.0)
+    assert norm == pytest.approx(5.0)  # after the division, before clipping
+    torch.testing.assert_close(model.weight, before - torch.tensor([[0.6, 0.8, 0.0]]))
+
+
+def test_batches_come_in_order_and_one_ahead() -> None:
+    made: list[int] = []
+
+    def make(number: int) -> Any:
+        made.append(number)
+        return -number
+
+    with loop._prefetch(make, 3, 7) as batches:
+        assert next(batches) == (3, -3)
+        time.sleep(0.05)
+        assert made == [3, 4]
+        assert list(batches) == [(4, -4), (5, -5), (6, -6)]
+    assert made == [3, 4, 5, 6]
+    with loop._prefetch(make, 5, 5) as batches:
+        assert list(batches) == []
+
+
+def test_a_mistake_in_the_data_thread_comes_through() -> None:
+    def make(number: int) -> Any:
+        raise UserError(f"batch {number}")
+
+    with loop._prefetch(make, 0, 3) as batches, pytest.raises(UserError, match="batch 0"):
+        next(batches)
+
+
+def test_a_run_in_a_thread_leaves_signals_alone(corpus: Path, tmp_path: Path) -> None:
+    results: list[bool] = []
+
+    def work() -> None:
+        results.append(pretrain([corpus], tmp_path / "run", config=changed(MICRO_RUN, loop__steps=2)).finished)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert results == [True]
+
+
+def test_dropout_follows_seed_step_and_rank() -> None:
+    def draw(seed: int, step: int, rank: int) -> Tensor:
+        torch.manual_seed(np.random.default_rng().integers(1 << 30))
+        loop._seed_dropout(seed, step, rank)
+        return torch.rand(4)
+
+    first = draw(1, 2, 0)
+    assert torch.equal(draw(1, 2, 0), first)
+    assert not any(torch.equal(draw(*other), first) for other in [(1, 3, 0), (1, 2, 1), (2, 2, 0)])
+
+
+def test_precision() -> None:
+    cpu = torch.device("cpu")
+    assert use_bf16("bf16", cpu)
+    assert not use_bf16("fp32", cpu)
+    assert isinstance(use_bf16("auto", cpu), bool)
+
+
+@pytest.mark.parametrize("name", ["steps", "accumulation", "log_every", "validate_every", "checkpoint_every"])
+def test_counts_are_positive(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name}.*greater than 0"):
+        load_config(LoopConfig, overrides=[f"{name}=0"])

@@ -1,0 +1,142 @@
+"""What a pretraining run leaves, and what it refuses."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from speechssl.config import UserError, dump_config, load_config
+from speechssl.data.waveforms import WaveformStore
+from speechssl.models.encoder import PRESETS
+from speechssl.models.storage import load_encoder, read_model_config
+from speechssl.train.pretrain import RUNS, PretrainConfig, pretrain, split
+from tests.toys import MICRO_RUN, changed, normalized_tones, toy_corpus
+
+SHORT = changed(MICRO_RUN, loop__steps=2, loop__validate_every=2, loop__checkpoint_every=2, loop__validate_batches=1)
+
+
+@pytest.fixture(scope="module")
+def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("pretrain") / "run"
+    pretrain([corpus], out, config=SHORT, command="speechssl pretrain …")
+    return out
+
+
+def test_the_run_folder_is_a_model_folder(run: Path) -> None:
+    names = {path.name for path in run.iterdir() if path.is_file()}
+    assert names == {"config.json", "model.safetensors", "recipe.toml", "data.json", "log.jsonl", "last.pt", "best.pt"}
+    state = torch.load(run / "last.pt", weights_only=True)["model"]
+    encoder = load_encoder(run)
+    assert not encoder.training
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, state[f"encoder.{name}"]), name
+    waveforms = torch.from_numpy(normalized_tones(2, 0.5))
+    assert encoder(waveforms).frames.shape == (2, 24, 32)
+
+
+def test_the_model_tells_where_it_comes_from(run: Path, corpus: Path) -> None:
+    config = read_model_config(run)
+    provenance = config["provenance"]
+    assert provenance["corpora"] == [str(corpus)]
+    assert (provenance["steps"], provenance["seconds_seen"], provenance["synthetic"]) == (2, 8.0, False)
+    assert provenance["command"] == "speechssl pretrain …"
+    assert 0 < provenance["hours"] < 24 * 1.6 / 3600 + 1e-3
+    assert config["objective"]["name"] == "wav2vec2"
+    assert config["objective"]["quantizer"]["codes"] == 24
+    with safe_open(run / "model.safetensors", framework="pt") as file:
+        kinds = {name.split(".")[0] for name in file.keys()}  # noqa: SIM118 -- no mapping
+        codebooks = file.get_tensor("objective.quantizer.codebooks")
+    assert kinds == {"encoder", "objective"}
+    assert codebooks.shape == (2, 24, 8)
+
+
+def test_the_recipe_is_the_run(run: Path) -> None:
+    assert load_config(PretrainConfig, run / "recipe.toml") == SHORT
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_preset_can_be_written_and_read(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(dump_config(RUNS[name]))
+    assert load_config(PretrainConfig, path) == RUNS[name]
+    assert RUNS[name].encoder == PRESETS[name]
+    assert RUNS[name].crops.normalize == PRESETS[name].normalize  # crops come as the encoder wants them
+
+
+def test_a_folder_with_a_run_is_not_begun_anew(run: Path, corpus: Path) -> None:
+    with pytest.raises(UserError, match="holds a run already"):
+        pretrain([corpus], run, config=SHORT, resume=False)
+    with pytest.raises(UserError, match=r"other settings \(seed"):
+        pretrain([corpus], run, config=changed(SHORT, seed=4))
+    before = (run / "last.pt").read_bytes()
+    assert pretrain([corpus], run, config=SHORT).finished
+    assert (run / "last.pt").read_bytes() == before
+
+
+def test_a_checkpoint_of_another_model(run: Path, corpus: Path, tmp_path: Path) -> None:
+    config = changed(SHORT, encoder__transformer__dim=48)
+    (tmp_path / "recipe.toml").write_text(dump_config(config))
+    for name in ("last.pt", "data.json"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    with pytest.raises(UserError, match="checkpoint of another model") as caught:
+        pretrain([corpus], tmp_path, config=config)
+    assert "\n" not in str(caught.value)
+    torch.save({"model": {}}, tmp_path / "last.pt")
+    with pytest.raises(UserError, match="checkpoint of another model"):
+        pretrain([corpus], tmp_path, config=config)
+
+
+def test_other_weights_for_another_seed(run: Path, corpus: Path, tmp_path: Path) -> None:
+    pretrain([corpus], tmp_path / "run", config=changed(SHORT, seed=4))
+    name = "encoder.projection.weight"
+    states = [torch.load(folder / "last.pt", weights_only=True)["model"][name] for folder in (run, tmp_path / "run")]
+    assert not torch.allclose(states[0], states[1])
+
+
+# What is held out
+
+
+def test_training_and_validation_share_nothing(corpus: Path) -> None:
+    stores = [WaveformStore(corpus)] * 2
+    train, valid = split(stores, MICRO_RUN)
+    members = [{(unit.store, index) for unit in part.units for index in unit.utterances} for part in (train, valid)]
+    assert members[0] & members[1] == set()
+    assert len(members[0] | members[1]) == 48
+    again = split(stores, MICRO_RUN)[1]
+    assert [unit.utterances for unit in again.units] == [unit.utterances for unit in valid.units]
+    other = split(stores, changed(MICRO_RUN, seed=9))[1]
+    assert [unit.utterances for unit in other.units] != [unit.utterances for unit in valid.units]
+    for part in (train, valid):
+        assert part.seconds >= 2 * MICRO_RUN.crops.batch_seconds
+
+
+def test_no_store_is_held_out_whole(corpus: Path) -> None:
+    """Also of a corpus with two long recordings one is trained on; of one there is nothing to hold out."""
+    store = WaveformStore(corpus)
+    store.utterances, store.lengths = store.utterances[:2], store.lengths[:2]
+    train, valid = split([store], MICRO_RUN)
+    assert (len(train.units), len(valid.units)) == (1, 1)
+
+
+def test_a_large_corpus_holds_out_its_share(corpus: Path) -> None:
+    train, valid = split([WaveformStore(corpus)] * 60, changed(MICRO_RUN, valid_share=0.1))
+    assert valid.seconds / (train.seconds + valid.seconds) == pytest.approx(0.1, abs=0.03)
+
+
+def test_a_run_on_other_data_is_refused(run: Path, tmp_path: Path) -> None:
+    other = toy_corpus(tmp_path, utterances=20)
+    with pytest.raises(UserError, match="other data") as caught:
+        pretrain([other], run, config=SHORT)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_corpus_that_is_too_small(tmp_path: Path) -> None:
+    corpus = toy_corpus(tmp_path, utterances=2, seconds=0.3)
+    with pytest.raises(UserError, match="nothing to train on"):
+        pretrain([corpus], tmp_path / "run", config=MICRO_RUN)
+
+
+def test_no_corpus_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a prepared corpus"):
+        pretrain([tmp_path / "none"], tmp_path / "run", config=MICRO_RUN)
