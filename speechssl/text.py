@@ -31,7 +31,7 @@ def normalize_transcript(text: str) -> str:
     """
     # Apostrophes first: NFKC takes the acute accent apart into a space and a combining mark.
     plain = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).lower()
-    plain = unicodedata.normalize("NFKC", plain)  # lower() takes some letters apart, for example İ
+    plain = unicodedata.normalize("NFKC", plain)  # some pairs compose in lower case only, as ǰ
     kept = "".join(c if c == "'" or unicodedata.category(c)[0] in "LMN" else " " for c in plain)
     return " ".join(_LONE_APOSTROPHE.sub(" ", kept).split())
 

@@ -26,7 +26,7 @@ WORDS = st.lists(st.text("abcdé'", min_size=1), min_size=1)
         ("Съешь ещё этих булок.", "съешь ещё этих булок"),
         ("नमस्ते, दुनिया", "नमस्ते दुनिया"),
         ("İstanbul", "i\u0307stanbul"),
-        ("\u0130\u0323", "\u1ecb\u0307"),  # lower() leaves the marks in another order
+        ("J\u030c", "\u01f0"),  # composed in lower case only
         ("Straße 12", "straße 12"),
         ("a|b <unk>", "a b unk"),
     ],
