@@ -8,12 +8,12 @@ checkpoints and takes equal-length batches only.
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from speechssl.config import Config
 from speechssl.nn.conv import PAPER_LAYERS, ConvConfig, ConvFeatureEncoder
+from speechssl.nn.dropout import dropout
 from speechssl.nn.pooling import valid_frames
 from speechssl.nn.transformer import Transformer, TransformerConfig
 
@@ -156,7 +156,7 @@ class SpeechEncoder(nn.Module):
 
     def project(self, latents: Float[Tensor, "batch frames channels"]) -> Float[Tensor, "batch frames dim"]:
         """Latents in the Transformer's dimension, after dropout."""
-        return F.dropout(self.projection(latents), self.config.feature_dropout, self.training)
+        return dropout(self.projection(latents), self.config.feature_dropout, training=self.training)
 
     def contextualize(
         self,

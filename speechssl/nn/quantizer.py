@@ -82,7 +82,7 @@ class GumbelQuantizer(nn.Module):
             soft = (noisy / temperature).softmax(dim=-1)
             codes = noisy.argmax(dim=-1)
             hard = torch.zeros_like(soft).scatter_(-1, codes.unsqueeze(-1), 1.0)
-            choice = hard + soft - soft.detach()  # value of the one, gradient of the other
+            choice = hard + (soft - soft.detach())  # value of the one, exactly; gradient of the other
             vectors = torch.einsum("fgv,gvd->fgd", choice, self.codebooks).flatten(1)  # frames dim
             return QuantizerOutput(vectors=vectors, codes=codes, probs=logits.softmax(dim=-1))
 

@@ -14,8 +14,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from speechssl.config import Config
+from speechssl.nn.conv import convolve
+from speechssl.nn.dropout import dropout
 
-SHORT_SEQUENCE = 256  # frames; below it plain matrix products beat the fused attention kernel on CPUs
+LONG_SEQUENCE = 2048  # frames, 41 s; from here on the scores of all pairs would take too much memory
 
 
 class TransformerConfig(Config):
@@ -51,12 +53,14 @@ class PositionalConvolution(nn.Module):
         conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
         nn.init.normal_(conv.weight, std=math.sqrt(4 / (kernel * dim)))  # fairseq's
         nn.init.zeros_(conv.bias)  # pyright: ignore[reportArgumentType]  (made with a bias)
-        self.conv = nn.utils.parametrizations.weight_norm(conv, dim=2)
+        nn.utils.parametrizations.weight_norm(conv, dim=2)
+        self.conv = conv
 
     def forward(self, x: Float[Tensor, "batch frames dim"]) -> Float[Tensor, "batch frames dim"]:
         """Position features of the same shape; frames outside count as zeros."""
-        y = self.conv(x.transpose(1, 2))[..., : x.shape[1]]  # an even kernel gives one frame too many
-        return F.gelu(y).transpose(1, 2)
+        padding, groups = self.conv.kernel_size[0] // 2, self.conv.groups
+        y = convolve(x, self.conv.weight, self.conv.bias, padding=padding, groups=groups)
+        return F.gelu(y[:, : x.shape[1]])  # an even kernel gives one frame too many
 
 
 class SelfAttention(nn.Module):
@@ -73,18 +77,36 @@ class SelfAttention(nn.Module):
         self, x: Float[Tensor, "batch frames dim"], mask: Bool[Tensor, "batch 1 1 frames"] | None
     ) -> Float[Tensor, "batch frames dim"]:
         """Attention over frames where ``mask`` is True."""
-        q, k, v = (
-            self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        )  # each: batch heads frames head_dim
-        dropout = self.dropout if self.training else 0.0
-        if x.device.type == "cpu" and x.shape[1] < SHORT_SEQUENCE:
-            scores = q @ (k * q.shape[-1] ** -0.5).transpose(-1, -2)
-            if mask is not None:
-                scores = scores.masked_fill(~mask, float("-inf"))
-            y = F.dropout(scores.softmax(dim=-1), dropout).to(v.dtype) @ v
-        else:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        heads = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # batch frames 3 heads head_dim
+        q, k, v = heads.permute(2, 0, 3, 1, 4)  # each: batch heads frames head_dim
+        probability = self.dropout if self.training else 0.0
+        attention = plain_attention if prefers_plain(q, probability) else F.scaled_dot_product_attention
+        y = attention(q, k, v, mask, probability)
         return self.out(y.transpose(1, 2).flatten(2))
+
+
+def prefers_plain(q: Float[Tensor, "batch heads frames dim"], dropout: float) -> bool:
+    """Whether plain matrix products beat the fused kernel.
+
+    On CPUs the fused kernel is two to three times slower in bf16 and does not exist with dropout, from 50 to 1500
+    frames; in fp32 without dropout it is a little faster at any length.
+    """
+    slow = q.dtype == torch.bfloat16 or dropout > 0
+    return q.device.type == "cpu" and slow and q.shape[2] < LONG_SEQUENCE
+
+
+def plain_attention(
+    q: Float[Tensor, "batch heads frames dim"],
+    k: Float[Tensor, "batch heads frames dim"],
+    v: Float[Tensor, "batch heads frames dim"],
+    mask: Bool[Tensor, "batch 1 1 frames"] | None,
+    probability: float,
+) -> Float[Tensor, "batch heads frames dim"]:
+    """Attention with dropout, in matrix products; arguments as torch's fused kernel takes them."""
+    scores = q @ (k * q.shape[-1] ** -0.5).transpose(-1, -2)  # batch heads frames frames
+    if mask is not None:
+        scores = scores + torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, float("-inf"))
+    return dropout(scores.softmax(dim=-1), probability, training=True).to(v.dtype) @ v
 
 
 class TransformerLayer(nn.Module):
@@ -101,12 +123,12 @@ class TransformerLayer(nn.Module):
 
     def feed_forward(self, x: Float[Tensor, "batch frames dim"]) -> Float[Tensor, "batch frames dim"]:
         """Position-wise expansion, GELU, contraction."""
-        x = F.dropout(F.gelu(self.expand(x)), self.config.activation_dropout, self.training)
-        return F.dropout(self.contract(x), self.config.dropout, self.training)
+        x = dropout(F.gelu(self.expand(x)), self.config.activation_dropout, training=self.training)
+        return dropout(self.contract(x), self.config.dropout, training=self.training)
 
     def attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Attention with its dropout."""
-        return F.dropout(self.attention(x, mask), self.config.dropout, self.training)
+        return dropout(self.attention(x, mask), self.config.dropout, training=self.training)
 
     def forward(
         self, x: Float[Tensor, "batch frames dim"], mask: Bool[Tensor, "batch 1 1 frames"] | None
@@ -159,7 +181,7 @@ class Transformer(nn.Module):
         x = x + self.positions(x)
         if not self.config.pre_norm:
             x = self.norm(x)
-        x = F.dropout(x, self.config.dropout, self.training)
+        x = dropout(x, self.config.dropout, training=self.training)
         hidden = [x]
         for layer in self.layers:
             if self.training and self.config.layer_drop and torch.rand(()).item() < self.config.layer_drop:

@@ -45,10 +45,10 @@ def slow_attention(attention: SelfAttention, x: Tensor, valid: Tensor) -> Tensor
     return output @ attention.out.weight.T + attention.out.bias
 
 
-@pytest.mark.parametrize("threshold", [0, 256])
+@pytest.mark.parametrize("plain", [True, False])
 @torch.no_grad()
-def test_attention_equals_a_loop(threshold: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transformer, "SHORT_SEQUENCE", threshold)
+def test_attention_equals_a_loop(plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformer, "prefers_plain", lambda *_: plain)
     attention, x = SelfAttention(12, 3, 0.5).eval(), torch.randn(2, 6, 12)
     valid = valid_frames(torch.tensor([6, 4]), 6)
     expected = slow_attention(attention, x, valid)
@@ -57,18 +57,18 @@ def test_attention_equals_a_loop(threshold: int, monkeypatch: pytest.MonkeyPatch
     torch.testing.assert_close(attention(x, None), everything, rtol=1e-4, atol=1e-5)
 
 
-def test_short_sequences_and_long_ones_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plain products below the threshold equal the fused kernel above it, gradients too."""
+def test_both_ways_of_attention_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain products equal the fused kernel, gradients too."""
     x = torch.randn(2, 40, 24, requires_grad=True)
     for valid in (None, valid_frames(torch.tensor([40, 13]), 40)):
         results = []
-        for threshold in (0, 256):
-            monkeypatch.setattr(transformer, "SHORT_SEQUENCE", threshold)
+        for plain in (True, False):
+            monkeypatch.setattr(transformer, "prefers_plain", lambda *_, plain=plain: plain)
             torch.manual_seed(1)
             frames = small().eval()(x, valid).frames
             results.append((frames.detach(), torch.autograd.grad(frames[:, :13].square().sum(), x)[0]))
-        for short, fused in zip(*results, strict=True):
-            torch.testing.assert_close(short, fused, rtol=1e-4, atol=1e-4)
+        for product, fused in zip(*results, strict=True):
+            torch.testing.assert_close(product, fused, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kernel", [5, 6])
@@ -128,10 +128,10 @@ def test_hidden_states(pre_norm: bool) -> None:
     assert model(x, None).hidden_states is None
 
 
-@pytest.mark.parametrize("threshold", [0, 256])
+@pytest.mark.parametrize("plain", [True, False])
 @torch.no_grad()
-def test_padded_frames_do_not_leak(threshold: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transformer, "SHORT_SEQUENCE", threshold)
+def test_padded_frames_do_not_leak(plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformer, "prefers_plain", lambda *_: plain)
     model, num_frames = small(pre_norm=True).eval(), torch.tensor([11, 5, 1])
     valid, x = valid_frames(num_frames, 11), torch.randn(3, 11, 24)
     frames = model(x, valid).frames
@@ -158,9 +158,9 @@ def test_evaluation_is_deterministic_whatever_is_dropped_in_training() -> None:
 
 
 @pytest.mark.parametrize("name", ["dropout", "attention_dropout", "activation_dropout"])
-@pytest.mark.parametrize("threshold", [0, 256])
-def test_each_dropout_acts_in_training(name: str, threshold: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transformer, "SHORT_SEQUENCE", threshold)
+@pytest.mark.parametrize("plain", [True, False])
+def test_each_dropout_acts_in_training(name: str, plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformer, "prefers_plain", lambda *_: plain)
     none = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
     x = torch.randn(2, 8, 24)
     quiet = small(**none)
