@@ -92,7 +92,7 @@ def test_same_statistics_as_transformers() -> None:
 
 
 def test_too_short() -> None:
-    with pytest.raises(ValueError, match="11 frames is too short to mask 2 spans of 10 frames; at least 12"):
+    with pytest.raises(ValueError, match="11 frames are too few to mask 2 spans of 10 frames; at least 12"):
         span_mask(np.array([50, 11]), MaskConfig(), rng=np.random.default_rng(0))
     assert span_mask(np.array([12]), MaskConfig(), rng=np.random.default_rng(0)).sum() >= 11
 
