@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from speechssl import audio
 from speechssl.audio import (
     AUDIO_SUFFIXES,
-    FOREIGN_SUFFIXES,
     MAX_RATE,
     MIN_RATE,
     RECEPTIVE_FIELD,
@@ -29,6 +28,7 @@ from speechssl.audio import (
     seconds_to_samples,
 )
 from speechssl.config import UserError
+from speechssl.containers import FOREIGN_SUFFIXES
 
 RNG = np.random.default_rng(0)
 VOICE = (np.sin(np.arange(3 * SAMPLE_RATE) / 9) * 0.4 + RNG.uniform(-0.05, 0.05, 3 * SAMPLE_RATE)).astype(np.float32)

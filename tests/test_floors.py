@@ -20,7 +20,7 @@ import speechssl
 PACKAGE = Path(speechssl.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 FLOORS = {
-    1: {"config", "audio", "text"},
+    1: {"config", "containers", "audio", "text"},
     2: {"data", "nn", "scoring"},
     3: {"models", "objectives", "interop"},
     4: {"train", "embed", "report"},
@@ -31,7 +31,7 @@ FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 NEIGHBOURS = {
     "objectives": {"models"},
     "interop": {"models"},
-    "audio": {"config"},
+    "audio": {"config", "containers"},
     "text": {"config"},
     "__main__": {"cli"},
     "cli": {"info"},
