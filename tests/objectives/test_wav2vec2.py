@@ -234,10 +234,17 @@ def test_everything_follows_from_seed_and_step(whole: Crops) -> None:
     assert total(0, 4, torch_seed=2) == first
     assert total(0, 5, torch_seed=1) != first
     assert total(1, 4, torch_seed=1) != first
-    objective = build()
-    kinds = [objective.draw(whole, step=step) for step in (0, 1)]
-    assert not torch.equal(kinds[0].mask, kinds[1].mask)
-    assert not torch.equal(kinds[0].negatives[:, :10], kinds[1].negatives[:, :10])
+
+
+def test_masks_distractors_and_noise_each_change_with_seed_and_step(whole: Crops) -> None:
+    places = [(0, 0), (0, 1), (1, 0)]
+    draws = [build(seed).draw(whole, step=step) for seed, step in places]
+    noises = [build(seed)._noise(whole, 4, step=step) for seed, step in places]
+    fewest = min(each.negatives.shape[1] for each in draws)
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert not torch.equal(draws[first].mask, draws[second].mask)
+        assert not torch.equal(draws[first].negatives[:, :fewest] % 5, draws[second].negatives[:, :fewest] % 5)
+        assert not torch.equal(noises[first], noises[second])
 
 
 # Gradients
