@@ -4,14 +4,15 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
-from speechssl.scoring.results import ResultRow, clear_winner, columns_of, plain, verdicts
+from speechssl.scoring.results import ResultRow, clear_winner, columns_of, plain, tallies
 
 CAPTION = (
-    "UAR, mean over seeds [95 % interval by speaker]. Bold: best, and its interval overlaps that of no other kind of "
-    "features."
+    "UAR, mean over seeds, with its 95 % interval by speaker. Bold: best, and its interval overlaps that of no other "
+    "kind of features. A comparison below is one layer, probe and number of shots, by the paired interval of the "
+    "difference."
 )
 
-_NAME_WIDTH, _CELL_WIDTH = 36, 17  # characters of the longest contender and of one cell, with their rules
+_NAME_WIDTH, _CELL_WIDTH = 35, 14  # characters of the longest contender and of one cell, with their rules
 
 
 class Display:
@@ -58,8 +59,8 @@ class Display:
             for part in [columns] if fits else [[key for key in columns if key[0] == probe] for probe in probes]:
                 self.console.print(_table(rows, task, part))
         self.say(CAPTION)
-        for sentence in verdicts(rows):
-            self.say(sentence)
+        for tally in tallies(rows):
+            self.say(f"{tally.task}: the model {tally.verdict} {tally.baseline}: {tally.count}")
 
 
 def _table(rows: Sequence[ResultRow], task: str, keys: Sequence[tuple[str, int]]):
@@ -84,7 +85,5 @@ def _table(rows: Sequence[ResultRow], task: str, keys: Sequence[tuple[str, int]]
 
 
 def _cell(row: ResultRow, *, bold: bool) -> str:
-    text = plain(row.value)
-    if row.low < row.high:
-        text += rf" \[{plain(row.low)}, {plain(row.high)}]"
-    return f"[bold]{text}[/bold]" if bold else text
+    value = f"[bold]{plain(row.value)}[/bold]" if bold else plain(row.value)
+    return value + (f" [dim]{plain(row.low)}–{plain(row.high)}[/dim]" if row.low < row.high else "")

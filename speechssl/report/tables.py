@@ -3,44 +3,27 @@
 from collections.abc import Sequence
 from html import escape
 
-from speechssl.scoring.results import ResultRow, clear_winner, columns_of, outcome, plain, signed
+from speechssl.scoring.results import ResultRow, clear_winner, columns_of, outcome, plain, signed, tallies
+
+_KINDS = {"beats": "beats", "loses to": "loses"}
 
 
 def summary(rows: Sequence[ResultRow]) -> str:
     """Does the model beat the random encoder and MFCC? One line a task and baseline, by paired intervals."""
-    lines: list[str] = []
-    for task in dict.fromkeys(row.task for row in rows):
-        mine = [row for row in rows if row.task == task and row.metric == "UAR" and row.gains]
-        for baseline in dict.fromkeys(name.split(" (")[0] for row in mine for name in row.gains):
-            gains = [gain for row in mine for name, gain in row.gains.items() if name.split(" (")[0] == baseline]
-            lines.append(_tally(task, baseline, [outcome(gain) for gain in gains]))
+    lines = [
+        f"<li><b>{escape(tally.task)}</b>: the model "
+        f'<span class="{_KINDS.get(tally.verdict, "level")}">{tally.verdict} {escape(tally.baseline)}</span>: '
+        f"{tally.count}</li>"
+        for tally in tallies(rows)
+    ]
     if not lines:
         return ""
     return (
-        "<h2>In short</h2><ul>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>"
+        f"<h2>In short</h2><ul>{''.join(lines)}</ul>"
         '<p class="caption">A comparison is one layer, probe and number of shots. It counts as won or lost when the '
-        "whole 95 % interval of the difference, paired by speaker and draw, lies on one side of zero. The random "
-        "encoder is the same network, never trained: what training added is the difference from it.</p>"
+        "whole 95 % interval of the difference in UAR, paired by speaker and draw, lies on one side of zero. The "
+        "random encoder is the same network, never trained: what training added is the difference from it.</p>"
     )
-
-
-def _tally(task: str, baseline: str, outcomes: Sequence[str]) -> str:
-    wins, losses, total = outcomes.count("beats"), outcomes.count("loses to"), len(outcomes)
-    count = f"all {total} comparisons" if total > 1 else "the one comparison"
-    name = escape(baseline)
-    if wins == total:
-        words = f'<span class="beats">beats {name}</span> in {count}'
-    elif losses == total:
-        words = f'<span class="loses">loses to {name}</span> in {count}'
-    elif wins == losses == 0:
-        words = f'<span class="level">is level with {name}</span>: undecided in {count}'
-    else:
-        kind, verb = ("beats", "beats") if wins > losses else ("loses", "loses to")
-        if wins == losses:
-            kind, verb = "level", "both beats and loses to"
-        words = f'<span class="{kind}">{verb} {name}</span> in part: of {total} comparisons it wins {wins}, '
-        words += f"loses {losses}, and {total - wins - losses} are undecided"
-    return f"<b>{escape(task)}</b>: the model {words}."
 
 
 def score_table(rows: Sequence[ResultRow], task: str, *, metric: str) -> str:
@@ -88,7 +71,7 @@ def gain_table(rows: Sequence[ResultRow], task: str) -> str:
                 cells.append("<td></td>")
                 continue
             value, low, high = row.gains[baseline]
-            kind = {"beats": "beats", "loses to": "loses"}.get(outcome(row.gains[baseline]), "level")
+            kind = _KINDS.get(outcome(row.gains[baseline]), "level")
             interval = f"[{signed(low)}, {signed(high)}]"
             cells.append(f'<td><span class="{kind}">{signed(value)}</span><br><small>{interval}</small></td>')
         body.append(f"<tr><td>{escape(contender)} − {escape(baseline.split(' (')[0])}</td>{''.join(cells)}</tr>")

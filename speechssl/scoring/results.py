@@ -120,30 +120,68 @@ def columns_of(rows: Iterable[ResultRow], *, task: str, metric: str = "UAR") -> 
     return {key: [row for row in mine if row.labels == key[1] and row.probe in (key[0], "none")] for key in keys}
 
 
-def verdicts(rows: Sequence[ResultRow], *, metric: str = "UAR") -> list[str]:
-    """Plain sentences: does the model beat the random encoder and the fixed features, by the paired intervals?
+@dataclass(frozen=True)
+class Tally:
+    """How the model fares against one baseline on one task, over all layers, probes and numbers of shots.
 
-    One sentence for each task, probe and layer of the model. "Beats" means that the whole 95 % interval of the
-    difference lies above zero, "loses to" that it lies below, "is level with" that it holds zero: the data cannot tell.
-    The random encoder is the one of the same layer.
-
-    >>> gains = {"MFCC": [0.1, 0.05, 0.15], "random encoder (last layer)": [0.01, -0.02, 0.04]}
-    >>> row = ResultRow("label", "model (last layer)", "k-NN", 5, "UAR", 0.5, 0.4, 0.6, 10, 1, gains=gains)
-    >>> print(*verdicts([row]))
-    label, k-NN, model (last layer): beats MFCC at 5 shots (+.10 [+.05, +.15]); is level with random encoder at 5 shots
-    (+.01 [−.02, +.04]).
+    A comparison is won or lost when the whole 95 % interval of the paired difference lies on one side of zero.
+    `lowest` and `highest` are the ends of the differences' values. The random encoder is the one of the same layer.
     """
-    sentences: list[str] = []
-    mine = [row for row in rows if row.metric == metric and row.gains]
-    for task, probe, contender in dict.fromkeys((row.task, row.probe, row.contender) for row in mine):
-        series = sorted(
-            (row for row in mine if (row.task, row.probe, row.contender) == (task, probe, contender)),
-            key=lambda row: row.labels,
+
+    task: str
+    baseline: str
+    wins: int
+    losses: int
+    total: int
+    lowest: float
+    highest: float
+
+    @property
+    def verdict(self) -> str:
+        """`beats`, `loses to`, `is level with`, or `both beats and loses to` (as often one as the other)."""
+        if self.wins == self.losses:
+            return "both beats and loses to" if self.wins else "is level with"
+        return "beats" if self.wins > self.losses else "loses to"
+
+    @property
+    def count(self) -> str:
+        """The rest of the sentence: in how many comparisons, and how large the differences are.
+
+        >>> Tally("label", "MFCC", wins=5, losses=0, total=6, lowest=0.01, highest=0.12).count
+        'wins 5 of 6 comparisons, 1 undecided (+.01 to +.12)'
+        """
+        undecided = self.total - self.wins - self.losses
+        parts = [f"{word} {number}" for word, number in (("wins", self.wins), ("loses", self.losses)) if number]
+        words = f"{' and '.join(parts)} of {self.total} comparisons" if parts else f"{self.total} comparisons"
+        words += f", {undecided} undecided" if undecided and parts else ", all undecided" if undecided else ""
+        return f"{words} ({signed(self.lowest)} to {signed(self.highest)})"
+
+
+def tallies(rows: Sequence[ResultRow], *, metric: str = "UAR") -> list[Tally]:
+    """Does the model beat the random encoder and the fixed features? One tally a task and baseline.
+
+    >>> row = ResultRow("label", "model (last layer)", "k-NN", 5, "UAR", 0.5, 0.4, 0.6, 10, 1,
+    ...                 gains={"random encoder (last layer)": [0.1, 0.05, 0.15]})
+    >>> [(tally.baseline, tally.verdict) for tally in tallies([row])]
+    [('random encoder', 'beats')]
+    """
+    found: dict[tuple[str, str], list[list[float]]] = {}
+    for row in rows:
+        for name, gain in row.gains.items():
+            if row.metric == metric:
+                found.setdefault((row.task, name.split(" (")[0]), []).append(gain)
+    return [
+        Tally(
+            task=task,
+            baseline=baseline,
+            wins=sum(outcome(gain) == "beats" for gain in gains),
+            losses=sum(outcome(gain) == "loses to" for gain in gains),
+            total=len(gains),
+            lowest=min(gain[0] for gain in gains),
+            highest=max(gain[0] for gain in gains),
         )
-        baselines = dict.fromkeys(name for row in series for name in row.gains)
-        parts = [_against(series, name) for name in baselines]
-        sentences.append(f"{task}, {probe}, {contender}: {'; '.join(parts)}.")
-    return sentences
+        for (task, baseline), gains in found.items()
+    ]
 
 
 def outcome(gain: Sequence[float]) -> str:
@@ -154,21 +192,6 @@ def outcome(gain: Sequence[float]) -> str:
     """
     _, low, high = gain
     return "beats" if low > 0 else "loses to" if high < 0 else "is level with"
-
-
-def _against(series: Sequence[ResultRow], baseline: str) -> str:
-    """Against one baseline, runs of shots with one outcome put together; the difference is given for the most shots."""
-    found: dict[str, list[ResultRow]] = {}
-    for row in series:
-        if baseline in row.gains:
-            found.setdefault(outcome(row.gains[baseline]), []).append(row)
-    parts: list[str] = []
-    for number, (words, group) in enumerate(found.items()):
-        shots = _listed([str(row.labels) for row in group])
-        value, low, high = group[-1].gains[baseline]
-        name = baseline.split(" (")[0] if number == 0 else "it"
-        parts.append(f"{words} {name} at {shots} shots ({signed(value)} [{signed(low)}, {signed(high)}])")
-    return ", ".join(parts)
 
 
 def signed(value: float) -> str:
@@ -191,7 +214,3 @@ def plain(value: float) -> str:
         return "–"
     text = f"{value:.2f}"
     return text[1:] if text.startswith("0") else text
-
-
-def _listed(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

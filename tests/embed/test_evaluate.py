@@ -109,7 +109,7 @@ def test_the_tables_and_the_verdict_are_on_stderr_alone(corpus, model_folder, tm
     for words in (
         *CONTENDERS,
         "3 classes, speakers disjoint, 2 seeds, synthetic speech",
-        "label, k-NN, model (last layer): ",
+        "label: the model ",
     ):
         assert words in shown.err
 

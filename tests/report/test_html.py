@@ -126,10 +126,10 @@ def test_synthetic_speech_is_called_so_and_real_speech_is_not(run_folder, no_plo
 
 def test_the_verdict_says_who_wins_by_the_paired_intervals(run_folder, no_plots):
     page = report(run_folder)
-    assert "label : the model beats random encoder in all 12 comparisons" in page.text
-    assert "label : the model beats MFCC in all 12 comparisons" in page.text
-    assert "speaker : the model is level with random encoder : undecided in all 12 comparisons" in page.text
-    assert "speaker : the model loses to MFCC in all 12 comparisons" in page.text
+    assert "label : the model beats random encoder : wins 12 of 12 comparisons (" in page.text
+    assert "label : the model beats MFCC : wins 12 of 12 comparisons (" in page.text
+    assert "speaker : the model is level with random encoder : 12 comparisons, all undecided" in page.text
+    assert "speaker : the model loses to MFCC : loses 12 of 12 comparisons (" in page.text
 
 
 def test_a_mixed_outcome_is_told_with_its_counts(run_folder, no_plots):
@@ -138,7 +138,7 @@ def test_a_mixed_outcome_is_told_with_its_counts(run_folder, no_plots):
     first.gains["MFCC"] = [-0.1, -0.2, -0.05]
     write_results(rows, run_folder / "results.json")
     text = report(run_folder).text
-    assert "beats MFCC in part: of 12 comparisons it wins 11, loses 1, and 0 are undecided" in text
+    assert "beats MFCC : wins 11 and loses 1 of 12 comparisons" in text
 
 
 def test_without_baselines_nothing_is_claimed(run_folder, no_plots):
