@@ -75,7 +75,7 @@ def test_a_stage_is_redone_when_its_words_change(tmp_path: Path, asked: Callable
     assert verbs(asked(*words, "SHOTS=1")) == ["evaluate", "report"]
     changed = asked(*words, "SHOTS=1", "SET=a.b=c d.e=f")
     assert verbs(changed) == ["pretrain", "evaluate", "report"]
-    assert "--preset small --set a.b=c --set d.e=f --out" in changed[0]
+    assert "--preset tiny --set a.b=c --set d.e=f --out" in changed[0]
     assert asked(*words, "SHOTS=1", "SET=a.b=c d.e=f") == []
     moved = asked(*words, "SHOTS=1", "SET=a.b=c d.e=f", "ROOT=there and here")
     assert verbs(moved) == ["prepare", "pretrain", "evaluate", "report"]

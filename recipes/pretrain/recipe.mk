@@ -8,7 +8,7 @@
 
 CORPUS =#                     a corpus by name (speechssl info lists them)
 ROOT =#                       where it lies; CORPUS=folder needs it
-PRESET = small#               tiny, small, base or large
+PRESET = tiny#                tiny (minutes on two cores), small, base or large
 OUT = runs/$(CORPUS)-$(PRESET)# the run; a model folder that speechssl.load takes
 RECIPE =#                     a TOML file with what differs from the preset
 SET =#                        settings of pretraining, "a.b=c d.e=f"
