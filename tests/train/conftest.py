@@ -50,12 +50,17 @@ class Processes:
         return int(self.server.stdout.readline())
 
     def start(
-        self, *argv: object, said: Path, env: dict[str, str] | None = None, die_before: int | None = None
+        self,
+        *argv: object,
+        said: Path,
+        env: dict[str, str] | None = None,
+        die_before: int | None = None,
+        signal: tuple[int, int] | None = None,
     ) -> "Run":
-        """Begin a command; both of its outputs are appended to ``said``."""
+        """Begin a command; both of its outputs are appended to ``said``. The rest is explained in `forks.py`."""
         words = [str(word) for word in argv]
-        pid = self.ask({"argv": words, "env": env or {}, "said": str(said), "die_before": die_before})
-        return Run(self, pid, said)
+        job = {"argv": words, "env": env or {}, "said": str(said), "die_before": die_before, "signal": signal}
+        return Run(self, self.ask(job), said)
 
     def pretrain(self, corpus: Path, out: Path, config: PretrainConfig, **options: Any) -> "Run":
         """Begin `speechssl pretrain`."""
@@ -83,10 +88,10 @@ class Run:
         """Its exit code, negative for a signal."""
         return self.processes.ask({"wait": self.pid})
 
-    def kill(self, number: int = signal.SIGKILL) -> int:
-        """Send a signal and wait; a process that has ended already has just ended."""
+    def kill(self) -> int:
+        """Send SIGKILL and wait; a process that has ended already has just ended."""
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
+            os.kill(self.pid, signal.SIGKILL)
         return self.wait()
 
     def finish(self) -> None:

@@ -1,9 +1,10 @@
 """Runs `speechssl` commands in processes of their own that need not import torch again: it is imported once, here.
 
-One JSON object a line comes in. ``{"argv": [...], "env": {...}, "said": path, "die_before": n}`` forks a process that
-runs the command, with both outputs going to the file; its number is the answer. With ``die_before`` the process kills
-itself with SIGKILL just before the n-th time it would make a file permanent (flush to disk, or rename), from 0.
-``{"wait": number}`` answers with the exit code, negative for a signal.
+One JSON object a line comes in. ``{"argv": [...], "env": {...}, "said": path, "die_before": n, "signal": [number, n]}``
+forks a process that runs the command, with both outputs going to the file; its number is the answer. With
+``die_before`` the process kills itself with SIGKILL just before the n-th time it would make a file permanent (flush to
+disk, or rename), from 0; with ``signal`` it gets a signal during update n, from 1. ``{"wait": number}`` answers with
+the exit code, negative for a signal.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ with contextlib.suppress(ImportError):
     import torch.utils.tensorboard  # not a must
 
 import speechssl.cli
-import speechssl.embed.embedder
+import speechssl.train.loop
 import speechssl.train.pretrain
 
 LIMIT = 240  # seconds; nothing here takes that long
@@ -35,6 +36,8 @@ def child(job: dict[str, object]) -> int:
         os.dup2(said, stream)
     if job["die_before"] is not None:
         die_before(job["die_before"])
+    if job["signal"] is not None:
+        signal_during(*job["signal"])
     torch.set_num_threads(1)
     try:
         return speechssl.cli.main(job["argv"])
@@ -56,6 +59,18 @@ def die_before(number: int) -> None:
         return wrapper
 
     os.replace, os.fsync = deadly(os.replace), deadly(os.fsync)
+
+
+def signal_during(number: int, update: int) -> None:
+    """A signal that comes in the middle of an update."""
+    counter, function = itertools.count(1), speechssl.train.loop._update
+
+    def signalled(*args, **kwargs):
+        if next(counter) == update:
+            os.kill(os.getpid(), number)
+        return function(*args, **kwargs)
+
+    speechssl.train.loop._update = signalled
 
 
 def main() -> None:
