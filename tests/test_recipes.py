@@ -167,7 +167,7 @@ def test_help_lists_every_target() -> None:
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "recipes").rglob("*.toml")), ids=lambda path: path.name)
 def test_a_recipe_holds_differences_only(path: Path) -> None:
-    preset = RUNS["tiny" if path.stem in ("demo", "quick") else path.stem]
+    preset = RUNS["tiny" if path.stem in ("demo", "quick", "hour") else path.stem]
     load_config(PretrainConfig, path, defaults=preset)
 
     def same(table: dict[str, object], default: object) -> list[str]:
