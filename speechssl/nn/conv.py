@@ -181,8 +181,13 @@ def convolve(
     """Convolution of channels-last sequences.
 
     As a 2-D convolution of height one, because that has a channels-last kernel in oneDNN and cuDNN: no transposed copy
-    before and after.
+    before and after. One gradient of that kernel is slow, and worth the copies: fp32 and strides over shared samples.
     """
+    in_fp32 = x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
+    shared = 1 < stride < weight.shape[2] and weight.shape[1] > 1
+    if x.device.type == "cpu" and in_fp32 and shared and torch.is_grad_enabled():
+        y = F.conv1d(x.transpose(1, 2).contiguous(), weight, bias, stride=stride, padding=padding, groups=groups)
+        return y.transpose(1, 2).contiguous()
     image = x.transpose(1, 2).unsqueeze(2)  # batch inputs 1 time, channels-last in memory
     filtered = F.conv2d(image, weight.unsqueeze(2), bias, stride=(1, stride), padding=(0, padding), groups=groups)
     return filtered.squeeze(2).transpose(1, 2)
