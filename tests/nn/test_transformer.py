@@ -1,6 +1,7 @@
 """The context network against loops, its two ways of attention, padding, and what training mode adds."""
 
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -167,6 +168,20 @@ def test_each_dropout_acts_in_training(name: str, plain: bool, monkeypatch: pyte
     assert torch.equal(quiet(x, None).frames, quiet(x, None).frames)
     noisy = small(**(none | {name: 0.5}))
     assert not torch.equal(noisy(x, None).frames, noisy(x, None).frames)
+
+
+def test_dropout_acts_in_every_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the positions, and in each block after attention, weights of attention, expansion and contraction."""
+    seen: Counter[float] = Counter()
+
+    def count(x: Tensor, probability: float, *, training: bool) -> Tensor:
+        seen[probability] += training
+        return x
+
+    monkeypatch.setattr(transformer, "dropout", count)
+    monkeypatch.setattr(transformer, "prefers_plain", lambda *_: True)
+    small(dropout=0.1, attention_dropout=0.2, activation_dropout=0.3)(torch.randn(1, 5, 24), None)
+    assert seen == {0.1: 1 + 2 * 3, 0.2: 3, 0.3: 3}
 
 
 @torch.no_grad()
