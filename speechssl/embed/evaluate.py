@@ -200,9 +200,15 @@ def _fixed_features(store: WaveformStore, used: Int[np.ndarray, " used"], *, dis
         waveform = _waveform(store, index)
         return np.concatenate([mfcc_statistics(waveform), logmel_statistics(waveform)])
 
+    from threadpoolctl import threadpool_limits
+
     split = len(mfcc_statistics(np.ones(SAMPLE_RATE, dtype=np.float32)))  # also compiles librosa before the threads
     rows: list[Float32[np.ndarray, " dim"]] = []
-    with display.progress(f"features: {MFCC}, {LOGMEL}", total=len(used)) as advance, ThreadPoolExecutor() as pool:
+    with (
+        display.progress(f"features: {MFCC}, {LOGMEL}", total=len(used)) as advance,
+        threadpool_limits(limits=1),  # clips run side by side; threads inside each would fight
+        ThreadPoolExecutor() as pool,
+    ):
         for row in pool.map(both, used.tolist()):
             rows.append(row)
             advance(1)

@@ -7,6 +7,8 @@ classic utterance features of paralinguistics: Schuller, Steidl and Batliner, "T
 Word Recognition in Continuously Spoken Sentences" (1980).
 """
 
+import functools
+
 import numpy as np
 from jaxtyping import Float
 
@@ -75,15 +77,16 @@ def _mel(waveform: Float[np.ndarray, " samples"], *, bands: int, n_fft: int) -> 
     # Frames centred on multiples of the hop with zeros beyond the edges, as librosa does by itself, except that it
     # warns about clips shorter than the transform.
     padded = np.pad(waveform.astype(np.float32), n_fft // 2)
-    return librosa.feature.melspectrogram(
-        y=padded,
-        center=False,
-        sr=SAMPLE_RATE,
-        n_fft=n_fft,
-        win_length=WINDOW,
-        hop_length=HOP,
-        n_mels=bands,
-    )
+    spectrum = librosa.stft(padded, n_fft=n_fft, win_length=WINDOW, hop_length=HOP, center=False)  # (bins, frames)
+    return _filters(bands, n_fft) @ np.square(np.abs(spectrum))
+
+
+@functools.lru_cache(maxsize=4)
+def _filters(bands: int, n_fft: int) -> Float[np.ndarray, "bands bins"]:
+    """Mel filters as librosa makes them; making them anew for each clip would take longer than the clip."""
+    import librosa
+
+    return librosa.filters.mel(sr=SAMPLE_RATE, n_fft=n_fft, n_mels=bands)
 
 
 def _pad_to_width(coefficients: Float[np.ndarray, "coefficients frames"]) -> Float[np.ndarray, "coefficients padded"]:
