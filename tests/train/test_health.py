@@ -14,6 +14,7 @@ import torch
 
 from speechssl.models.storage import load_encoder
 from speechssl.objectives.wav2vec2 import Crops, Loss, Wav2Vec2
+from speechssl.train import loop
 from speechssl.train.checkpoint import load_checkpoint
 from speechssl.train.health import ADVICE, HealthConfig, HealthError, HealthMonitor
 from speechssl.train.pretrain import RUNS, PretrainConfig, pretrain
@@ -136,6 +137,21 @@ def test_a_run_that_ends_with_a_sign_keeps_its_model(corpus: Path, tmp_path: Pat
     assert state is not None
     assert state["progress"]["step"] == 8
     assert state["health"]["lasting"]["not learning"] == 3
+
+
+def test_a_run_that_is_stopped_with_a_sign_loses_nothing(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on counting where it was."""
+    config, updates = PLANTED["not learning"], iter(range(1, 100))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "any_rank", lambda flag, device: next(updates) == 7)
+        assert pretrain([corpus], tmp_path / "run", config=config).steps == 7
+    with pytest.raises(HealthError, match="step 10: not learning"):
+        pretrain([corpus], tmp_path / "run", config=config)
+    state = load_checkpoint(tmp_path / "run" / "last.pt")
+    assert state is not None
+    assert (state["progress"]["step"], state["health"]["lasting"]["not learning"]) == (7, 2)
 
 
 def test_on_the_command_line_it_is_one_line_and_exit_code_3(processes: Processes, corpus: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A run that is killed or stopped at any moment and started again ends as one that never was: bit for bit."""
 
 import json
+import os
 import signal
 import time
 from dataclasses import dataclass
@@ -157,7 +158,10 @@ def test_half_a_line_of_the_log(
     assert_same_run(out, short_reference)
 
 
-def test_the_log_is_cut_behind_a_step(tmp_path: Path) -> None:
+def test_the_log_is_cut_behind_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise OSError("killed")
+
     path = tmp_path / "log.jsonl"
     truncate_log(path, 3)  # no log, nothing to do
     assert not path.exists()
@@ -165,6 +169,10 @@ def test_the_log_is_cut_behind_a_step(tmp_path: Path) -> None:
     path.write_text("".join(lines) + '{"valid": true, "step": 3}\n{"step": 4}\n{"step": 5, "x": ')
     truncate_log(path, 3)
     assert path.read_text() == "".join(lines) + '{"valid": true, "step": 3}\n'
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="killed"):
+        patch.setattr(os, "replace", killed)
+        truncate_log(path, 1)
+    assert path.read_text().count("\n") == 4  # killed while cutting it: the log is whole
     path.write_text('{"step": 3}')  # whole but for the end of its line
     truncate_log(path, 3)
     assert path.read_text() == '{"step": 3}\n'
