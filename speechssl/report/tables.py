@@ -5,7 +5,7 @@ from html import escape
 
 from speechssl.scoring.results import ResultRow, clear_winner, columns_of, outcome, plain, signed, tallies
 
-_KINDS = {"beats": "beats", "loses to": "loses"}
+_KINDS = {"beats": "beats", "partly beats": "beats", "loses to": "loses", "partly loses to": "loses"}
 
 
 def summary(rows: Sequence[ResultRow]) -> str:

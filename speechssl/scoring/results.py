@@ -138,10 +138,14 @@ class Tally:
 
     @property
     def verdict(self) -> str:
-        """`beats`, `loses to`, `is level with`, or `both beats and loses to` (as often one as the other)."""
+        """`beats`, `loses to`, `is level with`, or `both beats and loses to` (as often one as the other).
+
+        With `partly` before it where no more than half of the comparisons came out so.
+        """
         if self.wins == self.losses:
             return "both beats and loses to" if self.wins else "is level with"
-        return "beats" if self.wins > self.losses else "loses to"
+        word = "beats" if self.wins > self.losses else "loses to"
+        return word if 2 * max(self.wins, self.losses) > self.total else f"partly {word}"
 
     @property
     def count(self) -> str:

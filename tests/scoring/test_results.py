@@ -78,7 +78,7 @@ def test_a_tally_counts_decided_comparisons_only():
         (3, 0, "beats", "wins 3 of 3 comparisons"),
         (0, 3, "loses to", "loses 3 of 3 comparisons"),
         (1, 1, "both beats and loses to", "wins 1 and loses 1 of 3 comparisons, 1 undecided"),
-        (0, 1, "loses to", "loses 1 of 3 comparisons, 2 undecided"),
+        (0, 1, "partly loses to", "loses 1 of 3 comparisons, 2 undecided"),
     ],
 )
 def test_a_verdict_follows_the_majority_of_what_is_decided(wins, losses, verdict, count):
