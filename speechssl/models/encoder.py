@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from speechssl.config import Config
 from speechssl.nn.conv import PAPER_LAYERS, ConvConfig, ConvFeatureEncoder
 from speechssl.nn.dropout import dropout
+from speechssl.nn.norm import LayerNorm
 from speechssl.nn.pooling import valid_frames
 from speechssl.nn.transformer import Transformer, TransformerConfig
 
@@ -113,7 +114,7 @@ class SpeechEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.features = ConvFeatureEncoder(config.conv)
-        self.feature_norm = nn.LayerNorm(config.conv.dim, eps=config.transformer.norm_eps)
+        self.feature_norm = LayerNorm(config.conv.dim, eps=config.transformer.norm_eps)
         self.projection = nn.Linear(config.conv.dim, config.dim)
         self.transformer = Transformer(config.transformer)
 

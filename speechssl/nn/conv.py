@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from speechssl.audio import RECEPTIVE_FIELD, SAMPLE_RATE
 from speechssl.config import Config
+from speechssl.nn.norm import LayerNorm
 
 PAPER_LAYERS = ((512, 10, 5), *((512, 3, 2),) * 4, *((512, 2, 2),) * 2)  # (channels, kernel, stride), paper section 4.2
 PRE_EMPHASIS = 0.97  # the usual value, e.g. HTK book section 5.2
@@ -126,7 +127,7 @@ class ConvLayer(nn.Module):
         super().__init__()
         self.conv = nn.Conv1d(inputs, channels, kernel, stride=stride, bias=bias)
         nn.init.kaiming_normal_(self.conv.weight)
-        self.norm = {"layer": nn.LayerNorm, "group": TimeNorm, "none": lambda _: nn.Identity()}[norm](channels)
+        self.norm = {"layer": LayerNorm, "group": TimeNorm, "none": lambda _: nn.Identity()}[norm](channels)
 
     def forward(self, x: Float[Tensor, "batch time inputs"]) -> Float[Tensor, "batch frames channels"]:
         """One layer; ``frames = (time - kernel) // stride + 1``."""
@@ -140,7 +141,7 @@ class GaborLayer(nn.Module):
         super().__init__()
         self.conv = nn.Conv1d(1, 2 * channels, kernel, stride=stride, bias=False)
         self.conv.weight = nn.Parameter(gabor_filters(channels, kernel).unsqueeze(1))
-        self.norm = nn.LayerNorm(channels)
+        self.norm = LayerNorm(channels)
 
     def forward(self, x: Float[Tensor, "batch time 1"]) -> Float[Tensor, "batch frames channels"]:
         """Power of each pair, log(1 + gain x), norm, GELU."""

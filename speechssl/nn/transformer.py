@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from speechssl.config import Config
 from speechssl.nn.conv import convolve
 from speechssl.nn.dropout import dropout
+from speechssl.nn.norm import LayerNorm
 
 LONG_SEQUENCE = 2048  # frames, 41 s; from here on the scores of all pairs would take too much memory
 
@@ -116,10 +117,10 @@ class TransformerLayer(nn.Module):
         super().__init__()
         self.config = config
         self.attention = SelfAttention(config.dim, config.heads, config.attention_dropout)
-        self.attention_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
+        self.attention_norm = LayerNorm(config.dim, eps=config.norm_eps)
         self.expand = nn.Linear(config.dim, config.feedforward)
         self.contract = nn.Linear(config.feedforward, config.dim)
-        self.output_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
+        self.output_norm = LayerNorm(config.dim, eps=config.norm_eps)
 
     def feed_forward(self, x: Float[Tensor, "batch frames dim"]) -> Float[Tensor, "batch frames dim"]:
         """Position-wise expansion, GELU, contraction."""
@@ -155,7 +156,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.positions = PositionalConvolution(config.dim, config.position_kernel, config.position_groups)
-        self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
+        self.norm = LayerNorm(config.dim, eps=config.norm_eps)
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
         self.apply(_init_linear)
 

@@ -22,6 +22,7 @@ from speechssl.nn.conv import (
     convolve,
     gabor_filters,
 )
+from speechssl.nn.norm import LayerNorm
 from speechssl.nn.quantizer import GumbelQuantizer, QuantizerConfig
 from tests.toys import normalized_tones
 
@@ -131,7 +132,7 @@ def test_group_mode_norms_the_first_layer_only() -> None:
     assert [type(layer.norm) for layer in encoder.layers] == [TimeNorm, nn.Identity, nn.Identity]
     assert all(layer.conv.bias is None for layer in encoder.layers)
     layered = ConvFeatureEncoder(ConvConfig(layers=((4, 10, 5), (4, 3, 2))))
-    assert [type(layer.norm) for layer in layered.layers] == [nn.LayerNorm, nn.LayerNorm]
+    assert [type(layer.norm) for layer in layered.layers] == [LayerNorm, LayerNorm]
 
 
 def test_a_layer_is_convolution_norm_gelu() -> None:
