@@ -70,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say_error(error.format_message())
     except UserError as error:
         return _say_error(str(error))
-    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+    except OSError as error:  # no such folder, no permission, a file in the way, a full disk, …
+        if error.strerror is None or error.filename is None:
+            raise
         return _say_error(f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         return INTERRUPTED

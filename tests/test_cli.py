@@ -243,6 +243,21 @@ def test_info_of_a_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> N
     assert found["encoder_parameters"] == sum(weight.numel() for weight in encoder.state_dict().values())
 
 
+@pytest.mark.parametrize("out", ["notes/page", "/proc/page"])
+def test_a_place_that_cannot_be_written_is_one_line(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_model(Path("model"), SpeechEncoder(PRESETS["tiny"]))
+    Path("notes").write_text(NO_AUDIO)
+    soundfile.write("a.wav", 0.1 * np.random.default_rng(0).standard_normal(16000), 16000)
+    for words in (["report", "model"], ["extract", "model", "."]):
+        assert cli.main([*words, "--out", out]) == 2
+        said = capfd.readouterr().err
+        assert said.startswith(f"speechssl: {out.rpartition('/')[0]}")
+        assert said.count("\n") == 1
+
+
 def test_no_words_is_help(capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 0
     assert "Usage: speechssl" in capfd.readouterr().out

@@ -77,6 +77,7 @@ class VectorWriter:
         import pyarrow.parquet as pq
 
         self.out.parent.mkdir(parents=True, exist_ok=True)
+        self._partial.touch()  # where that fails the error names the file; pyarrow's does not
         self._writer = pq.ParquetWriter(self._partial, self._schema, compression="zstd")
         return self
 
