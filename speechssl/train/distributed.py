@@ -37,9 +37,11 @@ def processes(device: str) -> Generator[Place, None, None]:
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
 
     Raises:
-        UserError: a device that is not there.
+        UserError: a device that is not there, or that is none.
     """
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise UserError(f"unknown device {device!r}; 'auto', 'cpu', 'cuda', 'cuda:1' … are allowed")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {device!r}: torch sees no GPU on this machine")
     world_size = int(os.environ.get("WORLD_SIZE", "1"))

@@ -131,5 +131,7 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="device 'cuda:0': torch sees no GPU"), joined("cuda:0"):
         pass
+    with pytest.raises(UserError, match="unknown device 'abacus'; 'auto', 'cpu'"), joined("abacus"):
+        pass
     with joined("auto") as place:
         assert place.device.type == "cpu"
