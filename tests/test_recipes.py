@@ -135,15 +135,26 @@ def test_extract_names_its_file(tmp_path: Path, asked: Callable[..., list[str]])
         ("pretrain CORPUS=folder", "CORPUS=folder needs ROOT="),
         ("pretrain CORPUS=espeak PRESET=huge", "PRESET is 'huge'; allowed: tiny, small, base, large"),
         ("pretrain CORPUS=espeak RECIPE=none.toml", "there is no RECIPE 'none.toml'"),
+        ("pretrain CORPUS=espeak 'OUT=my run'", "OUT is 'my run'; make takes no spaces there"),
         ("extract", "extract needs ROOT="),
         ("extract ROOT=here MODEL=none", "extract needs MODEL=a model folder; there is none in 'none'"),
     ],
 )
 def test_a_missing_value_is_one_line(words: str, said: str) -> None:
-    done = make(*words.split(), check=False)
+    done = make(*shlex.split(words), check=False)
     assert done.returncode == 2
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["two words", 'Bob\'s "best" `takes` 日本', "(1) & more; *"])
+def test_names_reach_the_command_as_they_are(name: str, tmp_path: Path, asked: Callable[..., list[str]]) -> None:
+    words = ("prepare", "CORPUS=folder", f"ROOT={tmp_path}/{name}", f"OUT={tmp_path}/run")
+    assert asked(*words) == [f"prepare folder --root {tmp_path}/{name} --out {tmp_path}/run/corpus"]
+    assert asked(*words) == []
+    (tmp_path / "model.safetensors").touch()
+    extract = ("extract", f"MODEL={tmp_path}", f"ROOT={tmp_path}/{name}")
+    assert asked(*extract) == [f"extract {tmp_path} {tmp_path}/{name} --out {tmp_path}/vectors.parquet"]
 
 
 def test_an_old_python_is_one_line(tmp_path: Path) -> None:

@@ -25,16 +25,20 @@ VECTORS = $(MODEL)/vectors.parquet
 
 # Not every shell expands the ~ in ROOT=~/recordings.
 root = $(patsubst ~/%,$(HOME)/%,$(ROOT))
-sets = $(foreach pair,$(1),--set '$(pair)')
+quoted = '$(subst ','\'',$(1))'
+sets = $(foreach pair,$(1),--set $(call quoted,$(pair)))
 recipe_base := $(if $(RECIPE),$(addprefix $(dir $(RECIPE)),$(shell sed -n 's/^base *= *"\(.*\)".*/\1/p' $(RECIPE) 2>/dev/null)))
 
 # What a stage was run with. The file changes only when the words do, and then the stage is stale.
-prepare_words = $(CORPUS) $(if $(ROOT),--root '$(root)') $(call sets,$(CORPUS_SET)) $(if $(LIMIT),--limit $(LIMIT))
+prepare_words = $(CORPUS) $(if $(ROOT),--root $(call quoted,$(root))) $(call sets,$(CORPUS_SET)) $(if $(LIMIT),--limit $(LIMIT))
 pretrain_words = $(PREPARED) --preset $(PRESET) $(addprefix --config ,$(RECIPE)) $(call sets,$(SET))
 probe_words = $(PROBE_ON) $(addprefix --task ,$(TASKS)) --shots $(SHOTS) --seeds $(SEEDS)
-remember = mkdir -p $(@D) && printf '%s\n' "$(1)" | cmp -s - $@ || printf '%s\n' "$(1)" > $@
+remember = mkdir -p $(@D) && printf '%s\n' $(call quoted,$(1)) | cmp -s - $@ || printf '%s\n' $(call quoted,$(1)) > $@
 
 # What only the user can say.
+ifneq ($(words $(OUT)),1)
+  $(error OUT is '$(OUT)'; make takes no spaces there)
+endif
 ifneq ($(filter prepare pretrain probe,$(MAKECMDGOALS)),)
   ifeq ($(CORPUS)$(filter-out $(OUT)/corpus,$(PREPARED)),)
     $(error give CORPUS=name, or PREPARED=folder of a prepared corpus)
@@ -66,7 +70,7 @@ pretrain: $(OUT)/.pretrained ## pretrain PRESET on CORPUS into OUT (SET="a.b=c",
 probe: $(REPORT) ## probe OUT with few labels (TASKS, SHOTS, SEEDS, PROBE_ON) and write its report
 
 extract: $(READY) ## turn the audio under ROOT into vectors with MODEL, as one Parquet file VECTORS
-	$(SPEECHSSL) extract $(MODEL) '$(root)' --out $(VECTORS)
+	$(SPEECHSSL) extract $(MODEL) $(call quoted,$(root)) --out $(VECTORS)
 
 ifneq ($(CORPUS),)
 $(firstword $(PREPARED))/.settings: FORCE
