@@ -11,10 +11,11 @@ degenerate).
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, Int16, Int64
+from pydantic import Field
 
 from speechssl.audio import normalize, seconds_to_samples
 from speechssl.config import Config, UserError
@@ -43,12 +44,15 @@ class Store(Protocol):
         ...
 
 
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class CropConfig(Config):
     """What one training example sees."""
 
-    seconds: float = 15.6  # longest crop (paper: 250,000 samples)
-    min_seconds: float = 2.0  # shorter utterances are joined within a speaker (fairseq: 32,000 samples)
-    batch_seconds: float = 87.5  # crops of full length in a global batch (paper: 1.4 M samples a GPU)
+    seconds: Seconds = 15.6  # longest crop (paper: 250,000 samples)
+    min_seconds: Seconds = 2.0  # shorter utterances are joined within a speaker (fairseq: 32,000 samples)
+    batch_seconds: Seconds = 87.5  # crops of full length in a global batch (paper: 1.4 M samples a GPU)
     normalize: bool = True  # zero mean, unit variance for each crop
 
 
@@ -97,10 +101,8 @@ class CropBatches:
         self.stores, self.config, self.seed = list(stores), config, seed
         self._longest = seconds_to_samples(config.seconds)
         self._shortest = seconds_to_samples(config.min_seconds)
-        if not 0 < self._shortest <= self._longest:
-            raise UserError(
-                f"crops: min_seconds {config.min_seconds} must be above 0 and at most seconds {config.seconds}"
-            )
+        if not self._shortest <= self._longest:
+            raise UserError(f"crops: min_seconds {config.min_seconds} must be at most seconds {config.seconds}")
         keep = [range(len(store.lengths)) for store in stores] if keep is None else keep
         self.units, self.dropped = self._join(keep)
         if not self.units:

@@ -17,7 +17,7 @@ from pydantic import Field, NonNegativeInt
 from torch import Tensor, nn
 
 from speechssl import __version__
-from speechssl.audio import samples_to_seconds
+from speechssl.audio import samples_to_seconds, seconds_to_samples
 from speechssl.config import Config, UserError, dump_config
 from speechssl.data.batching import CropBatch, CropBatches, CropConfig
 from speechssl.data.waveforms import WaveformStore
@@ -45,7 +45,7 @@ class PretrainConfig(Config):
     health: HealthConfig = HealthConfig()
     seed: NonNegativeInt = 0
     device: str = "auto"
-    valid_share: float = Field(0.02, ge=0, le=0.5)  # of the audio, two batches at least, held out for validation
+    valid_share: float = Field(default=0.02, ge=0, le=0.5)  # of the audio, two batches at least, held out for validation
 
 
 _SMALL_OPTIM = OptimConfig(reference_lr=1e-3, reference_seconds=32.0, max_lr=1e-3, conv_lr_scale=0.1)
@@ -110,6 +110,7 @@ def pretrain(
         train, valid = split(stores, config)
         torch.manual_seed(config.seed)
         encoder = SpeechEncoder(config.encoder)
+        _check_lengths(encoder, config)
         objective = Wav2Vec2(encoder, config.objective, seed=config.seed)
         if config.loop.compile:
             encoder.features.compile()
@@ -148,6 +149,11 @@ def split(stores: Sequence[WaveformStore], config: PretrainConfig) -> tuple[Crop
     The held-out utterances tell whether the contrastive task is learnt, not how speakers generalise: they are drawn at
     random.
     """
+    if max(len(store) for store in stores) == 1:
+        raise UserError(
+            f"{', '.join(str(store.folder) for store in stores)}: one utterance cannot be both trained on and held out "
+            "for validation; cut the recording into several"
+        )
     training: list[list[int]] = []
     held_out: list[list[int]] = []
     total = samples_to_seconds(int(sum(store.lengths.sum() for store in stores)))
@@ -162,6 +168,17 @@ def split(stores: Sequence[WaveformStore], config: PretrainConfig) -> tuple[Crop
         CropBatches(stores, config.crops, seed=config.seed, keep=training),
         CropBatches(stores, config.crops, seed=config.seed, keep=held_out),
     )
+
+
+def _check_lengths(encoder: SpeechEncoder, config: PretrainConfig) -> None:
+    """Raises `UserError` where the shortest crop has too few frames for its masks."""
+    shortest, mask = config.crops.min_seconds, config.objective.mask
+    frames = int(encoder.num_frames(torch.tensor(seconds_to_samples(shortest))))
+    if frames < mask.length + mask.min_spans:
+        raise UserError(
+            f"crops.min_seconds={shortest:g} gives {frames} frames, too few to mask {mask.min_spans} spans of "
+            f"{mask.length}; at least {mask.length + mask.min_spans} are needed"
+        )
 
 
 def _task(

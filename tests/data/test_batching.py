@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speechssl.audio import normalize
-from speechssl.config import UserError
+from speechssl.config import UserError, load_config
 from speechssl.data.batching import CropBatch, CropBatches, CropConfig, length_buckets
 from tests.toys import RATE, ToyStore, tones
 
@@ -231,10 +231,16 @@ def test_nothing_long_enough_is_said_in_one_line() -> None:
         CropBatches([numbered([0.3, 0.4], ["anna", "ben"])], CropConfig(), seed=0)
 
 
-@pytest.mark.parametrize(("seconds", "min_seconds"), [(1.0, 2.0), (1.0, 0.0), (-1.0, -1.0)])
-def test_lengths_that_contradict_each_other(seconds: float, min_seconds: float) -> None:
-    with pytest.raises(UserError, match="min_seconds"):
-        CropBatches([store()], CropConfig(seconds=seconds, min_seconds=min_seconds), seed=0)
+def test_lengths_that_contradict_each_other() -> None:
+    with pytest.raises(UserError, match=r"min_seconds 2\.0 must be at most seconds 1\.0"):
+        CropBatches([store()], CropConfig(seconds=1.0, min_seconds=2.0), seed=0)
+
+
+@pytest.mark.parametrize("name", ["seconds", "min_seconds", "batch_seconds"])
+@pytest.mark.parametrize("value", ["0", "-1.0", "nan", "inf"])
+def test_lengths_that_are_none(name: str, value: str) -> None:
+    with pytest.raises(UserError, match=f"key '{name}'"):
+        load_config(CropConfig, overrides=[f"{name}={value}"])
 
 
 def test_more_ranks_than_crops() -> None:

@@ -137,6 +137,18 @@ def test_a_corpus_that_is_too_small(tmp_path: Path) -> None:
         pretrain([corpus], tmp_path / "run", config=MICRO_RUN)
 
 
+def test_a_single_recording(tmp_path: Path) -> None:
+    corpus = toy_corpus(tmp_path, utterances=1, seconds=5.0)
+    with pytest.raises(UserError, match="corpus: one utterance cannot be both trained on and held out"):
+        pretrain([corpus], tmp_path / "run", config=MICRO_RUN)
+
+
+def test_crops_too_short_for_masks(corpus: Path, tmp_path: Path) -> None:
+    config = changed(SHORT, crops__min_seconds=0.2)
+    with pytest.raises(UserError, match=r"crops\.min_seconds=0\.2 gives 9 frames, too few .* at least 12"):
+        pretrain([corpus], tmp_path / "run", config=config)
+
+
 def test_no_corpus_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a prepared corpus"):
         pretrain([tmp_path / "none"], tmp_path / "run", config=MICRO_RUN)
