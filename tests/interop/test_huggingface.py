@@ -77,6 +77,46 @@ def test_objective_config_there_and_back(objective: Wav2Vec2Config) -> None:
     assert back == objective.model_copy(update=schedule)
 
 
+def test_each_setting_has_its_name() -> None:
+    """The way back would hide two names that are swapped in both directions."""
+    assert huggingface.export_config(ENCODER, OBJECTIVE) == {
+        "conv_dim": (12, 16),
+        "conv_kernel": (9, 5),
+        "conv_stride": (4, 3),
+        "conv_bias": True,
+        "feat_extract_norm": "layer",
+        "feat_extract_activation": "gelu",
+        "hidden_act": "gelu",
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "intermediate_size": 40,
+        "do_stable_layer_norm": True,
+        "num_conv_pos_embeddings": 7,
+        "num_conv_pos_embedding_groups": 6,
+        "hidden_dropout": 0.01,
+        "attention_dropout": 0.02,
+        "activation_dropout": 0.03,
+        "layerdrop": 0.04,
+        "layer_norm_eps": 1e-4,
+        "feat_proj_dropout": 0.06,
+        "feat_quantizer_dropout": 0.0,
+        "add_adapter": False,
+        "adapter_attn_dim": None,
+        "mask_time_prob": 0.33,
+        "mask_time_length": 4,
+        "mask_time_min_masks": 3,
+        "mask_feature_prob": 0.0,
+        "num_codevector_groups": 3,
+        "num_codevectors_per_group": 11,
+        "codevector_dim": 15,
+        "proj_codevector_dim": 14,
+        "num_negatives": 17,
+        "contrastive_logits_temperature": 0.2,
+        "diversity_loss_weight": 0.3,
+    }
+
+
 def test_defaults_are_theirs() -> None:
     default = TheirConfig().to_dict()
     assert huggingface.import_config({}) == huggingface.import_config(default)
