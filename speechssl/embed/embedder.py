@@ -38,7 +38,7 @@ Pooling = Literal["mean", "mean+std"]
 POOLINGS: tuple[Pooling, ...] = ("mean", "mean+std")
 DType = Literal["float32", "bfloat16"]
 Waveform = Float32[np.ndarray, " _"]  # mono samples at 16 kHz; a list of them may differ in length
-Clip = str | PathLike[str] | Shaped[np.ndarray, "..."] | tuple[Shaped[np.ndarray, "..."], int]
+Clip = str | PathLike[str] | Shaped[np.ndarray, "..."] | tuple[Shaped[np.ndarray, "..."], int | float]
 """A path, mono samples at 16 kHz (floating point, or int16 of full scale 32768), or such samples and their rate in Hz.
 
 The shape is checked by `to_waveform`, with a better message than a type check has.
@@ -224,7 +224,7 @@ class EmbeddingModel:
 
 def _is_single(clips: Clip | Sequence[Clip]) -> bool:
     if isinstance(clips, tuple):  # samples with their rate, or several clips
-        return len(clips) == 2 and isinstance(clips[1], int | np.integer)
+        return len(clips) == 2 and isinstance(clips[1], int | float | np.number)
     return isinstance(clips, str | PathLike | np.ndarray)
 
 
@@ -249,6 +249,8 @@ def to_waveform(clip: Clip, *, name: str) -> Waveform:
         check_waveform(waveform, str(clip))
         return waveform
     samples, rate = clip if isinstance(clip, tuple) else (clip, SAMPLE_RATE)
+    if rate <= 0:
+        raise AudioError(name, f"need a rate above 0 Hz, got {rate}")
     if samples.ndim != 1:
         raise AudioError(name, f"need mono samples of shape (samples,), got shape {samples.shape}")
     if samples.dtype == np.int16:

@@ -107,7 +107,7 @@ def test_another_rate_is_resampled(model):
     half = tone(16000, 220)[::2]
     low = to_waveform((half, 8000), name="clip")
     assert len(low) == 16000
-    assert model.embed((half, 8000)).shape == (24,)
+    assert model.embed((half, 8000)).shape == model.embed((half, 8000.0)).shape == (24,)
     two = model.embed(((half, 8000), tone(16000)))  # a tuple of two clips is no clip with its rate
     assert two.shape == (2, 24)
 
@@ -150,6 +150,7 @@ def test_bfloat16_is_close():
         (np.append(tone(800), np.nan), "clip 1: 1 samples are NaN or infinite"),
         ((np.append(tone(800), np.inf), 8000), "clip 1: 1 samples are NaN or infinite"),
         ("nowhere/b.wav", r"nowhere/b\.wav: "),
+        ((tone(8000), 0), "clip 1: need a rate above 0 Hz, got 0"),
     ],
 )
 def test_a_clip_that_cannot_be_used_is_named(model, clip, reason):
