@@ -274,12 +274,24 @@ def test_gradients_are_watched_from_the_start() -> None:
     assert alarm is not None
     assert (alarm.state, alarm.step) == ("exploding gradients", 50)
     assert watch([wild] * 100, grace=10_000) is None  # large from the start is the scale of this model
+    patient = HealthConfig(explosion_patience=100)
+    alarm = watch([calm] * 30 + [wild] * 100, config=patient)  # what explodes does not become usual
+    assert alarm is not None
+    assert (alarm.state, alarm.step) == ("exploding gradients", 130)
     broken = GOOD | {"loss": math.nan}
     assert watch(([broken] * 2 + [calm]) * 20, grace=10_000) is None
     for bad in (broken, GOOD | {"norm": math.inf}, GOOD | {"norm": math.nan}):
         alarm = watch([calm] * 5 + [bad] * 3, grace=10_000)
         assert alarm is not None
         assert (alarm.state, alarm.step) == ("non-finite gradients", 8)
+
+
+def test_a_broken_update_tells_nothing_else() -> None:
+    monitor = HealthMonitor(HealthConfig(patience=2), chance_loss=CHANCE, grace=0)
+    monitor.observe(1, AT_CHANCE, grad_norm=1.0)
+    monitor.observe(2, AT_CHANCE, grad_norm=math.inf)
+    assert monitor.recent_norms == [1.0]
+    assert monitor.lasting["not learning"] == 1
 
 
 def test_a_monitor_goes_on_from_its_state() -> None:
