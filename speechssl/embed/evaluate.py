@@ -73,8 +73,10 @@ def evaluate(
         The rows.
 
     Raises:
-        UserError: no model, no corpus, or a task that the corpus cannot give; says what is missing.
+        UserError: no model, no corpus, a folder as `out`, or a task that the corpus cannot give; says what is missing.
     """
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; give the name of a JSON file")
     store = WaveformStore(corpus)
     drawn = [_task(store, name, shots=shots, seeds=seeds, test_limit=test_limit) for name in tasks]
     model = load(model_folder, device=device)
