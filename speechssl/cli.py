@@ -92,7 +92,7 @@ def prepare(
     """Decode a corpus once into packed waveforms."""
     from itertools import islice
 
-    from speechssl.config import load_config
+    from speechssl.config import UserError, load_config
     from speechssl.data.corpora import corpus_root, load_corpus
     from speechssl.data.manifest import Utterance
     from speechssl.data.waveforms import pack
@@ -111,6 +111,8 @@ def prepare(
         update = bar("decoding")
         report = pack(found, out, workers=workers, progress=lambda done, _: update(done, len(found)))
     _say_packed(report, out)
+    if not report.accepted:
+        raise UserError(f"{out}: no utterance could be used")
 
 
 @app.command()

@@ -92,6 +92,13 @@ def test_prepare_ends_with_the_counts(recordings: Path, capfd: pytest.CaptureFix
     assert f"  each one is in {out / 'rejects.jsonl'}" in said.err
 
 
+def test_prepare_of_nothing_usable_fails(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "empty.wav").touch()
+    assert cli.main(["prepare", "folder", "--root", f"{tmp_path}/in", "--out", f"{tmp_path}/out"]) == 2
+    assert capfd.readouterr().err.splitlines()[-1] == f"speechssl: {tmp_path}/out: no utterance could be used"
+
+
 def test_prepare_takes_settings_and_a_limit(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     words = ["prepare", "espeak", "--root", str(tmp_path / "root"), "--out", str(out), "--limit", "2"]

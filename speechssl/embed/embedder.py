@@ -88,6 +88,8 @@ class EmbeddingModel:
             self.device = torch.device(name)
         except RuntimeError:
             raise UserError(f"unknown device {device!r}; 'auto', 'cpu', 'cuda', 'cuda:1' … are allowed") from None
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"device {device!r}: torch sees no GPU on this machine")
         self.encoder = encoder.to(self.device).eval().requires_grad_(requires_grad=False)
         self.dtype: DType = dtype
         self.layers = encoder.config.transformer.layers

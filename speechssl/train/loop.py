@@ -366,7 +366,7 @@ class _Log:
         if self.place.is_main:
             truncate_log(self.path, self.progress.step)
             self._file = self.path.open("a", encoding="utf-8")
-            self._board = TensorBoard(self.path.parent)
+            self._board = TensorBoard(self.path.parent, self.progress.step)
             self._display = Display(self.config.steps, self.progress.step)
             self._display.start()
         return self

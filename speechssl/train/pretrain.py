@@ -45,7 +45,7 @@ class PretrainConfig(Config):
     health: HealthConfig = HealthConfig()
     seed: NonNegativeInt = 0
     device: str = "auto"
-    valid_share: float = Field(default=0.02, ge=0, le=0.5)  # of the audio, two batches at least, held out for validation
+    valid_share: float = Field(default=0.02, ge=0, le=0.5)  # of the audio, two batches or more, for validation
 
 
 _SMALL_OPTIM = OptimConfig(reference_lr=1e-3, reference_seconds=32.0, max_lr=1e-3, conv_lr_scale=0.1)
@@ -105,6 +105,8 @@ def pretrain(
         if place.device.type == "cpu":
             keep_freed_memory()
         stores = [WaveformStore(corpus) for corpus in corpora]
+        if len({store.content_hash() for store in stores}) < len(stores):
+            raise UserError("the same corpus twice: what is held out of one would be trained on in the other")
         if place.is_main:
             _claim(out, config, stores, resume=resume)
         train, valid = split(stores, config)

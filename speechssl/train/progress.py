@@ -67,13 +67,14 @@ def summary(metrics: Mapping[str, Any]) -> str:
 class TensorBoard:
     """Scalars for TensorBoard, or nothing where it is not installed."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, step: int):
+        """Go on in ``folder`` after ``step``; what a killed run wrote beyond it is hidden."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             self._writer = None
         else:
-            self._writer = SummaryWriter(str(folder / "tensorboard"))
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """One row of the log; values a group get a number each."""

@@ -152,3 +152,8 @@ def test_crops_too_short_for_masks(corpus: Path, tmp_path: Path) -> None:
 def test_no_corpus_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a prepared corpus"):
         pretrain([tmp_path / "none"], tmp_path / "run", config=MICRO_RUN)
+
+
+def test_the_same_corpus_twice_is_refused(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the same corpus twice"):
+        pretrain([corpus, corpus], tmp_path / "run", config=SHORT)
