@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int, Int16, Int64
 from pydantic import Field
 
-from speechssl.audio import normalize, seconds_to_samples
+from speechssl.audio import normalize, samples_to_seconds, seconds_to_samples
 from speechssl.config import Config, UserError
 from speechssl.data.manifest import Utterance
 
@@ -67,6 +67,11 @@ class CropBatch:
     waveforms: Float[np.ndarray, "batch samples"]
     rows: Int[np.ndarray, " batch"]
     global_rows: int
+
+    @property
+    def global_seconds(self) -> float:
+        """Seconds of audio in the global batch."""
+        return samples_to_seconds(self.global_rows * self.waveforms.shape[1])
 
     def micro_batches(self, count: int) -> "list[CropBatch]":
         """Split into ``count`` nearly equal parts, fewer when there are fewer rows."""

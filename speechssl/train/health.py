@@ -50,8 +50,9 @@ ADVICE = {
     "not learning": "the loss stays at chance, ln(1 + negatives), though codes look sound: "
     "more updates, a larger batch (crops.batch_seconds), or another optim.reference_lr",
     "exploding gradients": "gradient norms far above their median: "
-    "lower optim.reference_lr or optim.clip, or lengthen optim.warmup",
-    "non-finite gradients": "loss or gradients are not finite: lower optim.reference_lr, or set loop.precision=fp32",
+    "lower optim.reference_lr (or the rate of fine-tuning) or optim.clip, or lengthen optim.warmup",
+    "non-finite gradients": "loss or gradients are not finite: lower optim.reference_lr (or the rate of fine-tuning), "
+    "or set loop.precision=fp32",
 }
 
 
@@ -69,7 +70,7 @@ class HealthMonitor:
 
     Args:
         config: thresholds.
-        chance_loss: loss of a model that knows nothing, nats.
+        chance_loss: loss of a model that knows nothing, nats; None watches the gradients alone, as fine-tuning does.
         grace: first update at which a lasting sign may become an alarm.
 
     Example:
@@ -77,11 +78,11 @@ class HealthMonitor:
         >>> monitor.observe(7, {"loss": float("nan")}, grad_norm=1.0)
         Traceback (most recent call last):
         speechssl.train.health.HealthError: step 7: non-finite gradients (loss nan, gradient norm 1); loss or gradients
-        are not finite: lower optim.reference_lr, or set loop.precision=fp32
+        are not finite: lower optim.reference_lr (or the rate of fine-tuning), or set loop.precision=fp32
     """
 
     config: HealthConfig
-    chance_loss: float
+    chance_loss: float | None
     grace: int
     lasting: dict[str, int] = field(default_factory=dict[str, int])
     recent_norms: list[float] = field(default_factory=list[float])
@@ -117,8 +118,8 @@ class HealthMonitor:
         )
         if not exploding:
             self.recent_norms = [*self.recent_norms[-199:], grad_norm]
-        if step >= self.grace:
-            self._count_signs(step, self._signs(metrics))
+        if step >= self.grace and self.chance_loss is not None:
+            self._count_signs(step, self._signs(metrics, self.chance_loss))
 
     def _count_signs(self, step: int, signs: Mapping[str, tuple[bool, str]]) -> None:
         """Every sign has its own count; the alarm names the most specific one that is about as old."""
@@ -128,14 +129,14 @@ class HealthMonitor:
             state = next(state for state in signs if self.lasting[state] >= self.config.patience / 2)
             raise HealthError(state, step=step, evidence=signs[state][1])
 
-    def _signs(self, metrics: Mapping[str, float | Sequence[float]]) -> dict[str, tuple[bool, str]]:
+    def _signs(self, metrics: Mapping[str, float | Sequence[float]], chance_loss: float) -> dict[str, tuple[bool, str]]:
         """Which signs this update shows, most specific cause first."""
         config = self.config
         perplexity = _number(metrics["code_perplexity"])
         determinism, information = _number(metrics["determinism"]), _number(metrics["mutual_information"])
         constant, loss = _number(metrics["constant_share"]), _number(metrics["contrastive_loss"])
         # Distractors with the target's codes are left out, so a low loss is easy: chance counts those that stayed.
-        chance = _number(metrics.get("chance_loss", self.chance_loss))
+        chance = _number(metrics.get("chance_loss", chance_loss))
         at_chance = loss > (1 - config.chance_margin) * chance
         stable = math.inf if self.stability is None else self.stability
         return {

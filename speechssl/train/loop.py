@@ -1,8 +1,8 @@
 """The training loop: one readable ``fit`` for every objective that is written as sums over targets.
 
-The seam is :class:`Objective`: ``loss`` sums and statistics for a micro-batch, metrics from their totals. Everything a
-method need not know is here: precision, accumulation, data parallelism, clipping, schedules, validation, health, logs
-and checkpoints.
+The seam is :class:`Task`: ``loss`` sums and statistics for a micro-batch, metrics from their totals. Everything a
+method need not know is here: precision, accumulation, data parallelism, clipping, schedules, validation, early
+stopping, health, logs and checkpoints.
 
 Gradients are of summed losses; after the last micro-batch they are divided by the number of targets of the whole
 effective batch, counted over micro-batches and ranks. So accumulation, data parallelism and one big batch give the same
@@ -13,28 +13,26 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from speechssl.audio import samples_to_seconds
 from speechssl.config import Config, UserError
-from speechssl.data.batching import CropBatch
 from speechssl.models.storage import write_atomic
 from speechssl.train.checkpoint import load_checkpoint, save_checkpoint
 from speechssl.train.distributed import Place, any_rank, sum_over_ranks
-from speechssl.train.health import HealthConfig, HealthError, HealthMonitor
-from speechssl.train.optim import OptimConfig, build_optimizer, peak_learning_rate, schedule, set_learning_rate
+from speechssl.train.health import HealthError, HealthMonitor
+from speechssl.train.optim import OptimConfig, build_optimizer, schedule, set_learning_rate
 from speechssl.train.progress import Display, TensorBoard
 
 _DROPOUT = 21  # what a random stream is for; part of its seed
@@ -51,7 +49,25 @@ class LoopConfig(Config):
     log_every: PositiveInt = 10  # steps
     validate_every: PositiveInt = 250
     validate_batches: PositiveInt = 8
+    patience: NonNegativeInt = 0  # validations without a better one before the run ends; 0: it never ends early
     checkpoint_every: PositiveInt = 250
+
+
+B = TypeVar("B", bound="Batch")
+
+
+@runtime_checkable
+class Batch(Protocol):
+    """A rank's share of a global batch."""
+
+    @property
+    def global_seconds(self) -> float:
+        """Seconds of audio in the global batch."""
+        ...
+
+    def micro_batches(self: B, count: int) -> list[B]:
+        """Split into ``count`` parts, fewer where there are fewer examples."""
+        ...
 
 
 @runtime_checkable
@@ -75,28 +91,35 @@ class Step(Protocol):
 
 
 @dataclass
-class Task:
+class Task(Generic[B]):
     """A model and how the loop talks to it.
 
     Attributes:
+        name: what the progress display calls the run.
         model: the module whose parameters are trained and checkpointed; called by ``loss`` through data parallelism.
         loss: ``loss(model, micro_batches, index, step, progress)`` for one of the micro-batches of a step.
-        metrics: numbers to log from summed terms and stats.
+        metrics: numbers to log from summed terms and stats; ``loss`` is one of them.
+        summary: the few of them that are shown while it runs.
         probe: slower measurements on a fixed batch, at validations.
-        slow: the part with ``conv_lr_scale`` times the learning rate.
-        chance_loss: loss of a model that knows nothing, nats.
-        batch_seconds: seconds of audio in an effective batch.
+        rate: factor on the learning rate of a parameter, by its name.
+        peak_rate: the highest learning rate.
         save: write the model folder; called with the step at checkpoints.
+        criterion: the metric whose smallest validation value is the best.
+        keep_best: write the model folder when a validation was the best so far, not at every checkpoint.
+        find_unused: whether parameters may get no gradient (layer drop, frozen steps); data parallelism asks.
     """
 
+    name: str
     model: nn.Module
-    loss: Callable[[nn.Module, list[CropBatch], int, int, float], Step]
+    loss: Callable[[nn.Module, list[B], int, int, float], Step]
     metrics: Callable[[dict[str, Tensor], dict[str, Tensor]], Metrics]
+    summary: Callable[[Mapping[str, Any]], str]
     probe: Callable[[], Metrics]
-    slow: nn.Module
-    chance_loss: float
-    batch_seconds: float
+    rate: Callable[[str], float]
+    peak_rate: float
     save: Callable[[int, float], None]
+    criterion: str = "loss"
+    keep_best: bool = False
     find_unused: bool = False
 
 
@@ -108,6 +131,7 @@ class Progress:
     seconds_seen: float = 0.0
     wall_seconds: float = 0.0
     best: float = math.inf
+    stale: int = 0  # validations since the best one
 
 
 @dataclass(frozen=True)
@@ -120,46 +144,45 @@ class FitResult:
 
 
 def fit(
-    task: Task,
-    train: Callable[[int], CropBatch],
-    valid: Callable[[int], CropBatch],
+    task: Task[B],
+    train: Callable[[int], B],
+    valid: Callable[[int], B] | None,
     *,
     config: LoopConfig,
     optim: OptimConfig,
-    health: HealthConfig,
+    monitor: HealthMonitor,
     place: Place,
     out: Path,
     seed: int,
+    show: bool = True,
 ) -> FitResult:
     """Train until ``config.steps``, from the last checkpoint in ``out`` when there is one.
 
     Args:
         task: model and objective.
         train: this rank's share of training batch ``n``; a pure function.
-        valid: this rank's share of validation batch ``n``.
+        valid: this rank's share of validation batch ``n``; None where nothing is held out.
         config: the run.
         optim: optimiser and schedule.
-        health: alarms.
+        monitor: alarms.
         place: rank, world size, device.
         out: where logs and checkpoints go.
         seed: of dropout; the task has its own for everything else.
+        show: progress on stderr and TensorBoard.
 
     Raises:
         HealthError: the run has failed in one of the known ways; the last good checkpoint stays.
         UserError: a checkpoint that is not one of this model.
     """
     task.model.to(place.device)
-    optimizer = build_optimizer(task.model, optim, slow=task.slow)
-    grace = max(health.grace, 2 * round(optim.warmup * config.steps))
-    monitor = HealthMonitor(health, chance_loss=task.chance_loss, grace=grace)
+    optimizer = build_optimizer(task.model, optim, rate=task.rate)
     progress = _restore(out / "last.pt", task.model, optimizer, monitor)
-    peak = peak_learning_rate(optim, task.batch_seconds)
     model = _parallel(task, place)
-    log = _Log(out, place, progress, config)
+    log = _Log(out, place, progress, config=config, name=task.name, summary=task.summary, show=show)
     autocast = torch.autocast(place.device.type, torch.bfloat16, enabled=use_bf16(config.precision, place.device))
 
     def validate(batches: int) -> Metrics:
-        return _validate(task, valid, batches, autocast=autocast)
+        return {} if valid is None else _validate(task, valid, batches, autocast=autocast)
 
     def checkpoint(*, best: bool = False, forced: bool = False) -> None:
         if place.is_main and (forced or not monitor.suspicious):  # the last good state stays while a sign is up
@@ -171,7 +194,8 @@ def fit(
             }
             if best:
                 save_checkpoint(out / "best.pt", state)
-            task.save(progress.step, progress.seconds_seen)
+            if best or valid is None or not task.keep_best:
+                task.save(progress.step, progress.seconds_seen)
             # Last, because a run goes on behind it: whatever a kill prevents above is written again by the resumed run.
             save_checkpoint(out / "last.pt", state)
 
@@ -179,8 +203,10 @@ def fit(
     finished = True
     with _stop_signals() as stop, log, _prefetch(train, progress.step, config.steps) as batches:
         for step, batch in batches:
+            if _worn_out(progress, config):
+                break
             begin = time.monotonic()
-            rate = peak * schedule((step + 1) / config.steps, optim.warmup)
+            rate = task.peak_rate * schedule((step + 1) / config.steps, optim)
             set_learning_rate(optimizer, rate)
             _seed_dropout(seed, step, place.rank)
             totals = _accumulate(task, model, batch, config, step=step, autocast=autocast)
@@ -188,26 +214,33 @@ def fit(
             metrics = task.metrics(totals.terms, totals.stats)
             metrics |= {"grad_norm": grad_norm, "lr": rate}
             progress.step, last = step + 1, step + 1 == config.steps
-            progress.seconds_seen += samples_to_seconds(batch.global_rows * batch.waveforms.shape[1])
+            progress.seconds_seen += batch.global_seconds
             progress.wall_seconds += time.monotonic() - begin
             log.train(metrics, last=last)
             with log.alarm():
                 monitor.observe(step + 1, metrics, grad_norm=grad_norm)
             stopping = any_rank(stop.requested, place.device)
             improved = False
-            if (step + 1) % config.validate_every == 0 or last:
+            if valid is not None and ((step + 1) % config.validate_every == 0 or last):
                 validation = validate(config.validate_batches) | task.probe()
                 monitor.stability = _stability(validation)
-                loss = float(validation["loss"])  # pyright: ignore[reportArgumentType]
-                improved = loss < progress.best and not monitor.suspicious
-                progress.best = loss if improved else progress.best
+                score = float(validation[task.criterion])  # pyright: ignore[reportArgumentType]
+                improved = score < progress.best and not monitor.suspicious
+                progress.best = score if improved else progress.best
+                progress.stale = 0 if improved else progress.stale + 1
                 log.validation(validation)
-            if improved or (step + 1) % config.checkpoint_every == 0 or last or stopping:
-                checkpoint(best=improved, forced=stopping or last)
+            ending = last or stopping or _worn_out(progress, config)
+            if improved or (step + 1) % config.checkpoint_every == 0 or ending:
+                checkpoint(best=improved, forced=ending)
             if stopping and not last:
                 finished = False
                 break
     return FitResult(finished=finished, progress=progress, validation=validation)
+
+
+def _worn_out(progress: Progress, config: LoopConfig) -> bool:
+    """Whether validation has not got better for long enough to stop."""
+    return 0 < config.patience <= progress.stale
 
 
 @dataclass
@@ -221,7 +254,7 @@ class _Totals:
 
 
 def _accumulate(
-    task: Task, model: nn.Module, batch: CropBatch, config: LoopConfig, *, step: int, autocast: torch.autocast
+    task: Task[B], model: nn.Module, batch: B, config: LoopConfig, *, step: int, autocast: torch.autocast
 ) -> _Totals:
     """Backward through every micro-batch of this rank; terms and stats summed over micro-batches and ranks."""
     micro = batch.micro_batches(config.accumulation)
@@ -253,7 +286,7 @@ def _update(model: nn.Module, optimizer: torch.optim.Optimizer, count: Tensor, *
 
 
 @torch.no_grad()
-def _validate(task: Task, valid: Callable[[int], CropBatch], batches: int, *, autocast: torch.autocast) -> Metrics:
+def _validate(task: Task[B], valid: Callable[[int], B], batches: int, *, autocast: torch.autocast) -> Metrics:
     """Metrics over the first validation batches: no dropout, no noise, masks fixed by the batch's number."""
     task.model.eval()
     terms: dict[str, Tensor] = {}
@@ -291,7 +324,7 @@ def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, mon
         raise UserError(f"{path}: a checkpoint of another model ({str(error).splitlines()[0]})") from None
 
 
-def _parallel(task: Task, place: Place) -> nn.Module:
+def _parallel(task: Task[B], place: Place) -> nn.Module:
     if place.world_size == 1:
         return task.model
     devices = [place.device.index] if place.device.type == "cuda" else None
@@ -309,13 +342,11 @@ def _stability(metrics: Metrics) -> float | None:
 
 
 @contextmanager
-def _prefetch(
-    batches: Callable[[int], CropBatch], start: int, stop: int
-) -> Generator[Iterator[tuple[int, CropBatch]], None, None]:
+def _prefetch(batches: Callable[[int], B], start: int, stop: int) -> Generator[Iterator[tuple[int, B]], None, None]:
     """Batches in order, the next one made by a thread while this one is used."""
     with ThreadPoolExecutor(1) as pool:
 
-        def numbered() -> Iterator[tuple[int, CropBatch]]:
+        def numbered() -> Iterator[tuple[int, B]]:
             ahead = pool.submit(batches, start) if start < stop else None
             for number in range(start, stop):
                 assert ahead is not None
@@ -357,33 +388,51 @@ def _stop_signals() -> Generator[_Stop, None, None]:
 class _Log:
     """``log.jsonl``, TensorBoard when installed, and the progress display; silent on all ranks but the main one."""
 
-    def __init__(self, out: Path, place: Place, progress: Progress, config: LoopConfig):
+    def __init__(
+        self,
+        out: Path,
+        place: Place,
+        progress: Progress,
+        *,
+        config: LoopConfig,
+        name: str,
+        summary: Callable[[Mapping[str, Any]], str],
+        show: bool,
+    ):
         self.path, self.place, self.progress, self.config = out / "log.jsonl", place, progress, config
+        self.name, self.summary, self.show = name, summary, show
+        self._open = False
         self._begin = (time.monotonic(), progress.seconds_seen)
         self._display: Display | None = None
+        self._board: TensorBoard | None = None
 
     def __enter__(self) -> "_Log":
         if self.place.is_main:
             truncate_log(self.path, self.progress.step)
             self._file = self.path.open("a", encoding="utf-8")
-            self._board = TensorBoard(self.path.parent, self.progress.step)
-            self._display = Display(self.config.steps, self.progress.step)
-            self._display.start()
+            self._open = True
+            if self.show:
+                self._board = TensorBoard(self.path.parent, self.progress.step)
+                self._display = Display(self.name, self.summary, steps=self.config.steps, start=self.progress.step)
+                self._display.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._display is not None:
             self._display.stop()
-            self._file.close()
+        if self._board is not None:
             self._board.close()
+        if self._open:
+            self._file.close()
 
     def train(self, metrics: Metrics, *, last: bool) -> None:
         """One update; every ``log_every``-th is written down."""
-        if self._display is None:
+        if not self._open:
             return
         elapsed = time.monotonic() - self._begin[0]
         speed = (self.progress.seconds_seen - self._begin[1]) / max(elapsed, 1e-9)
-        self._display.update(self.progress.step, metrics, speed)
+        if self._display is not None:
+            self._display.update(self.progress.step, metrics, speed)
         if self.progress.step % self.config.log_every == 0 or last or self.progress.step == 1:
             self._write(metrics | {"seconds_per_second": round(speed, 2)})
 
@@ -393,7 +442,7 @@ class _Log:
         try:
             yield
         except HealthError as error:
-            if self._display is not None:
+            if self._open:
                 self._write({"alarm": error.state, "evidence": error.evidence, "advice": error.advice})
             raise
 
@@ -401,13 +450,15 @@ class _Log:
         """One validation."""
         if self._display is not None:
             self._display.validation(self.progress.step, metrics)
+        if self._open:
             self._write({"valid": True} | metrics)
 
     def _write(self, metrics: dict[str, Any]) -> None:
         row = {"step": self.progress.step} | metrics | {"seconds_seen": round(self.progress.seconds_seen, 3)}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        self._board.write(row)
+        if self._board is not None:
+            self._board.write(row)
 
 
 def truncate_log(path: Path, step: int) -> None:

@@ -6,26 +6,42 @@ wav2vec 2.0 runs at many batch sizes (Vaessen and van Leeuwen 2024, arXiv 2402.1
 """
 
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, model_validator
 from torch import nn
 
 from speechssl.config import Config
 
 
-class OptimConfig(Config):
-    """Optimiser and schedule; defaults are for BASE-like models."""
+class AdamWConfig(Config):
+    """AdamW and its schedule; the defaults are those of wav2vec 2.0 pretraining."""
+
+    schedule: Literal["linear", "tri-stage"] = "linear"
+    warmup: float = Field(default=0.08, ge=0, lt=1)  # fraction of the run (fairseq: 32k of 400k)
+    hold: float = Field(default=0.4, ge=0, lt=1)  # tri-stage: fraction of the run at the peak (fairseq: .1, .4, .5)
+    final_scale: float = Field(default=0.05, gt=0, le=1)  # tri-stage: of the peak, at the end
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    weight_decay: float = 0.01
+    clip: PositiveFloat = 10.0  # gradient norm
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> "AdamWConfig":
+        if self.schedule == "tri-stage" and self.warmup + self.hold >= 1:
+            raise ValueError(f"warmup {self.warmup:g} and hold {self.hold:g} leave nothing of the run for the decay")
+        return self
+
+
+class OptimConfig(AdamWConfig):
+    """Optimiser of pretraining; defaults are for BASE-like models."""
 
     reference_lr: float = 1.6e-4  # at reference_seconds of audio an update
     reference_seconds: float = 600.0
     max_lr: float = 5e-4
     conv_lr_scale: float = 1.0  # learning rate of the convolutions relative to the rest
-    warmup: float = Field(default=0.08, ge=0, lt=1)  # fraction of the run (fairseq: 32k of 400k)
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
-    weight_decay: float = 0.01
-    clip: PositiveFloat = 10.0  # gradient norm
 
 
 def peak_learning_rate(config: OptimConfig, batch_seconds: float) -> float:
@@ -37,29 +53,42 @@ def peak_learning_rate(config: OptimConfig, batch_seconds: float) -> float:
     return min(config.max_lr, config.reference_lr * math.sqrt(batch_seconds / config.reference_seconds))
 
 
-def schedule(progress: float, warmup: float) -> float:
-    """Factor on the peak rate at a fraction of the run: linear up during ``warmup``, linear down to zero at the end.
+def schedule(progress: float, config: AdamWConfig) -> float:
+    """Factor on the peak rate at a fraction of the run.
 
-    >>> [round(schedule(p, 0.1), 3) for p in (0.0, 0.05, 0.1, 0.55, 1.0)]
+    Linear up during ``warmup``; then ``linear`` goes straight down to zero at the end, and ``tri-stage`` holds the peak
+    for ``hold`` and decays exponentially to ``final_scale`` (fairseq's fine-tuning).
+
+    >>> [round(schedule(p, AdamWConfig(warmup=0.1)), 3) for p in (0.0, 0.05, 0.1, 0.55, 1.0)]
     [0.0, 0.5, 1.0, 0.5, 0.0]
+    >>> stages = AdamWConfig(schedule="tri-stage", warmup=0.1)
+    >>> [round(schedule(p, stages), 3) for p in (0.05, 0.1, 0.5, 0.75, 1.0)]
+    [0.5, 1.0, 1.0, 0.224, 0.05]
     """
-    if progress < warmup:
-        return progress / warmup
-    return max(0.0, (1.0 - progress) / (1.0 - warmup))
+    if progress < config.warmup:
+        return progress / config.warmup
+    if config.schedule == "linear":
+        return max(0.0, (1.0 - progress) / (1.0 - config.warmup))
+    decaying = max(0.0, progress - config.warmup - config.hold) / (1.0 - config.warmup - config.hold)
+    return config.final_scale ** min(1.0, decaying)
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig, *, slow: nn.Module | None = None) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only; parameters of ``slow`` get ``conv_lr_scale`` times the rate.
+def build_optimizer(
+    model: nn.Module, config: AdamWConfig, *, rate: Callable[[str], float] = lambda _: 1.0
+) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only.
 
-    Each group carries its factor under ``scale``; :func:`set_learning_rate` multiplies by it.
+    Args:
+        model: its parameters that want a gradient are trained.
+        config: the optimiser.
+        rate: factor on the learning rate of a parameter, by its name. It is kept under ``scale`` in the parameter's
+            group; :func:`set_learning_rate` multiplies by it.
     """
-    slow_parameters = set() if slow is None else set(slow.parameters())
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            scale = config.conv_lr_scale if parameter in slow_parameters else 1.0
             decay = config.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((scale, decay), []).append(parameter)
+            groups.setdefault((rate(name), decay), []).append(parameter)
     return torch.optim.AdamW(
         [{"params": params, "scale": scale, "weight_decay": decay} for (scale, decay), params in groups.items()],
         lr=0.0,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from speechssl import __version__
 from speechssl.audio import samples_to_seconds, seconds_to_samples
-from speechssl.config import Config, UserError, dump_config
+from speechssl.config import Config, UserError, dump_config, load_config
 from speechssl.data.batching import CropBatch, CropBatches, CropConfig
 from speechssl.data.waveforms import WaveformStore
 from speechssl.models.encoder import PRESETS, EncoderConfig, SpeechEncoder
@@ -27,9 +27,10 @@ from speechssl.nn.memory import keep_freed_memory
 from speechssl.objectives import wav2vec2
 from speechssl.objectives.wav2vec2 import Crops, Wav2Vec2, Wav2Vec2Config
 from speechssl.train.distributed import Place, processes, sum_over_ranks
-from speechssl.train.health import HealthConfig
+from speechssl.train.health import HealthConfig, HealthMonitor
 from speechssl.train.loop import FitResult, LoopConfig, Metrics, Step, Task, fit
-from speechssl.train.optim import OptimConfig
+from speechssl.train.optim import OptimConfig, peak_learning_rate
+from speechssl.train.progress import pretraining_summary
 
 _SPLIT = 31  # what a random stream is for; part of its seed
 
@@ -132,7 +133,7 @@ def pretrain(
             lambda number: valid.batch(number, rank=place.rank, world_size=place.world_size),
             config=config.loop,
             optim=config.optim,
-            health=config.health,
+            monitor=_monitor(objective, config),
             place=place,
             out=out,
             seed=config.seed,
@@ -191,7 +192,7 @@ def _task(
     out: Path,
     provenance: Mapping[str, object],
     place: Place,
-) -> Task:
+) -> Task[CropBatch]:
     whole = _WholeBatch()
 
     def crops(batch: CropBatch) -> Crops:
@@ -223,14 +224,18 @@ def _task(
         }
         save_model(out, objective.encoder, extra=extra, tensors=rest)
 
+    def rate(name: str) -> float:
+        return config.optim.conv_lr_scale if name.startswith("encoder.features.") else 1.0
+
     return Task(
+        name="pretrain",
         model=objective,
         loss=loss,
         metrics=objective.metrics,
+        summary=pretraining_summary,
         probe=probe,
-        slow=objective.encoder.features,
-        chance_loss=objective.chance_loss,
-        batch_seconds=config.crops.batch_seconds,
+        rate=rate,
+        peak_rate=peak_learning_rate(config.optim, config.crops.batch_seconds),
         save=save,
         find_unused=config.encoder.transformer.layer_drop > 0,
     )
@@ -241,6 +246,11 @@ class _WholeBatch:
     """What the parts of a batch that is processed in parts share: the mean code distribution."""
 
     mean_probs: Tensor | None = None
+
+
+def _monitor(objective: Wav2Vec2, config: PretrainConfig) -> HealthMonitor:
+    grace = max(config.health.grace, 2 * round(config.optim.warmup * config.loop.steps))
+    return HealthMonitor(config.health, chance_loss=objective.chance_loss, grace=grace)
 
 
 def _mean_probs(objective: Wav2Vec2, parts: Sequence[Crops], step: int) -> Tensor:
@@ -262,7 +272,8 @@ def _claim(out: Path, config: PretrainConfig, stores: Sequence[WaveformStore], *
     if (out / "last.pt").exists():
         if not resume:
             raise UserError(f"{out}: holds a run already; choose another folder")
-        before = recipe.read_text(encoding="utf-8") if recipe.exists() else ""
+        # Read as a config, so that a setting that did not exist yet when the run began has its default.
+        before = dump_config(load_config(PretrainConfig, recipe)) if recipe.exists() else ""
         changed = sorted(_settings(settings) ^ _settings(before))
         if changed:
             raise UserError(

@@ -1,7 +1,7 @@
 """What a run shows: a live line on a terminal, plain lines in a log file, TensorBoard when installed."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,21 @@ PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal
 
 
 class Display:
-    """Progress on standard error: loss, accuracy, perplexity, audio seconds per second, time left."""
+    """Progress on standard error: the numbers to watch, audio seconds per second, time left.
 
-    def __init__(self, steps: int, start: int):
+    Args:
+        name: what runs.
+        summary: the numbers to watch, of a row of the log.
+        steps: of the whole run.
+        start: the step it goes on from.
+    """
+
+    def __init__(self, name: str, summary: Callable[[Mapping[str, Any]], str], *, steps: int, start: int):
         self._console = Console(stderr=True)
-        self._steps, self._start = steps, start
+        self._summary, self._steps, self._start = summary, steps, start
         self._begin = self._last = time.monotonic()
         self._progress = Progress(
-            TextColumn("pretrain"),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -27,7 +34,7 @@ class Display:
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._progress.add_task("pretrain", total=steps, completed=start, numbers="")
+        self._task = self._progress.add_task(name, total=steps, completed=start, numbers="")
 
     def start(self) -> None:
         """Begin to draw."""
@@ -39,7 +46,7 @@ class Display:
 
     def update(self, step: int, metrics: Mapping[str, Any], speed: float) -> None:
         """After an update; ``speed`` in seconds of audio per second."""
-        numbers = f"{summary(metrics)}, {speed:.0f} s/s"
+        numbers = f"{self._summary(metrics)}, {speed:.0f} s/s"
         self._progress.update(self._task, completed=step, numbers=numbers)
         now = time.monotonic()
         if not self._console.is_terminal and (now - self._last > PLAIN_EVERY or step == self._steps):
@@ -51,13 +58,13 @@ class Display:
 
     def validation(self, step: int, metrics: Mapping[str, Any]) -> None:
         """After a validation."""
-        self._console.print(f"step {step}: validation {summary(metrics)}", soft_wrap=True, highlight=False)
+        self._console.print(f"step {step}: validation {self._summary(metrics)}", soft_wrap=True, highlight=False)
 
 
-def summary(metrics: Mapping[str, Any]) -> str:
-    """The three numbers to watch.
+def pretraining_summary(metrics: Mapping[str, Any]) -> str:
+    """The three numbers to watch in pretraining.
 
-    >>> summary({"loss": 4.5, "accuracy": 0.25, "code_perplexity": [30.0, 40.5]})
+    >>> pretraining_summary({"loss": 4.5, "accuracy": 0.25, "code_perplexity": [30.0, 40.5]})
     'loss 4.500, accuracy 0.250, perplexity 30/40'
     """
     perplexity = "/".join(f"{value:.0f}" for value in metrics["code_perplexity"])

@@ -58,7 +58,7 @@ def by_hand(train: CropBatches, config: PretrainConfig, updates: int) -> dict[st
         for each in objective.parameters():
             each.grad *= min(1.0, config.optim.clip / norm)
         for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * schedule((step + 1) / config.loop.steps, config.optim.warmup) * group["scale"]
+            group["lr"] = 2e-3 * schedule((step + 1) / config.loop.steps, config.optim) * group["scale"]
         optimizer.step()
     return dict(objective.state_dict())
 
