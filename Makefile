@@ -27,12 +27,16 @@ setup: $(READY) ## make the environment in .venv, or renew it when pyproject.tom
 OLD = needs Python 3.11 or newer; name one that is: make PYTHON=python3.12 $(or $(MAKECMDGOALS),setup)
 USABLE := -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 # A timeout of five minutes: one wheel alone is half a gigabyte.
+INSTALL = UV_HTTP_TIMEOUT=300 $(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable
+# kenlm is built from source. Without it everything but beam search works, so that setup goes on.
+NO_LM = WARNING: no beam search: kenlm could not be built (needs a C++ compiler). When there is one: $(BIN)/uv pip install -e '.[lm]'
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(BIN)/python $(USABLE) || $(PYTHON) $(USABLE) || { echo "speechssl $(OLD)" >&2; exit 2; }
 	@echo "Setting up $(VENV); the first time this downloads about 3 GB." >&2
 	@$(BIN)/python $(USABLE) || $(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt uv
-	@UV_HTTP_TIMEOUT=300 $(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@$(INSTALL) '.[dev]'
+	@$(INSTALL) '.[dev,lm]' || echo "$(NO_LM)" >&2
 	@touch $@
 
 .PHONY: test
