@@ -15,6 +15,8 @@ from speechssl.config import UserError
 
 MODEL, RANDOM, MFCC, LOGMEL, CHANCE = "model", "random encoder", "MFCC", "log-mel", "chance"
 """Families of contenders. A contender is a family or "FAMILY (which layer)"."""
+PROBE_TASKS = ("label", "speaker", "text")
+LOWER_IS_BETTER = ("WER", "CER", "PER")
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,11 @@ class ResultRow:
     """One score of one contender.
 
     Attributes:
-        task: `label`, `speaker` or `text`.
-        contender: whose features, for example `model (last layer)` or `MFCC`.
-        probe: `k-NN`, `logistic`, or `none` for chance.
-        labels: shots: labelled utterances per class.
-        metric: `UAR` or `WA`.
+        task: of a probe `label`, `speaker` or `text`; else what was learned, for example `emotion` or `asr`.
+        contender: whose features, for example `model (last layer)` or `MFCC`, or the whole method.
+        probe: `k-NN`, `logistic`, or `none` for chance; empty where the contender is a whole method.
+        labels: how much was labelled, in `unit`; 0 for everything on the training side.
+        metric: `UAR`, `WA`, `macro F1`, `WER` or `CER`.
         value: mean over seeds.
         low: lower end of the 95 % interval.
         high: upper end.
@@ -38,6 +40,9 @@ class ResultRow:
         gains: by name of a baseline: this value minus the baseline's, with the ends of the paired interval.
         corpus: name of the prepared corpus.
         synthetic: whether a machine made the speech.
+        unit: of `labels`: `shots` (labelled utterances per class) or `minutes` (of transcribed speech).
+        split_hash: sixteen hexadecimal digits of who trained and who was tested; equal where two rows can be compared.
+        model_hash: sixteen hexadecimal digits of the encoder; empty where there is none.
     """
 
     task: str
@@ -56,6 +61,27 @@ class ResultRow:
     gains: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     corpus: str = ""
     synthetic: bool = False
+    unit: str = "shots"
+    split_hash: str = ""
+    model_hash: str = ""
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether this is a probe on frozen features, and not a whole experiment with few labels."""
+        return self.task in PROBE_TASKS
+
+    @property
+    def amount(self) -> str:
+        """How much was labelled, in words.
+
+        >>> [ResultRow("asr", "a", "", labels, "WER", 1, 1, 1, 1, 1, unit="minutes").amount for labels in (10, 60, 0)]
+        ['10 min', '1 h', 'all']
+        """
+        if self.labels == 0:
+            return "all"
+        if self.unit == "minutes":
+            return f"{self.labels // 60} h" if self.labels % 60 == 0 else f"{self.labels} min"
+        return f"{self.labels} {self.unit}"
 
     @property
     def family(self) -> str:
