@@ -175,21 +175,30 @@ def _task(store: WaveformStore, name: str, *, shots: Sequence[int], seeds: int, 
 def _features(
     store: WaveformStore, model: EmbeddingModel, used: Int[np.ndarray, " used"], *, baselines: bool, display: Display
 ) -> Features:
-    features = _encoder_features(store, model, used, family=MODEL, display=display)
+    features = encoder_features(store, model, used, family=MODEL, display=display)
     if baselines:
-        features |= _encoder_features(store, random_encoder(model), used, family=RANDOM, display=display)
+        features |= encoder_features(store, random_encoder(model), used, family=RANDOM, display=display)
         features |= _fixed_features(store, used, display=display)
     return features
 
 
-def _encoder_features(
+def encoder_features(
     store: WaveformStore, model: EmbeddingModel, used: Int[np.ndarray, " used"], *, family: str, display: Display
 ) -> Features:
+    """Mean and standard deviation over frames of each of LAYERS, under the names `FAMILY (LAYER)`.
+
+    Args:
+        store: the corpus.
+        model: the encoder.
+        used: the utterances that need features; the rows of the others stay zero.
+        family: the name of the encoder in the table.
+        display: for a progress bar.
+    """
     names = [f"{family} ({layer})" for layer in LAYERS]
     features = {name: np.zeros((len(store), 2 * model.dim), dtype=np.float32) for name in names}
     with display.progress(f"features: {family}", total=len(used)) as advance:
-        for chunk in _chunks(store, used):
-            waveforms = [_waveform(store, index) for index in chunk]
+        for chunk in chunks_by_length(store, used):
+            waveforms = [waveform_of(store, index) for index in chunk]
             vectors = model.embed_layers(waveforms, pooling="mean+std", layers=list(LAYERS.values()))
             for name, block in zip(names, vectors, strict=True):
                 features[name][chunk] = block
@@ -199,7 +208,7 @@ def _encoder_features(
 
 def _fixed_features(store: WaveformStore, used: Int[np.ndarray, " used"], *, display: Display) -> Features:
     def both(index: int) -> Float32[np.ndarray, " dim"]:
-        waveform = _waveform(store, index)
+        waveform = waveform_of(store, index)
         return np.concatenate([mfcc_statistics(waveform), logmel_statistics(waveform)])
 
     from threadpoolctl import threadpool_limits
@@ -219,7 +228,7 @@ def _fixed_features(store: WaveformStore, used: Int[np.ndarray, " used"], *, dis
     return {MFCC: features[:, :split], LOGMEL: features[:, split:]}
 
 
-def _chunks(store: WaveformStore, used: Int[np.ndarray, " used"]) -> Iterator[list[int]]:
+def chunks_by_length(store: WaveformStore, used: Int[np.ndarray, " used"]) -> Iterator[list[int]]:
     """By rising length, so that each chunk pads little; cut so that the memory for waveforms is bounded."""
     chunk: list[int] = []
     samples = 0
@@ -233,7 +242,8 @@ def _chunks(store: WaveformStore, used: Int[np.ndarray, " used"]) -> Iterator[li
         yield chunk
 
 
-def _waveform(store: WaveformStore, index: int) -> Waveform:
+def waveform_of(store: WaveformStore, index: int) -> Waveform:
+    """One utterance as float samples in [-1, 1)."""
     return store.read(index).astype(np.float32) / 32768
 
 

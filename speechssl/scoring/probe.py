@@ -190,6 +190,45 @@ def predict_knn(
     return np.asarray(model.fit(train, targets).predict(test))
 
 
+@dataclass(frozen=True)
+class LogisticProbe:
+    """A fitted linear probe: the answer is the class with the largest of ``features @ weights.T + bias``."""
+
+    weights: Float[np.ndarray, "classes dim"]
+    bias: Float[np.ndarray, " classes"]
+
+
+def fit_logistic(
+    train: Float[np.ndarray, "trains dim"],
+    targets: Int[np.ndarray, " trains"],
+    *,
+    groups: Sequence[Hashable | None],
+    seed: int,
+) -> LogisticProbe:
+    """The L2 logistic regression on standardised features; C is chosen on them alone (see the head of this file).
+
+    Args:
+        train: standardised features.
+        targets: class numbers from 0, every one present.
+        groups: whose each row is, such as the speaker.
+        seed: of the folds.
+    """
+    # An L2-regularised linear model never leaves the span of its training rows. Where there are more dimensions than
+    # shots, the rotation into that span changes no answer and makes the fit several times faster.
+    basis = None
+    if train.shape[1] > train.shape[0]:
+        _, _, basis = np.linalg.svd(train, full_matrices=False)  # (trains, dim)
+        train = train @ basis.T
+    strength = choose_strength(train, targets, groups=groups, seed=seed)
+    model = _logistic(strength).fit(train, targets)
+    weights = model.coef_ if basis is None else model.coef_ @ basis
+    if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes: the difference of theirs
+        return LogisticProbe(
+            np.concatenate([-weights, weights]) / 2, np.concatenate([-model.intercept_, model.intercept_]) / 2
+        )
+    return LogisticProbe(weights, model.intercept_)
+
+
 def predict_logistic(
     train: Float[np.ndarray, "trains dim"],
     targets: Int[np.ndarray, " trains"],
@@ -198,14 +237,9 @@ def predict_logistic(
     groups: Sequence[Hashable | None],
     seed: int,
 ) -> Int[np.ndarray, " tests"]:
-    """Answers of the L2 logistic regression for `test`; C is chosen on `train` alone (see the head of this file)."""
-    # An L2-regularised linear model never leaves the span of its training rows. Where there are more dimensions than
-    # shots, the rotation into that span changes no answer and makes the fit several times faster.
-    if train.shape[1] > train.shape[0]:
-        _, _, basis = np.linalg.svd(train, full_matrices=False)  # (trains, dim)
-        train, test = train @ basis.T, test @ basis.T
-    strength = choose_strength(train, targets, groups=groups, seed=seed)
-    return np.asarray(_logistic(strength).fit(train, targets).predict(test))
+    """Answers of :func:`fit_logistic` for ``test``; the classes are numbered from 0."""
+    probe = fit_logistic(train, targets, groups=groups, seed=seed)
+    return (test @ probe.weights.T + probe.bias).argmax(axis=1)
 
 
 def choose_strength(
@@ -216,7 +250,7 @@ def choose_strength(
     seed: int,
 ) -> float:
     """C with the most held-out hits over three folds of the shots, or FIXED_C where they are too few."""
-    folds = _folds(targets, groups, seed=seed)
+    folds = shot_folds(targets, groups, seed=seed)
     if not folds:
         return FIXED_C
     scores = np.zeros(len(STRENGTHS))
@@ -235,12 +269,14 @@ def choose_strength(
 def _logistic(strength: float):
     from sklearn.linear_model import LogisticRegression
 
-    return LogisticRegression(C=strength, max_iter=2000, warm_start=True)
+    # Balanced weights are all one where every class has the same shots, and count for UAR where it has not.
+    return LogisticRegression(C=strength, max_iter=2000, warm_start=True, class_weight="balanced")
 
 
-def _folds(
+def shot_folds(
     targets: Int[np.ndarray, " trains"], groups: Sequence[Hashable | None], *, seed: int
 ) -> list[tuple[Int[np.ndarray, " fitted"], Int[np.ndarray, " held"]]]:
+    """Folds of the shots to choose a setting on: by speaker, else stratified, else none (see the head of this file)."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     numbers = {name: number for number, name in enumerate(dict.fromkeys(groups))}

@@ -132,7 +132,7 @@ def test_features_do_not_depend_on_who_else_is_needed(corpus, model_folder):
     store, model = WaveformStore(corpus), load(model_folder, device="cpu")
     used = np.array([3, 40, 41, 90])
     display = _Silent()
-    found = module._encoder_features(store, model, used, family="model", display=display)
+    found = module.encoder_features(store, model, used, family="model", display=display)
     for index in used.tolist():
         alone = model.embed(store.read(index), pooling="mean+std")
         np.testing.assert_allclose(found["model (last layer)"][index], alone, atol=1e-5)

@@ -148,7 +148,7 @@ def test_strength_is_chosen_over_unseen_speakers_where_there_are_enough():
     rng = np.random.default_rng(0)
     targets = np.tile(np.arange(2), 30)
     groups = [f"s{i // 2 % 6}" for i in range(60)]
-    folds = probe._folds(targets, groups, seed=0)
+    folds = probe.shot_folds(targets, groups, seed=0)
     for fitted, held in folds:
         assert not {groups[i] for i in fitted} & {groups[i] for i in held}
     features = rng.normal(size=(60, 8))
