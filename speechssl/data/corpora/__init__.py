@@ -7,7 +7,8 @@
 `prepare` fetches the audio into `root` when it is not there yet (at once, with a progress of its own; `espeak` makes it
 while it is iterated), then yields one `Utterance` a clip, with an absolute path. It never stops at a bad file: one that
 cannot be read is yielded with duration 0.0, and packing turns it into a reject with a reason. Mistakes of the user are
-`UserError`s of one line.
+`UserError`s of one line. What lies under `root` in the official layout is used first, then a pack of real speech
+(`packs`, where `SPEECHSSL_PACKS` points), then the network.
 
 To add a corpus: write a module here, add its name to `CORPORA` and its paragraph to data/README.md.
 """
@@ -20,7 +21,20 @@ from types import ModuleType
 
 from speechssl.config import UserError
 
-CORPORA: tuple[str, ...] = ("espeak", "folder", "festvox_ru", "fsdd", "librispeech")
+CORPORA: tuple[str, ...] = (
+    "espeak",
+    "folder",
+    "festvox_ru",
+    "fsdd",
+    "librispeech",
+    "cmu_arctic",
+    "crema_d",
+    "emodb",
+    "iemocap",
+    "nemo",
+    "ravdess",
+    "speechocean762",
+)
 """The names `load_corpus` takes; the first one is the default and needs no network."""
 
 
@@ -67,7 +81,7 @@ def load_corpus(name: str) -> ModuleType:
     True
     >>> load_corpus("timit")
     Traceback (most recent call last):
-    speechssl.config.UserError: unknown corpus 'timit'; allowed: espeak, folder, festvox_ru, fsdd, librispeech
+    speechssl.config.UserError: unknown corpus 'timit'; allowed: espeak, folder, ...
     """
     if name not in CORPORA:
         raise UserError(f"unknown corpus {name!r}; allowed: {', '.join(CORPORA)}")

@@ -10,11 +10,13 @@ import http.client
 import logging
 import lzma
 import os
+import shutil
 import tarfile
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -85,20 +87,23 @@ def download(url: str, path: Path, *, checksum: str | None = None) -> None:
 
 
 def extract(archive: Path, folder: Path) -> None:
-    """Unpack a tar archive (plain, gz, bz2, xz). Progress goes to stderr.
+    """Unpack a tar archive (plain, gz, bz2, xz) or a zip. Progress goes to stderr.
 
     Members that would land outside the folder, devices, and links that lead out are refused (tarfile's "data" filter,
-    PEP 706).
+    PEP 706); a zip has no devices and no links here, and zipfile takes ".." and roots out of its names.
 
     Args:
         archive: the file.
         folder: it is made; what is in it already stays.
 
     Raises:
-        UserError: not a tar archive, cut short, or with a member that is refused.
+        UserError: not such an archive, cut short, or with a member that is refused.
     """
     folder.mkdir(parents=True, exist_ok=True)
     console = rich.console.Console(stderr=True)
+    if archive.suffix == ".zip":
+        _extract_zip(archive, folder, console=console)
+        return
     try:
         with (
             rich.progress.open(archive, "rb", description=f"unpacking {archive.name}", console=console) as raw,
@@ -110,6 +115,51 @@ def extract(archive: Path, folder: Path) -> None:
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{archive}: not a whole tar archive ({error}); delete it and try again") from None
     except OSError as error:  # gzip's bad checksum is one, too
+        raise UserError(f"{archive}: cannot be unpacked: {error.strerror or error}") from None
+
+
+def fetch_folder(url: str, folder: Path, *, holds: str, checksum: str | None = None) -> None:
+    """Fetch an archive and unpack the one folder of it that is wanted: whole or not at all. The archive is deleted.
+
+    Args:
+        url: of the archive, http or https.
+        folder: gets what lies beside `holds` in the archive; the archive is kept next to it while it comes.
+        holds: a glob of something in the wanted folder, relative to the top of the archive, such as "*/wav".
+        checksum: as `download` takes it.
+
+    Raises:
+        UserError: the download or the archive fails, or the archive holds no such thing.
+    """
+    archive = folder.with_name(url.rpartition("/")[2])
+    download(url, archive, checksum=checksum)
+    work = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+    try:
+        extract(archive, work)
+        found = next(iter(sorted(work.glob(holds))), None)
+        if found is None:
+            raise UserError(f"{archive}: no {holds!r} in it; delete it to fetch it again")
+        found.parent.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    archive.unlink()
+
+
+def _extract_zip(archive: Path, folder: Path, *, console: rich.console.Console) -> None:
+    try:
+        with zipfile.ZipFile(archive) as file:
+            members = file.infolist()
+            for member in rich.progress.track(members, description=f"unpacking {archive.name}", console=console):
+                file.extract(member, folder)
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        zlib.error,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:  # the last: encrypted
+        raise UserError(f"{archive}: not a whole zip archive ({error}); delete it and try again") from None
+    except OSError as error:
         raise UserError(f"{archive}: cannot be unpacked: {error.strerror or error}") from None
 
 

@@ -13,13 +13,12 @@ The archive is GitHub's of a fixed commit; a mirror (`SPEECHSSL_MIRROR_FSDD`) se
 
 import logging
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo, duration_of
-from speechssl.data.corpora.download import download, extract, mirror
+from speechssl.data.corpora.download import fetch_folder, mirror
 from speechssl.data.manifest import Utterance
 
 INFO = CorpusInfo(
@@ -63,7 +62,8 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
     """
     folder = Path(root).resolve() / _FOLDER
     if not folder.exists():
-        _fetch(folder)
+        # GitHub promises no checksum, but the commit names the content, and gzip's own checksum finds damage.
+        fetch_folder(f"{mirror('fsdd', _BASE)}{COMMIT}.tar.gz", folder, holds="*/recordings")
     return _read(folder)
 
 
@@ -84,23 +84,3 @@ def _read(folder: Path) -> Iterator[Utterance]:
             language="en",
             split="test" if int(match[3]) in _TEST_INDICES else "train",
         )
-
-
-def _fetch(folder: Path) -> None:
-    """GitHub's archive has one folder in it, named for the commit.
-
-    GitHub promises no checksum of an archive, but the commit names its content, and gzip's own checksum finds damage.
-    """
-    archive = folder.with_name(f"{COMMIT}.tar.gz")
-    download(f"{mirror('fsdd', _BASE)}{COMMIT}.tar.gz", archive)
-    work = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
-    try:
-        extract(archive, work)
-        inner = [path.parent for path in work.glob("*/recordings")]
-        if len(inner) != 1:
-            raise UserError(f"{archive}: no folder 'recordings' in it")
-        inner[0].rename(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    archive.unlink()

@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import http.server
+import json
 import re
+import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,5 +95,27 @@ def write_tone() -> Callable[..., Path]:
         kind = {"format": "OGG", "subtype": "OPUS"} if path.suffix == ".opus" else {}
         soundfile.write(path, 0.3 * np.sin(2 * np.pi * pitch * times), rate, **kind)
         return path
+
+    return write
+
+
+@pytest.fixture
+def write_pack(tmp_path: Path, write_tone: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """`write_pack(name, rows)` makes a pack of two tars below a new `SPEECHSSL_PACKS`; each row's `audio` is a tone."""
+
+    def write(name: str, rows: list[dict[str, object]]) -> Path:
+        packs, audio = tmp_path / "packs", tmp_path / "audio" / name
+        (packs / name).mkdir(parents=True)
+        for row in rows:
+            write_tone(audio / str(row["audio"]))
+        for number, part in enumerate((rows[:1], rows[1:])):
+            with tarfile.open(packs / name / f"audio-{number:03d}.tar", "w") as tar:
+                for row in part:
+                    tar.add(audio / str(row["audio"]), arcname=str(row["audio"]))
+        lines = "".join(json.dumps({"duration": 0.25, **row}) + "\n" for row in rows)
+        (packs / name / "metadata.jsonl").write_text(lines)
+        (packs / name / "README.md").write_text("licence")
+        monkeypatch.setenv("SPEECHSSL_PACKS", str(packs))
+        return packs
 
     return write

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,4 +154,19 @@ def test_extract_says_that_an_archive_is_broken(tmp_path: Path) -> None:
     for bad in (whole[:60], b"not an archive", b"", whole[:40] + b"\0\0\0\0" + whole[44:]):
         archive.write_bytes(bad)
         with pytest.raises(UserError, match=r"a.tar.gz: (not a whole tar archive|cannot be unpacked)"):
+            extract(archive, tmp_path / "out")
+
+
+def test_extract_a_zip_stays_inside_and_says_that_it_is_broken(tmp_path: Path) -> None:
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("b/c.txt", "text")
+        file.writestr("../outside", "text")
+    extract(archive, tmp_path / "out")
+    assert (tmp_path / "out" / "b" / "c.txt").read_text() == "text"
+    assert not (tmp_path / "outside").exists()
+    whole = archive.read_bytes()
+    for bad in (whole[:60], b"not an archive", b"", whole.replace(b"text", b"tent")):
+        archive.write_bytes(bad)
+        with pytest.raises(UserError, match=r"a.zip: not a whole zip archive"):
             extract(archive, tmp_path / "out")

@@ -4,13 +4,13 @@ import json
 import logging
 import os
 import shutil
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from speechssl.config import UserError
+from speechssl.data.corpora.download import extract
 from speechssl.data.corpora.folder import Settings, prepare
 from speechssl.data.corpora.folder_metadata import read_metadata
 from speechssl.data.manifest import Utterance
@@ -262,18 +262,14 @@ def test_broken_metadata_names_file_and_line(tmp_path: Path, name: str, content:
 
 
 @pytest.mark.packs
-def test_packs_of_real_speech(tmp_path: Path) -> None:
-    packs = os.environ.get("SPEECHSSL_PACKS")
-    if not packs:
-        pytest.skip("SPEECHSSL_PACKS is not set")
-    metadata = sorted(Path(packs).glob("*/metadata.jsonl"), key=lambda path: path.stat().st_size)
+def test_packs_of_real_speech(packs: Path, tmp_path: Path) -> None:
+    metadata = sorted(packs.glob("*/metadata.jsonl"), key=lambda path: path.stat().st_size)
     assert len(metadata) >= 2
     small = tuple(path.parent.name for path in metadata[:2])
     for name in small:
-        shutil.copytree(Path(packs, name), tmp_path / name, ignore=shutil.ignore_patterns("*.tar"))
-        for archive in Path(packs, name).glob("*.tar"):
-            with tarfile.open(archive) as file:
-                file.extractall(tmp_path / name, filter="data")
+        shutil.copytree(packs / name, tmp_path / name, ignore=shutil.ignore_patterns("*.tar"))
+        for archive in (packs / name).glob("*.tar"):
+            extract(archive, tmp_path / name)
     utterances = list(prepare(tmp_path, Settings(only=small)))
     assert {each.extras["corpus"] for each in utterances} == set(small)
     report = pack(utterances, tmp_path / "packed")

@@ -1,0 +1,99 @@
+"""Packs of real speech: a corpus as a few plain tars with a `metadata.jsonl` beside them.
+
+`SPEECHSSL_PACKS` names a folder that holds one folder a corpus. The tars hold the audio; each line of the metadata is
+one utterance as `folder` reads it (`audio` relative to the tar's root, `duration`, `speaker`, `text`, `label`,
+`language`, `split`; all else becomes extras). A pack that lies unpacked is used where it lies.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from speechssl.config import UserError
+from speechssl.data.corpora.download import extract
+from speechssl.data.corpora.folder import prepare as prepare_folder
+from speechssl.data.corpora.folder_metadata import read_metadata
+from speechssl.data.utterance import Utterance
+
+_METADATA = "metadata.jsonl"
+
+
+def find_pack(name: str) -> Path | None:
+    """The folder of a pack below `SPEECHSSL_PACKS`; None when the variable is unset or there is no such pack.
+
+    Args:
+        name: of the pack.
+
+    Raises:
+        UserError: the variable names no folder.
+
+    >>> find_pack("no-such-pack") is None
+    True
+    """
+    packs = os.environ.get("SPEECHSSL_PACKS")
+    if not packs:
+        return None
+    if not Path(packs).is_dir():
+        raise UserError(f"SPEECHSSL_PACKS: given {packs!r}, allowed: a folder of packs")
+    folder = Path(packs, name).resolve()
+    return folder if (folder / _METADATA).is_file() else None
+
+
+def unpack_pack(name: str, root: Path) -> Path | None:
+    """Unpack a pack below a corpus's root, once: it is there whole or not at all, a run that was killed begins again.
+
+    Args:
+        name: of the pack.
+        root: the corpus's folder; the pack lands in `root/NAME.pack`.
+
+    Returns:
+        The unpacked folder; the pack's own when it has no tars; None when there is no such pack.
+
+    Raises:
+        UserError: a tar is broken, or has a member that would land elsewhere.
+
+    >>> unpack_pack("no-such-pack", Path("root")) is None
+    True
+    """
+    folder = Path(root).resolve() / f"{name}.pack"
+    if folder.is_dir():
+        return folder
+    pack = find_pack(name)
+    if pack is None:
+        return None
+    archives = sorted(pack.glob("*.tar"))
+    if not archives or _lies_unpacked(pack):
+        return pack
+    work = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+    try:
+        for archive in archives:
+            extract(archive, work)
+        for text in (_METADATA, "README.md"):  # the licence stays with the copy
+            if (pack / text).is_file():
+                shutil.copyfile(pack / text, work / text)
+        work.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def pack_utterances(folder: Path) -> Iterator[Utterance]:
+    """The utterances of an unpacked pack, in the order of its metadata.
+
+    Args:
+        folder: what `unpack_pack` returned.
+
+    Yields:
+        Utterances with absolute paths; a file that is missing or broken has duration 0.0, so that packing says why.
+
+    Raises:
+        UserError: the metadata cannot be read, or none of its files is there.
+    """
+    return prepare_folder(folder)
+
+
+def _lies_unpacked(pack: Path) -> bool:
+    rows = read_metadata(pack / _METADATA)
+    return bool(rows) and rows[0].path.is_file() and rows[-1].path.is_file()
