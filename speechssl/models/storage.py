@@ -23,11 +23,12 @@ from speechssl.models.encoder import EncoderConfig, SpeechEncoder
 
 FORMAT = 1
 PREFIX = "encoder."
+HEAD = "head."  # what fine-tuning adds
 
 
 def save_model(
     folder: Path,
-    encoder: SpeechEncoder,
+    encoder: SpeechEncoder | None,
     *,
     extra: Mapping[str, Any] | None = None,
     tensors: Mapping[str, Tensor] | None = None,
@@ -36,7 +37,7 @@ def save_model(
 
     Args:
         folder: made when missing; an older model in it is replaced.
-        encoder: its config and weights.
+        encoder: its config and weights; None for a model that has none.
         extra: further JSON keys for ``config.json`` (objective, provenance); may not be ``format`` or ``encoder``.
         tensors: further weights by full name, outside the prefix ``encoder.``.
 
@@ -47,8 +48,9 @@ def save_model(
     taken = ({"format", "encoder"} & extra.keys()) | {name for name in tensors if name.startswith(PREFIX)}
     if taken:
         raise ValueError(f"names kept for the encoder: {', '.join(sorted(taken))}")
-    weights = {PREFIX + name: value for name, value in encoder.state_dict().items()} | tensors
-    config = {"format": FORMAT, "encoder": encoder.config.model_dump(mode="json"), **extra}
+    own = {} if encoder is None else encoder.state_dict()
+    weights = {PREFIX + name: value for name, value in own.items()} | tensors
+    config = {"format": FORMAT, "encoder": encoder and encoder.config.model_dump(mode="json"), **extra}
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(
         folder / "model.safetensors", save({name: value.detach().cpu().contiguous() for name, value in weights.items()})
@@ -83,6 +85,8 @@ def load_encoder(folder: Path) -> SpeechEncoder:
         UserError: not a model folder, or weights that do not fit its config; names the file.
     """
     config = read_model_config(folder)
+    if config["encoder"] is None:
+        raise UserError(f"{folder}: a model without an encoder; it can classify, and has no embeddings")
     try:
         encoder = SpeechEncoder(EncoderConfig.model_validate_json(json.dumps(config["encoder"])))
     except pydantic.ValidationError as error:
@@ -106,9 +110,18 @@ def read_tensors(path: Path, *, prefix: str) -> dict[str, Tensor]:
 
 
 def model_hash(folder: Path) -> str:
-    """Sixteen hexadecimal digits that change with the encoder's config or weights."""
-    digest = hashlib.sha256(json.dumps(read_model_config(folder)["encoder"], sort_keys=True).encode())
-    for name, value in sorted(read_tensors(folder / "model.safetensors", prefix=PREFIX).items()):
+    """Sixteen hexadecimal digits that change with the config or weights of the encoder, or of the head if there is one.
+
+    What pretraining keeps beside the encoder does not count.
+    """
+    config = read_model_config(folder)
+    parts = [config["encoder"]] + ([config["head"]] if "head" in config else [])
+    digest = hashlib.sha256(json.dumps(parts[0] if len(parts) == 1 else parts, sort_keys=True).encode())
+    tensors = read_tensors(folder / "model.safetensors", prefix=PREFIX)
+    if "head" in config:
+        head = read_tensors(folder / "model.safetensors", prefix=HEAD)
+        tensors |= {HEAD + name: value for name, value in head.items()}
+    for name, value in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(value.contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

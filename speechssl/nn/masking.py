@@ -1,4 +1,4 @@
-"""Span masking: which frames the context network must fill in.
+"""Span masking: which frames the context network must fill in, and what fine-tuning hides of frames and channels.
 
 wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477, section 3.1): a share of all frames is drawn without replacement as
 span starts and the following ``length`` frames are masked; spans may overlap. The counting is fairseq's
@@ -8,6 +8,7 @@ frames), so that a batch of masked frames is a plain rectangle.
 
 import numpy as np
 from jaxtyping import Bool, Int
+from pydantic import Field, PositiveInt
 
 from speechssl.config import Config
 
@@ -81,3 +82,36 @@ def sample_negatives(
         raise ValueError(f"{masked} masked frame leaves no distractor; at least 2 are needed")
     drawn = rng.integers(0, masked - 1, size=(batch, masked, negatives))
     return drawn + (drawn >= np.arange(masked)[:, None])
+
+
+class HideConfig(Config):
+    """What fine-tuning hides of the projected frames: a SpecAugment in the latent space.
+
+    Park et al. 2019 (arXiv 1904.08779), as wav2vec 2.0's fine-tuning has it (Baevski et al. 2020, section 4.2). The
+    shares are those masked if spans did not overlap; fairseq's configuration for ten minutes of labels masks .65 of the
+    frames in spans of 10 and .25 of the 768 channels in spans of 64.
+    """
+
+    frames: float = Field(default=0.65, ge=0, le=1)
+    frame_length: PositiveInt = 10
+    channels: float = Field(default=0.25, ge=0, le=1)
+    channel_length: float = Field(default=1 / 12, gt=0, le=1)  # of all channels: 64 of 768
+
+
+def hide_spans(size: int, share: float, length: int, *, rng: np.random.Generator) -> Bool[np.ndarray, " size"]:
+    """Spans of one row; an expected ``share`` of its ``size`` places if they did not overlap.
+
+    Unlike :func:`span_mask` there is no smallest number of spans: a row too short for one span is left whole.
+
+    >>> hidden = hide_spans(200, 0.5, 10, rng=np.random.default_rng(0))
+    >>> 50 < int(hidden.sum()) <= 110, bool(hide_spans(9, 0.5, 10, rng=np.random.default_rng(0)).any())
+    (True, False)
+    """
+    hidden = np.zeros(size, dtype=bool)
+    starts = size - length + 1
+    spans = int(share * size / length + rng.random())  # the draw makes the expected number exact
+    if starts < 1 or spans < 1:
+        return hidden
+    chosen = rng.choice(starts, min(spans, starts), replace=False)
+    hidden[(chosen[:, None] + np.arange(length)).ravel()] = True
+    return hidden

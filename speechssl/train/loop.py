@@ -32,7 +32,7 @@ from speechssl.models.storage import write_atomic
 from speechssl.train.checkpoint import load_checkpoint, save_checkpoint
 from speechssl.train.distributed import Place, any_rank, sum_over_ranks
 from speechssl.train.health import HealthError, HealthMonitor
-from speechssl.train.optim import OptimConfig, build_optimizer, schedule, set_learning_rate
+from speechssl.train.optim import AdamWConfig, build_optimizer, schedule, set_learning_rate
 from speechssl.train.progress import Display, TensorBoard
 
 _DROPOUT = 21  # what a random stream is for; part of its seed
@@ -149,7 +149,7 @@ def fit(
     valid: Callable[[int], B] | None,
     *,
     config: LoopConfig,
-    optim: OptimConfig,
+    optim: AdamWConfig,
     monitor: HealthMonitor,
     place: Place,
     out: Path,

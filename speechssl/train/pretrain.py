@@ -5,8 +5,6 @@ setting), ``log.jsonl``, ``last.pt`` and ``best.pt``. Called again on an unfinis
 last checkpoint was written.
 """
 
-import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +16,15 @@ from torch import Tensor, nn
 
 from speechssl import __version__
 from speechssl.audio import samples_to_seconds, seconds_to_samples
-from speechssl.config import Config, UserError, dump_config, load_config
+from speechssl.config import Config, UserError
 from speechssl.data.batching import CropBatch, CropBatches, CropConfig
 from speechssl.data.waveforms import WaveformStore
 from speechssl.models.encoder import PRESETS, EncoderConfig, SpeechEncoder
-from speechssl.models.storage import save_model, write_atomic
+from speechssl.models.storage import save_model
 from speechssl.nn.memory import keep_freed_memory
 from speechssl.objectives import wav2vec2
 from speechssl.objectives.wav2vec2 import Crops, Wav2Vec2, Wav2Vec2Config
+from speechssl.train.claim import claim
 from speechssl.train.distributed import Place, processes, sum_over_ranks
 from speechssl.train.health import HealthConfig, HealthMonitor
 from speechssl.train.loop import FitResult, LoopConfig, Metrics, Step, Task, fit
@@ -109,7 +108,7 @@ def pretrain(
         if len({store.content_hash() for store in stores}) < len(stores):
             raise UserError("the same corpus twice: what is held out of one would be trained on in the other")
         if place.is_main:
-            _claim(out, config, stores, resume=resume)
+            claim(out, config, stores, resume=resume)
         train, valid = split(stores, config)
         torch.manual_seed(config.seed)
         encoder = SpeechEncoder(config.encoder)
@@ -262,36 +261,3 @@ def _mean_probs(objective: Wav2Vec2, parts: Sequence[Crops], step: int) -> Tenso
 
 def _is_synthetic(store: WaveformStore) -> bool:
     return any(utterance.extras.get("synthetic") for utterance in store.utterances[:1])
-
-
-def _claim(out: Path, config: PretrainConfig, stores: Sequence[WaveformStore], *, resume: bool) -> None:
-    """Make the run folder, or check that the run in it is this one: same settings, same data in the same order."""
-    out.mkdir(parents=True, exist_ok=True)
-    recipe, data = out / "recipe.toml", out / "data.json"
-    settings, hashes = dump_config(config), [store.content_hash() for store in stores]
-    if (out / "last.pt").exists():
-        if not resume:
-            raise UserError(f"{out}: holds a run already; choose another folder")
-        # Read as a config, so that a setting that did not exist yet when the run began has its default.
-        before = dump_config(load_config(PretrainConfig, recipe)) if recipe.exists() else ""
-        changed = sorted(_settings(settings) ^ _settings(before))
-        if changed:
-            raise UserError(
-                f"{out}: holds a run with other settings ({changed[0]}); go on with those, or choose another folder"
-            )
-        if not data.exists() or json.loads(data.read_text(encoding="utf-8"))["hashes"] != hashes:
-            raise UserError(f"{out}: holds a run on other data than {', '.join(str(s.folder) for s in stores)}")
-    write_atomic(recipe, settings.encode())
-    write_atomic(data, json.dumps({"corpora": [str(store.folder) for store in stores], "hashes": hashes}).encode())
-
-
-def _settings(toml: str) -> set[str]:
-    """Every setting as ``a.b=value``."""
-
-    def walk(table: Mapping[str, object], prefix: str) -> set[str]:
-        found: set[str] = set()
-        for key, value in table.items():
-            found |= walk(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}={value}"}
-        return found
-
-    return walk(tomllib.loads(toml), "")

@@ -1,0 +1,170 @@
+"""Batches for fine-tuning: whole utterances of like length, padded, with what is to be learnt of each.
+
+As in pretraining, batch ``n`` is a pure function of the seed, the examples and ``n``: order, crops and augmentation
+depend on nothing that was drawn before, so that a resumed run sees the data it would have seen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int, Int64
+from pydantic import Field
+
+from speechssl.audio import RECEPTIVE_FIELD, normalize, samples_to_seconds, seconds_to_samples
+from speechssl.config import Config, UserError
+from speechssl.data.augment import AugmentConfig, augment
+from speechssl.data.batching import WINDOW, Store
+
+_ORDER, _CROP, _AUGMENT = 11, 12, 13  # what a random stream is for; part of its seed
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled utterance.
+
+    Attributes:
+        index: of the utterance in its prepared corpus.
+        target: what is to be learnt: the name of a class, or a normalised transcript.
+    """
+
+    index: int
+    target: str
+
+
+class LabelledConfig(Config):
+    """How labelled utterances become batches."""
+
+    batch_seconds: float = Field(default=32.0, gt=0)  # of audio in a global batch, for utterances of mean length
+    max_seconds: float = Field(
+        default=20.0, gt=0
+    )  # longer ones are cropped at random, or left out where texts are learnt
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """A slice of a global batch of padded waveforms.
+
+    ``examples`` are places in the list of examples; ``rows`` are places in the global batch of ``global_rows``, from
+    which random draws are made, so that any way of slicing gives the same draws.
+    """
+
+    waveforms: Float32[np.ndarray, "batch samples"]
+    num_samples: Int64[np.ndarray, " batch"]
+    examples: Int64[np.ndarray, " batch"]
+    rows: Int[np.ndarray, " batch"]
+    number: int
+    global_rows: int
+    global_seconds: float
+
+    def micro_batches(self, count: int) -> "list[LabelledBatch]":
+        """Split into ``count`` nearly equal parts, fewer when there are fewer rows."""
+        parts = np.array_split(np.arange(len(self.rows)), min(count, len(self.rows)))
+        return [self._part(part) for part in parts]
+
+    def _part(self, part: Int64[np.ndarray, " part"]) -> "LabelledBatch":
+        longest = int(self.num_samples[part].max())
+        return LabelledBatch(
+            waveforms=self.waveforms[part, :longest],
+            num_samples=self.num_samples[part],
+            examples=self.examples[part],
+            rows=self.rows[part],
+            number=self.number,
+            global_rows=self.global_rows,
+            global_seconds=self.global_seconds,
+        )
+
+
+class LabelledBatches:
+    """Global batches over labelled utterances of a prepared corpus.
+
+    Args:
+        store: the prepared corpus.
+        indices: of the examples' utterances.
+        config: sizes.
+        normalized: zero mean and unit variance for each utterance, after augmentation.
+        augmentation: what is changed at random; None changes nothing and crops at the start.
+        seed: of order, crops and augmentation.
+        shuffle: False gives every example once an epoch, in order of length (for validation).
+
+    Raises:
+        UserError: no examples.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        indices: Sequence[int],
+        config: LabelledConfig,
+        *,
+        normalized: bool,
+        augmentation: AugmentConfig | None,
+        seed: int,
+        shuffle: bool = True,
+    ):
+        if not indices:
+            raise UserError("nothing to train on: no labelled utterance")
+        self.store, self.indices, self.config = store, np.asarray(indices, dtype=np.int64), config
+        self.normalized, self.augmentation, self.seed, self.shuffle = normalized, augmentation, seed, shuffle
+        self._longest = seconds_to_samples(config.max_seconds)
+        self.lengths = np.minimum(np.asarray(store.lengths)[self.indices], self._longest)
+        self.seconds = samples_to_seconds(int(self.lengths.sum()))
+        mean = self.seconds / len(indices)
+        self.batch_size = min(max(1, round(config.batch_seconds / mean)), len(indices))
+        self.batches_per_epoch = -(-len(indices) // self.batch_size)
+        self._cached: tuple[int, list[Int64[np.ndarray, " batch"]]] | None = None
+
+    def _epoch(self, epoch: int) -> list[Int64[np.ndarray, " batch"]]:
+        """Examples of every batch of an epoch: shuffled, then sorted by length within windows to pad little."""
+        if not self.shuffle:
+            order = np.argsort(self.lengths, kind="stable")
+            return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        rng = np.random.default_rng((self.seed, _ORDER, epoch))
+        order = rng.permutation(len(self.indices))
+        missing = self.batches_per_epoch * self.batch_size - len(order)
+        order = np.concatenate([order, rng.choice(len(self.indices), missing)])
+        window = np.arange(len(order)) // (self.batch_size * WINDOW)
+        order = order[np.lexsort((self.lengths[order], window))]
+        return list(rng.permutation(order.reshape(self.batches_per_epoch, self.batch_size)))
+
+    def batch(self, number: int, *, rank: int = 0, world_size: int = 1) -> LabelledBatch:
+        """Batch ``number`` (from 0, without end), or one rank's share of it.
+
+        Raises:
+            UserError: more ranks than utterances in a batch.
+        """
+        epoch, place = divmod(number, self.batches_per_epoch)
+        cached = self._cached  # read once: another thread may ask for another epoch in between
+        if cached is None or cached[0] != epoch:
+            self._cached = cached = (epoch, self._epoch(epoch))
+        members = cached[1][place]
+        if world_size > len(members):
+            raise UserError(f"{world_size} ranks cannot share a batch of {len(members)} utterances")
+        rows = np.array_split(np.arange(len(members)), world_size)[rank]
+        waveforms = [self._waveform(int(members[row]), number, int(row)) for row in rows]
+        lengths = np.array([len(waveform) for waveform in waveforms], dtype=np.int64)
+        padded = np.zeros((len(rows), int(lengths.max())), dtype=np.float32)
+        for row, waveform in zip(padded, waveforms, strict=True):
+            row[: len(waveform)] = waveform
+        return LabelledBatch(
+            waveforms=padded,
+            num_samples=lengths,
+            examples=members[rows].astype(np.int64),
+            rows=rows,
+            number=number,
+            global_rows=len(members),
+            global_seconds=samples_to_seconds(int(self.lengths[members].sum())),
+        )
+
+    def _waveform(self, example: int, number: int, row: int) -> Float32[np.ndarray, " samples"]:
+        index = int(self.indices[example])
+        length, wanted = int(self.store.lengths[index]), int(self.lengths[example])
+        start = 0
+        if self.shuffle and length > wanted:
+            start = int(np.random.default_rng((self.seed, _CROP, number, row)).integers(length - wanted + 1))
+        waveform = self.store.read(index, start, start + wanted).astype(np.float32) / 32768.0
+        if self.augmentation is not None:
+            rng = np.random.default_rng((self.seed, _AUGMENT, number, row))
+            changed = augment(waveform, self.augmentation, rng=rng)
+            waveform = changed if len(changed) >= RECEPTIVE_FIELD else waveform  # sped up below one frame
+        return normalize(waveform) if self.normalized else waveform

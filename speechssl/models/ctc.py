@@ -1,0 +1,111 @@
+"""Speech recognition on an encoder: one linear layer a frame, trained with connectionist temporal classification.
+
+Graves et al. 2006, "Connectionist Temporal Classification"; the head is that of wav2vec 2.0 (Baevski et al. 2020, arXiv
+2006.11477, section 3.3), on a learned mix of layers (SUPERB, arXiv 2105.01051): which layer tells sounds apart differs
+between encoders, and the last one of a contrastive model rarely does so best.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from speechssl.config import Config
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.trunk import Hidden, Trunk
+from speechssl.nn.dropout import dropout
+from speechssl.nn.norm import LayerNorm
+from speechssl.nn.pooling import LayerMix
+from speechssl.text import Vocabulary
+
+
+class CTCConfig(Config):
+    """The head."""
+
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class CTCOutput:
+    """Natural logarithms of each symbol's probability in each frame, in fp32, with the number of valid frames."""
+
+    log_probs: Float[Tensor, "batch frames symbols"]
+    num_frames: Int[Tensor, " batch"]
+
+
+class CTCModel(nn.Module):
+    """An encoder that writes.
+
+    Example:
+        >>> from speechssl.models.encoder import PRESETS
+        >>> vocabulary = Vocabulary.from_texts(["ab"])
+        >>> model = CTCModel(SpeechEncoder(PRESETS["tiny"]), vocabulary, CTCConfig())
+        >>> model(torch.randn(1, 16000), torch.tensor([16000])).log_probs.shape
+        torch.Size([1, 49, 4])
+    """
+
+    def __init__(self, encoder: SpeechEncoder, vocabulary: Vocabulary, config: CTCConfig):
+        super().__init__()
+        self.vocabulary, self.config = vocabulary, config
+        self.normalized = encoder.config.normalize
+        self.trunk = Trunk(encoder)
+        self.mix = LayerMix(encoder.config.transformer.layers + 1)
+        self.norm = LayerNorm(encoder.config.dim)
+        self.output = nn.Linear(encoder.config.dim, len(vocabulary))
+        nn.init.zeros_(self.output.bias)
+
+    def forward(
+        self,
+        waveforms: Float[Tensor, "batch samples"],
+        num_samples: Int[Tensor, " batch"],
+        *,
+        hidden: Hidden | None = None,
+        frozen: bool = False,
+    ) -> CTCOutput:
+        """Symbol probabilities of each frame.
+
+        Args:
+            waveforms: padded at the end.
+            num_samples: valid samples of each.
+            hidden: what to hide of the projected frames.
+            frozen: no gradient reaches the encoder.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            output = self.trunk(waveforms, num_samples, hidden=hidden)
+        assert output.hidden_states is not None
+        assert output.num_frames is not None
+        frames = self.norm(self.mix(output.hidden_states))
+        logits = self.output(dropout(frames, self.config.dropout, training=self.training))
+        with torch.autocast(logits.device.type, enabled=False):  # bf16 has three digits: too few for a log-softmax
+            return CTCOutput(logits.float().log_softmax(dim=-1), output.num_frames)
+
+
+def ctc_loss(output: CTCOutput, targets: Sequence[Sequence[int]], *, blank: int = 0) -> Float[Tensor, " batch"]:
+    """Negative log-likelihood of each target in nats; zero, with a zero gradient, where it cannot be aligned.
+
+    >>> even = CTCOutput(torch.full((1, 2, 2), 0.5).log(), torch.tensor([2]))
+    >>> round(ctc_loss(even, [[1]]).exp().item(), 3)  # three of four paths spell it
+    1.333
+    """
+    device = output.log_probs.device
+    return nn.functional.ctc_loss(
+        output.log_probs.transpose(0, 1),
+        torch.tensor([index for target in targets for index in target], dtype=torch.long, device=device),
+        output.num_frames.to(torch.long),
+        torch.tensor([len(target) for target in targets], dtype=torch.long, device=device),
+        blank=blank,
+        reduction="none",
+        zero_infinity=True,
+    )
+
+
+def frames_needed(target: Sequence[int]) -> int:
+    """Frames without which a target cannot be aligned: one a symbol, and a blank between equal neighbours.
+
+    >>> frames_needed([2, 2, 3])
+    4
+    """
+    return len(target) + sum(a == b for a, b in pairwise(target))

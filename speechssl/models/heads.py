@@ -1,0 +1,213 @@
+"""Fine-tuned models on disk and in use: a model folder with a head, and what it says about waveforms.
+
+The folder is that of an encoder (:mod:`speechssl.models.storage`) with the key ``head`` in ``config.json`` and the
+prefix ``head.`` in the weights: one file says and holds all that is needed to classify or to write down.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydantic
+import torch
+from jaxtyping import Float32
+from safetensors import SafetensorError
+from torch import Tensor
+
+from speechssl.audio import RECEPTIVE_FIELD, SAMPLE_RATE, normalize
+from speechssl.config import UserError
+from speechssl.models.classifier import Classifier, ClassifierConfig, LogMelClassifier
+from speechssl.models.ctc import CTCConfig, CTCModel
+from speechssl.models.encoder import EncoderConfig, SpeechEncoder
+from speechssl.models.logmel_cnn import LogMelCNNConfig
+from speechssl.models.storage import HEAD, PREFIX, read_model_config, read_tensors, save_model
+from speechssl.text import Vocabulary
+
+Head = Classifier | LogMelClassifier | CTCModel
+Waveform = Float32[np.ndarray, " _"]
+
+BATCH_SECONDS = 20.0  # of padded audio in a batch
+WINDOW_SECONDS = 30.0  # a longer waveform is cut into windows of this length
+CONTEXT_SECONDS = 2.0  # that a window of a longer recording has on either side of the frames it gives
+
+
+def encoder_of(model: Head) -> SpeechEncoder | None:
+    """The encoder of a model, None where it has none."""
+    return None if isinstance(model, LogMelClassifier) else model.trunk.encoder
+
+
+def save_head(folder: Path, model: Head, *, extra: Mapping[str, Any]) -> None:
+    """Write a fine-tuned model as one folder.
+
+    Args:
+        folder: made when missing.
+        model: the model.
+        extra: further keys of ``config.json``, such as what it was trained on.
+    """
+    if isinstance(model, CTCModel):
+        head = {
+            "kind": "ctc",
+            "symbols": list(model.vocabulary.symbols),
+            "config": model.config.model_dump(mode="json"),
+        }
+    else:
+        network = "logmel-cnn" if isinstance(model, LogMelClassifier) else "encoder"
+        head = {"kind": "classifier", "network": network, "classes": list(model.classes)}
+        head["config"] = model.config.model_dump(mode="json")
+    tensors = {
+        HEAD + name: value for name, value in model.state_dict().items() if not name.startswith("trunk.encoder.")
+    }
+    save_model(folder, encoder_of(model), extra={"head": head, **extra}, tensors=tensors)
+
+
+def load_head(folder: Path) -> Head:
+    """The fine-tuned model of a folder, in evaluation mode on the CPU.
+
+    Raises:
+        UserError: not a model folder, a model without a head, or weights that do not fit its config.
+    """
+    config = read_model_config(folder)
+    if "head" not in config:
+        raise UserError(f"{folder}: a pretrained encoder without a head; `speechssl finetune` gives it one")
+    path = folder / "model.safetensors"
+    try:
+        model = _build(config)
+        weights = {f"trunk.encoder.{name}": value for name, value in read_tensors(path, prefix=PREFIX).items()}
+        model.load_state_dict(weights | read_tensors(path, prefix=HEAD))
+    except (pydantic.ValidationError, KeyError, ValueError) as error:
+        raise UserError(f"{folder / 'config.json'}: not a head this version reads: {_line(error)}") from None
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(f"{path}: weights do not fit the config: {_line(error)}") from None
+    return model.eval()
+
+
+def _build(config: Mapping[str, Any]) -> Head:
+    head = config["head"]
+    settings = json.dumps(head["config"])
+    if head.get("network") == "logmel-cnn":
+        return LogMelClassifier(tuple(head["classes"]), LogMelCNNConfig.model_validate_json(settings))
+    encoder = SpeechEncoder(EncoderConfig.model_validate_json(json.dumps(config["encoder"])))
+    if head["kind"] == "ctc":
+        return CTCModel(encoder, Vocabulary(tuple(head["symbols"])), CTCConfig.model_validate_json(settings))
+    if head["kind"] != "classifier":
+        raise ValueError(f"kind {head['kind']!r}")
+    return Classifier(encoder, tuple(head["classes"]), ClassifierConfig.model_validate_json(settings))
+
+
+def classify(
+    model: Classifier | LogMelClassifier, waveforms: Sequence[Waveform]
+) -> Float32[np.ndarray, "clips classes"]:
+    """Probabilities of the classes, one row a waveform.
+
+    A waveform above WINDOW_SECONDS is cut into equal windows, and its probabilities are their mean.
+
+    Args:
+        model: in evaluation mode.
+        waveforms: mono at 16 kHz in [-1, 1], 400 samples or more.
+    """
+    pieces: list[Waveform] = []
+    owners: list[int] = []
+    for number, waveform in enumerate(waveforms):
+        ready = normalize(waveform) if model.normalized else waveform
+        count = -(-len(ready) // round(WINDOW_SECONDS * SAMPLE_RATE))
+        for piece in np.array_split(ready, count):
+            pieces.append(piece.astype(np.float32, copy=False))
+            owners.append(number)
+    probabilities = np.zeros((len(waveforms), len(model.classes)), dtype=np.float32)
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        for places in batches_by_length([len(piece) for piece in pieces], equal=_needs_equal(model)):
+            padded, num_samples = pad([pieces[place] for place in places])
+            logits = model(padded.to(device), num_samples.to(device))
+            for place, row in zip(places, logits.float().softmax(dim=-1).cpu().numpy(), strict=True):
+                probabilities[owners[place]] += row
+    return probabilities / np.bincount(owners, minlength=len(waveforms))[:, None].astype(np.float32)
+
+
+def emissions(model: CTCModel, waveforms: Sequence[Waveform]) -> list[Float32[np.ndarray, "frames symbols"]]:
+    """Natural logarithms of symbol probabilities, one array of frames a waveform.
+
+    A waveform above WINDOW_SECONDS is encoded in overlapping windows; every frame then has two seconds of context.
+
+    Args:
+        model: in evaluation mode.
+        waveforms: mono at 16 kHz in [-1, 1], 400 samples or more.
+    """
+    ready = [normalize(waveform) if model.normalized else waveform for waveform in waveforms]
+    found: list[list[Float32[np.ndarray, "frames symbols"]]] = [[] for _ in ready]
+    hop = model.trunk.encoder.config.conv.hop
+    windows = [
+        window
+        for number, waveform in enumerate(ready)
+        for window in _windows(
+            number, len(waveform), int(model.trunk.encoder.num_frames(torch.tensor(len(waveform)))), hop
+        )
+    ]
+    device = next(model.parameters()).device
+    results: dict[int, Float32[np.ndarray, "frames symbols"]] = {}
+    with torch.inference_mode():
+        lengths = [stop - start for _, start, stop, _, _ in windows]
+        for places in batches_by_length(lengths, equal=_needs_equal(model)):
+            cut = [ready[windows[place][0]][windows[place][1] : windows[place][2]] for place in places]
+            padded, num_samples = pad([piece.astype(np.float32, copy=False) for piece in cut])
+            log_probs = model(padded.to(device), num_samples.to(device)).log_probs.cpu().numpy()
+            for place, rows in zip(places, log_probs, strict=True):
+                results[place] = rows[windows[place][3] : windows[place][4]]
+    for place, window in enumerate(windows):
+        found[window[0]].append(results[place])
+    return [np.concatenate(parts) for parts in found]
+
+
+def _windows(number: int, samples: int, frames: int, hop: int) -> Iterator[tuple[int, int, int, int, int]]:
+    """Owner, first and last sample of each window, and which of its frames count."""
+    if samples <= WINDOW_SECONDS * SAMPLE_RATE:
+        yield number, 0, samples, 0, frames
+        return
+    context = round(CONTEXT_SECONDS * SAMPLE_RATE / hop)
+    step = round(WINDOW_SECONDS * SAMPLE_RATE / hop) - 2 * context
+    for first in range(0, frames, step):
+        last = min(first + step, frames)
+        start, stop = max(0, first - context), min(frames, last + context)
+        end = samples if stop == frames else (stop - 1) * hop + RECEPTIVE_FIELD
+        yield number, start * hop, end, first - start, last - start
+
+
+def batches_by_length(lengths: Sequence[int], *, equal: bool = False) -> Iterator[list[int]]:
+    """Places by rising length, cut so that a padded batch stays below BATCH_SECONDS.
+
+    Args:
+        lengths: samples of each.
+        equal: only equal lengths share a batch, for encoders whose result padding would change.
+
+    >>> list(batches_by_length([16000, 320000, 16000]))
+    [[0, 2], [1]]
+    """
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda each: lengths[each]):
+        full = (len(batch) + 1) * lengths[place] > BATCH_SECONDS * SAMPLE_RATE
+        if batch and (full or (equal and lengths[batch[0]] != lengths[place])):
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
+
+
+def pad(waveforms: Sequence[Waveform]) -> tuple[Tensor, Tensor]:
+    """Zero-padded (batch, samples) and the number of samples of each."""
+    lengths = [len(waveform) for waveform in waveforms]
+    padded = np.zeros((len(waveforms), max(lengths)), dtype=np.float32)
+    for row, waveform in zip(padded, waveforms, strict=True):
+        row[: len(waveform)] = waveform
+    return torch.from_numpy(padded), torch.tensor(lengths)
+
+
+def _needs_equal(model: Head) -> bool:
+    encoder = encoder_of(model)
+    return encoder is not None and encoder.config.conv.norm == "group"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,85 @@
+"""The part of a fine-tuned model that was pretrained: an encoder whose projected frames may be hidden at random.
+
+Baevski et al. 2020 (wav2vec 2.0, arXiv 2006.11477), section 4.2: fine-tuning masks frames with the embedding that
+pretraining learnt and channels with zeros, a SpecAugment in the latent space.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from speechssl.models.encoder import EncoderOutput, SpeechEncoder
+from speechssl.nn.masking import HideConfig, hide_spans
+from speechssl.nn.pooling import valid_frames
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What is hidden: True where a frame becomes the mask embedding, or a channel zero."""
+
+    frames: Bool[Tensor, "batch frames"]
+    channels: Bool[Tensor, "batch dim"]
+
+
+class Trunk(nn.Module):
+    """An encoder with a mask embedding.
+
+    Example:
+        >>> from speechssl.models.encoder import PRESETS
+        >>> trunk = Trunk(SpeechEncoder(PRESETS["tiny"]))
+        >>> len(trunk(torch.randn(2, 16000), torch.tensor([16000, 8000])).hidden_states)
+        5
+    """
+
+    def __init__(self, encoder: SpeechEncoder):
+        super().__init__()
+        self.encoder = encoder
+        self.mask_embedding = nn.Parameter(torch.rand(encoder.config.dim))  # fairseq's uniform
+
+    def forward(
+        self,
+        waveforms: Float[Tensor, "batch samples"],
+        num_samples: Int[Tensor, " batch"],
+        *,
+        hidden: Hidden | None = None,
+    ) -> EncoderOutput:
+        """All hidden states of a padded batch.
+
+        Args:
+            waveforms: normalised where ``encoder.config.normalize`` is set; what is beyond ``num_samples`` is ignored.
+            num_samples: valid samples of each.
+            hidden: what to hide, from :meth:`draw`.
+
+        Raises:
+            ValueError: an utterance is shorter than one frame.
+        """
+        if hidden is None:
+            return self.encoder(waveforms, num_samples, all_layers=True)
+        encoder = self.encoder
+        num_frames = encoder.num_frames(num_samples)
+        if bool((num_frames < 1).any()):
+            raise ValueError(f"an utterance of {int(num_samples.min())} samples is shorter than one frame")
+        waveforms = waveforms * valid_frames(num_samples, waveforms.shape[1])
+        projected = encoder.project(encoder.latents(waveforms))
+        projected = torch.where(hidden.frames.unsqueeze(-1), self.mask_embedding, projected)
+        projected = projected.masked_fill(hidden.channels.unsqueeze(1), 0.0)
+        return encoder.contextualize(projected, num_frames, all_layers=True)
+
+    def draw(
+        self, num_samples: Int[Tensor, " batch"], config: HideConfig, *, rngs: Sequence[np.random.Generator]
+    ) -> Hidden:
+        """What to hide in a batch, one random stream an utterance."""
+        dim = self.encoder.config.dim
+        length = max(1, round(config.channel_length * dim))
+        num_frames = self.encoder.num_frames(num_samples).tolist()
+        frames = np.zeros((len(num_frames), max(num_frames)), dtype=bool)
+        channels = np.zeros((len(num_frames), dim), dtype=bool)
+        for row, (count, rng) in enumerate(zip(num_frames, rngs, strict=True)):
+            frames[row, :count] = hide_spans(count, config.frames, config.frame_length, rng=rng)
+            channels[row] = hide_spans(dim, config.channels, length, rng=rng)
+        device = num_samples.device
+        return Hidden(torch.from_numpy(frames).to(device), torch.from_numpy(channels).to(device))

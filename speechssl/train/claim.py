@@ -1,0 +1,56 @@
+"""Whose run a folder holds: a run goes on only with the settings and the data that it began with."""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from speechssl.config import Config, UserError, dump_config, load_config
+from speechssl.data.waveforms import WaveformStore
+from speechssl.models.storage import write_atomic
+
+
+def claim(
+    out: Path, config: Config, stores: Sequence[WaveformStore], *, resume: bool = True, parts: Sequence[str] = ()
+) -> None:
+    """Make the run folder, or check that the run in it is this one: same settings, same data in the same order.
+
+    Args:
+        out: the run folder; ``recipe.toml`` and ``data.json`` are written into it.
+        config: every setting of the run.
+        stores: the prepared corpora.
+        resume: False refuses a folder with a run in it.
+        parts: further digests of what is trained on, such as which utterances of the corpora.
+
+    Raises:
+        UserError: the folder holds another run.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    recipe, data = out / "recipe.toml", out / "data.json"
+    settings, hashes = dump_config(config), [*(store.content_hash() for store in stores), *parts]
+    if (out / "last.pt").exists():
+        if not resume:
+            raise UserError(f"{out}: holds a run already; choose another folder")
+        # Read as a config, so that a setting that did not exist yet when the run began has its default.
+        before = dump_config(load_config(type(config), recipe)) if recipe.exists() else ""
+        changed = sorted(_settings(settings) ^ _settings(before))
+        if changed:
+            raise UserError(
+                f"{out}: holds a run with other settings ({changed[0]}); go on with those, or choose another folder"
+            )
+        if not data.exists() or json.loads(data.read_text(encoding="utf-8"))["hashes"] != hashes:
+            raise UserError(f"{out}: holds a run on other data than {', '.join(str(s.folder) for s in stores)}")
+    write_atomic(recipe, settings.encode())
+    write_atomic(data, json.dumps({"corpora": [str(store.folder) for store in stores], "hashes": hashes}).encode())
+
+
+def _settings(toml: str) -> set[str]:
+    """Every setting as ``a.b=value``."""
+
+    def walk(table: Mapping[str, object], prefix: str) -> set[str]:
+        found: set[str] = set()
+        for key, value in table.items():
+            found |= walk(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}={value}"}
+        return found
+
+    return walk(tomllib.loads(toml), "")

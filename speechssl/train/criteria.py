@@ -1,0 +1,173 @@
+"""What fine-tuning minimises, and what it logs: cross-entropy over classes, CTC over characters; both in fp32."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from speechssl.config import UserError
+from speechssl.data.labelled import Example
+from speechssl.models.classifier import Classifier, LogMelClassifier
+from speechssl.models.ctc import CTCModel, CTCOutput, ctc_loss
+from speechssl.models.heads import Head
+from speechssl.scoring.wer import count_errors
+from speechssl.train.loop import Metrics
+
+ONLY_BLANKS = 0.995  # share of frames from which a CTC model is said to write nothing yet
+BLANK_PHASE = 0.3  # of the run: until here it is normal
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Sum over targets, its parts, and sums to log."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    stats: dict[str, Tensor]
+
+
+@runtime_checkable
+class Criterion(Protocol):
+    """A loss with its numbers; ``metrics`` has a key ``error``, which is smallest for the best model."""
+
+    def loss(self, output: Any, places: Sequence[int], *, progress: float) -> Loss:
+        """Of the examples at ``places``: of the training set while the model trains, else of the held-out one."""
+        ...
+
+    def metrics(self, terms: dict[str, Tensor], stats: dict[str, Tensor]) -> Metrics:
+        """Numbers to log from summed terms and stats."""
+        ...
+
+    def summary(self, metrics: Mapping[str, Any]) -> str:
+        """The few to show."""
+        ...
+
+
+def criterion_of(
+    model: Head, train: Sequence[Example], valid: Sequence[Example], *, class_weights: bool, steps: int
+) -> Criterion:
+    """The criterion of a model.
+
+    Raises:
+        UserError: a class is held out and never trained on.
+    """
+    if isinstance(model, CTCModel):
+        return CTC(model, train, valid, steps=steps)
+    return CrossEntropy(model, train, valid, class_weights=class_weights)
+
+
+class CrossEntropy:
+    """Cross-entropy, by default weighted so that every class counts the same, as in UAR."""
+
+    def __init__(
+        self,
+        model: Classifier | LogMelClassifier,
+        train: Sequence[Example],
+        valid: Sequence[Example],
+        *,
+        class_weights: bool,
+    ):
+        self.model = model
+        index = {name: number for number, name in enumerate(model.classes)}
+        unknown = sorted({example.target for example in valid} - index.keys())
+        if unknown:
+            raise UserError(f"class {unknown[0]!r} is held out and never trained on")
+        self._train, self._valid = ([index[example.target] for example in part] for part in (train, valid))
+        counts = np.bincount(self._train, minlength=len(index))
+        balanced = len(train) / (len(index) * counts)  # an utterance weighs one in the mean
+        self._weights = torch.tensor(balanced if class_weights else np.ones(len(index)), dtype=torch.float32)
+
+    def loss(self, output: Tensor, places: Sequence[int], *, progress: float) -> Loss:  # noqa: ARG002
+        """As the protocol says; ``output`` are logits."""
+        known = self._train if self.model.training else self._valid
+        targets = torch.tensor([known[place] for place in places], device=output.device)
+        weights = self._weights.to(output.device)[targets]
+        with torch.autocast(output.device.type, enabled=False):
+            total = (nn.functional.cross_entropy(output.float(), targets, reduction="none") * weights).sum()
+        confusion = torch.zeros(len(self._weights), len(self._weights), device=output.device)
+        confusion.index_put_((targets, output.argmax(dim=-1)), torch.ones_like(weights), accumulate=True)
+        return Loss(total, {"cross_entropy": total.detach()}, {"count": weights.sum(), "confusion": confusion})
+
+    def metrics(self, terms: dict[str, Tensor], stats: dict[str, Tensor]) -> Metrics:
+        """``loss`` in nats, ``uar`` over the classes that occurred, ``accuracy``, and ``error`` = 1 - UAR."""
+        confusion = stats["confusion"]
+        spoken = confusion.sum(dim=1)
+        uar = float((confusion.diagonal() / spoken)[spoken > 0].mean())
+        return {
+            "loss": float(terms["cross_entropy"] / stats["count"]),
+            "uar": uar,
+            "accuracy": float(confusion.diagonal().sum() / confusion.sum()),
+            "error": 1.0 - uar,
+        }
+
+    def summary(self, metrics: Mapping[str, Any]) -> str:
+        """Loss and UAR."""
+        return f"loss {metrics['loss']:.3f}, UAR {metrics['uar']:.3f}"
+
+
+class CTC:
+    """CTC, with word and character errors of the greedy transcripts at validations."""
+
+    def __init__(self, model: CTCModel, train: Sequence[Example], valid: Sequence[Example], *, steps: int):
+        self.model, self.steps = model, steps
+        self._texts = [example.target for example in valid]
+        symbols = set(model.vocabulary.symbols)
+        # A held-out character that the model cannot write is no target; in the transcript it counts as an error.
+        writable = ["".join(c for c in text if c in symbols or c == " ") for text in self._texts]
+        self._train = [model.vocabulary.encode(example.target) for example in train]
+        self._valid = [model.vocabulary.encode(text) for text in writable]
+
+    def loss(self, output: CTCOutput, places: Sequence[int], *, progress: float) -> Loss:
+        """As the protocol says; targets are characters."""
+        known = self._train if self.model.training else self._valid
+        targets = [known[place] for place in places]
+        total = ctc_loss(output, targets).sum()
+        best, device = output.log_probs.argmax(dim=-1), output.log_probs.device
+        frames = output.num_frames.sum().float()
+        spoken = torch.arange(best.shape[1], device=device) < output.num_frames.unsqueeze(1)
+        stats = {
+            "count": torch.tensor(float(sum(len(target) for target in targets)), device=device),
+            "frames": frames,
+            "blanks": ((best == 0) & spoken).sum().float(),
+            "progress": progress * frames,
+        }
+        if not self.model.training:
+            rows = [row[:count] for row, count in zip(best.tolist(), output.num_frames.tolist(), strict=True)]
+            stats |= self._errors([self._texts[place] for place in places], rows, device)
+        return Loss(total, {"ctc": total.detach()}, stats)
+
+    def _errors(self, texts: Sequence[str], rows: Sequence[Sequence[int]], device: torch.device) -> dict[str, Tensor]:
+        written = [self.model.vocabulary.decode(row, collapse=True) for row in rows]
+        sums: dict[str, float] = {}
+        for unit in ("word", "character"):
+            counts = count_errors(texts, written, unit=unit)
+            sums[f"{unit}_errors"] = float(sum(each.errors for each in counts))
+            sums[f"{unit}s"] = float(sum(each.words for each in counts))
+        return {name: torch.tensor(value, device=device) for name, value in sums.items()}
+
+    def metrics(self, terms: dict[str, Tensor], stats: dict[str, Tensor]) -> Metrics:
+        """``loss`` in nats a character, ``blank_share`` of the frames, and at validations ``wer`` and ``cer``."""
+        metrics: Metrics = {
+            "loss": float(terms["ctc"] / stats["count"].clamp(min=1)),
+            "blank_share": float(stats["blanks"] / stats["frames"]),
+            "progress": float(stats["progress"] / stats["frames"]),
+        }
+        if "word_errors" in stats:
+            wer, cer = (float(stats[f"{unit}_errors"] / stats[f"{unit}s"]) for unit in ("word", "character"))
+            # While no word is right, characters decide which model is the best so far.
+            metrics |= {"wer": wer, "cer": cer, "error": wer + 0.1 * cer}
+        return metrics
+
+    def summary(self, metrics: Mapping[str, Any]) -> str:
+        """Loss and, where measured, errors; and whether writing nothing is still normal."""
+        words = f"loss {metrics['loss']:.3f} a character"
+        if "wer" in metrics:
+            return f"{words}, WER {metrics['wer']:.3f}, CER {metrics['cer']:.3f}"
+        if metrics["blank_share"] < ONLY_BLANKS:
+            return words
+        if metrics["progress"] <= BLANK_PHASE:
+            return f"{words}, still only blanks (normal until about step {round(BLANK_PHASE * self.steps)})"
+        return f"{words}, still only blanks, later than usual: more loop.steps, or a higher optim.lr"

@@ -1,0 +1,298 @@
+"""Fine-tuning with few labels: a prepared corpus and some labelled utterances in, a model folder with a head out.
+
+The loop is that of pretraining. What is particular to fine-tuning (wav2vec 2.0, arXiv 2006.11477, section 4.2 and
+appendix B; fairseq's ``base_10m`` and its siblings): convolutions stay frozen, the encoder rests for the first part of
+the run, the rate has three stages, and frames and channels are hidden at random. What is particular to a handful of
+labels a class: the head starts as the logistic probe on the frozen encoder (arXiv 2202.10054).
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from speechssl import __version__
+from speechssl.audio import seconds_to_samples
+from speechssl.config import UserError
+from speechssl.data.labelled import Example, LabelledBatch, LabelledBatches
+from speechssl.data.waveforms import WaveformStore
+from speechssl.models.classifier import Classifier, LogMelClassifier
+from speechssl.models.ctc import CTCModel, frames_needed
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.heads import Head, save_head
+from speechssl.models.storage import load_encoder, read_tensors
+from speechssl.nn.memory import keep_freed_memory
+from speechssl.text import Vocabulary
+from speechssl.train.claim import claim
+from speechssl.train.criteria import Loss, criterion_of
+from speechssl.train.distributed import Place, processes
+from speechssl.train.finetune_config import FinetuneConfig
+from speechssl.train.health import HealthConfig, HealthMonitor
+from speechssl.train.loop import Metrics, Task, fit
+from speechssl.train.probe_start import start_as_probe
+
+_HIDE = 41  # what a random stream is for; part of its seed
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """``finished`` is False when the run was stopped by a signal after writing a checkpoint."""
+
+    finished: bool
+    steps: int
+    seconds_seen: float
+    validation: Metrics
+    left_out: int
+
+
+def finetune(
+    store: WaveformStore,
+    out: Path,
+    *,
+    config: FinetuneConfig,
+    start: Path | None,
+    train: Sequence[Example],
+    valid: Sequence[Example] = (),
+    vocabulary: Vocabulary | None = None,
+    command: str = "",
+    show: bool = True,
+) -> FinetuneResult:
+    """Fine-tune an encoder, or train one from scratch, on labelled utterances.
+
+    Args:
+        store: the prepared corpus.
+        out: the run folder; a model folder when done, of the best validation where there is one.
+        config: everything else.
+        start: a model folder whose encoder is fine-tuned; None begins with a fresh one (``config.encoder``).
+        train: labelled utterances.
+        valid: held-out ones, for early stopping and the best model; their speakers may not be trained on.
+        vocabulary: what a CTC model can write; None takes the characters of ``train``.
+        command: the command line, kept in the model's provenance.
+        show: progress on stderr.
+
+    Raises:
+        UserError: nothing to learn from, a speaker on both sides, or ``out`` holds another run.
+        HealthError: gradients stayed broken; the last good checkpoint stays.
+    """
+    refuse_shared_speakers(store, train, valid)
+    with processes(config.device) as place:
+        if place.device.type == "cpu":
+            keep_freed_memory()
+        torch.manual_seed(config.seed)
+        encoder = SpeechEncoder(config.encoder) if start is None else load_encoder(start)
+        train, valid, left_out = _usable(store, train, valid, config=config, encoder=encoder)
+        model = _model(encoder, train, config, start=start, vocabulary=vocabulary)
+        if place.is_main:
+            claim(out, config, [store], parts=[_digest(train), _digest(valid), str(start)])
+        if isinstance(model, Classifier) and config.head_start == "probe" and not (out / "last.pt").exists():
+            start_as_probe(model, store, train, seed=config.seed)
+        if not config.train_conv and start is not None:
+            encoder.features.requires_grad_(requires_grad=False)
+        save = _saver(model, store, train, out=out, start=start, command=command)
+        task, batches = _task(model, store, train, valid, config=config, save=save, place=place)
+        held = batches.valid
+        result = fit(
+            task,
+            lambda number: batches.train.batch(number, rank=place.rank, world_size=place.world_size),
+            None if held is None else lambda number: held.batch(number, rank=place.rank, world_size=place.world_size),
+            config=config.loop.model_copy(update={"validate_batches": held.batches_per_epoch}) if held else config.loop,
+            optim=config.optim,
+            monitor=HealthMonitor(HealthConfig(), chance_loss=None, grace=0),
+            place=place,
+            out=out,
+            seed=config.seed,
+            show=show,
+        )
+    return FinetuneResult(
+        finished=result.finished,
+        steps=result.progress.step,
+        seconds_seen=result.progress.seconds_seen,
+        validation=result.validation,
+        left_out=left_out,
+    )
+
+
+def refuse_shared_speakers(store: WaveformStore, train: Sequence[Example], valid: Sequence[Example]) -> None:
+    """Raises `UserError` where an utterance, or a known speaker, is both trained on and held out."""
+    both = {example.index for example in train} & {example.index for example in valid}
+    if both:
+        raise UserError(f"{store.utterances[min(both)].audio}: is both trained on and held out")
+    trained, held = ({store.utterances[example.index].speaker for example in part} for part in (train, valid))
+    shared = sorted(speaker for speaker in trained & held if speaker is not None)
+    if shared:
+        raise UserError(
+            f"{store.folder}: speaker {shared[0]!r} is both trained on and held out"
+            + (f", with {len(shared) - 1} others" if len(shared) > 1 else "")
+        )
+
+
+def _usable(
+    store: WaveformStore,
+    train: Sequence[Example],
+    valid: Sequence[Example],
+    *,
+    config: FinetuneConfig,
+    encoder: SpeechEncoder,
+) -> tuple[list[Example], list[Example], int]:
+    """Without transcripts that cannot be aligned, or would be cropped; and how many those are."""
+    if config.kind != "ctc":
+        return list(train), list(valid), 0
+    longest = seconds_to_samples(config.batches.max_seconds)
+
+    def fits(example: Example) -> bool:
+        samples = int(store.lengths[example.index])
+        frames = int(encoder.num_frames(torch.tensor(samples)))
+        return samples <= longest and 0 < frames_needed([ord(symbol) for symbol in example.target]) <= frames
+
+    kept = [[example for example in part if fits(example)] for part in (train, valid)]
+    return kept[0], kept[1], len(train) + len(valid) - len(kept[0]) - len(kept[1])
+
+
+def _model(
+    encoder: SpeechEncoder,
+    train: Sequence[Example],
+    config: FinetuneConfig,
+    *,
+    start: Path | None,
+    vocabulary: Vocabulary | None,
+) -> Head:
+    if not train:
+        raise UserError("nothing to train on: no labelled utterance that can be used")
+    if config.kind == "ctc":
+        model = CTCModel(encoder, vocabulary or Vocabulary.from_texts(each.target for each in train), config.ctc)
+    else:
+        classes = tuple(sorted({example.target for example in train}))
+        if len(classes) < 2:
+            raise UserError(f"one class alone ({train[0].target!r}) cannot be learnt; two or more are needed")
+        if config.network == "logmel-cnn":
+            return LogMelClassifier(classes, config.logmel_cnn)
+        model = Classifier(encoder, classes, config.classifier)
+    learnt = {} if start is None else read_tensors(start / "model.safetensors", prefix="objective.mask_embedding")
+    if learnt:
+        with torch.no_grad():
+            model.trunk.mask_embedding.copy_(learnt[""])
+    return model
+
+
+@dataclass(frozen=True)
+class _Batches:
+    train: LabelledBatches
+    valid: LabelledBatches | None
+
+
+def _task(
+    model: Head,
+    store: WaveformStore,
+    train: Sequence[Example],
+    valid: Sequence[Example],
+    *,
+    config: FinetuneConfig,
+    save: Callable[[int, float], None],
+    place: Place,
+) -> tuple[Task[LabelledBatch], _Batches]:
+    def batches(part: Sequence[Example], *, training: bool) -> LabelledBatches:
+        return LabelledBatches(
+            store,
+            [example.index for example in part],
+            config.batches,
+            normalized=model.normalized,
+            augmentation=config.augment if training else None,
+            seed=config.seed,
+            shuffle=training,
+        )
+
+    def hidden(batch: LabelledBatch, num_samples: Tensor, progress: float) -> dict[str, Any]:
+        if isinstance(model, LogMelClassifier):
+            return {}
+        frozen = {"frozen": progress < config.frozen}
+        if not model.training:
+            return frozen
+        rngs = [np.random.default_rng((config.seed, _HIDE, batch.number, row)) for row in batch.rows.tolist()]
+        return frozen | {"hidden": model.trunk.draw(num_samples, config.hide, rngs=rngs)}
+
+    criterion = criterion_of(model, train, valid, class_weights=config.class_weights, steps=config.loop.steps)
+
+    def loss(called: nn.Module, micro: list[LabelledBatch], index: int, _step: int, progress: float) -> Loss:
+        batch = micro[index]
+        num_samples = torch.from_numpy(batch.num_samples).to(place.device)
+        waveforms = torch.from_numpy(batch.waveforms).to(place.device, non_blocking=True)
+        output = called(waveforms, num_samples, **hidden(batch, num_samples, progress))
+        return criterion.loss(output, batch.examples.tolist(), progress=progress)
+
+    task = Task(
+        name="finetune",
+        model=model,
+        loss=loss,
+        metrics=criterion.metrics,
+        summary=criterion.summary,
+        probe=dict,
+        rate=_rates(model, config),
+        peak_rate=config.optim.lr,
+        save=save,
+        criterion="error",
+        keep_best=True,
+        find_unused=config.frozen > 0,
+    )
+    return task, _Batches(batches(train, training=True), batches(valid, training=False) if valid else None)
+
+
+def _rates(model: Head, config: FinetuneConfig) -> Callable[[str], float]:
+    """Factor on the rate by name: 1 for the head, less for the encoder, least near its input."""
+    if isinstance(model, LogMelClassifier):
+        return lambda _: 1.0
+    layers = model.trunk.encoder.config.transformer.layers
+
+    def rate(name: str) -> float:
+        if not name.startswith("trunk."):
+            return 1.0
+        block = name.removeprefix("trunk.encoder.transformer.layers.")
+        depth = layers - 1 - int(block.split(".")[0]) if block != name else layers
+        return config.optim.encoder_scale * config.optim.layer_decay**depth
+
+    return rate
+
+
+def _saver(
+    model: Head,
+    store: WaveformStore,
+    train: Sequence[Example],
+    *,
+    out: Path,
+    start: Path | None,
+    command: str,
+) -> Callable[[int, float], None]:
+    items = [store.utterances[example.index] for example in train]
+
+    def save(step: int, seconds_seen: float) -> None:
+        training = {
+            "corpus": str(store.folder),
+            "content_hash": store.content_hash(),
+            "utterances": len(items),
+            "minutes": round(sum(item.duration for item in items) / 60, 2),
+            "speakers": sorted({item.speaker for item in items if item.speaker is not None}),
+            "audio": sorted(f"{item.audio}@{item.offset:g}" for item in items),
+        }
+        provenance = {
+            "speechssl": __version__,
+            "torch": torch.__version__,
+            "command": command,
+            "start": None if start is None else str(start),
+            "synthetic": any(bool(item.extras.get("synthetic")) for item in items),
+            "steps": step,
+            "seconds_seen": round(seconds_seen, 1),
+        }
+        save_head(out, model, extra={"training": training, "provenance": provenance})
+
+    return save
+
+
+def _digest(examples: Sequence[Example]) -> str:
+    """Sixteen hexadecimal digits of which utterances are learnt as what."""
+    listed = [[example.index, example.target] for example in examples]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]

@@ -1,0 +1,58 @@
+"""Settings of fine-tuning, and what they are by the amount of labels.
+
+Shares of the run follow fairseq's fine-tuning recipes (``base_10m`` ... ``base_100h``): with ten minutes or an hour of
+labels the encoder rests for the first 10k of 13k updates, with ten hours for half of them, with a hundred hours
+never; masks are denser the less there is. Rates and lengths are for the small encoders here and were searched on
+corpora that no result is reported on; `recipes/asr/README.md` and `recipes/emotion/README.md` have the search.
+"""
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat
+
+from speechssl.config import Config
+from speechssl.data.augment import AugmentConfig
+from speechssl.data.labelled import LabelledConfig
+from speechssl.models.classifier import ClassifierConfig
+from speechssl.models.ctc import CTCConfig
+from speechssl.models.encoder import PRESETS, EncoderConfig
+from speechssl.models.logmel_cnn import LogMelCNNConfig
+from speechssl.nn.masking import HideConfig
+from speechssl.train.loop import LoopConfig
+from speechssl.train.optim import AdamWConfig
+
+Kind = Literal["classifier", "ctc"]
+Network = Literal["encoder", "logmel-cnn"]
+
+
+class FinetuneOptim(AdamWConfig):
+    """Optimiser of fine-tuning: fairseq's three stages."""
+
+    schedule: Literal["linear", "tri-stage"] = "tri-stage"
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    lr: PositiveFloat = 1e-3  # of the head, at the peak
+    encoder_scale: float = Field(default=0.3, ge=0)  # rate of the encoder relative to the head
+    layer_decay: float = Field(default=1.0, gt=0, le=1)  # factor from each block to the one below it
+    clip: PositiveFloat = 1.0
+
+
+class FinetuneConfig(Config):
+    """A fine-tuning run; ``recipe.toml`` in a run folder is one of these in full."""
+
+    kind: Kind = "classifier"
+    network: Network = "encoder"
+    encoder: EncoderConfig = PRESETS["tiny"]  # where none is given to start from
+    classifier: ClassifierConfig = ClassifierConfig()
+    ctc: CTCConfig = CTCConfig()
+    logmel_cnn: LogMelCNNConfig = LogMelCNNConfig()
+    head_start: Literal["probe", "random"] = "probe"
+    train_conv: bool = False
+    frozen: float = Field(default=0.0, ge=0, le=1)  # share of the run in which the encoder rests
+    class_weights: bool = True
+    batches: LabelledConfig = LabelledConfig()
+    augment: AugmentConfig = AugmentConfig()
+    hide: HideConfig = HideConfig()
+    optim: FinetuneOptim = FinetuneOptim()
+    loop: LoopConfig = LoopConfig(steps=1000, validate_every=100, checkpoint_every=500)
+    seed: NonNegativeInt = 0
+    device: str = "auto"
