@@ -46,16 +46,13 @@ def save_head(folder: Path, model: Head, *, extra: Mapping[str, Any]) -> None:
         model: the model.
         extra: further keys of ``config.json``, such as what it was trained on.
     """
+    head: dict[str, Any] = {"kind": "ctc" if isinstance(model, CTCModel) else "classifier"}
+    head["config"] = model.config.model_dump(mode="json")
     if isinstance(model, CTCModel):
-        head = {
-            "kind": "ctc",
-            "symbols": list(model.vocabulary.symbols),
-            "config": model.config.model_dump(mode="json"),
-        }
+        head["symbols"] = list(model.vocabulary.symbols)
     else:
-        network = "logmel-cnn" if isinstance(model, LogMelClassifier) else "encoder"
-        head = {"kind": "classifier", "network": network, "classes": list(model.classes)}
-        head["config"] = model.config.model_dump(mode="json")
+        head["network"] = "logmel-cnn" if isinstance(model, LogMelClassifier) else "encoder"
+        head["classes"] = list(model.classes)
     tensors = {
         HEAD + name: value for name, value in model.state_dict().items() if not name.startswith("trunk.encoder.")
     }
