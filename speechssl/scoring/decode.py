@@ -1,0 +1,339 @@
+"""From CTC's probabilities to text: greedy, and beam search with a language model.
+
+Greedy decoding takes the likeliest symbol of every frame and collapses (Graves et al. 2006, section 3.2). Beam search
+is flashlight's (Kahn et al. 2022, arXiv 2201.12465) through torchaudio: it finds the text that maximises
+
+    ln P_CTC(text | audio)  +  lm_weight * log10 P_LM(text)  +  word_score * words(text)
+
+with a KenLM n-gram. Mark the two bases: acoustics are natural logarithms, KenLM's are decimal. Two kinds:
+
+- with a lexicon (`DecoderConfig.lexicon`): only words of a given list; the n-gram is one of words;
+- without: any characters; the n-gram is one of characters (`speechssl.scoring.ngram.as_characters`), and a word score
+  does not exist.
+
+wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477, appendix B) decodes with a lexicon, a 4-gram and a beam of 1500;
+lm_weight and word_score are 3.23 and -0.26 for 10 minutes of labels, 2.90 and -1.62 for 1 hour, 2.46 and -0.59 for 10,
+2.15 and -0.52 for 100. The fewer the labels, the more the language model counts. Tune them on the development set:
+`speechssl.scoring.tuning.tune`.
+"""
+
+import copy
+import importlib
+import os
+import sys
+import tempfile
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydantic
+import torch
+from jaxtyping import Float
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+
+from speechssl.config import Config, UserError
+from speechssl.scoring.arpa import UNKNOWN, arpa_words
+from speechssl.text import BLANK, WORD_BOUNDARY, Vocabulary
+
+EXTRA = "beam search needs the extra 'lm': pip install 'speechssl[lm]' (kenlm is built from source: a C++ compiler)"
+_KENLM_BINARY = b"mmap lm http://kheafield.com"
+_LEAST = -1e4  # nats; the least a symbol counts: minus infinity would make sums of two of them undefined
+_FORBIDDEN = -1e6  # nats; far below what any whole utterance adds up to
+
+
+class DecoderConfig(Config):
+    """How a beam search weighs and prunes.
+
+    Attributes:
+        lexicon: whether only words of a list can be found; otherwise the language model is one of characters.
+        lm_weight: factor on log10 of the language model's probability.
+        word_score: added for every word, nats; below zero it makes texts shorter. Needs a lexicon.
+        beam_size: hypotheses that are kept after each frame.
+        beam_threshold: hypotheses this much below the best are dropped, nats.
+        log_add: whether the alignments of a text are summed, as CTC means it; otherwise the best one counts.
+        nbest: texts whose probabilities are compared for the confidence.
+    """
+
+    lexicon: bool = True
+    lm_weight: NonNegativeFloat = 2.0
+    word_score: float = 0.0
+    beam_size: PositiveInt = 100
+    beam_threshold: PositiveFloat = 50.0
+    log_add: bool = True
+    nbest: PositiveInt = 20
+
+    @pydantic.model_validator(mode="after")
+    def _word_score_needs_words(self) -> "DecoderConfig":
+        if not self.lexicon and self.word_score != 0:
+            raise ValueError(f"word_score is {self.word_score}, but without a lexicon the search knows no words; set 0")
+        return self
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A text that the search found; `score` as in the head of this file, `posterior` among the candidates."""
+
+    text: str
+    score: float
+    posterior: float
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """What was recognised, and how sure.
+
+    Attributes:
+        text: the best text; may be empty.
+        score: its score, nats; scores of different utterances do not compare.
+        confidence: its probability among the n-best, in [0, 1]: whether this reading is better than the other readings
+            of the same utterance. Falls with length, and depends on the language model.
+        character_probability: mean probability of the greedy characters, in [0, 1]: how clearly the acoustic model
+            heard anything. Comparable between utterances of any length: the measure to filter pseudo-labels by.
+            Zero where only blanks were heard.
+        candidates: the n-best, best first; the first is `text`.
+    """
+
+    text: str
+    score: float
+    confidence: float
+    character_probability: float
+    candidates: tuple[Candidate, ...]
+
+
+def greedy(log_probs: Float[np.ndarray, "frames symbols"], vocabulary: Vocabulary) -> str:
+    """The likeliest symbol of each frame, collapsed.
+
+    Args:
+        log_probs: natural logarithms, from a CTC model.
+        vocabulary: the symbols, in that order.
+
+    Raises:
+        ValueError: another number of symbols than the vocabulary has, or values that are not a number.
+
+    >>> vocabulary = Vocabulary.from_texts(["ab"])
+    >>> greedy(np.log(np.eye(4, dtype=np.float32)[[2, 2, 0, 2, 1, 3]] + 0.01), vocabulary)
+    'aa b'
+    """
+    check_emissions(log_probs, vocabulary)
+    return vocabulary.decode(log_probs.argmax(axis=1).tolist() if len(log_probs) else [], collapse=True)
+
+
+def character_probability(log_probs: Float[np.ndarray, "frames symbols"]) -> float:
+    """Mean over the greedy characters (word boundaries too) of each one's highest probability; 0 when there are none.
+
+    >>> round(character_probability(np.log(np.array([[0.1, 0.2, 0.7], [0.0001, 0.0999, 0.9], [0.5, 0.25, 0.25]]))), 3)
+    0.9
+    """
+    highest: list[float] = []
+    previous = 0  # the blank
+    for frame in log_probs:
+        symbol = int(frame.argmax())
+        prob = float(np.exp(frame[symbol]))
+        if symbol != 0 and symbol == previous:
+            highest[-1] = max(highest[-1], prob)
+        elif symbol != 0:
+            highest.append(prob)
+        previous = symbol
+    return float(np.mean(highest)) if highest else 0.0
+
+
+class BeamDecoder:
+    """Beam search over one utterance at a time. Not for several threads at once: the language model has a state.
+
+    Args:
+        vocabulary: the symbols of the CTC model.
+        config: weights and beam.
+        lm: an n-gram file (ARPA, or KenLM's binary form), of words with a lexicon and of characters without; None: no
+            language model.
+        words: the lexicon; None: all words of an ARPA `lm`. They are spelled by their characters. Words that `lm` does
+            not hold count as its `<unk>`.
+
+    Attributes:
+        words: the lexicon that is used, sorted; empty without one.
+        left_out: words that hold characters outside the vocabulary and can therefore never be found.
+
+    Raises:
+        UserError: the extra `lm` is not installed; the file is missing, unreadable or of the wrong kind; no words.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        config: DecoderConfig | None = None,
+        lm: Path | None = None,
+        words: Sequence[str] | None = None,
+    ):
+        self.vocabulary = vocabulary
+        self.config = config or DecoderConfig()
+        self.lm = lm
+        self.words: tuple[str, ...] = ()
+        self.left_out: tuple[str, ...] = ()
+        known = None if lm is None else _lm_words(lm)
+        if self.config.lexicon:
+            self._take_words(known if words is None else words)
+        elif words is not None:
+            raise ValueError("words were given, but the config says lexicon = false")
+        else:
+            self._refuse_words(known)
+        self._decoder = self._build(None if lm is None else str(lm))
+
+    def with_config(self, config: DecoderConfig) -> "BeamDecoder":
+        """The same search with other weights; language model and lexicon are not read again.
+
+        Raises:
+            ValueError: a config with a lexicon for a decoder without, or the reverse.
+        """
+        if config.lexicon != self.config.lexicon:
+            raise ValueError(f"this decoder has lexicon = {self.config.lexicon}, the config {config.lexicon}")
+        other = copy.copy(self)
+        other.config = config
+        other._decoder = other._build(self._decoder.lm)
+        return other
+
+    def decode(self, log_probs: Float[np.ndarray, "frames symbols"]) -> Hypothesis:
+        """Recognise an utterance.
+
+        Args:
+            log_probs: natural logarithms, from a CTC model.
+
+        Raises:
+            ValueError: another number of symbols than the vocabulary has, or values that are not a number.
+        """
+        check_emissions(log_probs, self.vocabulary)
+        heard = np.maximum(log_probs, _LEAST).astype(np.float32)
+        if self.config.lexicon:
+            # Spellings end with the boundary, transcripts do not: one more frame that can be nothing else.
+            boundary = np.full((1, len(self.vocabulary)), _FORBIDDEN, dtype=np.float32)
+            boundary[0, self.vocabulary.symbols.index(WORD_BOUNDARY)] = 0
+            heard = np.concatenate([heard, boundary])
+        if len(heard) == 0:
+            return Hypothesis("", 0.0, 1.0, 0.0, (Candidate("", 0.0, 1.0),))
+        # Own memory: the decoder reads the tensor by its address.
+        found = self._decoder(torch.from_numpy(np.ascontiguousarray(heard))[None])[0]
+        texts = [(self._text(each), float(each.score)) for each in found]
+        candidates = _candidates(texts, log_add=self.config.log_add)
+        best = candidates[0]
+        return Hypothesis(best.text, best.score, best.posterior, character_probability(log_probs), candidates)
+
+    def _text(self, found: Any) -> str:
+        if self.config.lexicon:
+            return " ".join(found.words)
+        return self.vocabulary.decode(found.tokens.tolist())
+
+    def _take_words(self, words: Sequence[str] | None) -> None:
+        if words is None:
+            raise UserError("beam search with a lexicon needs a language model or a list of words")
+        symbols = set(self.vocabulary.symbols[2:])
+        self.words = tuple(sorted({word for word in words if word and symbols.issuperset(word)}))
+        self.left_out = tuple(sorted(set(words) - set(self.words)))
+        if not self.words:
+            raise UserError(f"no word of the lexicon ({len(set(words))}) is made of the vocabulary's characters alone")
+        if WORD_BOUNDARY in self.left_out and max(map(len, self.words)) == 1:
+            raise UserError(f"{self.lm}: a language model of characters; it is for a search with lexicon = false")
+
+    def _refuse_words(self, known: Sequence[str] | None) -> None:
+        characters = set(self.vocabulary.symbols[1:])
+        if known is not None and len(characters.intersection(known)) < len(characters) / 2:
+            raise UserError(f"{self.lm}: not a language model of the vocabulary's characters; needed without a lexicon")
+
+    def _build(self, lm: object) -> Any:
+        """Torchaudio's decoder; `lm` is a path, or a language model that is loaded already."""
+        config = self.config
+        with tempfile.TemporaryDirectory() as folder:
+            lexicon, names = Path(folder) / "lexicon", Path(folder) / "names"
+            spellings = (f"{word} {' '.join(word)} {WORD_BOUNDARY}\n" for word in self.words)
+            lexicon.write_text("".join(spellings), encoding="utf-8")
+            # Without this list torchaudio numbers the words in the order of a hash table, and without a lexicon the
+            # language model is then asked for other characters than were heard.
+            entries = [*(self.words if config.lexicon else self.vocabulary.symbols), UNKNOWN]
+            names.write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8")
+            try:
+                with _no_progress_bar():
+                    return import_torchaudio("models.decoder").ctc_decoder(
+                        lexicon=str(lexicon) if config.lexicon else None,
+                        tokens=list(self.vocabulary.symbols),
+                        lm=lm,
+                        lm_dict=str(names),
+                        nbest=config.nbest,
+                        beam_size=config.beam_size,
+                        beam_threshold=config.beam_threshold,
+                        lm_weight=config.lm_weight,
+                        word_score=config.word_score,
+                        log_add=config.log_add,
+                        blank_token=BLANK,
+                        sil_token=WORD_BOUNDARY,
+                        unk_word=UNKNOWN,
+                    )
+            except RuntimeError as error:
+                words = " ".join(str(error).split())
+                if "install" in words.lower():
+                    raise UserError(EXTRA) from None
+                raise UserError(f"{self.lm}: KenLM cannot read it: {words}") from None
+
+
+def check_emissions(log_probs: Float[np.ndarray, "frames symbols"], vocabulary: Vocabulary) -> None:
+    """Refuse probabilities that do not belong to the vocabulary.
+
+    Raises:
+        ValueError: another number of symbols, or values that are not a number.
+    """
+    if log_probs.shape[1] != len(vocabulary):
+        raise ValueError(f"the emissions have {log_probs.shape[1]} symbols, the vocabulary has {len(vocabulary)}")
+    if np.isnan(log_probs).any():
+        raise ValueError("the emissions hold values that are not a number")
+
+
+def import_torchaudio(part: str) -> Any:
+    """A part of torchaudio, such as `functional`.
+
+    Raises:
+        UserError: torchaudio cannot be loaded beside this torch.
+    """
+    try:
+        return importlib.import_module(f"torchaudio.{part}")
+    except (ImportError, OSError) as error:
+        words = " ".join(str(error).split())
+        raise UserError(f"torchaudio cannot be loaded beside torch {torch.__version__}: {words}") from None
+
+
+def _candidates(found: Sequence[tuple[str, float]], *, log_add: bool) -> tuple[Candidate, ...]:
+    """Texts and scores, best first; equal texts (they differ in boundaries at the ends) are one."""
+    scores: dict[str, float] = {}
+    for text, score in found:
+        whole = score - _FORBIDDEN if score < _FORBIDDEN / 2 else score  # no word was complete at the end
+        other = scores.get(text, -np.inf)
+        scores[text] = float(np.logaddexp(other, whole)) if log_add else max(other, whole)
+    values = np.array(list(scores.values()))
+    posteriors = np.exp(values - values.max())
+    posteriors /= posteriors.sum()
+    candidates = [Candidate(text, scores[text], float(p)) for text, p in zip(scores, posteriors, strict=True)]
+    return tuple(sorted(candidates, key=lambda each: (-each.score, each.text)))
+
+
+def _lm_words(lm: Path) -> list[str] | None:
+    """The words of an ARPA file; None for KenLM's binary form, which keeps hashes of them only."""
+    try:
+        with lm.open("rb") as file:
+            if file.read(len(_KENLM_BINARY)) == _KENLM_BINARY:
+                return None
+    except OSError as error:
+        raise UserError(f"{lm}: language model cannot be read: {error.strerror}") from None
+    return arpa_words(lm)
+
+
+@contextmanager
+def _no_progress_bar() -> Generator[None]:
+    """KenLM draws a progress bar on the process's standard error and cannot be told not to; its errors are raised."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

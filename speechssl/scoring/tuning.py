@@ -1,0 +1,135 @@
+"""The decoder's weights, chosen on a development set by word error rate.
+
+wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477, appendix B) searches lm_weight in [0, 5] and word_score in [-5, 5]
+with 128 trials of Bayesian optimisation. Here a coordinate search over those ranges: one weight at a time over a
+coarse grid, in turns until neither improves, then halfway to the neighbours of the best. About 20 to 30 trials, no
+chance in it, and every trial is told, so that it can be stored with the results. Never tune on the test set.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from speechssl.scoring.decode import BeamDecoder, DecoderConfig
+from speechssl.scoring.wer import count_errors
+
+LM_WEIGHTS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0)
+WORD_SCORES = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Weights that were tried, and the share of errors in words and in characters."""
+
+    lm_weight: float
+    word_score: float
+    wer: float
+    cer: float
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The chosen weights and all trials, in the order in which they were made."""
+
+    config: DecoderConfig
+    trials: tuple[Trial, ...]
+
+
+def tune(
+    emissions: Sequence[Float[np.ndarray, "_ symbols"]],
+    references: Sequence[str],
+    *,
+    decoder: BeamDecoder,
+    lm_weights: Sequence[float] = LM_WEIGHTS,
+    word_scores: Sequence[float] = WORD_SCORES,
+    limit: int | None = 200,
+    seed: int = 0,
+) -> Tuning:
+    """Choose lm_weight and word_score.
+
+    The lowest word error rate wins, then the lowest character error rate, then the smaller weights.
+
+    Args:
+        emissions: of the development set, one an utterance.
+        references: its transcripts, normalised.
+        decoder: the search whose weights are tuned; its own weights are tried first.
+        lm_weights: the coarse grid; a decoder without a language model has no use for it, and keeps its own weight.
+        word_scores: the coarse grid; without a lexicon there is no word score.
+        limit: at most this many utterances, drawn with `seed`; None: all. Every trial decodes them all.
+        seed: of that draw.
+
+    Raises:
+        ValueError: no utterance, different numbers of emissions and references, or references without a word.
+    """
+    if len(emissions) != len(references) or len(references) == 0:
+        raise ValueError(f"need as many references as emissions, got {len(references)} and {len(emissions)}")
+    if not any(reference.split() for reference in references):
+        raise ValueError("no reference holds a word, so there is nothing to tune by")
+    chosen = list(range(len(references)))
+    if limit is not None and limit < len(references):
+        chosen = sorted(np.random.default_rng(seed).permutation(len(references))[:limit].tolist())
+    heard, said = [emissions[i] for i in chosen], [references[i] for i in chosen]
+    trials: dict[tuple[float, float], Trial] = {}
+
+    def rank(weights: tuple[float, float]) -> tuple[float, ...]:
+        if weights not in trials:
+            trials[weights] = _try(decoder, heard, said, weights=weights)
+        trial = trials[weights]
+        return trial.wer, trial.cer, trial.lm_weight, abs(trial.word_score), trial.word_score
+
+    grids = (
+        tuple(lm_weights) if decoder.lm is not None else (),
+        tuple(word_scores) if decoder.config.lexicon else (),
+    )
+    best = _search(rank, (decoder.config.lm_weight, decoder.config.word_score), grids=grids)
+    return Tuning(config=_weighted(decoder.config, best), trials=tuple(trials.values()))
+
+
+def _search(
+    rank: Callable[[tuple[float, float]], tuple[float, ...]],
+    start: tuple[float, float],
+    *,
+    grids: tuple[tuple[float, ...], tuple[float, ...]],
+) -> tuple[float, float]:
+    """Coordinate search: on the grids until nothing improves, then between the best and its neighbours."""
+    best = min([start], key=rank)
+    while True:
+        before = best
+        for axis, grid in enumerate(grids):
+            best = min([best, *(_replaced(best, axis, value) for value in grid)], key=rank)
+        if best == before:
+            break
+    for axis, grid in enumerate(grids):
+        near = _neighbours(grid, best[axis])
+        best = min([best, *(_replaced(best, axis, (value + best[axis]) / 2) for value in near)], key=rank)
+    return best
+
+
+def _replaced(weights: tuple[float, float], axis: int, value: float) -> tuple[float, float]:
+    return (value, weights[1]) if axis == 0 else (weights[0], value)
+
+
+def _neighbours(grid: Sequence[float], value: float) -> list[float]:
+    """The grid's values next to `value` below and above, where there are any."""
+    return [*sorted(each for each in grid if each < value)[-1:], *sorted(each for each in grid if each > value)[:1]]
+
+
+def _try(
+    decoder: BeamDecoder,
+    emissions: Sequence[Float[np.ndarray, "_ symbols"]],
+    references: Sequence[str],
+    *,
+    weights: tuple[float, float],
+) -> Trial:
+    search = decoder.with_config(_weighted(decoder.config, weights))
+    texts = [search.decode(each).text for each in emissions]
+    words = count_errors(references, texts)
+    characters = count_errors(references, texts, unit="character")
+    wer, cer = (sum(e.errors for e in counts) / sum(e.words for e in counts) for counts in (words, characters))
+    return Trial(lm_weight=weights[0], word_score=weights[1], wer=wer, cer=cer)
+
+
+def _weighted(config: DecoderConfig, weights: tuple[float, float]) -> DecoderConfig:
+    return DecoderConfig.model_validate(config.model_dump() | {"lm_weight": weights[0], "word_score": weights[1]})
