@@ -6,6 +6,7 @@ from pathlib import Path
 
 from speechssl import __version__
 from speechssl.report import plots
+from speechssl.report.few_labels import few_label_sections, few_label_summary
 from speechssl.report.run import Run, read_run
 from speechssl.report.tables import gain_table, missing, score_table, summary
 from speechssl.scoring.results import plain
@@ -49,8 +50,9 @@ details { margin: .8rem 0; } summary { cursor: pointer; color: var(--grey); }
 def write_report(run: Path, out: Path) -> None:
     """Write the page about a run.
 
-    Reads `config.json`, `recipe.toml`, `log.jsonl`, `results.json` and `map.npz` from the run's folder. What is not
-    there is left out with a sentence that says so. The file is written under a temporary name and renamed.
+    Reads `config.json`, `recipe.toml`, `log.jsonl`, `results.json`, `confusion.json` and `map.npz` from the run's
+    folder. What is not there is left out with a sentence that says so; an experiment with few labels, which has neither
+    log nor probes nor map, is spared the sentences. The file is written under a temporary name and renamed.
 
     Args:
         run: the folder.
@@ -67,7 +69,10 @@ def write_report(run: Path, out: Path) -> None:
     True
     """
     found = read_run(run)
-    parts = [_head(found), _what_was_run(found), _learning(found), _probes(found), _map(found), _foot()]
+    parts = [_head(found), few_label_sections(found.experiments, found.confusion), _what_was_run(found)]
+    if found.training or found.probes or not found.experiments:
+        parts += [_learning(found), _probes(found), _map(found)]
+    parts.append(_foot())
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -90,7 +95,8 @@ def _head(run: Run) -> str:
         if run.synthetic
         else ""
     )
-    return f"<h1>Run {escape(run.name)}</h1>{lead}{note}{_numbers(run)}{summary(run.results)}"
+    verdicts = few_label_summary(run.experiments) + summary(run.probes)
+    return f"<h1>Run {escape(run.name)}</h1>{lead}{note}{_numbers(run)}{verdicts}"
 
 
 def _shape(run: Run) -> str:
@@ -196,20 +202,20 @@ def _figure(svg: str, caption: str) -> str:
 
 def _probes(run: Run) -> str:
     title = "<h2>Few labels</h2>"
-    if not run.results:
+    if not run.probes:
         return title + missing("No probe has been run yet: `speechssl evaluate` writes results.json into this folder.")
     parts = [title, "<p>A probe learns from a few labelled utterances per class on frozen features.</p>"]
-    for task in dict.fromkeys(row.task for row in run.results):
-        first = next(row for row in run.results if row.task == task)
+    for task in dict.fromkeys(row.task for row in run.probes):
+        first = next(row for row in run.probes if row.task == task)
         corpus = Path(first.corpus).name
         on = f" on {corpus}" if corpus else ""
         synthetic = " (synthetic speech)" if first.synthetic else ""
         setting = f"{first.classes} classes, {first.split} between training and test, {first.seeds} draws"
         parts.append(f"<h3>{escape(task)}{escape(on)}{synthetic}: {setting}</h3>")
-        parts.append(f"<figure>{plots.shots_curves(run.results, task)}</figure>")
-        parts.append(score_table(run.results, task, metric="UAR"))
-        parts.append(gain_table(run.results, task))
-        accuracy = score_table(run.results, task, metric="WA")
+        parts.append(f"<figure>{plots.shots_curves(run.probes, task)}</figure>")
+        parts.append(score_table(run.probes, task, metric="UAR"))
+        parts.append(gain_table(run.probes, task))
+        accuracy = score_table(run.probes, task, metric="WA")
         parts.append(f"<details><summary>Plain accuracy (WA)</summary>{accuracy}</details>")
     return "\n".join(parts)
 

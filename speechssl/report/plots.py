@@ -37,7 +37,7 @@ LEGEND_CLASSES = 16  # more names than this are not listed beside a map
 
 def learning_curves(run: Run) -> str:
     """Loss of training and validation against the chance line, and contrastive accuracy."""
-    with _figure(1, 2, height=3.1) as (figure, (left, right)):
+    with page_figure(1, 2, height=3.1) as (figure, (left, right)):
         for rows, words, style in _phases(run):
             left.plot(*series(rows, "contrastive_loss"), label=words, **style)
             right.plot(*series(rows, "accuracy"), label=words, **style)
@@ -49,12 +49,12 @@ def learning_curves(run: Run) -> str:
         for axes in (left, right):
             axes.set_xlabel("updates")
         _legend(left)
-        return _svg(figure, "Learning curves: contrastive loss and accuracy over updates")
+        return as_svg(figure, "Learning curves: contrastive loss and accuracy over updates")
 
 
 def health_curves(run: Run) -> str:
     """Code perplexity of each group; determinism, stability under a shift, and the constant share."""
-    with _figure(1, 2, height=3.1) as (figure, (left, right)):
+    with page_figure(1, 2, height=3.1) as (figure, (left, right)):
         codes = run.config.get("objective", {}).get("quantizer", {}).get("codes")
         groups = max((len(row["code_perplexity"]) for row in run.training if "code_perplexity" in row), default=0)
         for group in range(groups):
@@ -78,14 +78,14 @@ def health_curves(run: Run) -> str:
         for axes in (left, right):
             axes.set_xlabel("updates")
             _legend(axes)
-        return _svg(figure, "Health curves: code perplexity, determinism, stability and constant share over updates")
+        return as_svg(figure, "Health curves: code perplexity, determinism, stability and constant share over updates")
 
 
 def shots_curves(rows: Sequence[ResultRow], task: str, *, metric: str = "UAR") -> str:
     """Score over shots, one panel a probe, with a bar for each interval; contenders are moved aside to stay apart."""
     mine = [row for row in rows if row.task == task and row.metric == metric]
     probes = list(dict.fromkeys(row.probe for row in mine if row.probe != "none"))
-    with _figure(1, len(probes), height=3.7, sharey=True) as (figure, panels):
+    with page_figure(1, len(probes), height=3.7, sharey=True) as (figure, panels):
         for axes, probe in zip(panels, probes, strict=True):
             _shots_panel(axes, [row for row in mine if row.probe in (probe, "none")])
             axes.set_title(f"{probe} probe")
@@ -93,7 +93,7 @@ def shots_curves(rows: Sequence[ResultRow], task: str, *, metric: str = "UAR") -
         named = sorted(zip(*panels[0].get_legend_handles_labels(), strict=True), key=lambda pair: pair[1] == CHANCE)
         handles, labels = [handle for handle, _ in named], [label for _, label in named]
         figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
-        return _svg(figure, f"{metric} over labelled utterances per class for the task {task}, with 95 % intervals")
+        return as_svg(figure, f"{metric} over labelled utterances per class for the task {task}, with 95 % intervals")
 
 
 def embedding_map(embedding: EmbeddingMap) -> str:
@@ -101,7 +101,7 @@ def embedding_map(embedding: EmbeddingMap) -> str:
     sides = [
         (name, names) for name, names in (("label", embedding.label), ("speaker", embedding.speaker)) if any(names)
     ]
-    with _figure(1, max(1, len(sides)), height=4.4) as (figure, panels):
+    with page_figure(1, max(1, len(sides)), height=4.4) as (figure, panels):
         for axes, (title, names) in zip(
             panels, sides or [("no names known", [""] * len(embedding.label))], strict=True
         ):
@@ -111,7 +111,7 @@ def embedding_map(embedding: EmbeddingMap) -> str:
             axes.set_adjustable("datalim")
             axes.grid(visible=False)
             axes.spines[:].set(visible=True, color=PALE)
-        return _svg(figure, f"Map of embeddings in two dimensions ({embedding.method})")
+        return as_svg(figure, f"Map of embeddings in two dimensions ({embedding.method})")
 
 
 def _phases(run: Run) -> list[tuple[Sequence[LogRow], str, dict[str, Any]]]:
@@ -198,7 +198,7 @@ def _colours(count: int) -> list[str]:
 
 
 @contextmanager
-def _figure(
+def page_figure(
     rows: int, columns: int, *, height: float, sharey: bool = False
 ) -> "Generator[tuple[Figure, Sequence[Axes]]]":
     """A figure of the page's width in the page's style; nothing global is changed and no window is needed."""
@@ -235,7 +235,7 @@ def _figure(
         yield figure, list(panels.flat)
 
 
-def _svg(figure: "Figure", description: str) -> str:
+def as_svg(figure: "Figure", description: str) -> str:
     """The figure as an SVG element that scales with the page, without the XML head."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

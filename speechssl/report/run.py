@@ -39,6 +39,7 @@ class Run:
         validation: log rows of validations.
         results: rows of `results.json`.
         map: of `map.npz`; None when missing.
+        confusion: `confusion.json`; empty when missing.
     """
 
     name: str
@@ -48,6 +49,17 @@ class Run:
     validation: Sequence[LogRow]
     results: Sequence[ResultRow]
     map: EmbeddingMap | None
+    confusion: Mapping[str, Any]
+
+    @property
+    def probes(self) -> Sequence[ResultRow]:
+        """Rows of probes on frozen features."""
+        return [row for row in self.results if row.is_probe]
+
+    @property
+    def experiments(self) -> Sequence[ResultRow]:
+        """Rows of whole experiments with few labels."""
+        return [row for row in self.results if not row.is_probe]
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -101,6 +113,7 @@ def read_run(folder: Path) -> Run:
         validation=[row for row in rows if row.get("valid")],
         results=read_results(results) if results.exists() else [],
         map=_read_map(folder / "map.npz"),
+        confusion=_read_json(folder / "confusion.json"),
     )
 
 
