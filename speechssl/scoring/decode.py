@@ -40,7 +40,6 @@ from speechssl.text import BLANK, WORD_BOUNDARY, Vocabulary
 
 EXTRA = "beam search needs the extra 'lm': pip install 'speechssl[lm]' (kenlm is built from source: a C++ compiler)"
 _KENLM_BINARY = b"mmap lm http://kheafield.com"
-_LEAST = -1e4  # nats; the least a symbol counts: minus infinity would make sums of two of them undefined
 _FORBIDDEN = -1e6  # nats; far below what any whole utterance adds up to
 
 
@@ -204,7 +203,7 @@ class BeamDecoder:
             ValueError: another number of symbols than the vocabulary has, or values that are not a number.
         """
         check_emissions(log_probs, self.vocabulary)
-        heard = np.maximum(log_probs, _LEAST).astype(np.float32)
+        heard = log_probs.astype(np.float32)
         if self.config.lexicon:
             # Spellings end with the boundary, transcripts do not: one more frame that can be nothing else.
             boundary = np.full((1, len(self.vocabulary)), _FORBIDDEN, dtype=np.float32)

@@ -12,7 +12,7 @@ from speechssl.text import Vocabulary
 VOCABULARY = Vocabulary.from_texts(["abcdefgh"])
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _extra_is_there():
     for name in ("kenlm", "flashlight.lib.text.decoder.kenlm"):
         pytest.importorskip(name, reason=f"{name} (the extra lm) is not installed", exc_type=ImportError)
