@@ -153,18 +153,18 @@ def _draw_speechocean762(utterances: Sequence[Utterance]) -> dict[str, list[Utte
 def _draw_cmu_arctic(utterances: Sequence[Utterance]) -> dict[str, list[Utterance]]:
     """Every voice reads the same sentences: those of the test must be new to the language model, too."""
     sentences_a = [each for each in utterances if each.audio.startswith("slt/arctic_a")]
-    labelled = minutes_subset(sentences_a, 10, seed=SEED)
+    labelled = minutes_subset(sentences_a, 10.0, seed=SEED)
     return {
         "slt-10min": labelled,
-        "slt-dev": minutes_subset(_without(sentences_a, labelled), 10, seed=SEED),
+        "slt-dev": minutes_subset(_without(sentences_a, labelled), 10.0, seed=SEED),
         "bdl-test": [each for each in utterances if each.audio.startswith("bdl/arctic_b")],
     }
 
 
 def _draw_festvox_ru(utterances: Sequence[Utterance]) -> dict[str, list[Utterance]]:
-    test = minutes_subset(utterances, 20, seed=SEED)
+    test = minutes_subset(utterances, 20.0, seed=SEED)
     rest = _without(utterances, test)
-    dev = minutes_subset(rest, 10, seed=SEED)
+    dev = minutes_subset(rest, 10.0, seed=SEED)
     return {"test": test, "dev": dev, **_labelled(_without(rest, dev))}
 
 
@@ -174,7 +174,7 @@ _RULES = MappingProxyType(
 
 
 def _labelled(utterances: Sequence[Utterance]) -> dict[str, list[Utterance]]:
-    return {name: minutes_subset(utterances, minutes, seed=SEED) for name, minutes in (("10min", 10), ("1h", 60))}
+    return {name: minutes_subset(utterances, minutes, seed=SEED) for name, minutes in (("10min", 10.0), ("1h", 60.0))}
 
 
 def _without(utterances: Sequence[Utterance], taken: Sequence[Utterance]) -> list[Utterance]:
