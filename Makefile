@@ -16,6 +16,7 @@ SPEECHSSL := $(BIN)/python -m speechssl
 
 include recipes/pretrain/recipe.mk
 include recipes/demo/recipe.mk
+include recipes/emotion/recipe.mk
 
 .PHONY: help
 help: ## list the targets

@@ -23,6 +23,7 @@ verb=$1
 while [ "$1" != --out ]; do shift; done
 case $verb in
   prepare) mkdir -p "$2"; [ -e "$2/waveforms.json" ] || touch "$2/waveforms.json" ;;
+  emotion) touch "$2/results.json" ;;
   *) touch "$2" ;;
 esac
 """
@@ -120,6 +121,47 @@ def test_several_prepared_folders(tmp_path: Path, asked: Callable[..., list[str]
     assert lines[1].startswith(f"evaluate {tmp_path}/run {tmp_path}/c --task label")
 
 
+def test_emotion_prepares_runs_and_reports(tmp_path: Path, asked: Callable[..., list[str]]) -> None:
+    encoder, out = tmp_path / "encoder", tmp_path / "run"
+    encoder.mkdir()
+    (encoder / "model.safetensors").touch()
+    words = ["emotion", "CORPUS=fsdd", f"ENCODER={encoder}", f"OUT={out}"]
+    said = f"emotion {out}/corpus --encoder {encoder} --shots 5,10,25,50,100,all --draws 5 --test-limit 1000"
+    assert asked(*words) == [
+        f"prepare fsdd --out {out}/corpus",
+        f"{said} --out {out}",
+        f"report {out} --out {out}/report.html",
+    ]
+    assert asked(*words) == []
+    changed = asked(*words, "SHOTS=5 10 all", "DRAWS=10", "SET=loop.steps=5", "CONTENDERS=fine-tuned,mfcc-svm")
+    assert verbs(changed) == ["emotion", "report"]
+    assert "--shots 5,10,all --draws 10" in changed[0]
+    assert "--contenders fine-tuned,mfcc-svm --set loop.steps=5 --out" in changed[0]
+
+
+def test_emotion_is_stale_when_its_encoder_changed(tmp_path: Path, asked: Callable[..., list[str]]) -> None:
+    (tmp_path / "model.safetensors").touch()
+    words = ["emotion", "CORPUS=fsdd", f"ENCODER={tmp_path}", f"OUT={tmp_path}/run"]
+    asked(*words)
+    later = (tmp_path / "run" / "results.json").stat().st_mtime + 5
+    os.utime(tmp_path / "model.safetensors", (later, later))
+    assert verbs(asked(*words)) == ["emotion", "report"]
+
+
+def test_emotion_takes_a_prepared_folder_and_names_its_run_after_the_corpus(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "waveforms.json").touch()
+    prepared = make("-n", "emotion", f"PREPARED={tmp_path}/mine", f"ENCODER={tmp_path}").stdout
+    assert f"emotion {tmp_path}/mine --encoder" in prepared
+    assert "--out runs/emotion/mine" in prepared
+    assert "speechssl prepare" not in prepared
+    named = make("-n", "emotion", "CORPUS=fsdd", f"ENCODER={tmp_path}").stdout
+    assert "prepare fsdd    --out runs/emotion/fsdd/corpus" in named
+    assert "report runs/emotion/fsdd --out runs/emotion/fsdd/report.html" in named
+    assert "speechssl pretrain" not in named
+
+
 def test_extract_names_its_file(tmp_path: Path, asked: Callable[..., list[str]]) -> None:
     (tmp_path / "model.safetensors").touch()
     lines = asked("extract", f"MODEL={tmp_path}", "ROOT=~/sound")
@@ -136,6 +178,12 @@ def test_extract_names_its_file(tmp_path: Path, asked: Callable[..., list[str]])
         ("pretrain CORPUS=espeak PRESET=huge", "PRESET is 'huge'; allowed: tiny, small, base, large"),
         ("pretrain CORPUS=espeak RECIPE=none.toml", "there is no RECIPE 'none.toml'"),
         ("pretrain CORPUS=espeak 'OUT=my run'", "OUT is 'my run'; make takes no spaces there"),
+        ("emotion", "give CORPUS=name"),
+        ("emotion CORPUS=fsdd", "emotion needs ENCODER=a model folder; there is none in ''"),
+        ("emotion CORPUS=fsdd ENCODER=none", "emotion needs ENCODER=a model folder; there is none in 'none'"),
+        ("emotion CORPUS=folder ENCODER=none", "CORPUS=folder needs ROOT="),
+        ("emotion pretrain CORPUS=fsdd", "make emotion by itself"),
+        ("emotion ENCODER=x 'PREPARED=a b'", "emotion takes one prepared corpus, PREPARED is 'a b'"),
         ("extract", "extract needs ROOT="),
         ("extract ROOT=here MODEL=none", "extract needs MODEL=a model folder; there is none in 'none'"),
     ],
@@ -172,7 +220,7 @@ def test_an_old_python_is_one_line(tmp_path: Path) -> None:
 
 def test_help_lists_every_target() -> None:
     listed = [line.split()[1] for line in make("help").stdout.splitlines()]
-    wanted = "help setup demo test lint types prepare pretrain probe extract clean"
+    wanted = "help setup demo test lint types prepare pretrain probe extract emotion clean"
     assert sorted(listed) == sorted(wanted.split())
 
 

@@ -9,7 +9,7 @@
 CORPUS =#                     a corpus by name (speechssl info lists them)
 ROOT =#                       where it lies; CORPUS=folder needs it
 PRESET = tiny#                tiny (minutes on two cores), small, base or large
-OUT = runs/$(CORPUS)-$(PRESET)# the run; a model folder that speechssl.load takes
+OUT = $(or $(few_out),runs/$(CORPUS)-$(PRESET))# the run; a model folder that speechssl.load takes
 RECIPE =#                     a TOML file with what differs from the preset
 SET =#                        settings of pretraining, "a.b=c d.e=f"
 CORPUS_SET =#                 settings of the corpus, "hours=0.5"
@@ -22,6 +22,11 @@ SEEDS = 5#                    draws of the shots
 REPORT = $(OUT)/report.html
 MODEL = $(OUT)#               for extract
 VECTORS = $(MODEL)/vectors.parquet
+
+# Recipes with few labels share OUT, PREPARED and `prepare` with this one, and have a run folder of their own.
+few := $(firstword $(filter emotion asr,$(MAKECMDGOALS)))
+given = $(if $(filter command,$(origin $(1))),$($(1)),$(2))
+few_out = $(if $(few),runs/$(few)/$(or $(CORPUS),$(notdir $(patsubst %/,%,$(firstword $(call given,PREPARED))))))
 
 # Not every shell expands the ~ in ROOT=~/recordings.
 root = $(patsubst ~/%,$(HOME)/%,$(ROOT))
@@ -39,7 +44,10 @@ remember = mkdir -p $(@D) && printf '%s\n' $(call quoted,$(1)) | cmp -s - $@ || 
 ifneq ($(words $(OUT)),1)
   $(error OUT is '$(OUT)'; make takes no spaces there)
 endif
-ifneq ($(filter prepare pretrain probe,$(MAKECMDGOALS)),)
+ifneq ($(and $(few),$(filter-out $(few) prepare,$(MAKECMDGOALS))),)
+  $(error make $(few) by itself: it has a run folder of its own)
+endif
+ifneq ($(filter prepare pretrain probe $(few),$(MAKECMDGOALS)),)
   ifeq ($(CORPUS)$(filter-out $(OUT)/corpus,$(PREPARED)),)
     $(error give CORPUS=name, or PREPARED=folder of a prepared corpus)
   endif
@@ -81,6 +89,7 @@ $(firstword $(PREPARED))/waveforms.json: $(firstword $(PREPARED))/.settings | $(
 	@touch $@
 endif
 
+ifeq ($(few),)
 $(OUT)/.settings: FORCE
 	@$(call remember,$(pretrain_words))
 
@@ -96,3 +105,4 @@ $(OUT)/results.json: $(OUT)/.pretrained $(PROBE_ON)/waveforms.json $(OUT)/.probi
 
 $(REPORT): $(OUT)/results.json | $(READY)
 	$(SPEECHSSL) report $(OUT) --out $@
+endif

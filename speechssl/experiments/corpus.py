@@ -1,0 +1,38 @@
+"""A prepared corpus as an experiment sees it: names that every machine gives, and where the corpus comes from."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from speechssl.data.store import WaveformStore
+from speechssl.data.utterance import Utterance
+
+
+def utterance_ids(utterances: Sequence[Utterance]) -> list[str]:
+    """One name an utterance: its file from the folder that all files lie below, and where it starts if not at zero.
+
+    Args:
+        utterances: of one manifest; no two may be the same stretch of one file.
+
+    >>> utterance_ids([Utterance(audio="/a/b/c.wav", duration=1), Utterance(audio="/a/d.wav", offset=2.5, duration=1)])
+    ['b/c.wav', 'd.wav@2.5']
+    """
+    if not utterances:
+        return []
+    top = os.path.commonpath([str(Path(item.audio).parent) for item in utterances])
+    return [
+        Path(os.path.relpath(item.audio, top)).as_posix() + (f"@{item.offset:g}" if item.offset else "")
+        for item in utterances
+    ]
+
+
+def is_synthetic(store: WaveformStore) -> bool:
+    """Whether a machine made (some of) the speech."""
+    return any(bool(item.extras.get("synthetic")) for item in store.utterances)
+
+
+def sessions_of(store: WaveformStore) -> list[str | None] | None:
+    """The recording session of each utterance (`extras.session`); None where the corpus has none."""
+    found = [item.extras.get("session") for item in store.utterances]
+    known = [each is not None for each in found]
+    return [None if each is None else str(each) for each in found] if any(known) else None

@@ -1,0 +1,285 @@
+"""Label efficiency of utterance classification: six contenders on exactly the same shots and test utterances.
+
+The question a practitioner has is what so many labelled utterances give, and what else would have given as much. Folds
+are speaker-disjoint (`scoring.folds`), draws and levels are those of `scoring.shots`, the contenders those of
+`experiments.contenders`. Nothing but the shots is ever looked at in training: no validation labels, no early stopping.
+
+The run folder holds `cells/` (one file a contender, level and draw; a killed run goes on behind the last of them),
+`results.json`, `results.items.json.gz` (answers item by item, for `speechssl compare`) and `confusion.json`.
+"""
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from speechssl.config import UserError
+from speechssl.data.waveforms import WaveformStore
+from speechssl.experiments.cells import Cell, read_cell, write_cell
+from speechssl.experiments.contenders import (
+    CNN,
+    DEFAULT,
+    FINE_TUNED,
+    FROZEN,
+    FROZEN_RANDOM,
+    SCRATCH,
+    SOURCES,
+    SVM_FIXED,
+    SVM_GRID,
+    TRAINED,
+    FeatureBank,
+    answer_frozen,
+    contender_names,
+)
+from speechssl.experiments.corpus import is_synthetic, sessions_of, utterance_ids
+from speechssl.experiments.scores import (
+    Origin,
+    answers_of,
+    confusion_path,
+    result_rows,
+    show_table,
+    write_confusion,
+)
+from speechssl.experiments.training import FineTuner, Trainer, TrainingJob
+from speechssl.models.storage import load_encoder, model_hash
+from speechssl.scoring.classification import uar
+from speechssl.scoring.items import items_path, write_items
+from speechssl.scoring.results import ResultRow, plain, write_results
+from speechssl.scoring.shots import ALL, Draw, FewLabels, digest, few_labels
+
+_VERSION = 1  # of what a cell's answers depend on beyond its settings; raised when the code gives other answers
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a cell stands."""
+
+    contender: str
+    shots: int
+    draw: Draw
+
+    def __str__(self) -> str:
+        amount = "all shots" if self.shots == ALL else f"{self.shots} shots"
+        return f"{self.contender}, {amount}, draw {self.draw.number}"
+
+
+def label_efficiency(
+    corpus: Path,
+    encoder: Path,
+    out: Path,
+    *,
+    shots: Sequence[int] = (5, 10, 25, 50, 100, ALL),
+    draws: int = 5,
+    folds: int = 5,
+    contenders: Sequence[str] = DEFAULT,
+    sets: Sequence[str] = (),
+    test_limit: int = 1000,
+    command: str = "",
+    trainer: Trainer | None = None,
+) -> list[ResultRow]:
+    """Run every contender at every number of shots in every draw, write the results, show the table on stderr.
+
+    Args:
+        corpus: a prepared corpus with labels and speakers; where it knows sessions (`extras.session`), one is left out
+            at a time.
+        encoder: a model folder.
+        out: the run folder; what an earlier call left in it is used where nothing that matters has changed.
+        shots: labelled utterances a class; 0 for every one of the training speakers.
+        draws: how many; five of five folds test every speaker once.
+        folds: see `scoring.folds.make_folds`.
+        contenders: words of `CONTENDERS`.
+        sets: changes to the settings of training, `a.b=c`.
+        test_limit: about how many test utterances a draw has.
+        command: the command line, kept in every row.
+        trainer: who trains; None for speechssl itself.
+
+    Returns:
+        The rows.
+
+    Raises:
+        UserError: no corpus, no model, unknown contender, or a corpus that cannot give such draws.
+        KeyboardInterrupt: stopped by a signal; the same call goes on from there.
+    """
+    store = WaveformStore(corpus)
+    names = contender_names(contenders)
+    load_encoder(encoder)  # an encoder that cannot be read is told before anything is computed
+    task = _task(store, shots=shots, draws=draws, folds=folds, test_limit=test_limit)
+    for note in task.notes:
+        _say(note)
+    run = _Run(
+        store=store,
+        task=task,
+        encoder=encoder,
+        encoder_hash=model_hash(encoder),
+        folder=out / "cells",
+        trainer=trainer or FineTuner(),
+        sets=tuple(sets),
+        command=command,
+    )
+    cells = run.all_cells(names)
+    found = [answers_of(task, cells, contender=name, shots=level) for name in names for level in task.levels]
+    origin = Origin(command=command, corpus=str(corpus), synthetic=is_synthetic(store), model_hash=run.encoder_hash)
+    rows = result_rows(task, found, origin=origin, with_model=(FINE_TUNED, FROZEN))
+    results = out / "results.json"
+    write_confusion(confusion_path(results), task.classes, found)
+    write_items(items_path(results), found)
+    write_results(rows, results)
+    show_table(rows)
+    return rows
+
+
+def _task(store: WaveformStore, *, shots: Sequence[int], draws: int, folds: int, test_limit: int) -> FewLabels:
+    try:
+        return few_labels(
+            [item.label for item in store.utterances],
+            [item.speaker for item in store.utterances],
+            ids=utterance_ids(store.utterances),
+            shots=shots,
+            draws=draws,
+            folds=folds,
+            sessions=sessions_of(store),
+            test_limit=test_limit,
+        )
+    except ValueError as error:
+        raise UserError(f"{store.folder}: {error}") from None
+
+
+@dataclass
+class _Run:
+    store: WaveformStore
+    task: FewLabels
+    encoder: Path
+    encoder_hash: str
+    folder: Path
+    trainer: Trainer
+    sets: Sequence[str]
+    command: str
+    seconds: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+
+    def all_cells(self, names: Sequence[str]) -> list[Cell]:
+        """Every cell, kept or computed: what needs no training first, then few shots before many."""
+        order = sorted(names, key=lambda name: name in TRAINED)
+        bank = FeatureBank(self.store, self.encoder, self.task.utterances())
+        places = [
+            _Place(name, level, draw)
+            for part in ([n for n in order if n not in TRAINED], [n for n in order if n in TRAINED])
+            for level in self.task.levels
+            for draw in self.task.draws
+            for name in part
+        ]
+        cells: list[Cell] = []
+        todo: list[_Place] = []
+        stale = 0
+        for place in places:
+            kept = read_cell(self.folder, place.contender, shots=place.shots, draw=place.draw.number)
+            if kept is not None and kept.key == self._key(place):
+                cells.append(kept)
+                self._note(kept)
+            else:
+                todo.append(place)
+                stale += kept is not None
+        if cells:
+            _say(f"{len(cells)} of {len(places)} cells are there already")
+        if stale:
+            _say(f"{stale} cells in {self.folder} are of other settings, another model or corpus; computed anew")
+        for number, place in enumerate(todo):
+            cell = self._compute(place, bank)
+            write_cell(self.folder, cell)
+            cells.append(cell)
+            self._note(cell)
+            left = self._left(todo[number + 1 :])
+            score = plain(uar(self._truth(place), cell.predicted))
+            _say(f"{len(cells)}/{len(places)} {place}: UAR {score} ({cell.seconds:.0f} s){left}")
+        for leftover in self.folder.glob("training-*"):  # of trainings that were cut off and are no longer asked for
+            shutil.rmtree(leftover)
+        return cells
+
+    def _compute(self, place: _Place, bank: FeatureBank) -> Cell:
+        train, test = place.draw.train(place.shots), place.draw.test
+        targets = [str(self.task.targets[i]) for i in train.tolist()]
+        if place.contender in SOURCES:
+            features = bank.get(SOURCES[place.contender])
+            began = time.monotonic()
+            answers = answer_frozen(
+                place.contender,
+                features,
+                train=train,
+                targets=targets,
+                test=test,
+                speakers=self.task.speakers,
+                seed=place.draw.number,
+            )
+        else:
+            began = time.monotonic()
+            job = self._job(place, folder=self.folder / f"training-{self._key(place)}")
+            answers = self.trainer.answers(job)
+            shutil.rmtree(job.folder, ignore_errors=True)
+        return Cell(
+            contender=place.contender,
+            shots=place.shots,
+            draw=place.draw.number,
+            key=self._key(place),
+            test=[self.task.ids[i] for i in test.tolist()],
+            predicted=answers,
+            seconds=time.monotonic() - began,
+        )
+
+    def _job(self, place: _Place, *, folder: Path) -> TrainingJob:
+        """The folder's name carries the key, so that a training that was cut off goes on only if it is the same one."""
+        train = place.draw.train(place.shots)
+        return TrainingJob(
+            store=self.store,
+            folder=folder,
+            network="logmel-cnn" if place.contender == CNN else "encoder",
+            start=self.encoder if place.contender == FINE_TUNED else None,
+            like=self.encoder,
+            train=train,
+            targets=[str(self.task.targets[i]) for i in train.tolist()],
+            test=place.draw.test,
+            shots=round(len(train) / len(self.task.classes)),
+            seed=place.draw.number,
+            sets=self.sets,
+            command=self.command,
+        )
+
+    def _key(self, place: _Place) -> str:
+        """Hash of everything that the answers depend on."""
+        task, train = self.task, place.draw.train(place.shots)
+        content: list[object] = [_VERSION, place.contender, self.store.content_hash(), place.draw.number]
+        content += [[task.ids[i], task.targets[i]] for i in train.tolist()]
+        content += [task.ids[i] for i in place.draw.test.tolist()]
+        if place.contender in (FINE_TUNED, FROZEN, FROZEN_RANDOM, SCRATCH):
+            content.append(self.encoder_hash)
+        if place.contender in SOURCES:
+            content += [SVM_GRID, SVM_FIXED] if "MFCC" in SOURCES[place.contender] else []
+        else:
+            content.append(self.trainer.settings(self._job(place, folder=self.folder)))
+        return digest(content)
+
+    def _truth(self, place: _Place) -> list[str]:
+        return [str(self.task.targets[i]) for i in place.draw.test.tolist()]
+
+    def _note(self, cell: Cell) -> None:
+        self.seconds.setdefault(cell.contender, []).append(cell.seconds)
+
+    def _left(self, todo: Sequence[_Place]) -> str:
+        """About how long the rest takes, by the mean of each contender's cells so far."""
+        if not todo:
+            return ""
+        means = {name: sum(values) / len(values) for name, values in self.seconds.items()}
+        unknown = max(means.values())
+        seconds = sum(means.get(place.contender, unknown) for place in todo)
+        words = (
+            f"{seconds:.0f} s"
+            if seconds < 100
+            else f"{seconds / 60:.0f} min"
+            if seconds < 6000
+            else f"{seconds / 3600:.1f} h"
+        )
+        return f"; about {words} left"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 -- words go to stderr

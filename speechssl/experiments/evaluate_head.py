@@ -1,0 +1,186 @@
+"""A fine-tuned model scored on a prepared corpus whose speakers it was not trained on.
+
+The model's `config.json` says on whom it was trained. A speaker on both sides is refused: the score would be that of a
+model that knows the voice. Speakers are known by their names in a manifest, so in another corpus the same name may be
+another person; whoever knows that it is says so.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speechssl.config import UserError
+from speechssl.data.utterance import Utterance
+from speechssl.data.waveforms import WaveformStore
+from speechssl.experiments.corpus import is_synthetic, utterance_ids
+from speechssl.experiments.scores import confusion_path, write_confusion
+from speechssl.experiments.training import predict_classes
+from speechssl.models.storage import model_hash, read_model_config
+from speechssl.scoring.classification import METRICS, bootstrap_interval
+from speechssl.scoring.items import Answers, items_path, write_items
+from speechssl.scoring.results import ResultRow, write_results
+from speechssl.scoring.shots import digest
+
+TASK = "classification"
+
+
+def evaluate_head(
+    model: Path,
+    corpus: Path,
+    out: Path,
+    *,
+    split: str | None = None,
+    other_speakers: bool = False,
+    command: str = "",
+) -> list[ResultRow]:
+    """Score a fine-tuned classifier on the labelled utterances of a corpus.
+
+    Args:
+        model: the folder of a fine-tuned model.
+        corpus: a prepared corpus with labels.
+        out: the JSON file of rows; beside it go the answers item by item, for `speechssl compare`.
+        split: only utterances of this split; None for all.
+        other_speakers: speakers of this corpus that have a name of the training corpus are other people.
+        command: the command line, kept in every row.
+
+    Returns:
+        The rows: UAR, WA and macro F1 with intervals by speaker.
+
+    Raises:
+        UserError: no model or corpus, a model without a head, a speaker who was trained on, nothing to score.
+    """
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; give the name of a JSON file")
+    config = read_model_config(model)
+    kind = config.get("head", {}).get("kind")
+    # The place for other kinds of heads: each has its own answers, rows and intervals.
+    if kind != "classifier":
+        raise UserError(f"{model}: a head of kind {kind!r} is not scored here; a classifier is")
+    return _evaluate_classifier(
+        model, WaveformStore(corpus), out, config=config, split=split, other_speakers=other_speakers, command=command
+    )
+
+
+def refuse_trained_speakers(
+    config: Mapping[str, Any], store: WaveformStore, chosen: Sequence[int], *, other_speakers: bool
+) -> None:
+    """Raise when a model was trained on a speaker or a file that it is to be tested on.
+
+    Args:
+        config: the model's `config.json`, whose key `training` holds `content_hash` and `speakers`.
+        store: the test corpus.
+        chosen: its utterances that are tested.
+        other_speakers: equal names in another corpus are other people. In the corpus that was trained on they are not.
+
+    Raises:
+        UserError: names a speaker, or a file.
+    """
+    training = config.get("training", {})
+    heard = set(training.get("audio", ()))
+    items = [store.utterances[i] for i in chosen]
+    repeated = sorted(name for name in (f"{item.audio}@{item.offset:g}" for item in items) if name in heard)
+    if repeated:
+        raise UserError(f"{store.folder}: {len(repeated)} test utterances were trained on, the first is {repeated[0]}")
+    shared = sorted({item.speaker for item in items if item.speaker is not None} & set(training.get("speakers", ())))
+    if not shared:
+        return
+    same = training.get("content_hash") == store.content_hash()
+    if same or not other_speakers:
+        way = "" if same else "; if the name is that of somebody else, say so with --other-speakers"
+        raise UserError(f"{store.folder}: the model was trained on speaker {shared[0]!r} ({len(shared)} such){way}")
+
+
+def _evaluate_classifier(
+    model: Path,
+    store: WaveformStore,
+    out: Path,
+    *,
+    config: Mapping[str, Any],
+    split: str | None,
+    other_speakers: bool,
+    command: str,
+) -> list[ResultRow]:
+    classes = [str(name) for name in config["head"]["classes"]]
+    chosen = _labelled(store, split=split, classes=classes)
+    refuse_trained_speakers(config, store, chosen, other_speakers=other_speakers)
+    items = [store.utterances[i] for i in chosen]
+    every = utterance_ids(store.utterances)
+    groups, rule = _groups(items, [every[i] for i in chosen])
+    answers = Answers(
+        task=TASK,
+        contender="fine-tuned",
+        probe="",
+        labels=0,
+        unit="shots",
+        split_hash=digest(sorted(every[i] for i in chosen)),
+        ids=[every[i] for i in chosen],
+        groups=groups,
+        repetitions=[0] * len(chosen),
+        truth=[str(item.label) for item in items],
+        predicted=predict_classes(model, store, np.array(chosen)),
+    )
+    counts = answers.counts()
+    rows: list[ResultRow] = []
+    for metric in METRICS:
+        interval = bootstrap_interval(counts, metric)
+        rows.append(
+            ResultRow(
+                task=TASK,
+                contender="fine-tuned",
+                probe="",
+                labels=0,
+                metric=metric,
+                value=interval.value,
+                low=interval.low,
+                high=interval.high,
+                n=len(chosen),
+                seeds=1,
+                split=rule,
+                classes=len(classes),
+                command=command,
+                corpus=str(store.folder),
+                synthetic=is_synthetic(store),
+                split_hash=answers.split_hash,
+                model_hash=model_hash(model),
+            )
+        )
+    write_confusion(confusion_path(out), sorted({*classes, *answers.truth}), [answers])
+    write_items(items_path(out), [answers])
+    write_results(rows, out)
+    for row in rows:
+        _say(f"{row.metric} {row.value:.3f} [{row.low:.3f}, {row.high:.3f}] on {row.n} utterances, {rule}")
+    return rows
+
+
+def _labelled(store: WaveformStore, *, split: str | None, classes: Sequence[str]) -> list[int]:
+    splits = sorted({str(item.split) for item in store.utterances if item.split is not None})
+    if split is not None and split not in splits:
+        raise UserError(f"{store.folder}: no split {split!r}; there are {', '.join(splits) or 'none'}")
+    wanted = [i for i, item in enumerate(store.utterances) if split in (None, item.split) and item.label is not None]
+    known = [i for i in wanted if store.utterances[i].label in classes]
+    if not known:
+        labels = sorted({str(store.utterances[i].label) for i in wanted})
+        raise UserError(
+            f"{store.folder}: no utterance has a label that the model knows; it knows {', '.join(classes)}, "
+            f"the corpus has {', '.join(labels[:10]) or 'none'}"
+        )
+    if len(known) < len(wanted):
+        _say(f"{len(wanted) - len(known)} utterances left out: the model does not know their labels")
+    return known
+
+
+def _groups(items: Sequence[Utterance], ids: Sequence[str]) -> tuple[list[str], str]:
+    """What the interval resamples, an entry an item, and the split in words."""
+    speakers = [item.speaker for item in items]
+    if None not in speakers and len(set(speakers)) > 1:
+        return [str(speaker) for speaker in speakers], "speakers the model was not trained on, interval by speaker"
+    if len(items) < 2:
+        raise UserError("an interval needs at least 2 test utterances")
+    return list(ids), "utterances the model was not trained on, interval by utterance"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 -- words go to stderr

@@ -1,0 +1,149 @@
+"""Contenders that are trained: fine-tuned from an encoder, from scratch with its architecture, and a log-mel CNN.
+
+One job is one training and its answers for the test side. Schedules have a fixed length: no label beyond the shots is
+looked at, not even to stop early. The model folder is removed once the test side is answered.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Int
+
+from speechssl.audio import SAMPLE_RATE
+from speechssl.config import UserError, dump_config, load_config
+from speechssl.data.labelled import Example
+from speechssl.data.waveforms import WaveformStore
+from speechssl.embed.evaluate import waveform_of
+from speechssl.models.ctc import CTCModel
+from speechssl.models.heads import classify, load_head
+from speechssl.models.storage import load_encoder
+from speechssl.train.finetune import finetune
+from speechssl.train.finetune_config import FinetuneConfig, finetune_settings
+
+Network = Literal["encoder", "logmel-cnn"]
+_CHUNK_SECONDS = 240.0  # of audio in memory at once
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What is trained on what, and who is then asked.
+
+    Attributes:
+        store: the corpus.
+        folder: for the model while it is needed.
+        network: an encoder with a head, or the log-mel CNN.
+        start: model folder whose encoder is fine-tuned; None to start from nothing.
+        like: model folder whose architecture is taken when an encoder starts from nothing.
+        train: training utterances.
+        targets: their classes.
+        test: test utterances.
+        shots: training utterances a class, on average.
+        seed: of the initialisation and the order of the batches.
+        sets: changes to the settings, `a.b=c`.
+        command: the command line.
+    """
+
+    store: WaveformStore
+    folder: Path
+    network: Network
+    start: Path | None
+    like: Path
+    train: Int[np.ndarray, " trains"]
+    targets: Sequence[str]
+    test: Int[np.ndarray, " tests"]
+    shots: int
+    seed: int
+    sets: Sequence[str] = ()
+    command: str = ""
+
+
+@runtime_checkable
+class Trainer(Protocol):
+    """Whatever can do a job: tests have a quick one."""
+
+    def settings(self, job: TrainingJob) -> str:
+        """Everything about the training that is not in the data, as text; a change makes old answers void."""
+        ...
+
+    def answers(self, job: TrainingJob) -> list[str]:
+        """Train, and name the class of each test utterance."""
+        ...
+
+
+class FineTuner:
+    """The trainer of speechssl itself: `train.finetune` with its settings for so many shots."""
+
+    def settings(self, job: TrainingJob) -> str:
+        """The resolved configuration of the training.
+
+        Raises:
+            UserError: a setting that there is not, or a value that cannot be.
+        """
+        return dump_config(self._config(job))
+
+    def answers(self, job: TrainingJob) -> list[str]:
+        """Train, and name the class of each test utterance.
+
+        Raises:
+            KeyboardInterrupt: the training was stopped by a signal.
+        """
+        examples = [Example(index=i, target=name) for i, name in zip(job.train.tolist(), job.targets, strict=True)]
+        result = finetune(
+            job.store,
+            job.folder,
+            config=self._config(job),
+            start=job.start,
+            train=examples,
+            command=job.command,
+            show=False,
+        )
+        if not result.finished:
+            raise KeyboardInterrupt
+        answers = predict_classes(job.folder, job.store, job.test)
+        shutil.rmtree(job.folder)
+        return answers
+
+    def _config(self, job: TrainingJob) -> FinetuneConfig:
+        preset = finetune_settings("label", shots=job.shots, scratch=job.start is None, network=job.network)
+        changes: dict[str, object] = {"seed": job.seed}
+        if job.start is None and job.network == "encoder":
+            changes["encoder"] = load_encoder(job.like).config
+        return load_config(FinetuneConfig, overrides=job.sets, defaults=preset.model_copy(update=changes))
+
+
+def predict_classes(folder: Path, store: WaveformStore, indices: Int[np.ndarray, " clips"]) -> list[str]:
+    """The class that a fine-tuned model gives each utterance, in the order asked.
+
+    Raises:
+        UserError: not a model folder, or no classifier in it.
+    """
+    model = load_head(folder)
+    if isinstance(model, CTCModel):
+        raise UserError(f"{folder}: not a classifier; it writes transcripts")
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    answers = [""] * len(indices)
+    for part in _parts(store, indices):
+        probabilities = classify(model, [waveform_of(store, int(indices[i])) for i in part])
+        for place, best in zip(part, probabilities.argmax(axis=1).tolist(), strict=True):
+            answers[place] = model.classes[best]
+    return answers
+
+
+def _parts(store: WaveformStore, indices: Int[np.ndarray, " clips"]) -> Iterator[list[int]]:
+    """Places in `indices` by rising length, cut so that the memory for waveforms is bounded."""
+    part: list[int] = []
+    samples = 0
+    for place in np.argsort(store.lengths[indices], kind="stable").tolist():
+        length = int(store.lengths[indices[place]])
+        if part and samples + length > _CHUNK_SECONDS * SAMPLE_RATE:
+            yield part
+            part, samples = [], 0
+        part.append(place)
+        samples += length
+    if part:
+        yield part
