@@ -80,6 +80,26 @@ def test_the_draw_depends_on_identifiers_alone() -> None:
         assert all(each in few for each in drawn)
 
 
+def test_the_draws_keep_apart_what_must_be_apart() -> None:
+    arctic = [
+        _utterance(f"/{speaker}/arctic_{part}{i:04}.wav", speaker=speaker)
+        for speaker in ("bdl", "slt")
+        for part, count in (("a", 300), ("b", 20))
+        for i in range(count)
+    ]
+    drawn = {name: {utterance_id(each) for each in part} for name, part in draw_lists("cmu_arctic", arctic).items()}
+    assert [len(drawn[f"cmu_arctic-{name}"]) for name in ("slt-10min", "slt-dev", "bdl-test")] == [120, 120, 20]
+    assert drawn["cmu_arctic-slt-10min"].isdisjoint(drawn["cmu_arctic-slt-dev"])
+    ocean = [
+        _utterance(f"{i:05}.wav", speaker=f"{i % 30:04}", split="train" if i % 30 < 20 else "test") for i in range(1500)
+    ]
+    parts = draw_lists("speechocean762", ocean)
+    assert {each.split for part in parts.values() for each in part} == {"train"}
+    speakers = {name: {each.speaker for each in part} for name, part in parts.items()}
+    assert speakers["speechocean762-1h"].isdisjoint(speakers["speechocean762-dev"])
+    assert len(speakers["speechocean762-dev"]) == 2
+
+
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
 def test_a_committed_list_is_as_its_head_says(path: Path) -> None:
     ids = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
