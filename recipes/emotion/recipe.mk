@@ -11,17 +11,18 @@ DRAWS = 5#                    draws of the shots; five folds are one repetition,
 CONTENDERS =#                 which of the contenders, by commas; empty: the six
 TEST_LIMIT = 1000#            about so many test utterances in a draw, at most
 
+encoder = $(patsubst ~/%,$(HOME)/%,$(ENCODER))
 comma := ,
 blank := $(subst ,, )
 emotion_shots = $(subst $(blank),$(comma),$(strip $(call given,SHOTS,5 10 25 50 100 all)))
-emotion_words = $(PREPARED) --encoder $(ENCODER) --shots $(emotion_shots) --draws $(DRAWS) --test-limit $(TEST_LIMIT) \
+emotion_words = $(PREPARED) --encoder $(encoder) --shots $(emotion_shots) --draws $(DRAWS) --test-limit $(TEST_LIMIT) \
   $(if $(CONTENDERS),--contenders $(CONTENDERS)) $(call sets,$(SET))
 
 ifeq ($(few),emotion)
   ifneq ($(words $(PREPARED)),1)
     $(error emotion takes one prepared corpus, PREPARED is '$(PREPARED)')
   endif
-  ifeq ($(wildcard $(ENCODER)/model.safetensors),)
+  ifeq ($(wildcard $(encoder)/model.safetensors),)
     $(error emotion needs ENCODER=a model folder; there is none in '$(ENCODER)')
   endif
 endif
@@ -33,7 +34,7 @@ ifeq ($(few),emotion)
 $(OUT)/.emotion: FORCE
 	@$(call remember,$(emotion_words))
 
-$(OUT)/results.json: $(PREPARED)/waveforms.json $(ENCODER)/model.safetensors $(OUT)/.emotion | $(READY)
+$(OUT)/results.json: $(PREPARED)/waveforms.json $(encoder)/model.safetensors $(OUT)/.emotion | $(READY)
 	$(SPEECHSSL) emotion $(emotion_words) --out $(OUT)
 	@touch $@
 

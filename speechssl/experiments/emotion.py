@@ -265,10 +265,11 @@ class _Run:
         self.seconds.setdefault(cell.contender, []).append(cell.seconds)
 
     def _left(self, todo: Sequence[_Place]) -> str:
-        """About how long the rest takes, by the mean of each contender's cells so far."""
-        if not todo:
-            return ""
+        """About how long the rest takes, by each contender's mean so far; nothing before one was trained."""
         means = {name: sum(values) / len(values) for name, values in self.seconds.items()}
+        trained = any(place.contender in TRAINED for place in todo)
+        if not todo or (trained and not means.keys() & set(TRAINED)):
+            return ""
         unknown = max(means.values())
         seconds = sum(means.get(place.contender, unknown) for place in todo)
         words = (

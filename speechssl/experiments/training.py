@@ -4,6 +4,7 @@ One job is one training and its answers for the test side. Schedules have a fixe
 looked at, not even to stop early. The model folder is removed once the test side is answered.
 """
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from speechssl.data.labelled import Example
 from speechssl.data.waveforms import WaveformStore
 from speechssl.embed.evaluate import waveform_of
 from speechssl.models.ctc import CTCModel
+from speechssl.models.encoder import EncoderConfig
 from speechssl.models.heads import classify, load_head
-from speechssl.models.storage import load_encoder
+from speechssl.models.storage import read_model_config
 from speechssl.train.finetune import finetune
 from speechssl.train.finetune_config import FinetuneConfig, finetune_settings
 
@@ -112,7 +114,8 @@ class FineTuner:
         preset = finetune_settings("label", shots=job.shots, scratch=job.start is None, network=job.network)
         changes: dict[str, object] = {"seed": job.seed}
         if job.start is None and job.network == "encoder":
-            changes["encoder"] = load_encoder(job.like).config
+            known = read_model_config(job.like)["encoder"]
+            changes["encoder"] = EncoderConfig.model_validate_json(json.dumps(known))
         return load_config(FinetuneConfig, overrides=job.sets, defaults=preset.model_copy(update=changes))
 
 

@@ -9,7 +9,7 @@ from speechssl.experiments.cells import Cell, read_cell, write_cell
 from speechssl.experiments.training import FineTuner, TrainingJob, predict_classes
 from speechssl.scoring.classification import uar
 
-SETS = ("loop.steps=20", "loop.precision=fp32", "batches.batch_seconds=4", "device=cpu", "optim.lr=3e-3")
+SETS = ("loop.steps=8", "loop.precision=fp32", "batches.batch_seconds=4", "device=cpu", "optim.lr=3e-3")
 
 
 def job_of(corpus, encoder_folder, folder, **changes):
@@ -41,7 +41,7 @@ def test_settings_know_where_it_starts(corpus, encoder_folder, tmp_path):
     assert len({tuned, scratch, network, seeded}) == 4
     assert "dim = 32" in scratch  # the architecture of the encoder, and not that of the preset
     assert 'network = "logmel-cnn"' in network
-    assert "steps = 20" in tuned
+    assert "steps = 8" in tuned
     with pytest.raises(UserError, match=r"unknown key 'loop\.step'"):
         tuner.settings(job_of(corpus, encoder_folder, tmp_path, sets=("loop.step=1",)))
 
