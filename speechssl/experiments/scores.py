@@ -18,7 +18,7 @@ from speechssl.scoring.classification import (
     confusion,
 )
 from speechssl.scoring.items import Answers
-from speechssl.scoring.results import ResultRow, outcome, plain
+from speechssl.scoring.results import ResultRow, amounts, outcome, plain
 from speechssl.scoring.shots import FewLabels
 
 TASK = "emotion"
@@ -148,12 +148,12 @@ def gain_lines(rows: Sequence[ResultRow]) -> list[str]:
     ['fine-tuned against MFCC + SVM: better at 5 shots']
     """
     words = {"beats": "better", "loses to": "worse", "is level with": "undecided"}
-    pairs: dict[tuple[str, str], dict[str, list[str]]] = {}
+    pairs: dict[tuple[str, str], dict[str, list[ResultRow]]] = {}
     for row in rows:
         for name, gain in row.gains.items():
-            pairs.setdefault((row.contender, name), {}).setdefault(words[outcome(gain)], []).append(row.amount)
+            pairs.setdefault((row.contender, name), {}).setdefault(words[outcome(gain)], []).append(row)
     return [
-        f"{ours} against {other}: " + "; ".join(f"{word} at {', '.join(at)}" for word, at in found.items())
+        f"{ours} against {other}: " + "; ".join(f"{word} at {amounts(at)}" for word, at in found.items())
         for (ours, other), found in pairs.items()
     ]
 

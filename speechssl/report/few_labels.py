@@ -7,7 +7,7 @@ from typing import Any
 
 from speechssl.report.curves import efficiency_curves, levels_of
 from speechssl.report.plots import BLUE
-from speechssl.scoring.results import CHANCE, LOWER_IS_BETTER, ResultRow, outcome, plain, signed
+from speechssl.scoring.results import CHANCE, LOWER_IS_BETTER, ResultRow, amounts, outcome, plain, signed
 
 _WORDS = {"beats": "better", "loses to": "worse", "is level with": "undecided"}
 
@@ -83,12 +83,12 @@ def _parts(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:
 
 
 def _told(rows: Sequence[ResultRow], other: str) -> str:
-    """`better at 5, 10 shots; undecided at all`."""
-    found: dict[str, list[str]] = {}
+    """For example `better at 5, 10 shots; undecided at all`."""
+    found: dict[str, list[ResultRow]] = {}
     for row in rows:
-        found.setdefault(_verdict(row, other), []).append(row.amount)
+        found.setdefault(_verdict(row, other), []).append(row)
     words = {"better": "beats", "worse": "loses", "undecided": "level"}
-    return "; ".join(f'<span class="{words[k]}">{k}</span> at {escape(", ".join(v))}' for k, v in found.items())
+    return "; ".join(f'<span class="{words[k]}">{k}</span> at {escape(amounts(v))}' for k, v in found.items())
 
 
 def _verdict(row: ResultRow, other: str) -> str:

@@ -121,6 +121,19 @@ def read_results(path: Path) -> list[ResultRow]:
         raise UserError(f"{path}: not a list of result rows ({error})") from None
 
 
+def amounts(rows: Iterable[ResultRow]) -> str:
+    """How much was labelled in each row, in words.
+
+    >>> amounts([ResultRow("emotion", "a", "", labels, "UAR", 1, 1, 1, 1, 1) for labels in (5, 10, 0)])
+    '5, 10 shots, all'
+    """
+    words = [row.amount for row in rows]
+    return ", ".join(
+        word.removesuffix(" shots") if after.endswith(" shots") else word
+        for word, after in zip(words, [*words[1:], ""], strict=True)
+    )
+
+
 def clear_winner(rows: Sequence[ResultRow]) -> str | None:
     """The contender with the best value, if its interval overlaps that of no other family; else None.
 
