@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
+from speechssl.config import UserError
 from speechssl.scoring.folds import Folds, make_folds, refuse_shared_speaker
 
 ALL = 0  # the level at which every utterance of the training speakers is used
@@ -82,6 +83,21 @@ def digest(content: object) -> str:
     (True, 16)
     """
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_shots(text: str) -> list[int]:
+    """Numbers of shots as they are written on the command line.
+
+    Raises:
+        UserError: something else than whole numbers above zero and the word `all`.
+
+    >>> read_shots("5, 10,all")
+    [5, 10, 0]
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part == "all" or (part.isdecimal() and int(part) > 0) for part in parts):
+        raise UserError(f"--shots {text}: whole numbers or all, by commas, for example 5,10,all")
+    return [ALL if part == "all" else int(part) for part in parts]
 
 
 def few_labels(

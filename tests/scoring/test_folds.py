@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from speechssl.config import UserError
 from speechssl.scoring.folds import make_folds, refuse_shared_speaker
-from speechssl.scoring.shots import ALL, few_labels
+from speechssl.scoring.shots import ALL, few_labels, read_shots
 
 
 def corpus(speakers=10, classes=3, takes=6):
@@ -155,3 +156,9 @@ def test_what_cannot_be_is_named():
         few_labels(labels, who, ids=["same"] * 180, shots=[1])
     with pytest.raises(ValueError, match="must be positive"):
         few_labels(labels, who, ids=ids, shots=[])
+
+
+@pytest.mark.parametrize("text", ["", "5,", "0", "-1", "5 10", "alle", "1.5"])
+def test_shots_that_are_none_are_refused(text):
+    with pytest.raises(UserError, match="whole numbers or all"):
+        read_shots(text)
