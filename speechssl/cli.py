@@ -1,4 +1,4 @@
-"""The `speechssl` command: six verbs, each a short function that imports what it needs.
+"""The `speechssl` command: verbs, each a short function that imports what it needs.
 
 Words and progress go to stderr; what a program may read goes to a file or, with `--json`, to stdout. A user's mistake
 is one line and exit code 2, a run stopped for its health is exit code 3, Ctrl-C is 130; anything else keeps its
@@ -142,6 +142,95 @@ def pretrain(
 
 
 @app.command()
+def finetune(
+    corpus: Annotated[Path, typer.Argument(metavar="CORPUS_DIR", help="Prepared corpus with labels or transcripts.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; a model folder when done.")],
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="MODEL", help="Model folder to start from; without it: from scratch."),
+    ] = None,
+    learn: Annotated[
+        Literal["label", "text"], typer.Option(help="label: tell classes apart; text: write down what is said.")
+    ] = "label",
+    shots: Annotated[int | None, typer.Option(min=1, help="Only so many utterances per class.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Only so many minutes.")] = None,
+    ids: Annotated[Path | None, typer.Option(help="Only the utterances in this list.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only utterances of this split of the corpus.")] = None,
+    valid_share: Annotated[
+        float, typer.Option(min=0, max=0.5, help="Held out by speaker for early stopping, where all labels are used.")
+    ] = 0.1,
+    config: Annotated[Path | None, typer.Option(help="Recipe: a TOML file of differences.")] = None,
+    sets: Sets = [],  # noqa: B006 -- typer copies it
+) -> None:
+    """Fine-tune a pretrained encoder on labels or transcripts. A run that was stopped goes on where it was."""
+    from speechssl.config import load_config
+    from speechssl.data.waveforms import WaveformStore
+    from speechssl.train.examples import choose
+    from speechssl.train.finetune import finetune as run
+    from speechssl.train.finetune_config import FinetuneConfig, finetune_settings
+    from speechssl.train.health import HealthError
+
+    store = WaveformStore(corpus)
+    found = choose(
+        store, learn, split=split, ids=ids, shots=shots, minutes=minutes, valid_share=valid_share, seed=_seed_of(sets)
+    )
+    for note in found.notes:
+        _say_once(note)
+    total = sum(store.utterances[example.index].duration for example in found.train) / 60
+    defaults = finetune_settings(learn, shots=shots or 0, minutes=total, scratch=start is None)
+    recipe = load_config(FinetuneConfig, config, overrides=sets, defaults=defaults)
+    try:
+        result = run(
+            store, out, config=recipe, start=start, train=found.train, valid=found.valid, command=_spoken.get()
+        )
+    except HealthError as error:
+        _say_once(f"speechssl: {error}")
+        raise typer.Exit(HEALTH_ERROR) from None
+    if result.left_out:
+        _say_once(f"{result.left_out} utterances left out: too long, or a transcript with more symbols than frames")
+    if not result.finished:
+        _say_once(f"stopped at step {result.steps}; the same command goes on from there")
+        raise typer.Exit(INTERRUPTED)
+    _say_once(f"{out}: {result.steps} steps on {len(found.train)} utterances ({total:.1f} minutes)")
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="Fine-tuned model folder.")],
+    audio: Annotated[list[str], typer.Argument(metavar="AUDIO...", help="Sound files, or folders of them.")],
+    layout: Annotated[
+        Literal["table", "jsonl", "csv"], typer.Option("--format", help="How predictions are written.")
+    ] = "table",
+    out: Annotated[Path | None, typer.Option(help="File to write; without it: standard output.")] = None,
+    lm: Annotated[Path | None, typer.Option(help="N-gram (ARPA) for transcripts instead of the model's own.")] = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Transcripts without any n-gram.")] = False,
+) -> None:
+    """Say what a fine-tuned model hears: a class with probabilities, or a transcript with word times."""
+    from speechssl.config import UserError
+    from speechssl.embed.predict import Predictor, audio_files, predict_files, write_predictions
+
+    if greedy and lm is not None:
+        raise UserError("--greedy and --lm exclude each other")
+    predictor = Predictor(model, lm=False if greedy else lm)
+    paths = audio_files(audio)
+    reasons: list[str] = []
+
+    def told():
+        for spoken in predict_files(predictor, paths):
+            if spoken.prediction is None:
+                reasons.append(spoken.path)
+                _say(f"{spoken.path}: {spoken.reason}")
+            yield spoken
+
+    with contextlib.nullcontext(sys.stdout) if out is None else out.open("w", encoding="utf-8") as file:
+        write_predictions(told(), file, layout=layout)
+    if reasons:
+        _say(f"{len(reasons)} of {len(paths)} files could not be used")
+    if len(reasons) == len(paths):
+        raise typer.Exit(USER_ERROR)
+
+
+@app.command()
 def extract(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
     source: Annotated[Path, typer.Argument(help="Folder of audio files, or a manifest.")],
@@ -169,13 +258,134 @@ def evaluate(
     shots: Annotated[str, typer.Option(help="Labelled utterances per class, by commas.")] = "5,10,25",
     seeds: Annotated[int, typer.Option(min=1, help="How many draws of the shots.")] = 5,
     baselines: Annotated[bool, typer.Option(help="Also MFCC, log-mel and a random encoder.")] = True,
+    split: Annotated[str | None, typer.Option(help="Of a fine-tuned model: only utterances of this split.")] = None,
+    other_speakers: Annotated[
+        bool, typer.Option("--other-speakers", help="Of a fine-tuned model: leave out the speakers it was trained on.")
+    ] = False,
 ) -> None:
-    """Probe a frozen model with few labels, beside the baselines."""
+    """Probe a frozen model with few labels, beside the baselines; or score a fine-tuned one as it is."""
+    from speechssl.config import UserError
+    from speechssl.models.storage import read_model_config
+
+    if "head" in read_model_config(model):
+        from speechssl.experiments.evaluate_head import evaluate_head
+
+        evaluate_head(model, corpus, out, split=split, other_speakers=other_speakers, command=_spoken.get())
+        return
+    if split is not None or other_speakers:
+        raise UserError(f"{model}: --split and --other-speakers are for fine-tuned models; this one has no head")
     from speechssl.embed.evaluate import evaluate as run
 
     tasks = [each.value for each in task]
     counts = _counts(shots)
     run(model, corpus, out, tasks=tasks, shots=counts, seeds=seeds, baselines=baselines, command=_spoken.get())
+
+
+@app.command()
+def emotion(
+    corpus: Annotated[Path, typer.Argument(metavar="CORPUS_DIR", help="Prepared corpus with labels and speakers.")],
+    encoder: Annotated[Path, typer.Option(metavar="MODEL", help="Pretrained model folder.")],
+    out: Annotated[Path, typer.Option(help="Folder of the experiment.")],
+    shots: Annotated[
+        str, typer.Option(help="Labelled utterances per class, by commas; or all.")
+    ] = "5,10,25,50,100,all",
+    draws: Annotated[int, typer.Option(min=1, help="Draws of the shots; five test every speaker once.")] = 5,
+    test_limit: Annotated[int, typer.Option(min=1, help="About so many test utterances in a draw, at most.")] = 1000,
+    contenders: Annotated[str | None, typer.Option(help="Which of the contenders, by commas.")] = None,
+    sets: Sets = [],  # noqa: B006 -- typer copies it
+) -> None:
+    """Label-efficiency curves of an encoder, fine-tuned and frozen, beside the baselines; speakers are disjoint."""
+    from speechssl.experiments.contenders import DEFAULT
+    from speechssl.experiments.emotion import label_efficiency
+    from speechssl.scoring.shots import read_shots
+    from speechssl.train.health import HealthError
+
+    chosen = DEFAULT if contenders is None else tuple(each.strip() for each in contenders.split(","))
+    try:
+        label_efficiency(
+            corpus,
+            encoder,
+            out,
+            shots=read_shots(shots),
+            draws=draws,
+            contenders=chosen,
+            sets=sets,
+            test_limit=test_limit,
+            command=_spoken.get(),
+        )
+    except HealthError as error:
+        _say(f"speechssl: {error}")
+        raise typer.Exit(HEALTH_ERROR) from None
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A.json", help="Result rows.")],
+    b: Annotated[Path, typer.Argument(metavar="B.json", help="Other rows, on the same test side.")],
+    contender_a: Annotated[str | None, typer.Option(help="Which contender of A.")] = None,
+    contender_b: Annotated[str | None, typer.Option(help="Which contender of B.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list on stdout.")] = False,
+) -> None:
+    """Tell whether two results differ: B minus A, with a paired bootstrap interval."""
+    import json
+    from dataclasses import asdict
+
+    from speechssl.scoring.compare import compare as run
+
+    found = run(a, b, contender_a=contender_a, contender_b=contender_b)
+    if as_json:
+        _put(json.dumps([asdict(each) for each in found]))
+        return
+    for each in found:
+        _put(each.line())
+
+
+@app.command()
+def asr(
+    corpus: Annotated[Path, typer.Argument(metavar="CORPUS_DIR", help="Prepared corpus with transcripts.")],
+    encoder: Annotated[Path, typer.Option(metavar="MODEL", help="Pretrained model folder.")],
+    out: Annotated[Path, typer.Option(help="Folder of the experiment.")],
+    labels: Annotated[Path | None, typer.Option(help="List of the labelled utterances; without it: MINUTES.")] = None,
+    minutes: Annotated[float, typer.Option(min=0.01, help="Labelled speech to draw where no list is given.")] = 10.0,
+    dev: Annotated[Path | None, typer.Option(help="List of utterances to tune the decoder on.")] = None,
+    test: Annotated[Path | None, typer.Option(help="List of the test side [default: the split test].")] = None,
+    lm_text: Annotated[
+        Path | None, typer.Option(help="Text for the n-gram, a sentence a line [default: training transcripts].")
+    ] = None,
+    order: Annotated[int, typer.Option(min=2, max=5, help="Of the n-gram of words.")] = 3,
+    beam: Annotated[int, typer.Option(min=1, help="Hypotheses kept by the beam search.")] = 100,
+    rounds: Annotated[int, typer.Option(min=0, help="Of self-training.")] = 1,
+    keep: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the pseudo-labels that is kept.")] = 0.7,
+    scratch: Annotated[bool, typer.Option(help="Also a model without pretraining.")] = True,
+    sets: Sets = [],  # noqa: B006 -- typer copies it
+) -> None:
+    """Speech recognition with few labels: fine-tuned, self-trained and from scratch, greedy and with an n-gram."""
+    from speechssl.config import load_config
+    from speechssl.data.waveforms import WaveformStore
+    from speechssl.experiments.asr import AsrConfig, recognise
+    from speechssl.experiments.asr_division import divide
+    from speechssl.train.finetune_config import FinetuneConfig, finetune_settings
+
+    store = WaveformStore(corpus)
+    division = divide(store, labels=labels, minutes=minutes, dev=dev, test=test, seed=_seed_of(sets))
+    amount = sum(store.utterances[example.index].duration for example in division.labelled) / 60
+    pretrained, fresh = (
+        load_config(FinetuneConfig, overrides=sets, defaults=finetune_settings("text", minutes=amount, scratch=without))
+        for without in (False, True)
+    )
+    recognise(
+        corpus,
+        encoder,
+        out,
+        division=division,
+        config=AsrConfig(order=order, beam_size=beam, rounds=rounds, keep=keep, scratch=scratch),
+        pretrained=pretrained,
+        scratch=fresh,
+        lm_text=lm_text,
+        command=_spoken.get(),
+        say=_say,
+    )
+    _say(f"{out}: results.json, and model folders that `speechssl predict` takes")
 
 
 @app.command()
@@ -209,6 +419,12 @@ def info(
     width = max(len(name) for name in found) + 1
     for name, value in found.items():
         _put(f"{name.replace('_', ' '):{width}} {_plain(value)}")
+
+
+def _seed_of(sets: Sequence[str]) -> int:
+    """The seed among settings: it draws the labelled utterances too."""
+    seeds = [value for key, _, value in (each.partition("=") for each in sets) if key.strip() == "seed"]
+    return int(seeds[-1]) if seeds and seeds[-1].strip().isdecimal() else 0
 
 
 def _counts(text: str) -> list[int]:

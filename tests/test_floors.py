@@ -24,7 +24,8 @@ FLOORS = {
     2: {"data", "nn", "scoring"},
     3: {"models", "objectives", "interop"},
     4: {"train", "embed", "report"},
-    5: {"cli", "info", "__main__"},
+    5: {"experiments"},
+    6: {"cli", "info", "__main__"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 # Neighbours on one floor that may be used: room -> rooms.
@@ -37,7 +38,7 @@ NEIGHBOURS = {
     "cli": {"info"},
 }
 # Slow to import, or bound to one version of torch: only inside the functions that use them.
-LAZY = {"torchaudio", "librosa", "matplotlib", "sklearn"}
+LAZY = {"torchaudio", "librosa", "matplotlib", "sklearn", "jiwer", "kenlm", "flashlight"}
 # What starts at once must not pull in torch.
 WITHOUT_TORCH = ["__main__.py", "cli.py", "config.py", "audio.py", "data/__init__.py", "data/manifest.py"]
 

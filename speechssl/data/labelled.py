@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int, Int64
 from pydantic import Field
 
-from speechssl.audio import RECEPTIVE_FIELD, normalize, samples_to_seconds, seconds_to_samples
+from speechssl.audio import normalize, samples_to_seconds, seconds_to_samples
 from speechssl.config import Config, UserError
 from speechssl.data.augment import AugmentConfig, augment
 from speechssl.data.batching import WINDOW, Store
@@ -165,6 +165,5 @@ class LabelledBatches:
         waveform = self.store.read(index, start, start + wanted).astype(np.float32) / 32768.0
         if self.augmentation is not None:
             rng = np.random.default_rng((self.seed, _AUGMENT, number, row))
-            changed = augment(waveform, self.augmentation, rng=rng)
-            waveform = changed if len(changed) >= RECEPTIVE_FIELD else waveform  # sped up below one frame
+            waveform = augment(waveform, self.augmentation, rng=rng)
         return normalize(waveform) if self.normalized else waveform

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ from speechssl.audio import (
 from speechssl.config import UserError
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.storage import load_encoder
+
+if TYPE_CHECKING:
+    from speechssl.embed.predict import Prediction, Predictor
 
 Pooling = Literal["mean", "mean+std"]
 POOLINGS: tuple[Pooling, ...] = ("mean", "mean+std")
@@ -74,22 +77,23 @@ def load(path: str | PathLike[str], *, device: str = "auto", dtype: DType = "flo
     (192,)
     """
     encoder = load_encoder(Path(path))
-    return EmbeddingModel(encoder, device=device, dtype=dtype)
+    return EmbeddingModel(encoder, device=device, dtype=dtype, folder=Path(path))
 
 
 class EmbeddingModel:
-    """A frozen encoder in evaluation mode. The encoder itself is at `.encoder`."""
+    """A frozen encoder in evaluation mode. The encoder itself is at `.encoder`.
 
-    def __init__(self, encoder: SpeechEncoder, *, device: str = "auto", dtype: DType = "float32"):
+    Where `folder` holds a fine-tuned model, `predict` says what its head says.
+    """
+
+    def __init__(
+        self, encoder: SpeechEncoder, *, device: str = "auto", dtype: DType = "float32", folder: Path | None = None
+    ):
         if dtype not in ("float32", "bfloat16"):
             raise UserError(f"dtype must be float32 or bfloat16, got {dtype!r}")
-        name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        try:
-            self.device = torch.device(name)
-        except RuntimeError:
-            raise UserError(f"unknown device {device!r}; 'auto', 'cpu', 'cuda', 'cuda:1' … are allowed") from None
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise UserError(f"device {device!r}: torch sees no GPU on this machine")
+        self.device = device_of(device)
+        self._folder = folder
+        self._head: Predictor | None = None
         self.encoder = encoder.to(self.device).eval().requires_grad_(requires_grad=False)
         self.dtype: DType = dtype
         self.layers = encoder.config.transformer.layers
@@ -155,6 +159,34 @@ class EmbeddingModel:
         waveform = to_waveform(clip, name="clip")
         pieces = [piece[0, 0] for piece in self._pieces([waveform], [number])]
         return np.concatenate([piece.cpu().numpy() for piece in pieces]).astype(np.float32, copy=False)
+
+    def predict(self, clips: Clip | Sequence[Clip]) -> "Prediction | list[Prediction]":
+        """What a fine-tuned model says: a class with probabilities, or a transcript with word times.
+
+        Args:
+            clips: one clip or a list of clips (see `Clip`).
+
+        Returns:
+            One prediction a clip, in the order given; a single one for a single clip.
+
+        Raises:
+            AudioError: a clip that cannot be used; names the file, or the place in the list.
+            UserError: the model has no head.
+        """
+        predictor = self._predictor()
+        if _is_single(clips):
+            return predictor.predict([to_waveform(cast(Clip, clips), name="clip")])[0]
+        named = enumerate(cast(Sequence[Clip], clips))
+        return predictor.predict([to_waveform(clip, name=f"clip {number}") for number, clip in named])
+
+    def _predictor(self) -> "Predictor":
+        from speechssl.embed.predict import Predictor
+
+        if self._folder is None:
+            raise UserError("this encoder was not loaded from the folder of a fine-tuned model")
+        if self._head is None:
+            self._head = Predictor(self._folder, device=str(self.device))
+        return self._head
 
     def _layer(self, layer: Layer) -> int | None:
         """Non-negative index into the hidden states; None for the mean of all."""
@@ -222,6 +254,22 @@ class EmbeddingModel:
         states: list[Tensor] = [state.float() for state in output.hidden_states]
         chosen = [torch.stack(states).mean(dim=0) if layer is None else states[layer] for layer in layers]
         return _Piece(torch.stack(chosen), output.num_frames)
+
+
+def device_of(device: str) -> torch.device:
+    """A torch device by name; `auto` is a GPU when there is one, else the CPU.
+
+    Raises:
+        UserError: no such device.
+    """
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        found = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device {device!r}; 'auto', 'cpu', 'cuda', 'cuda:1' … are allowed") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {device!r}: torch sees no GPU on this machine")
+    return found
 
 
 def _is_single(clips: Clip | Sequence[Clip]) -> bool:

@@ -76,7 +76,11 @@ def divide(
     speakers = {store.utterances[index].speaker for index in examples}
     test_speakers = {store.utterances[index].speaker for index in tested}
     alone = len(speakers) == 1  # the corpus has one speaker: the same one is trained and tested on
-    others = [i for i in sorted(examples) if i not in set(tested) and (alone or store.utterances[i].speaker not in test_speakers)]
+    others = [
+        i
+        for i in sorted(examples)
+        if i not in set(tested) and (alone or store.utterances[i].speaker not in test_speakers)
+    ]
     if not others:
         raise UserError(f"{store.folder}: no speaker is left to train on beside those of the test side")
     developed = _listed(store, dev) if dev else _drawn(store, others, share=DEV_SHARE, seed=seed)
@@ -87,8 +91,10 @@ def divide(
     free = [index for index in rest if examples[index].target not in held]
     unlabelled = [index for index in free if index not in set(labelled)]
     sentences = sorted({examples[index].target for index in {*free, *labelled}} - held)
-    notes = [f"{len(labelled)} utterances labelled, {len(developed)} for the decoder, {len(unlabelled)} unlabelled, "
-             f"{len(tested)} tested"]
+    notes = [
+        f"{len(labelled)} utterances labelled, {len(developed)} for the decoder, {len(unlabelled)} unlabelled, "
+        f"{len(tested)} tested"
+    ]
     if alone:
         notes.append("the corpus has one speaker, who is trained and tested on: no result says anything about others")
     if len(rest) > len(free):

@@ -19,6 +19,7 @@ lm_weight and word_score are 3.23 and -0.26 for 10 minutes of labels, 2.90 and -
 
 import copy
 import importlib
+import importlib.util
 import os
 import sys
 import tempfile
@@ -272,6 +273,11 @@ class BeamDecoder:
                 if "install" in words.lower():
                     raise UserError(EXTRA) from None
                 raise UserError(f"{self.lm}: KenLM cannot read it: {words}") from None
+
+
+def beam_search_installed() -> bool:
+    """Whether the extra `lm` is there."""
+    return all(importlib.util.find_spec(name) is not None for name in ("flashlight", "kenlm"))
 
 
 def check_emissions(log_probs: Float[np.ndarray, "frames symbols"], vocabulary: Vocabulary) -> None:

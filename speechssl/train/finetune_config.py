@@ -56,3 +56,53 @@ class FinetuneConfig(Config):
     loop: LoopConfig = LoopConfig(steps=1000, validate_every=100, checkpoint_every=500)
     seed: NonNegativeInt = 0
     device: str = "auto"
+
+
+def finetune_settings(
+    learn: Literal["label", "text"],
+    *,
+    shots: int = 0,
+    minutes: float = 0.0,
+    scratch: bool = False,
+    network: Network = "encoder",
+) -> FinetuneConfig:
+    """Settings by the amount of labels.
+
+    Args:
+        learn: ``label`` for a classifier, ``text`` for CTC.
+        shots: labelled utterances a class; 0: all there are.
+        minutes: of labelled speech.
+        scratch: nothing is pretrained.
+        network: of a classifier.
+
+    >>> finetune_settings("text", minutes=10).frozen > finetune_settings("text", minutes=6000).frozen
+    True
+    """
+    return _ctc(minutes, scratch=scratch) if learn == "text" else _classifier(shots, scratch=scratch, network=network)
+
+
+def _ctc(minutes: float, *, scratch: bool) -> FinetuneConfig:
+    hide = HideConfig(frames=0.3, channels=0.1)
+    frozen = 0.1 if minutes < 3000 else 0.0
+    return FinetuneConfig(
+        kind="ctc",
+        hide=hide,
+        frozen=0.0 if scratch else frozen,
+        optim=FinetuneOptim(lr=1e-3, encoder_scale=1.0 if scratch else 0.5),
+        batches=LabelledConfig(batch_seconds=32.0, max_seconds=20.0),
+        loop=LoopConfig(steps=2000, validate_every=200, patience=5, checkpoint_every=500),
+    )
+
+
+def _classifier(shots: int, *, scratch: bool, network: Network) -> FinetuneConfig:
+    few = 0 < shots <= 25
+    return FinetuneConfig(
+        kind="classifier",
+        network=network,
+        head_start="random" if scratch else "probe",
+        train_conv=scratch,
+        hide=HideConfig(frames=0.0, channels=0.0),
+        optim=FinetuneOptim(lr=1e-3 if scratch else 3e-4, encoder_scale=1.0),
+        batches=LabelledConfig(batch_seconds=16.0, max_seconds=4.0),
+        loop=LoopConfig(steps=100 if few else 200, validate_every=50, patience=5, checkpoint_every=100),
+    )

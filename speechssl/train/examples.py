@@ -1,0 +1,114 @@
+"""Which utterances of a prepared corpus are learnt from, as what, and which of them are held out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from speechssl.config import UserError
+from speechssl.data.labelled import Example
+from speechssl.data.lists import read_list, select
+from speechssl.data.store import WaveformStore
+from speechssl.data.subsets import k_shot, minutes_subset, split_by_speaker
+from speechssl.text import normalize_transcript
+
+Learn = Literal["label", "text"]
+MIN_HELD_OUT_SPEAKERS = 4  # with fewer, holding one out takes too much away
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What to train on and what to hold out, with sentences about how that came about."""
+
+    train: list[Example]
+    valid: list[Example]
+    notes: tuple[str, ...] = ()
+
+
+def examples_of(store: WaveformStore, learn: Learn) -> list[Example]:
+    """Every utterance whose label, or transcript, is known.
+
+    Raises:
+        UserError: there is none.
+    """
+    found: list[Example] = []
+    for index, utterance in enumerate(store.utterances):
+        target = utterance.label if learn == "label" else normalize_transcript(utterance.text or "")
+        if target:
+            found.append(Example(index, target))
+    if not found:
+        raise UserError(f"{store.folder}: no utterance has a {learn}, so there is nothing to learn")
+    return found
+
+
+def choose(
+    store: WaveformStore,
+    learn: Learn,
+    *,
+    split: str | None = None,
+    ids: Path | None = None,
+    shots: int | None = None,
+    minutes: float | None = None,
+    valid_share: float = 0.1,
+    seed: int = 0,
+) -> Labelled:
+    """The examples of a fine-tuning run.
+
+    Args:
+        store: the prepared corpus.
+        learn: ``label`` or ``text``.
+        split: only utterances of this split.
+        ids: only utterances in this list (`data/lists`).
+        shots: so many utterances a class; then nothing is held out.
+        minutes: so many minutes; then nothing is held out.
+        valid_share: of the audio, held out by speaker for early stopping.
+        seed: of the draws.
+
+    Raises:
+        UserError: nothing is left, or a subset that the corpus cannot give.
+    """
+    examples = {example.index: example for example in examples_of(store, learn)}
+    if ids is not None:
+        listed = set(select(store.utterances, read_list(ids)))
+        examples = {index: example for index, example in examples.items() if index in listed}
+    if split is not None:
+        examples = {index: each for index, each in examples.items() if store.utterances[index].split == split}
+    if not examples:
+        raise UserError(f"{store.folder}: no utterance with a {learn} is left by the given split or list")
+    try:
+        chosen = _subset(store, sorted(examples), shots=shots, minutes=minutes, seed=seed)
+    except ValueError as error:
+        raise UserError(f"{store.folder}: {error}") from None
+    train = [examples[index] for index in chosen]
+    if shots is not None or minutes is not None or valid_share == 0:
+        return Labelled(train, [], ("nothing is held out: the run has a fixed length",))
+    return _hold_out(store, train, learn, share=valid_share, seed=seed)
+
+
+def _subset(
+    store: WaveformStore, indices: Sequence[int], *, shots: int | None, minutes: float | None, seed: int
+) -> list[int]:
+    place = {id(store.utterances[index]): index for index in indices}
+    items = [store.utterances[index] for index in indices]
+    if shots is not None:
+        items = k_shot(items, shots, seed=seed)
+    if minutes is not None:
+        items = minutes_subset(items, minutes, seed=seed)
+    return [place[id(item)] for item in items]
+
+
+def _hold_out(store: WaveformStore, examples: Sequence[Example], learn: Learn, *, share: float, seed: int) -> Labelled:
+    items = [store.utterances[example.index] for example in examples]
+    speakers = {item.speaker for item in items}
+    if None in speakers or len(speakers) < MIN_HELD_OUT_SPEAKERS:
+        few = "some speakers are not known" if None in speakers else f"there are {len(speakers)} speakers"
+        return Labelled(list(examples), [], (f"nothing is held out for early stopping: {few}",))
+    parts = split_by_speaker(items, {"train": 1 - share, "valid": share}, seed=seed)
+    held = {id(item) for item in parts["valid"]}
+    train = [each for each, item in zip(examples, items, strict=True) if id(item) not in held]
+    valid = [each for each, item in zip(examples, items, strict=True) if id(item) in held]
+    if learn == "label":
+        trained = {example.target for example in train}
+        valid = [example for example in valid if example.target in trained]
+    people = len({item.speaker for item in parts["valid"]})
+    return Labelled(train, valid, (f"held out for early stopping: {len(valid)} utterances of {people} speakers",))

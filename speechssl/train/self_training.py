@@ -1,0 +1,105 @@
+"""Self-training: a model with a language model labels what nobody labelled, and a new model learns from both.
+
+Xu et al. 2020, "Self-training and Pre-training are Complementary for Speech Recognition" (arXiv 2010.11430): the
+teacher is the fine-tuned model decoding with an n-gram, the student starts from the same pretrained encoder again.
+Filtering by confidence and iterating follow Park et al. 2020, "Improved Noisy Student Training for Automatic Speech
+Recognition" (arXiv 2005.09629). Both matter most where the teacher is weak.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from speechssl.data.labelled import Example
+from speechssl.data.waveforms import WaveformStore
+from speechssl.models.ctc import CTCModel
+from speechssl.models.heads import emissions
+from speechssl.scoring.decode import BeamDecoder, character_probability, greedy
+from speechssl.text import Vocabulary
+from speechssl.train.finetune import FinetuneResult, finetune
+from speechssl.train.finetune_config import FinetuneConfig
+
+LABELLED_SHARE = 0.25  # of the audio of an epoch, at least: true labels are repeated until they have it
+_CHUNK = 64  # utterances whose emissions are held at once
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """What a teacher wrote, the surest first, of how many utterances, and the confidence of the last one kept."""
+
+    examples: list[Example]
+    considered: int
+    threshold: float
+
+
+def pseudo_label(
+    model: CTCModel,
+    store: WaveformStore,
+    indices: Sequence[int],
+    *,
+    decoder: BeamDecoder | None,
+    keep: float,
+) -> PseudoLabels:
+    """Transcripts of unlabelled utterances, without the least sure ones.
+
+    Args:
+        model: the teacher, in evaluation mode.
+        store: the prepared corpus.
+        indices: of the unlabelled utterances.
+        decoder: its beam search; None writes greedily.
+        keep: share of the utterances to keep, in (0, 1], by the mean probability of the greedy characters: the measure
+            that compares utterances of any length.
+
+    Raises:
+        ValueError: a share outside (0, 1].
+    """
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep must lie in (0, 1], got {keep:g}")
+    found: list[tuple[float, Example]] = []
+    for start in range(0, len(indices), _CHUNK):
+        chunk = indices[start : start + _CHUNK]
+        waveforms = [store.read(index).astype(np.float32) / 32768.0 for index in chunk]
+        for index, rows in zip(chunk, emissions(model, waveforms), strict=True):
+            text = greedy(rows, model.vocabulary) if decoder is None else decoder.decode(rows).text
+            if text:
+                found.append((character_probability(rows), Example(index, text)))
+    found.sort(key=lambda pair: (-pair[0], pair[1].index))
+    kept = found[: round(keep * len(found))]
+    return PseudoLabels([example for _, example in kept], len(indices), kept[-1][0] if kept else 1.0)
+
+
+def mix(store: WaveformStore, labelled: Sequence[Example], pseudo: Sequence[Example]) -> list[Example]:
+    """Pseudo-labelled utterances, and the labelled ones as often as it takes to have their share of the audio."""
+    own, other = (sum(int(store.lengths[example.index]) for example in part) / 16000 for part in (labelled, pseudo))
+    times = max(1, round(LABELLED_SHARE / (1 - LABELLED_SHARE) * other / own))
+    return [*labelled] * times + [*pseudo]
+
+
+def student(
+    store: WaveformStore,
+    out: Path,
+    *,
+    config: FinetuneConfig,
+    start: Path | None,
+    labelled: Sequence[Example],
+    pseudo: Sequence[Example],
+    vocabulary: Vocabulary,
+    command: str = "",
+    show: bool = True,
+) -> FinetuneResult:
+    """Train the next model, from the pretrained encoder again, on labels and pseudo-labels.
+
+    The arguments are those of :func:`speechssl.train.finetune.finetune`.
+    """
+    return finetune(
+        store,
+        out,
+        config=config,
+        start=start,
+        train=mix(store, labelled, pseudo),
+        vocabulary=vocabulary,
+        command=command,
+        show=show,
+    )
