@@ -120,18 +120,24 @@ def pretrain(
     corpora: Annotated[list[Path], typer.Argument(metavar="CORPUS_DIR...", help="Prepared corpora.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; a model folder when done.")],
     preset: Annotated[Literal["tiny", "small", "base", "large"], typer.Option(help="Size of the encoder.")] = "tiny",
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="MODEL", help="Go on from this model; PRESET then sets the batches."),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Recipe: a TOML file of differences.")] = None,
     sets: Sets = [],  # noqa: B006 -- typer copies it
 ) -> None:
     """Pretrain an encoder without labels. A run that was stopped goes on where it was."""
     from speechssl.config import load_config
+    from speechssl.train.adapt import adaptation
     from speechssl.train.health import HealthError
-    from speechssl.train.pretrain import RUNS, PretrainConfig
     from speechssl.train.pretrain import pretrain as run
+    from speechssl.train.pretrain_config import RUNS, PretrainConfig
 
-    recipe = load_config(PretrainConfig, config, overrides=sets, defaults=RUNS[preset])
+    defaults = RUNS[preset] if start is None else adaptation(RUNS[preset], start)
+    recipe = load_config(PretrainConfig, config, overrides=sets, defaults=defaults)
     try:
-        result = run(corpora, out, config=recipe, command=_spoken.get())
+        result = run(corpora, out, config=recipe, start=start, command=_spoken.get())
     except HealthError as error:
         _say_once(f"speechssl: {error}")
         raise typer.Exit(HEALTH_ERROR) from None

@@ -13,7 +13,7 @@ import pytest
 from speechssl import cli
 from speechssl.config import load_config
 from speechssl.data.manifest import read_manifest
-from speechssl.train.pretrain import RUNS, PretrainConfig
+from speechssl.train.pretrain_config import RUNS, PretrainConfig
 
 REPOSITORY = Path(__file__).parent.parent
 TEXT = (REPOSITORY / "README.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from speechssl.config import load_config
-from speechssl.train.pretrain import RUNS, PretrainConfig
+from speechssl.train.pretrain_config import RUNS, PretrainConfig
 
 REPOSITORY = Path(__file__).parent.parent
 # A stand-in for the package: it notes what it was asked and writes the files that the real one would. It fails at the

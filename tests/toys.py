@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 
 from speechssl.audio import normalize
+from speechssl.data.batching import CropConfig
 from speechssl.data.manifest import Utterance
 from speechssl.data.waveforms import pack
 from speechssl.models.encoder import EncoderConfig
@@ -22,7 +23,7 @@ from speechssl.nn.transformer import TransformerConfig
 from speechssl.objectives.wav2vec2 import Wav2Vec2Config
 from speechssl.train.loop import LoopConfig
 from speechssl.train.optim import OptimConfig
-from speechssl.train.pretrain import CropConfig, PretrainConfig
+from speechssl.train.pretrain_config import PretrainConfig
 
 RATE = 16000
 FORMANTS = np.array([[700, 1200, 2500], [300, 2300, 3000], [350, 800, 2200], [500, 1800, 2500], [450, 1000, 2600]])

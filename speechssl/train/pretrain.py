@@ -11,68 +11,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeInt
 from torch import Tensor, nn
 
 from speechssl import __version__
 from speechssl.audio import samples_to_seconds, seconds_to_samples
-from speechssl.config import Config, UserError
-from speechssl.data.batching import CropBatch, CropBatches, CropConfig
+from speechssl.config import UserError
+from speechssl.data.batching import CropBatch, CropBatches
 from speechssl.data.waveforms import WaveformStore
-from speechssl.models.encoder import PRESETS, EncoderConfig, SpeechEncoder
-from speechssl.models.storage import save_model
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.storage import model_hash, save_model
 from speechssl.nn.memory import keep_freed_memory
-from speechssl.objectives import wav2vec2
-from speechssl.objectives.wav2vec2 import Crops, Wav2Vec2, Wav2Vec2Config
+from speechssl.objectives.wav2vec2 import Crops, Wav2Vec2
+from speechssl.train.adapt import carry_over
 from speechssl.train.claim import claim
 from speechssl.train.distributed import Place, processes, sum_over_ranks
-from speechssl.train.health import HealthConfig, HealthMonitor
-from speechssl.train.loop import FitResult, LoopConfig, Metrics, Step, Task, fit
-from speechssl.train.optim import OptimConfig, peak_learning_rate
+from speechssl.train.health import HealthMonitor
+from speechssl.train.loop import FitResult, Metrics, Step, Task, fit
+from speechssl.train.optim import peak_learning_rate
+from speechssl.train.pretrain_config import PretrainConfig
 from speechssl.train.progress import pretraining_summary
 
 _SPLIT = 31  # what a random stream is for; part of its seed
-
-
-class PretrainConfig(Config):
-    """A pretraining run; ``recipe.toml`` in a run folder is one of these in full."""
-
-    encoder: EncoderConfig = PRESETS["base"]
-    objective: Wav2Vec2Config = Wav2Vec2Config()
-    crops: CropConfig = CropConfig()
-    optim: OptimConfig = OptimConfig()
-    loop: LoopConfig = LoopConfig()
-    health: HealthConfig = HealthConfig()
-    seed: NonNegativeInt = 0
-    device: str = "auto"
-    valid_share: float = Field(default=0.02, ge=0, le=0.5)  # of the audio, two batches or more, for validation
-
-
-_SMALL_OPTIM = OptimConfig(reference_lr=1e-3, reference_seconds=32.0, max_lr=1e-3, conv_lr_scale=0.1)
-
-RUNS: dict[str, PretrainConfig] = {
-    "tiny": PretrainConfig(
-        encoder=PRESETS["tiny"],
-        objective=wav2vec2.PRESETS["tiny"],
-        crops=CropConfig(seconds=2.0, min_seconds=1.5, batch_seconds=32.0),
-        optim=_SMALL_OPTIM,
-        loop=LoopConfig(steps=1200, validate_every=200, checkpoint_every=200),
-    ),
-    "small": PretrainConfig(
-        encoder=PRESETS["small"],
-        objective=wav2vec2.PRESETS["small"],
-        crops=CropConfig(seconds=4.0, min_seconds=2.0, batch_seconds=64.0),
-        optim=_SMALL_OPTIM.model_copy(update={"max_lr": 5e-4}),
-        loop=LoopConfig(steps=20_000, validate_every=250, checkpoint_every=250),
-    ),
-    "base": PretrainConfig(crops=CropConfig(normalize=False)),
-    "large": PretrainConfig(
-        encoder=PRESETS["large"],
-        objective=wav2vec2.PRESETS["large"],
-        crops=CropConfig(seconds=20.0, batch_seconds=75.0),
-        optim=OptimConfig(max_lr=3e-4),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -86,14 +45,21 @@ class PretrainResult:
 
 
 def pretrain(
-    corpora: Sequence[Path], out: Path, *, config: PretrainConfig, resume: bool = True, command: str = ""
+    corpora: Sequence[Path],
+    out: Path,
+    *,
+    config: PretrainConfig,
+    start: Path | None = None,
+    resume: bool = True,
+    command: str = "",
 ) -> PretrainResult:
     """Pretrain on packed corpora.
 
     Args:
         corpora: folders written by ``speechssl prepare``.
         out: the run folder.
-        config: everything else.
+        config: everything else; of :func:`speechssl.train.adapt.adaptation` where ``start`` is given.
+        start: a pretrained model folder to go on from, with other data and settings; None starts from nothing.
         resume: go on from ``out/last.pt`` when it is there; False refuses a folder with a run in it.
         command: the command line, kept in the model's provenance.
 
@@ -108,12 +74,14 @@ def pretrain(
         if len({store.content_hash() for store in stores}) < len(stores):
             raise UserError("the same corpus twice: what is held out of one would be trained on in the other")
         if place.is_main:
-            claim(out, config, stores, resume=resume)
+            claim(out, config, stores, resume=resume, parts=[] if start is None else [model_hash(start)])
         train, valid = split(stores, config)
         torch.manual_seed(config.seed)
         encoder = SpeechEncoder(config.encoder)
         _check_lengths(encoder, config)
         objective = Wav2Vec2(encoder, config.objective, seed=config.seed)
+        if start is not None:
+            carry_over(start, objective)
         if config.loop.compile:
             encoder.features.compile()
             encoder.transformer.compile()
@@ -122,6 +90,7 @@ def pretrain(
             "torch": torch.__version__,
             "command": command,
             "corpora": [str(corpus) for corpus in corpora],
+            "start": None if start is None else str(start),
             "hours": round(train.seconds / 3600, 3),
             "synthetic": any(_is_synthetic(store) for store in stores),
         }

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from speechssl.config import dump_config
-from speechssl.train.pretrain import PretrainConfig
+from speechssl.train.pretrain_config import PretrainConfig
 from tests.toys import toy_corpus
 
 HERE = Path(__file__).parent

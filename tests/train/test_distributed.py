@@ -12,7 +12,7 @@ from speechssl.config import UserError
 from speechssl.train.checkpoint import load_checkpoint
 from speechssl.train.distributed import any_rank, sum_over_ranks
 from speechssl.train.distributed import processes as joined
-from speechssl.train.pretrain import PretrainConfig
+from speechssl.train.pretrain_config import PretrainConfig
 from tests.toys import MICRO_RUN, NO_DROPOUT, changed
 from tests.train.conftest import Processes, Run, rows, tensors
 

@@ -21,7 +21,8 @@ from speechssl.train import loop
 from speechssl.train.distributed import Place
 from speechssl.train.loop import LoopConfig, use_bf16
 from speechssl.train.optim import schedule
-from speechssl.train.pretrain import PretrainConfig, pretrain, split
+from speechssl.train.pretrain import pretrain, split
+from speechssl.train.pretrain_config import PretrainConfig
 from tests.toys import MICRO_RUN, NO_DROPOUT, changed
 from tests.train.conftest import rows, tensors
 
