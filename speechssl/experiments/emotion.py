@@ -24,7 +24,6 @@ from speechssl.experiments.contenders import (
     FINE_TUNED,
     FROZEN,
     FROZEN_RANDOM,
-    SCRATCH,
     SOURCES,
     SVM_FIXED,
     SVM_GRID,
@@ -250,7 +249,7 @@ class _Run:
         content: list[object] = [_VERSION, place.contender, self.store.content_hash(), place.draw.number]
         content += [[task.ids[i], task.targets[i]] for i in train.tolist()]
         content += [task.ids[i] for i in place.draw.test.tolist()]
-        if place.contender in (FINE_TUNED, FROZEN, FROZEN_RANDOM, SCRATCH):
+        if place.contender in (FINE_TUNED, FROZEN, FROZEN_RANDOM):  # from scratch, the architecture is a setting
             content.append(self.encoder_hash)
         if place.contender in SOURCES:
             content += [SVM_GRID, SVM_FIXED] if "MFCC" in SOURCES[place.contender] else []
