@@ -397,12 +397,17 @@ def asr(
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run.")],
-    out: Annotated[Path, typer.Option(help="HTML file, everything inside.")],
+    out: Annotated[Path, typer.Option(help="HTML file, everything inside; or .md for the result tables alone.")],
 ) -> None:
-    """Write one HTML page about a run: curves, table, map."""
-    from speechssl.report.html import write_report
+    """Write one HTML page about a run: curves, table, map; or its result tables as Markdown."""
+    if out.suffix == ".md":
+        from speechssl.report.markdown import write_markdown
 
-    write_report(run, out)
+        write_markdown(run, out)
+    else:
+        from speechssl.report.html import write_report
+
+        write_report(run, out)
     _say(f"report: {out}")
 
 
