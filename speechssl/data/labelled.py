@@ -118,7 +118,7 @@ class LabelledBatches:
         """Examples of every batch of an epoch: shuffled, then sorted by length within windows to pad little."""
         if not self.shuffle:
             order = np.argsort(self.lengths, kind="stable")
-            return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+            return np.array_split(order, self.batches_per_epoch)  # even: ranks cannot share one left over
         rng = np.random.default_rng((self.seed, _ORDER, epoch))
         order = rng.permutation(len(self.indices))
         missing = self.batches_per_epoch * self.batch_size - len(order)

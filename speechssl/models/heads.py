@@ -73,7 +73,7 @@ def load_head(folder: Path) -> Head:
         model = _build(config)
         weights = {f"trunk.encoder.{name}": value for name, value in read_tensors(path, prefix=PREFIX).items()}
         model.load_state_dict(weights | read_tensors(path, prefix=HEAD))
-    except (pydantic.ValidationError, KeyError, ValueError) as error:
+    except (pydantic.ValidationError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / 'config.json'}: not a head this version reads: {_line(error)}") from None
     except (SafetensorError, RuntimeError) as error:
         raise UserError(f"{path}: weights do not fit the config: {_line(error)}") from None
@@ -120,7 +120,8 @@ def classify(
             logits = model(padded.to(device), num_samples.to(device))
             for place, row in zip(places, logits.float().softmax(dim=-1).cpu().numpy(), strict=True):
                 probabilities[owners[place]] += row
-    return probabilities / np.bincount(owners, minlength=len(waveforms))[:, None].astype(np.float32)
+    windows = np.bincount(np.array(owners, dtype=np.int64), minlength=len(waveforms))
+    return probabilities / windows[:, None].astype(np.float32)
 
 
 def emissions(model: CTCModel, waveforms: Sequence[Waveform]) -> list[Float32[np.ndarray, "frames symbols"]]:

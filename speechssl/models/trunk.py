@@ -26,7 +26,7 @@ class Hidden:
 
 
 class Trunk(nn.Module):
-    """An encoder with a mask embedding.
+    """An encoder with a mask embedding; padding never changes its result, whatever the convolutions' norm.
 
     Example:
         >>> from speechssl.models.encoder import PRESETS
@@ -57,17 +57,23 @@ class Trunk(nn.Module):
         Raises:
             ValueError: an utterance is shorter than one frame.
         """
-        if hidden is None:
-            return self.encoder(waveforms, num_samples, all_layers=True)
         encoder = self.encoder
         num_frames = encoder.num_frames(num_samples)
         if bool((num_frames < 1).any()):
             raise ValueError(f"an utterance of {int(num_samples.min())} samples is shorter than one frame")
-        waveforms = waveforms * valid_frames(num_samples, waveforms.shape[1])
-        projected = encoder.project(encoder.latents(waveforms))
-        projected = torch.where(hidden.frames.unsqueeze(-1), self.mask_embedding, projected)
-        projected = projected.masked_fill(hidden.channels.unsqueeze(1), 0.0)
+        projected = encoder.project(self._latents(waveforms, num_samples))
+        if hidden is not None:
+            projected = torch.where(hidden.frames.unsqueeze(-1), self.mask_embedding, projected)
+            projected = projected.masked_fill(hidden.channels.unsqueeze(1), 0.0)
         return encoder.contextualize(projected, num_frames, all_layers=True)
+
+    def _latents(
+        self, waveforms: Float[Tensor, "batch samples"], num_samples: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch frames channels"]:
+        if self.encoder.config.conv.norm == "group":  # normalises over time, padding included: each by itself
+            alone = [row[:count].unsqueeze(0) for row, count in zip(waveforms, num_samples.tolist(), strict=True)]
+            return nn.utils.rnn.pad_sequence([self.encoder.latents(each)[0] for each in alone], batch_first=True)
+        return self.encoder.latents(waveforms * valid_frames(num_samples, waveforms.shape[1]))
 
     def draw(
         self, num_samples: Int[Tensor, " batch"], config: HideConfig, *, rngs: Sequence[np.random.Generator]

@@ -40,7 +40,10 @@ class TransformerConfig(Config):
 
 @dataclass(frozen=True)
 class TransformerOutput:
-    """``frames`` is the final output; ``hidden_states`` (on request) the first input, then each block's output."""
+    """``frames`` is the final output; ``hidden_states`` (on request) the first input, then each block's output.
+
+    A dropped block's output is its input.
+    """
 
     frames: Float[Tensor, "batch frames dim"]
     hidden_states: list[Tensor] | None
@@ -185,9 +188,8 @@ class Transformer(nn.Module):
         x = dropout(x, self.config.dropout, training=self.training)
         hidden = [x]
         for layer in self.layers:
-            if self.training and self.config.layer_drop and torch.rand(()).item() < self.config.layer_drop:
-                continue
-            x = layer(x, mask)
+            dropped = self.training and self.config.layer_drop and torch.rand(()).item() < self.config.layer_drop
+            x = x if dropped else layer(x, mask)
             hidden.append(x)
         if self.config.pre_norm:
             x = self.norm(x)

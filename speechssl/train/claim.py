@@ -20,7 +20,7 @@ def claim(
         config: every setting of the run.
         stores: the prepared corpora.
         resume: False refuses a folder with a run in it.
-        parts: further digests of what is trained on, such as which utterances of the corpora.
+        parts: further digests of what is trained on: which utterances of the corpora as what, from which model.
 
     Raises:
         UserError: the folder holds another run.
@@ -39,7 +39,8 @@ def claim(
                 f"{out}: holds a run with other settings ({changed[0]}); go on with those, or choose another folder"
             )
         if not data.exists() or json.loads(data.read_text(encoding="utf-8"))["hashes"] != hashes:
-            raise UserError(f"{out}: holds a run on other data than {', '.join(str(s.folder) for s in stores)}")
+            also = ", or with other labels or another start" if parts else ""
+            raise UserError(f"{out}: holds a run on other data than {', '.join(str(s.folder) for s in stores)}{also}")
     write_atomic(recipe, settings.encode())
     write_atomic(data, json.dumps({"corpora": [str(store.folder) for store in stores], "hashes": hashes}).encode())
 

@@ -16,6 +16,7 @@ from speechssl.models.heads import Head
 from speechssl.scoring.wer import count_errors
 from speechssl.train.loop import Metrics
 
+TIE = 1e-4  # weight of the loss against the error rates: it decides between equal ones
 ONLY_BLANKS = 0.995  # share of frames from which a CTC model is said to write nothing yet
 BLANK_PHASE = 0.3  # of the run: until here it is normal
 
@@ -52,7 +53,7 @@ def criterion_of(
     """The criterion of a model.
 
     Raises:
-        UserError: a class is held out and never trained on.
+        UserError: a class is held out and never trained on, or a character that is learnt cannot be written.
     """
     if isinstance(model, CTCModel):
         return CTC(model, train, valid, steps=steps)
@@ -117,6 +118,9 @@ class CTC:
         symbols = set(model.vocabulary.symbols)
         # A held-out character that the model cannot write is no target; in the transcript it counts as an error.
         writable = ["".join(c for c in text if c in symbols or c == " ") for text in self._texts]
+        unknown = sorted({c for example in train for c in example.target} - symbols - {" "})
+        if unknown:
+            raise UserError(f"character {unknown[0]!r} of a transcript is not in the vocabulary")
         self._train = [model.vocabulary.encode(example.target) for example in train]
         self._valid = [model.vocabulary.encode(text) for text in writable]
 
@@ -150,15 +154,17 @@ class CTC:
 
     def metrics(self, terms: dict[str, Tensor], stats: dict[str, Tensor]) -> Metrics:
         """``loss`` in nats a character, ``blank_share`` of the frames, and at validations ``wer`` and ``cer``."""
+        loss = float(terms["ctc"] / stats["count"].clamp(min=1))
         metrics: Metrics = {
-            "loss": float(terms["ctc"] / stats["count"].clamp(min=1)),
+            "loss": loss,
             "blank_share": float(stats["blanks"] / stats["frames"]),
             "progress": float(stats["progress"] / stats["frames"]),
         }
         if "word_errors" in stats:
             wer, cer = (float(stats[f"{unit}_errors"] / stats[f"{unit}s"]) for unit in ("word", "character"))
-            # While no word is right, characters decide which model is the best so far.
-            metrics |= {"wer": wer, "cer": cer, "error": wer + 0.1 * cer}
+            # While no word is right, characters decide which model is the best so far; while there are only blanks,
+            # the loss does, or early stopping would take that phase for the end.
+            metrics |= {"wer": wer, "cer": cer, "error": wer + 0.1 * cer + TIE * loss}
         return metrics
 
     def summary(self, metrics: Mapping[str, Any]) -> str:

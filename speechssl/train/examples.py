@@ -103,12 +103,17 @@ def _hold_out(store: WaveformStore, examples: Sequence[Example], learn: Learn, *
     if None in speakers or len(speakers) < MIN_HELD_OUT_SPEAKERS:
         few = "some speakers are not known" if None in speakers else f"there are {len(speakers)} speakers"
         return Labelled(list(examples), [], (f"nothing is held out for early stopping: {few}",))
-    parts = split_by_speaker(items, {"train": 1 - share, "valid": share}, seed=seed)
+    try:
+        parts = split_by_speaker(items, {"train": 1 - share, "valid": share}, seed=seed)
+    except ValueError as error:
+        raise UserError(f"{store.folder}: {error}") from None
     held = {id(item) for item in parts["valid"]}
     train = [each for each, item in zip(examples, items, strict=True) if id(item) not in held]
     valid = [each for each, item in zip(examples, items, strict=True) if id(item) in held]
     if learn == "label":
-        trained = {example.target for example in train}
-        valid = [example for example in valid if example.target in trained]
+        lost = sorted({example.target for example in valid} - {example.target for example in train})
+        if lost:
+            note = f"nothing is held out for early stopping: all speakers of {lost[0]!r} would be"
+            return Labelled(list(examples), [], (note,))
     people = len({item.speaker for item in parts["valid"]})
     return Labelled(train, valid, (f"held out for early stopping: {len(valid)} utterances of {people} speakers",))

@@ -26,7 +26,7 @@ from speechssl.models.classifier import Classifier, LogMelClassifier
 from speechssl.models.ctc import CTCModel, frames_needed
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.heads import Head, save_head
-from speechssl.models.storage import load_encoder, read_tensors
+from speechssl.models.storage import HEAD, load_encoder, model_hash, read_tensors
 from speechssl.nn.memory import keep_freed_memory
 from speechssl.text import Vocabulary
 from speechssl.train.claim import claim
@@ -77,10 +77,12 @@ def finetune(
         show: progress on stderr.
 
     Raises:
-        UserError: nothing to learn from, a speaker on both sides, or ``out`` holds another run.
+        UserError: nothing to learn from, a speaker on both sides, a setting that has no meaning here, or ``out``
+            holds another run.
         HealthError: gradients stayed broken; the last good checkpoint stays.
     """
     refuse_shared_speakers(store, train, valid)
+    _refuse_settings(config, out=out, start=start)
     with processes(config.device) as place:
         if place.device.type == "cpu":
             keep_freed_memory()
@@ -89,7 +91,7 @@ def finetune(
         train, valid, left_out = _usable(store, train, valid, config=config, encoder=encoder)
         model = _model(encoder, train, config, start=start, vocabulary=vocabulary)
         if place.is_main:
-            claim(out, config, [store], parts=[_digest(train), _digest(valid), str(start)])
+            claim(out, config, [store], parts=_origin(train, valid, start=start, model=model))
         if isinstance(model, Classifier) and config.head_start == "probe" and not (out / "last.pt").exists():
             start_as_probe(model, store, train, seed=config.seed)
         if not config.train_conv and start is not None:
@@ -130,6 +132,15 @@ def refuse_shared_speakers(store: WaveformStore, train: Sequence[Example], valid
             f"{store.folder}: speaker {shared[0]!r} is both trained on and held out"
             + (f", with {len(shared) - 1} others" if len(shared) > 1 else "")
         )
+
+
+def _refuse_settings(config: FinetuneConfig, *, out: Path, start: Path | None) -> None:
+    if config.network == "logmel-cnn" and (config.kind == "ctc" or start is not None):
+        raise UserError("network=logmel-cnn: the log-mel CNN is a classifier and starts from nothing, not from a model")
+    if config.loop.compile:
+        raise UserError("loop.compile: fine-tuning's batches have many lengths, each compiled anew; leave it off")
+    if start is not None and out.resolve() == start.resolve():
+        raise UserError(f"{out}: is the model to start from; choose another folder for the fine-tuned one")
 
 
 def _usable(
@@ -173,10 +184,11 @@ def _model(
         if config.network == "logmel-cnn":
             return LogMelClassifier(classes, config.logmel_cnn)
         model = Classifier(encoder, classes, config.classifier)
-    learnt = {} if start is None else read_tensors(start / "model.safetensors", prefix="objective.mask_embedding")
-    if learnt:
-        with torch.no_grad():
-            model.trunk.mask_embedding.copy_(learnt[""])
+    weights = {} if start is None else read_tensors(start / "model.safetensors", prefix="")
+    for name in ("objective.mask_embedding", f"{HEAD}trunk.mask_embedding"):  # pretrained, or fine-tuned before
+        if name in weights:
+            with torch.no_grad():
+                model.trunk.mask_embedding.copy_(weights[name])
     return model
 
 
@@ -237,7 +249,7 @@ def _task(
         save=save,
         criterion="error",
         keep_best=True,
-        find_unused=config.frozen > 0,
+        find_unused=config.frozen > 0 or _drops_layers(model),
     )
     return task, _Batches(batches(train, training=True), batches(valid, training=False) if valid else None)
 
@@ -246,11 +258,14 @@ def _rates(model: Head, config: FinetuneConfig) -> Callable[[str], float]:
     """Factor on the rate by name: 1 for the head, less for the encoder, least near its input."""
     if isinstance(model, LogMelClassifier):
         return lambda _: 1.0
-    layers = model.trunk.encoder.config.transformer.layers
+    transformer = model.trunk.encoder.config.transformer
+    layers, top = transformer.layers, "trunk.encoder.transformer.norm."
 
     def rate(name: str) -> float:
         if not name.startswith("trunk."):
             return 1.0
+        if transformer.pre_norm and name.startswith(top):  # behind the last block
+            return config.optim.encoder_scale
         block = name.removeprefix("trunk.encoder.transformer.layers.")
         depth = layers - 1 - int(block.split(".")[0]) if block != name else layers
         return config.optim.encoder_scale * config.optim.layer_decay**depth
@@ -290,6 +305,16 @@ def _saver(
         save_head(out, model, extra={"training": training, "provenance": provenance})
 
     return save
+
+
+def _origin(train: Sequence[Example], valid: Sequence[Example], *, start: Path | None, model: Head) -> list[str]:
+    """What a run that goes on must have in common with its beginning, beside settings and corpus."""
+    symbols = " ".join(model.vocabulary.symbols) if isinstance(model, CTCModel) else ""
+    return [_digest(train), _digest(valid), "scratch" if start is None else model_hash(start), symbols]
+
+
+def _drops_layers(model: Head) -> bool:
+    return not isinstance(model, LogMelClassifier) and model.trunk.encoder.config.transformer.layer_drop > 0
 
 
 def _digest(examples: Sequence[Example]) -> str:

@@ -174,7 +174,7 @@ def fit(
         HealthError: the run has failed in one of the known ways; the last good checkpoint stays.
         UserError: a checkpoint that is not one of this model.
     """
-    task.model.to(place.device)
+    task.model.to(place.device).train()  # a loaded encoder comes in evaluation mode
     optimizer = build_optimizer(task.model, optim, rate=task.rate)
     progress = _restore(out / "last.pt", task.model, optimizer, monitor)
     model = _parallel(task, place)
@@ -194,7 +194,8 @@ def fit(
             }
             if best:
                 save_checkpoint(out / "best.pt", state)
-            if best or valid is None or not task.keep_best:
+            none_yet = forced and math.isinf(progress.best)  # a run that ends always leaves a model
+            if best or none_yet or valid is None or not task.keep_best:
                 task.save(progress.step, progress.seconds_seen)
             # Last, because a run goes on behind it: whatever a kill prevents above is written again by the resumed run.
             save_checkpoint(out / "last.pt", state)

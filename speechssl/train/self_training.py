@@ -21,7 +21,7 @@ from speechssl.text import Vocabulary
 from speechssl.train.finetune import FinetuneResult, finetune
 from speechssl.train.finetune_config import FinetuneConfig
 
-LABELLED_SHARE = 0.25  # of the audio of an epoch, at least: true labels are repeated until they have it
+LABELLED_SHARE = 0.25  # of the audio of an epoch: true labels are repeated as often as comes nearest to it
 _CHUNK = 64  # utterances whose emissions are held at once
 
 
@@ -49,8 +49,8 @@ def pseudo_label(
         store: the prepared corpus.
         indices: of the unlabelled utterances.
         decoder: its beam search; None writes greedily.
-        keep: share of the utterances to keep, in (0, 1], by the mean probability of the greedy characters: the measure
-            that compares utterances of any length.
+        keep: share to keep, in (0, 1], of the utterances that it wrote anything for, by the mean probability of the
+            greedy characters: the measure that compares utterances of any length.
 
     Raises:
         ValueError: a share outside (0, 1].

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechssl.nn.masking import MaskConfig, sample_negatives, span_mask
+from speechssl.nn.masking import MaskConfig, hide_spans, sample_negatives, span_mask
 
 
 @given(
@@ -46,3 +46,46 @@ def test_every_draw_of_negatives(batch: int, masked: int, negatives: int, seed: 
 def test_one_masked_frame_has_no_distractor() -> None:
     with pytest.raises(ValueError, match="1 masked frame leaves no distractor"):
         sample_negatives(1, 1, 5, rng=np.random.default_rng(0))
+
+
+# What fine-tuning hides
+
+
+@given(
+    size=st.integers(1, 200),
+    share=st.floats(0.0, 1.0),
+    length=st.integers(1, 30),
+    seed=st.integers(0, 1000),
+)
+def test_hidden_spans(size: int, share: float, length: int, seed: int) -> None:
+    hidden = hide_spans(size, share, length, rng=np.random.default_rng(seed))
+    assert hidden.shape == (size,)
+    assert hidden.sum() <= length * (share * size / length + 1)
+    if share == 0 or size < length:
+        assert not hidden.any()
+    elif hidden.any():
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], hidden.astype(int), [0]])))
+        assert (edges[1::2] - edges[::2]).min() >= length
+    assert np.array_equal(hidden, hide_spans(size, share, length, rng=np.random.default_rng(seed)))
+
+
+@pytest.mark.parametrize(("size", "share", "length"), [(200, 0.65, 10), (47, 0.3, 10), (12, 0.25, 10), (192, 0.1, 16)])
+def test_the_share_of_spans_is_right_on_average(size: int, share: float, length: int) -> None:
+    """Counted by union of the spans that a row of so many starts can have, by simulation from the definition."""
+    rng, reference = np.random.default_rng(0), np.random.default_rng(1)
+    got = np.mean([hide_spans(size, share, length, rng=rng).sum() for _ in range(4000)])
+    wanted = share * size / length  # spans
+    union: list[int] = []
+    for _ in range(4000):
+        count = int(np.floor(wanted)) + int(reference.random() < wanted % 1)
+        starts = reference.permutation(size - length + 1)[:count]
+        union.append(len({start + offset for start in starts.tolist() for offset in range(length)}))
+    assert got == pytest.approx(np.mean(union), rel=0.04)
+
+
+def test_every_place_is_hidden_sometimes() -> None:
+    """The first and the last place too: no span sticks out, and none is kept from the edge."""
+    rng = np.random.default_rng(0)
+    often = np.sum([hide_spans(40, 0.5, 5, rng=rng) for _ in range(500)], axis=0)
+    assert often.min() > 0
+    assert often[10:30].min() > often[0]  # fewer spans reach the edges
