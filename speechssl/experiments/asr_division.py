@@ -1,7 +1,8 @@
 """Who is labelled, who is not, who tunes the decoder and who is tested on, in a speech recognition experiment.
 
 Speakers are disjoint between the test side and everything else wherever the corpus has more than one. A sentence of the
-test or development side is never part of the language model's text, nor of the unlabelled recordings.
+test or development side is never part of the language model's text, nor of the unlabelled recordings. The order of the
+manifest makes no difference.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from speechssl.data.labelled import Example
 from speechssl.data.lists import read_list, select, utterance_id
 from speechssl.data.store import WaveformStore
 from speechssl.data.subsets import minutes_subset, split_by_speaker
+from speechssl.experiments.corpus import utterance_ids
 from speechssl.train.examples import examples_of
 
 TEST_SHARE, DEV_SHARE, DEV_MINUTES = 0.2, 0.1, 10.0  # where no list and no official split says otherwise
@@ -28,7 +30,7 @@ class Division:
     """The sides of an experiment.
 
     Attributes:
-        labelled: what a model is fine-tuned on.
+        labelled: what a model is fine-tuned on; like every side in the order of the names.
         dev: what decoder weights are tuned on.
         test: what it is scored on.
         unlabelled: recordings for self-training; their targets are never looked at by a model.
@@ -63,75 +65,126 @@ def divide(
         store: the prepared corpus, with transcripts.
         labels: list of the labelled utterances; None draws ``minutes`` of them.
         minutes: how many to draw.
-        dev: list for the decoder; None draws a tenth by speaker, ten minutes at most.
+        dev: list for the decoder; None draws a tenth, ten minutes at most: by speaker where there are enough of them.
         test: list of the test side; None takes the official split ``test``, or draws a fifth by speaker.
         seed: of the draws.
 
     Raises:
-        UserError: no transcripts, a list that does not fit, or a speaker both trained and tested on though there are
-            others.
+        UserError: no transcripts, a list that does not fit, a side without utterances, an utterance on two sides, or a
+            speaker both trained (or tuned) and tested on though there are others.
     """
     examples = {example.index: example for example in examples_of(store, "text")}
-    tested = _listed(store, test) if test else _test_side(store, sorted(examples), seed=seed)
+    names = names_of(store)
+    known = sorted(examples, key=names.__getitem__)
+    tested = _listed(store, test) if test else _test_side(store, known, names=names, seed=seed)
+    tested = _transcribed(tested, examples, names)
     speakers = {store.utterances[index].speaker for index in examples}
-    test_speakers = {store.utterances[index].speaker for index in tested}
-    alone = len(speakers) == 1  # the corpus has one speaker: the same one is trained and tested on
-    others = [
-        i
-        for i in sorted(examples)
-        if i not in set(tested) and (alone or store.utterances[i].speaker not in test_speakers)
-    ]
-    if not others:
-        raise UserError(f"{store.folder}: no speaker is left to train on beside those of the test side")
-    developed = _listed(store, dev) if dev else _drawn(store, others, share=DEV_SHARE, seed=seed)
-    rest = [index for index in others if index not in set(developed)]
-    labelled = _listed(store, labels) if labels else _minutes(store, rest, minutes, seed=seed)
-    _refuse_shared(store, labelled, tested, alone=alone)
-    held = {examples[index].target for index in (*tested, *developed) if index in examples}
+    alone = len(speakers) == 1  # one speaker, or none is known: the same one may be trained and tested on
+    held_speakers = {store.utterances[index].speaker for index in tested}
+    others = [i for i in known if i not in set(tested) and (alone or store.utterances[i].speaker not in held_speakers)]
+    listed = _transcribed(_listed(store, labels), examples, names) if labels else []
+    if dev:
+        developed = apart = _transcribed(_listed(store, dev), examples, names)
+    else:
+        developed, apart = _dev_side(store, others, listed, names=names, seed=seed)
+    rest = [index for index in others if index not in set(apart)]
+    labelled = listed or _minutes(store, rest, minutes, seed=seed)
+    _refuse_gaps(store, labelled=labelled, developed=developed, tested=tested)
+    _refuse_shared(store, labelled, tested, words=("labelled", "tested on"), speakers=not alone)
+    _refuse_shared(store, developed, tested, words=("used to tune the decoder", "tested on"), speakers=not alone)
+    _refuse_shared(store, labelled, developed, words=("labelled", "used to tune the decoder"), speakers=False)
+    held = {examples[index].target for index in (*tested, *developed)}
     free = [index for index in rest if examples[index].target not in held]
     unlabelled = [index for index in free if index not in set(labelled)]
-    sentences = sorted({examples[index].target for index in {*free, *labelled}} - held)
     notes = [
         f"{len(labelled)} utterances labelled, {len(developed)} for the decoder, {len(unlabelled)} unlabelled, "
         f"{len(tested)} tested"
     ]
     if alone:
-        notes.append("the corpus has one speaker, who is trained and tested on: no result says anything about others")
+        who = "speakers are not known: one may be" if None in speakers else "the corpus has one speaker, who is"
+        notes.append(f"{who} trained and tested on: no result says anything about others")
     if len(rest) > len(free):
-        notes.append(f"{len(rest) - len(free)} recordings of test or development sentences are left out of training")
-    parts = [_examples(examples, side) for side in (labelled, developed, tested, unlabelled)]
+        notes.append(
+            f"{len(rest) - len(free)} recordings of test or development sentences are not among the unlabelled"
+        )
     return Division(
-        *parts,
-        sentences=sentences,
-        rule="one speaker" if alone else "speakers disjoint",
+        *([examples[index] for index in side] for side in (labelled, developed, tested, unlabelled)),
+        sentences=sorted({examples[index].target for index in {*free, *labelled}} - held),
+        rule=("speakers unknown" if None in speakers else "one speaker") if alone else "speakers disjoint",
         notes=tuple(notes),
-        split_hash=_hash(store, labelled, tested),
+        split_hash=_hash([names[index] for index in labelled], [names[index] for index in tested]),
     )
 
 
-def _examples(examples: dict[int, Example], indices: Sequence[int]) -> list[Example]:
-    return [examples[index] for index in indices if index in examples]
+def names_of(store: WaveformStore) -> list[str]:
+    """A name an utterance, wherever the corpus lies: that of lists, or the path where two would share one."""
+    names = [utterance_id(item) for item in store.utterances]
+    return names if len(set(names)) == len(names) else utterance_ids(store.utterances)
 
 
 def _listed(store: WaveformStore, path: Path) -> list[int]:
-    return sorted(select(store.utterances, read_list(path)))
+    try:
+        return select(store.utterances, read_list(path))
+    except UserError as error:
+        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
-def _test_side(store: WaveformStore, indices: Sequence[int], *, seed: int) -> list[int]:
+def _transcribed(indices: Sequence[int], examples: dict[int, Example], names: Sequence[str]) -> list[int]:
+    return sorted((index for index in indices if index in examples), key=names.__getitem__)
+
+
+def _test_side(store: WaveformStore, indices: Sequence[int], *, names: Sequence[str], seed: int) -> list[int]:
     official = [index for index in indices if store.utterances[index].split == "test"]
-    return official or _drawn(store, indices, share=TEST_SHARE, seed=seed)
+    if official:
+        return official
+    nameless = sum(store.utterances[index].speaker is None for index in indices)
+    if 0 < nameless < len(indices):
+        raise UserError(
+            f"{store.folder}: {nameless} utterances have no speaker, others do; give a list of the test side"
+        )
+    return _drawn(store, indices, share=TEST_SHARE, names=names, seed=seed)
 
 
-def _drawn(store: WaveformStore, indices: Sequence[int], *, share: float, seed: int) -> list[int]:
+def _dev_side(
+    store: WaveformStore, others: Sequence[int], listed: Sequence[int], *, names: Sequence[str], seed: int
+) -> tuple[list[int], list[int]]:
+    """What the decoder is tuned on, and what is kept apart for it: also the other recordings of its speakers."""
+    seconds = min(60 * DEV_MINUTES, DEV_SHARE * _seconds(store, others))
+    if not listed:
+        apart = _drawn(store, others, share=DEV_SHARE, names=names, seed=seed) if others else []
+        return _some(store, apart, seconds, names=names, seed=seed), apart
+    trained = {store.utterances[index].speaker for index in listed}
+    pool = [index for index in others if index not in set(listed)]
+    fresh = [index for index in pool if store.utterances[index].speaker not in trained]
+    enough = _seconds(store, fresh) >= seconds
+    drawn = _some(store, fresh if enough else pool, seconds, names=names, seed=seed)
+    return drawn, drawn
+
+
+def _drawn(store: WaveformStore, indices: Sequence[int], *, share: float, names: Sequence[str], seed: int) -> list[int]:
     """A share of the audio, by speaker where there are enough of them, else by utterance."""
-    place = {id(store.utterances[index]): index for index in indices}
-    items = [store.utterances[index] for index in indices]
-    speakers = {item.speaker for item in items}
+    speakers = {store.utterances[index].speaker for index in indices}
     if None not in speakers and len(speakers) >= round(1 / share) // 2:
+        place = {id(store.utterances[index]): index for index in indices}
+        items = [store.utterances[index] for index in indices]
         drawn = split_by_speaker(items, {"rest": 1 - share, "drawn": share}, seed=seed)["drawn"]
-        return sorted(place[id(item)] for item in drawn)
-    order = np.random.default_rng((seed, _SPLIT)).permutation(len(indices))
-    return sorted(indices[place] for place in order[: max(1, round(share * len(indices)))].tolist())
+        return sorted((place[id(item)] for item in drawn), key=names.__getitem__)
+    return _some(store, indices, share * _seconds(store, indices), names=names, seed=seed)
+
+
+def _some(
+    store: WaveformStore, indices: Sequence[int], seconds: float, *, names: Sequence[str], seed: int
+) -> list[int]:
+    """Utterances in a random order until they last so long; at least one where there is one."""
+    order = sorted(indices, key=names.__getitem__)
+    taken: list[int] = []
+    total = 0.0
+    for place in np.random.default_rng((seed, _SPLIT)).permutation(len(order)).tolist():
+        if taken and total + store.utterances[order[place]].duration > seconds:
+            break
+        taken.append(order[place])
+        total += store.utterances[order[place]].duration
+    return sorted(taken, key=names.__getitem__)
 
 
 def _minutes(store: WaveformStore, indices: Sequence[int], minutes: float, *, seed: int) -> list[int]:
@@ -139,20 +192,38 @@ def _minutes(store: WaveformStore, indices: Sequence[int], minutes: float, *, se
     try:
         drawn = minutes_subset([store.utterances[index] for index in indices], minutes, seed=seed)
     except ValueError as error:
-        raise UserError(f"{store.folder}: {error}") from None
-    return sorted(place[id(item)] for item in drawn)
+        words = str(error).replace("the manifest holds", "beside the test and development sides there are")
+        raise UserError(f"{store.folder}: {words}") from None
+    return [place[id(item)] for item in drawn]
 
 
-def _refuse_shared(store: WaveformStore, labelled: Sequence[int], tested: Sequence[int], *, alone: bool) -> None:
-    both = sorted(set(labelled) & set(tested))
+def _seconds(store: WaveformStore, indices: Sequence[int]) -> float:
+    return sum(store.utterances[index].duration for index in indices)
+
+
+def _refuse_gaps(
+    store: WaveformStore, *, labelled: Sequence[int], developed: Sequence[int], tested: Sequence[int]
+) -> None:
+    if len(tested) < 2:
+        raise UserError(
+            f"{store.folder}: {len(tested)} utterances with a transcript to test on; two or more are needed"
+        )
+    for side, words in ((labelled, "labelled"), (developed, "to tune the decoder on")):
+        if not side:
+            raise UserError(f"{store.folder}: no utterance with a transcript is {words}, beside {len(tested)} tested")
+
+
+def _refuse_shared(
+    store: WaveformStore, one: Sequence[int], other: Sequence[int], *, words: tuple[str, str], speakers: bool
+) -> None:
+    both = sorted(set(one) & set(other))
     if both:
-        raise UserError(f"{store.utterances[both[0]].audio}: is both labelled and tested on")
-    trained, held = ({store.utterances[index].speaker for index in side} for side in (labelled, tested))
-    shared = sorted(speaker for speaker in trained & held if speaker is not None)
-    if shared and not alone:
-        raise UserError(f"{store.folder}: speaker {shared[0]!r} is both trained and tested on")
+        raise UserError(f"{store.utterances[both[0]].audio}: is both {words[0]} and {words[1]}")
+    first, second = ({store.utterances[index].speaker for index in side} for side in (one, other))
+    shared = sorted(speaker for speaker in first & second if speaker is not None)
+    if shared and speakers:
+        raise UserError(f"{store.folder}: speaker {shared[0]!r} is both {words[0]} and {words[1]}")
 
 
-def _hash(store: WaveformStore, labelled: Sequence[int], tested: Sequence[int]) -> str:
-    sides = [sorted(utterance_id(store.utterances[index]) for index in side) for side in (labelled, tested)]
-    return hashlib.sha256(json.dumps(sides).encode()).hexdigest()[:16]
+def _hash(*sides: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps([sorted(side) for side in sides]).encode()).hexdigest()[:16]

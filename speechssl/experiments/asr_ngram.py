@@ -1,0 +1,119 @@
+"""The n-grams of a speech recognition experiment.
+
+One is made of all sentences of the training side, and decodes the development and test sides, of which it holds no
+sentence. Self-training would learn from itself if the same one wrote the pseudo-labels: the transcripts of the
+unlabelled recordings are among its sentences. Each part of the unlabelled side therefore has an n-gram of its own,
+without the sentences of that part (cross-fitting, as in cross-validation).
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from speechssl.config import UserError
+from speechssl.data.labelled import Example
+from speechssl.experiments.asr_division import Division
+from speechssl.models.storage import write_atomic
+from speechssl.scoring.decode import EXTRA, beam_search_installed
+from speechssl.scoring.ngram import train_ngram
+from speechssl.text import normalize_transcript
+
+PARTS = 4  # of the unlabelled side; each n-gram lacks about a quarter of its sentences
+
+
+def digest(content: object) -> str:
+    """Sixteen hexadecimal digits of anything that JSON can write.
+
+    >>> digest(["a"]) == digest(["a"]) != digest(["b"])
+    True
+    """
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False, default=str).encode()).hexdigest()[:16]
+
+
+class Ngrams:
+    """The n-grams of one run, made when they are first asked for and kept in its folder.
+
+    Args:
+        folder: where they are kept.
+        division: the sides of the experiment.
+        text: sentences given by the user, which then are all that any n-gram is made of; None: the training side's.
+        order: words of the longest n-gram.
+    """
+
+    def __init__(self, folder: Path, division: Division, *, text: Sequence[str] | None, order: int):
+        self.folder, self.division, self.order = folder, division, order
+        self.sentences = list(division.sentences if text is None else text)
+        self.given = text is not None
+        self.key = digest([self.sentences, self.given, order, sorted(each.target for each in division.labelled)])
+
+    def usable(self, say: Callable[[str], None]) -> bool:
+        """Whether there is beam search and a sentence; says so where not, and what the n-gram lacks where there is."""
+        if not beam_search_installed():
+            say(f"greedy transcripts only: {EXTRA}")
+            return False
+        if not self.sentences:
+            say("greedy transcripts only: the training side has no sentence that is not also tested on")
+            return False
+        known = {word for sentence in self.sentences for word in sentence.split()}
+        words = [word for example in self.division.test for word in example.target.split()]
+        lacking = sum(word not in known for word in words)
+        say(
+            f"n-gram of order {self.order} on {len(self.sentences)} sentences; it lacks {lacking} of {len(words)} "
+            "words of the test side"
+        )
+        return True
+
+    def whole(self) -> Path:
+        """The one for the development and test sides, and for use."""
+        return self._made("lm.arpa", self.sentences)
+
+    def parts(self) -> list[tuple[Path, list[Example]]]:
+        """The unlabelled side in parts, each with an n-gram that was made without its sentences."""
+        unlabelled = self.division.unlabelled
+        if self.given:
+            return [(self.whole(), unlabelled)] if unlabelled else []
+        labelled = {example.target for example in self.division.labelled}
+        found: list[tuple[Path, list[Example]]] = []
+        for part in range(PARTS):
+            examples = [example for example in unlabelled if part_of(example.target) == part]
+            left = [each for each in self.sentences if each in labelled or part_of(each) != part]
+            if examples and left:
+                found.append((self._made(f"lm-part-{part + 1}.arpa", left), examples))
+        return found
+
+    def _made(self, name: str, sentences: Iterable[str]) -> Path:
+        path, key = self.folder / name, self.folder / f"{name}.key"
+        if not (path.exists() and key.exists() and key.read_text(encoding="utf-8") == self.key):
+            key.unlink(missing_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            train_ngram(sentences, path, order=self.order)
+            write_atomic(key, self.key.encode())
+        return path
+
+
+def part_of(sentence: str) -> int:
+    """The part of a sentence, the same for every recording of it.
+
+    >>> 0 <= part_of("a sentence") < PARTS
+    True
+    """
+    return int(hashlib.sha256(sentence.encode()).hexdigest(), 16) % PARTS
+
+
+def read_sentences(path: Path) -> list[str]:
+    """The sentences of a text file, a line each, normalised.
+
+    Raises:
+        UserError: the file cannot be read, is not UTF-8, or holds no sentence.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: the text cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error})") from None
+    sentences = [sentence for sentence in map(normalize_transcript, lines) if sentence]
+    if not sentences:
+        raise UserError(f"{path}: no sentence in it")
+    return sentences

@@ -1,0 +1,253 @@
+"""The whole experiment at toy size: trained once, told the same twice, and honest about who knew what."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from speechssl.config import UserError
+from speechssl.data.waveforms import WaveformStore
+from speechssl.experiments import asr, asr_ngram
+from speechssl.experiments.asr import AsrConfig, recognise
+from speechssl.experiments.asr_division import divide
+from speechssl.experiments.asr_ngram import Ngrams, read_sentences
+from speechssl.experiments.asr_scores import Scores, rows_of
+from speechssl.scoring.compare import compare
+from speechssl.scoring.decode import beam_search_installed
+from speechssl.scoring.results import read_results
+from speechssl.scoring.wer import EditCounts, count_errors
+from speechssl.train.finetune_config import finetune_settings
+
+from ..toys import changed
+from .asr_toys import micro_model, spoken_corpus
+
+MINUTES = 5 / 60
+FEW = changed(
+    finetune_settings("text", minutes=1.0),
+    loop__steps=3,
+    loop__validate_every=3,
+    loop__checkpoint_every=3,
+    loop__precision="fp32",
+    batches__batch_seconds=3.0,
+    device="cpu",
+)
+needs_beam = pytest.mark.skipif(not beam_search_installed(), reason="the extra lm is not installed")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return spoken_corpus(tmp_path_factory.mktemp("spoken"))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return micro_model(tmp_path_factory.mktemp("encoder"))
+
+
+def run(prepared, encoder, out, *, config=None, text=None, division=None, said=None):
+    division = division or divide(WaveformStore(prepared), minutes=MINUTES)
+    return recognise(
+        prepared,
+        encoder,
+        out,
+        division=division,
+        config=config or AsrConfig(beam_size=5, keep=1.0),
+        pretrained=FEW,
+        scratch=FEW,
+        lm_text=text,
+        command="the command",
+        say=(said if said is not None else []).append,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(prepared, encoder, tmp_path_factory):
+    """A run whose teacher writes the truth: an untrained one may write nothing, and then nothing is self-trained."""
+    out = tmp_path_factory.mktemp("run") / "asr"
+    said = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("speechssl.train.self_training.greedy", lambda *_: "ab")
+        patch.setattr("speechssl.scoring.decode.BeamDecoder.decode", lambda *_: _Read("ab"))
+        rows = run(prepared, encoder, out, said=said)
+    return out, rows, said
+
+
+class _Read:
+    def __init__(self, text):
+        self.text = text
+
+
+@needs_beam
+def test_everything_is_written(finished):
+    out, rows, said = finished
+    assert read_results(out / "results.json") == rows
+    assert {(row.contender, row.probe, row.metric) for row in rows} == {
+        (contender, probe, metric)
+        for contender in ("fine-tuned", "self-trained", "from scratch")
+        for probe in ("greedy", "n-gram")
+        for metric in ("WER", "CER")
+    }
+    assert all(row.unit == "minutes" and row.n == 16 and row.command == "the command" for row in rows)
+    assert all(row.low <= row.value <= row.high for row in rows)
+    for name in ("fine-tuned", "self-trained", "from-scratch"):
+        for file in ("model.safetensors", "lm.arpa", "decoder.json"):
+            assert (out / "models" / name / file).stat().st_size > 0
+    assert any("transcripts by fine-tuned kept" in line for line in said)
+    worst = json.loads((out / "worst.json").read_text())
+    assert len(worst["kinds"]) == 6
+    assert worst["utterances"][0]["errors"] >= worst["utterances"][-1]["errors"]
+    assert all(difference.difference.value == 0 for difference in compare(out / "results.json", out / "results.json"))
+
+
+@needs_beam
+def test_a_second_call_trains_nothing_and_tells_the_same(prepared, encoder, finished, tmp_path, monkeypatch):
+    out = tmp_path / "again"
+    shutil.copytree(finished[0], out)
+    monkeypatch.setattr("speechssl.train.finetune.fit", _fit_nothing(monkeypatch))
+    monkeypatch.setattr(asr, "tune", _never)
+    monkeypatch.setattr(asr, "pseudo_label", _never)
+    monkeypatch.setattr(asr_ngram, "train_ngram", _never)
+    monkeypatch.setattr("speechssl.scoring.decode.BeamDecoder.decode", lambda *_: _Read("ab"))
+    assert run(prepared, encoder, out) == finished[1]
+
+
+def _never(*_, **__):
+    raise AssertionError("was done again")
+
+
+def _fit_nothing(monkeypatch):
+    """The loop, which may only find that all is done."""
+    from speechssl.train.finetune import fit
+
+    def checked(*args, **options):
+        assert (options["out"] / "last.pt").exists()
+        before = (options["out"] / "model.safetensors").stat().st_mtime_ns
+        result = fit(*args, **options)
+        assert result.progress.step == 3
+        assert (options["out"] / "model.safetensors").stat().st_mtime_ns == before
+        return result
+
+    return checked
+
+
+@needs_beam
+def test_what_changed_is_made_anew(prepared, encoder, finished, tmp_path):
+    out, said = tmp_path / "again", []
+    shutil.copytree(finished[0], out)
+    text = tmp_path / "text.txt"
+    text.write_text("Ab, ba!\nbb aab\n")
+    before = (out / "lm.arpa").read_text()
+    run(prepared, encoder, out, text=text, said=said, config=AsrConfig(beam_size=5, rounds=0, scratch=False))
+    assert (out / "lm.arpa").read_text() != before
+    assert (out / "models" / "fine-tuned" / "lm.arpa").read_text() == (out / "lm.arpa").read_text()
+    assert not any("trained anew" in line for line in said)  # the n-gram is nothing that a model learns from
+    other = micro_model(tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    config["encoder"]["transformer"]["dropout"] = 0.2
+    (other / "config.json").write_text(json.dumps(config))
+    run(prepared, other, out, said=said, config=AsrConfig(beam_size=5, rounds=0, scratch=False))
+    assert sum("trained anew" in line for line in said) == 1
+
+
+@needs_beam
+def test_scratch_has_the_encoders_architecture(finished, encoder):
+    config = json.loads((finished[0] / "models" / "from-scratch" / "config.json").read_text())
+    assert config["encoder"] == json.loads((encoder / "config.json").read_text())["encoder"]
+    assert config["provenance"]["start"] is None
+
+
+def test_without_the_extra_it_is_greedy_alone(prepared, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(asr_ngram, "beam_search_installed", lambda: False)
+    said = []
+    rows = run(prepared, encoder, tmp_path / "run", said=said, config=AsrConfig(rounds=0, scratch=False))
+    assert {row.probe for row in rows} == {"greedy"}
+    assert any("greedy transcripts only: beam search needs the extra 'lm'" in line for line in said)
+    assert not (tmp_path / "run" / "lm.arpa").exists()
+
+
+def test_gains_are_errors_saved(prepared):
+    store = WaveformStore(prepared)
+    division = divide(store, minutes=MINUTES)
+    said = [example.target for example in division.test]
+
+    def scores(name, written):
+        return Scores(
+            name,
+            "greedy",
+            words=count_errors(said, written),
+            characters=count_errors(said, written, unit="character"),
+            written=written,
+            model_hash="",
+        )
+
+    good, bad = scores("good", said), scores("bad", [""] * len(said))
+    rows = rows_of(store, division, [good, bad], corpus=prepared, command="")
+    assert rows[0].gains == {"bad": [1.0, 1.0, 1.0]}
+    assert rows[2].gains == {"good": [-1.0, -1.0, -1.0]}
+    assert good.words[0] == EditCounts(0, 0, 0, len(said[0].split()))
+
+
+@needs_beam
+def test_an_ngram_that_labels_a_recording_does_not_hold_its_sentence(prepared, tmp_path):
+    division = divide(WaveformStore(prepared), minutes=MINUTES)
+    labelled = {example.target for example in division.labelled}
+    ngrams = Ngrams(tmp_path, division, text=None, order=3)
+    found = {}
+
+    def noted(sentences, path, *, order):
+        found[path] = set(sentences)
+        path.write_text("")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asr_ngram, "train_ngram", noted)
+        parts = ngrams.parts()
+        whole = found.get(ngrams.whole()) or found[ngrams.whole()]
+    assert sorted(each.index for _, side in parts for each in side) == [each.index for each in division.unlabelled]
+    assert parts
+    for path, side in parts:
+        assert not found[path] & {example.target for example in side} - labelled
+        assert found[path] <= whole
+    assert not whole & {example.target for example in (*division.test, *division.dev)}
+
+
+def test_a_text_that_cannot_be_used_is_one_line(tmp_path):
+    (tmp_path / "empty").write_text("…\n")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
+    for name, words in (("empty", "no sentence in it"), ("bytes", "not UTF-8 text"), ("none", "cannot be read")):
+        with pytest.raises(UserError, match=words):
+            read_sentences(tmp_path / name)
+
+
+def test_a_teacher_that_writes_nothing_ends_self_training(prepared, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(asr_ngram, "beam_search_installed", lambda: False)
+    monkeypatch.setattr("speechssl.train.self_training.greedy", lambda *_: "")
+    said = []
+    rows = run(prepared, encoder, tmp_path / "run", said=said, config=AsrConfig(rounds=2, scratch=False))
+    assert {row.contender for row in rows} == {"fine-tuned"}
+    assert sum("wrote nothing" in line for line in said) == 1
+
+
+def test_a_development_side_is_tuned_on_in_part(prepared, encoder, tmp_path, monkeypatch):
+    if not beam_search_installed():
+        pytest.skip("the extra lm is not installed")
+    asked = []
+
+    def tune(heard, references, *, decoder, limit):
+        asked.append(list(references))
+        return asr_tune(heard[:1], references[:1], decoder=decoder, lm_weights=(1.0,), word_scores=(0.0,))
+
+    asr_tune = asr.tune
+    monkeypatch.setattr(asr, "tune", tune)
+    division = divide(WaveformStore(prepared), minutes=MINUTES)
+    division = replace(division, dev=[*division.unlabelled[:3], *division.dev])
+    run(
+        prepared,
+        encoder,
+        tmp_path / "run",
+        division=division,
+        config=AsrConfig(rounds=0, scratch=False, tune_limit=2, beam_size=5),
+    )
+    assert [len(each) for each in asked] == [2]
+    assert np.isfinite(json.loads((tmp_path / "run/models/fine-tuned/decoder.json").read_text())["trials"][0]["wer"])
