@@ -17,6 +17,7 @@ SPEECHSSL := $(BIN)/python -m speechssl
 include recipes/pretrain/recipe.mk
 include recipes/demo/recipe.mk
 include recipes/emotion/recipe.mk
+include recipes/asr/recipe.mk
 
 .PHONY: help
 help: ## list the targets

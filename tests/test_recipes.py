@@ -23,7 +23,8 @@ verb=$1
 while [ "$1" != --out ]; do shift; done
 case $verb in
   prepare) mkdir -p "$2"; [ -e "$2/waveforms.json" ] || touch "$2/waveforms.json" ;;
-  emotion) touch "$2/results.json" ;;
+  pretrain) touch "$2/model.safetensors" ;;
+  emotion|asr) touch "$2/results.json" ;;
   *) touch "$2" ;;
 esac
 """
@@ -63,10 +64,16 @@ def verbs(lines: list[str]) -> list[str]:
 def test_second_make_redoes_nothing(tmp_path: Path, asked: Callable[..., list[str]]) -> None:
     words = ["demo", f"OUT={tmp_path}/demo"]
     first = asked(*words)
-    assert verbs(first) == ["prepare", "pretrain", "evaluate", "report"]
+    few = ["emotion", "report", "asr", "report"]
+    assert verbs(first) == ["prepare", "pretrain", "evaluate", "report", *few]
     demo = "--preset tiny --config recipes/demo/demo.toml"
     assert first[1] == f"pretrain {tmp_path}/demo/corpus {demo} --out {tmp_path}/demo/pretrain"
     assert first[3] == f"report {tmp_path}/demo/pretrain --out {tmp_path}/demo/report.html"
+    given = f"{tmp_path}/demo/corpus --encoder {tmp_path}/demo/pretrain"
+    emotion = f"emotion {given} --shots 5,25 --draws 5 --test-limit 200 --set loop.steps=60"
+    assert first[4] == f"{emotion} --out {tmp_path}/demo/emotion"
+    asr = f"asr {given} --minutes 10 --order 3 --beam 20 --rounds 1 --keep 0.7 --no-scratch --set loop.steps=700"
+    assert first[6] == f"{asr} --set batches.batch_seconds=16 --out {tmp_path}/demo/asr"
     assert asked(*words) == []
 
 
@@ -162,6 +169,73 @@ def test_emotion_takes_a_prepared_folder_and_names_its_run_after_the_corpus(tmp_
     assert "speechssl pretrain" not in named
 
 
+LISTS = "--labels data/lists/cmu_arctic-slt-10min.txt --dev data/lists/cmu_arctic-slt-dev.txt"
+PLAIN = "--order 3 --beam 100 --rounds 1 --keep 0.7"
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Path:
+    """A model folder, as far as make looks."""
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "encoder" / "model.safetensors").touch()
+    return tmp_path / "encoder"
+
+
+def test_asr_finds_the_lists_of_its_corpus(tmp_path: Path, encoder: Path, asked: Callable[..., list[str]]) -> None:
+    out = tmp_path / "run"
+    words = ["asr", "CORPUS=cmu_arctic", f"ENCODER={encoder}", f"OUT={out}"]
+    lists = f"{LISTS} --test data/lists/cmu_arctic-bdl-test.txt"
+    assert asked(*words) == [
+        f"prepare cmu_arctic --out {out}/corpus",
+        f"asr {out}/corpus --encoder {encoder} {lists} {PLAIN} --out {out}",
+        f"report {out} --out {out}/report.html",
+    ]
+    assert asked(*words) == []
+    changed = asked(
+        *words, "LABELS=5min", "ORDER=4", "BEAM=7", "ROUNDS=2", "KEEP=0.5", "SCRATCH=no", "SET=loop.steps=5"
+    )
+    assert verbs(changed) == ["asr", "report"]
+    assert f"--minutes 5 {lists[lists.index('--dev') :]} --order 4 --beam 7 --rounds 2 --keep 0.5" in changed[0]
+    assert "--no-scratch --set loop.steps=5 --out" in changed[0]
+    text = asked(*words, "TEXT=a b.txt", "DEV=data/lists/cmu_arctic-slt-10min.txt")
+    assert "--lm-text a b.txt" in text[0]
+    assert "--dev data/lists/cmu_arctic-slt-10min.txt" in text[0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "name", "words"),
+    [
+        ("1h", "1h", "--labels data/lists/speechocean762-1h.txt --dev data/lists/speechocean762-dev.txt --order"),
+        ("1.5h", "1.5h", "--minutes 90 --dev data/lists/speechocean762-dev.txt --order"),
+        ("30min", "30min", "--minutes 30 --dev data/lists/speechocean762-dev.txt --order"),
+        ("data/lists/speechocean762-10min.txt", "10min", "--labels data/lists/speechocean762-10min.txt --dev"),
+        ("data/lists/README.md", "README.md", "--labels data/lists/README.md --dev"),
+    ],
+)
+def test_labels_are_an_amount_or_a_list(labels: str, name: str, words: str, encoder: Path) -> None:
+    said = make("-n", "asr", "CORPUS=speechocean762", f"LABELS={labels}", f"ENCODER={encoder}").stdout
+    line = next(line for line in said.splitlines() if "speechssl asr" in line)
+    assert words in " ".join(line.split())
+    assert line.endswith(f"--out runs/asr/speechocean762-{name}")
+    assert f"speechssl prepare speechocean762    --out runs/asr/speechocean762-{name}/corpus" in said
+
+
+def test_asr_is_stale_when_a_list_changed(tmp_path: Path, encoder: Path, asked: Callable[..., list[str]]) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("a\n")
+    words = ["asr", "CORPUS=fsdd", f"ENCODER={encoder}", f"OUT={tmp_path}/run", f"LABELS={mine}"]
+    assert verbs(asked(*words)) == ["prepare", "asr", "report"]
+    later = (tmp_path / "run" / "results.json").stat().st_mtime + 5
+    os.utime(mine, (later, later))
+    assert verbs(asked(*words)) == ["asr", "report"]
+
+
+def test_a_dry_run_of_the_demo_stops_before_there_is_an_encoder(tmp_path: Path) -> None:
+    said = make("-n", "demo", f"OUT={tmp_path}/demo").stdout
+    assert "speechssl pretrain" in said
+    assert "speechssl emotion" not in said
+
+
 def test_extract_names_its_file(tmp_path: Path, asked: Callable[..., list[str]]) -> None:
     (tmp_path / "model.safetensors").touch()
     lines = asked("extract", f"MODEL={tmp_path}", "ROOT=~/sound")
@@ -184,12 +258,19 @@ def test_extract_names_its_file(tmp_path: Path, asked: Callable[..., list[str]])
         ("emotion CORPUS=folder ENCODER=none", "CORPUS=folder needs ROOT="),
         ("emotion pretrain CORPUS=fsdd", "make emotion by itself"),
         ("emotion ENCODER=x 'PREPARED=a b'", "emotion takes one prepared corpus, PREPARED is 'a b'"),
+        ("asr", "give CORPUS=name"),
+        ("asr CORPUS=fsdd", "asr needs ENCODER=a model folder; there is none in ''"),
+        ("asr CORPUS=fsdd ENCODER=HERE LABELS=many", "LABELS is 'many'; allowed: minutes or hours such as 10min or 1h"),
+        ("asr CORPUS=fsdd ENCODER=HERE LABELS=a/b.txt", "there is no such list among LABELS, DEV and TEST: 'a/b.txt'"),
+        ("asr CORPUS=fsdd ENCODER=HERE TEST=b.txt", "there is no such list among LABELS, DEV and TEST: 'b.txt'"),
+        ("asr pretrain CORPUS=fsdd", "make asr by itself"),
+        ("asr ENCODER=x 'PREPARED=a b'", "asr takes one prepared corpus, PREPARED is 'a b'"),
         ("extract", "extract needs ROOT="),
         ("extract ROOT=here MODEL=none", "extract needs MODEL=a model folder; there is none in 'none'"),
     ],
 )
-def test_a_missing_value_is_one_line(words: str, said: str) -> None:
-    done = make(*shlex.split(words), check=False)
+def test_a_missing_value_is_one_line(words: str, said: str, encoder: Path) -> None:
+    done = make(*shlex.split(words.replace("HERE", str(encoder))), check=False)
     assert done.returncode == 2
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
@@ -220,7 +301,7 @@ def test_an_old_python_is_one_line(tmp_path: Path) -> None:
 
 def test_help_lists_every_target() -> None:
     listed = [line.split()[1] for line in make("help").stdout.splitlines()]
-    wanted = "help setup demo test lint types prepare pretrain probe extract emotion clean"
+    wanted = "help setup demo test lint types prepare pretrain probe extract emotion asr clean"
     assert sorted(listed) == sorted(wanted.split())
 
 
@@ -242,11 +323,14 @@ def test_a_recipe_holds_differences_only(path: Path) -> None:
 
 
 def test_the_demo(toy_demo: Path) -> None:
-    for name in ("corpus/manifest.jsonl", "pretrain/model.safetensors", "pretrain/results.json", "report.html"):
+    names = ["corpus/manifest.jsonl", "pretrain/model.safetensors", "pretrain/results.json", "report.html"]
+    names += [f"{stage}/{file}" for stage in ("emotion", "asr") for file in ("results.json", "report.html")]
+    for name in names:
         assert (toy_demo / name).stat().st_size > 0, name
     said = (toy_demo / "said").read_text()
     assert "UAR" in said
     assert "speechssl.load(" in said
+    assert f"{toy_demo}/emotion/report.html and {toy_demo}/asr/report.html" in said
     assert "Traceback" not in said
 
 

@@ -5,10 +5,26 @@ HOURS =#   of synthetic audio; empty: the corpus's own default
 STEPS =#   updates; empty: what demo.toml says
 demo_out = $(if $(filter command,$(origin OUT)),$(OUT),runs/demo)
 
+# Few labels at the end. Schedules are short, for the demo has a budget; with less than half an hour of audio it is a
+# glance, and everything is as small as it can be.
+demo_small = $(shell awk -v hours="$(or $(HOURS),2)" 'BEGIN { if (hours < 0.5) print "yes" }')
+demo_labels = $(shell awk -v hours="$(or $(HOURS),2)" 'BEGIN { print (hours < 0.7 ? hours * 15 : 10) "min" }')
+EMOTION_SHOTS = $(if $(demo_small),2 all,5 25)# labelled utterances per style
+EMOTION_SET = loop.steps=$(if $(demo_small),3,60)# settings of its trainings
+ASR_SET = loop.steps=$(if $(demo_small),3,700) batches.batch_seconds=16# settings of speech recognition
+demo_emotion = PREPARED=$(demo_out)/corpus ENCODER=$(demo_out)/pretrain OUT=$(demo_out)/emotion \
+  SHOTS="$(EMOTION_SHOTS)" DRAWS=$(if $(demo_small),1,5) TEST_LIMIT=$(if $(demo_small),20,200) SET="$(EMOTION_SET)"
+demo_asr = PREPARED=$(demo_out)/corpus ENCODER=$(demo_out)/pretrain OUT=$(demo_out)/asr LABELS=$(demo_labels) \
+  ROUNDS=1 SCRATCH=no BEAM=20 SET="$(ASR_SET)"
+
 # 24 voices: with the default's 48 a voice has too few utterances for 25 shots.
+# A dry run (make -n) runs the lines with $(MAKE), too; there is no encoder then to start from.
 .PHONY: demo
-demo: $(READY) ## make a corpus, pretrain on it, probe and report: runs/demo/report.html
+demo: $(READY) ## make a corpus, pretrain, probe, few-label emotion and ASR: runs/demo/report.html
 	@$(MAKE) --no-print-directory probe CORPUS=espeak PRESET=tiny RECIPE=recipes/demo/demo.toml TASKS="label speaker" \
 	  PREPARED=$(demo_out)/corpus OUT=$(demo_out)/pretrain REPORT=$(demo_out)/report.html \
 	  CORPUS_SET="voices=24 $(if $(HOURS),hours=$(HOURS)) $(CORPUS_SET)" SET="$(if $(STEPS),loop.steps=$(STEPS)) $(SET)"
+	@[ ! -e $(demo_out)/pretrain/model.safetensors ] || $(MAKE) --no-print-directory emotion CORPUS= $(demo_emotion)
+	@[ ! -e $(demo_out)/pretrain/model.safetensors ] || $(MAKE) --no-print-directory asr CORPUS= $(demo_asr)
 	@echo "Look at $(demo_out)/report.html; the model is speechssl.load(\"$(demo_out)/pretrain\")." >&2
+	@echo "Few labels: $(demo_out)/emotion/report.html and $(demo_out)/asr/report.html (synthetic voices, not speech)." >&2

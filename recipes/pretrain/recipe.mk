@@ -26,7 +26,9 @@ VECTORS = $(MODEL)/vectors.parquet
 # Recipes with few labels share OUT, PREPARED and `prepare` with this one, and have a run folder of their own.
 few := $(firstword $(filter emotion asr,$(MAKECMDGOALS)))
 given = $(if $(filter command,$(origin $(1))),$($(1)),$(2))
-few_out = $(if $(few),runs/$(few)/$(or $(CORPUS),$(notdir $(patsubst %/,%,$(firstword $(call given,PREPARED))))))
+few_corpus = $(or $(CORPUS),$(notdir $(patsubst %/,%,$(firstword $(call given,PREPARED)))))
+few_labels = $(if $(filter asr,$(few)),-$(patsubst $(few_corpus)-%,%,$(patsubst %.txt,%,$(notdir $(call given,LABELS,10min)))))
+few_out = $(if $(few),runs/$(few)/$(few_corpus)$(few_labels))
 
 # Not every shell expands the ~ in ROOT=~/recordings.
 root = $(patsubst ~/%,$(HOME)/%,$(ROOT))

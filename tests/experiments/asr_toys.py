@@ -14,34 +14,12 @@ from speechssl.models.storage import save_model
 
 from ..toys import MICRO_ENCODER
 
-SENTENCES = tuple(
-    [
-        "ab ba",
-        "ba ab",
-        "abba",
-        "aa bb",
-        "bab",
-        "ab",
-        "ba",
-        "bb aa",
-        "aba",
-        "bb",
-        "aab b",
-        "a ba",
-        "b ab",
-        "baa",
-        "abb",
-        "ba ba",
-        "ab ab",
-        "aa b",
-        "b aa",
-        "bba",
-        "a bb",
-        "bb a",
-        "abab",
-        "baba",
-    ]
+# fmt: off
+SENTENCES = (
+    "ab ba", "ba ab", "abba", "aa bb", "bab", "ab", "ba", "bb aa", "aba", "bb", "aab b", "a ba",
+    "b ab", "baa", "abb", "ba ba", "ab ab", "aa b", "b aa", "bba", "a bb", "bb a", "abab", "baba",
 )
+# fmt: on
 PITCH = {"a": 200.0, "b": 900.0, " ": 0.0}
 
 
