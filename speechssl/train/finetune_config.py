@@ -113,6 +113,6 @@ def _classifier(shots: int, *, scratch: bool, network: Network) -> FinetuneConfi
         train_conv=scratch,
         hide=hidden,
         optim=FinetuneOptim(lr=1e-3 if scratch else 1e-4 if few else 3e-4, encoder_scale=1.0),
-        batches=LabelledConfig(batch_seconds=16.0, max_seconds=4.0),
+        batches=LabelledConfig(batch_seconds=12.0, max_seconds=4.0),
         loop=LoopConfig(steps=steps, validate_every=50, patience=5, checkpoint_every=1000),
     )
