@@ -92,10 +92,7 @@ def _told(rows: Sequence[ResultRow], other: str) -> str:
 
 
 def _verdict(row: ResultRow, other: str) -> str:
-    word = _WORDS[outcome(row.gains[other])]
-    if row.metric in LOWER_IS_BETTER:
-        return {"better": "worse", "worse": "better"}.get(word, word)
-    return word
+    return _WORDS[outcome(row.gains[other])]
 
 
 def _heading(rows: Sequence[ResultRow]) -> str:
@@ -134,8 +131,9 @@ def _gain_tables(rows: Sequence[ResultRow]) -> str:
             interval = f"[{signed(low)}, {signed(high)}]"
             cells.append(f'<td><span class="{kind}">{signed(value)}</span><br><small>{interval}</small></td>')
         body.append(f"<tr><td>{escape(ours)} − {escape(other)}</td>{''.join(cells)}</tr>")
+    kind = "reduction of" if rows[0].metric in LOWER_IS_BETTER else "difference in"
     return (
-        f'<h3>Paired differences</h3><div class="scroll"><table><thead><tr><th>difference in {escape(rows[0].metric)}'
+        f'<h3>Paired differences</h3><div class="scroll"><table><thead><tr><th>{kind} {escape(rows[0].metric)}'
         f"</th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div><p class='caption'>Same test utterances "
         "on both sides, 95 % interval: green where the first is better, orange where it is worse, grey undecided.</p>"
     )

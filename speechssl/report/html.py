@@ -7,6 +7,7 @@ from pathlib import Path
 from speechssl import __version__
 from speechssl.report import plots
 from speechssl.report.few_labels import few_label_sections, few_label_summary
+from speechssl.report.recognition import is_recognition, recognition_sections, recognition_summary
 from speechssl.report.run import Run, read_run
 from speechssl.report.tables import gain_table, missing, score_table, summary
 from speechssl.scoring.results import plain
@@ -50,9 +51,9 @@ details { margin: .8rem 0; } summary { cursor: pointer; color: var(--grey); }
 def write_report(run: Path, out: Path) -> None:
     """Write the page about a run.
 
-    Reads `config.json`, `recipe.toml`, `log.jsonl`, `results.json`, `confusion.json` and `map.npz` from the run's
-    folder. What is not there is left out with a sentence that says so; an experiment with few labels, which has neither
-    log nor probes nor map, is spared the sentences. The file is written under a temporary name and renamed.
+    Reads `config.json`, `recipe.toml`, `log.jsonl`, `results.json`, `confusion.json`, `worst.json` and `map.npz` from
+    the run's folder. What is not there is left out with a sentence that says so; an experiment with few labels, which
+    has neither log nor probes nor map, is spared the sentences. The file is written under a temporary name and renamed.
 
     Args:
         run: the folder.
@@ -69,7 +70,10 @@ def write_report(run: Path, out: Path) -> None:
     True
     """
     found = read_run(run)
-    parts = [_head(found), few_label_sections(found.experiments, found.confusion), _what_was_run(found)]
+    curves = [row for row in found.experiments if not is_recognition(row)]
+    rates = [row for row in found.experiments if is_recognition(row)]
+    few = few_label_sections(curves, found.confusion) + recognition_sections(rates, found.worst)
+    parts = [_head(found), few, _what_was_run(found)]
     if found.training or found.probes or not found.experiments:
         parts += [_learning(found), _probes(found), _map(found)]
     parts.append(_foot())
@@ -95,7 +99,9 @@ def _head(run: Run) -> str:
         if run.synthetic
         else ""
     )
-    verdicts = few_label_summary(run.experiments) + summary(run.probes)
+    curves = [row for row in run.experiments if not is_recognition(row)]
+    rates = [row for row in run.experiments if is_recognition(row)]
+    verdicts = few_label_summary(curves) + recognition_summary(rates) + summary(run.probes)
     return f"<h1>Run {escape(run.name)}</h1>{lead}{note}{_numbers(run)}{verdicts}"
 
 

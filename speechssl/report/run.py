@@ -4,7 +4,7 @@ import json
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Run:
         results: rows of `results.json`.
         map: of `map.npz`; None when missing.
         confusion: `confusion.json`; empty when missing.
+        worst: `worst.json` of speech recognition; empty when missing.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Run:
     results: Sequence[ResultRow]
     map: EmbeddingMap | None
     confusion: Mapping[str, Any]
+    worst: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def probes(self) -> Sequence[ResultRow]:
@@ -114,6 +116,7 @@ def read_run(folder: Path) -> Run:
         results=read_results(results) if results.exists() else [],
         map=_read_map(folder / "map.npz"),
         confusion=_read_json(folder / "confusion.json"),
+        worst=_read_json(folder / "worst.json"),
     )
 
 

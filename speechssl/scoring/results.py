@@ -37,7 +37,8 @@ class ResultRow:
         split: what is disjoint between training and test.
         classes: number of classes.
         command: the command line that made the row.
-        gains: by name of a baseline: this value minus the baseline's, with the ends of the paired interval.
+        gains: by name of a baseline: how much better this value is, with the ends of the paired interval. This minus
+            the baseline's, and for error rates the baseline's minus this: above zero is better for every metric.
         corpus: name of the prepared corpus.
         synthetic: whether a machine made the speech.
         unit: of `labels`: `shots` (labelled utterances per class) or `minutes` (of transcribed speech).
