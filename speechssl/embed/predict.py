@@ -24,7 +24,14 @@ from speechssl.embed.embedder import Waveform, device_of
 from speechssl.models.ctc import CTCModel
 from speechssl.models.heads import classify, emissions, load_head
 from speechssl.scoring.alignment import WordTime, word_times
-from speechssl.scoring.decode import BeamDecoder, DecoderConfig, character_probability, greedy
+from speechssl.scoring.decode import (
+    EXTRA,
+    BeamDecoder,
+    DecoderConfig,
+    beam_search_installed,
+    character_probability,
+    greedy,
+)
 
 LM, DECODER = "lm.arpa", "decoder.json"
 CHUNK_SECONDS = 240.0  # of audio decoded together
@@ -73,6 +80,8 @@ class Predictor:
             return
         own = folder / LM
         arpa = own if lm is None and own.is_file() else lm or None
+        if arpa is not None and not beam_search_installed():
+            raise UserError(f"{arpa}: {EXTRA}; or do without, with --greedy or Predictor(folder, lm=False)")
         if arpa is not None:
             self.decoder = BeamDecoder(self.model.vocabulary, config=decoder_config(folder), lm=arpa)
 
@@ -154,7 +163,7 @@ def _predict_chunk(predictor: Predictor, chunk: Sequence[tuple[str, Waveform | s
 
 
 def audio_files(sources: Sequence[str]) -> list[str]:
-    """Files as given, and folders as the sound files below them.
+    """Files as given, and folders as the sound files below them, whatever metadata says about those.
 
     Raises:
         UserError: a folder without any.
@@ -164,7 +173,10 @@ def audio_files(sources: Sequence[str]) -> list[str]:
         if not Path(source).is_dir():
             paths.append(source)
             continue
-        paths += [utterance.audio for utterance in audio_folder.prepare(Path(source))]
+        found = audio_folder.sound_files(Path(source))
+        if not found:
+            raise UserError(f"{source}: no sound file in it")
+        paths += map(str, found)
     return paths
 
 

@@ -80,6 +80,15 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
         yield from _without_metadata(root, files)
 
 
+def sound_files(root: Path) -> list[Path]:
+    """Every file below a folder that has the suffix of a sound file, by path; metadata is not read.
+
+    Raises:
+        UserError: no such folder.
+    """
+    return [path for path in _list_files(Path(root), ()) if _is_audio(path)]
+
+
 def _list_files(root: Path, only: Sequence[str]) -> list[Path]:
     """All files that are not hidden, sorted; each folder once, however many links lead to it."""
     if not root.is_dir():
