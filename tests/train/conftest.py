@@ -17,8 +17,12 @@ import torch
 from torch import Tensor
 
 from speechssl.config import dump_config
+from speechssl.data.waveforms import WaveformStore
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.storage import save_model
 from speechssl.train.pretrain_config import PretrainConfig
 from tests.toys import toy_corpus
+from tests.train.labelled import CTC, labelled_corpus
 
 HERE = Path(__file__).parent
 TIMING = {"seconds_per_second"}  # the only keys of the log that tell about the clock
@@ -27,6 +31,22 @@ TIMING = {"seconds_per_second"}  # the only keys of the log that tell about the 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return toy_corpus(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> WaveformStore:
+    """Sixteen labelled utterances by four speakers."""
+    return labelled_corpus(tmp_path_factory.mktemp("labelled"))
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder as pretraining leaves it; its encoder has learnt nothing."""
+    folder = tmp_path_factory.mktemp("start")
+    torch.manual_seed(7)
+    extra = {"objective.mask_embedding": torch.arange(32.0) / 32, "objective.other": torch.zeros(2)}
+    save_model(folder, SpeechEncoder(CTC.encoder), tensors=extra)
+    return folder
 
 
 class Processes:

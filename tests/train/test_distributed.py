@@ -32,15 +32,19 @@ def start_two(
     processes: Processes, corpus: Path, out: Path, config: PretrainConfig, *, signal: tuple[int, int] | None = None
 ) -> list[Run]:
     """What torchrun does: two processes that find each other by the environment. The second may get a signal."""
+    return [
+        processes.pretrain(corpus, out, config, env=env, signal=signal if rank else None)
+        for rank, env in enumerate(gloo_environments())
+    ]
+
+
+def gloo_environments() -> list[dict[str, str]]:
+    """What torchrun tells each of two processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    runs = []
-    for rank in range(2):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        env = {name: str(value) for name, value in place.items()}
-        runs.append(processes.pretrain(corpus, out, config, env=env, signal=signal if rank else None))
-    return runs
+    both = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [{name: str(value) for name, value in {"RANK": rank, "LOCAL_RANK": rank, **both}.items()} for rank in (0, 1)]
 
 
 @pytest.fixture(scope="module")
