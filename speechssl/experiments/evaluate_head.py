@@ -16,6 +16,7 @@ from speechssl.config import UserError
 from speechssl.data.utterance import Utterance
 from speechssl.data.waveforms import WaveformStore
 from speechssl.experiments.corpus import is_synthetic, utterance_ids
+from speechssl.experiments.evaluate_recogniser import evaluate_recogniser, transcribed
 from speechssl.experiments.scores import confusion_path, write_confusion
 from speechssl.experiments.training import predict_classes
 from speechssl.models.storage import model_hash, read_model_config
@@ -36,18 +37,18 @@ def evaluate_head(
     other_speakers: bool = False,
     command: str = "",
 ) -> list[ResultRow]:
-    """Score a fine-tuned classifier on the labelled utterances of a corpus.
+    """Score a fine-tuned classifier on the labelled utterances of a corpus, or a recogniser on the transcribed ones.
 
     Args:
         model: the folder of a fine-tuned model.
-        corpus: a prepared corpus with labels.
+        corpus: a prepared corpus with labels, or transcripts.
         out: the JSON file of rows; beside it go the answers item by item, for `speechssl compare`.
         split: only utterances of this split; None for all.
         other_speakers: speakers of this corpus that have a name of the training corpus are other people.
         command: the command line, kept in every row.
 
     Returns:
-        The rows: UAR, WA and macro F1 with intervals by speaker.
+        The rows: UAR, WA and macro F1 with intervals by speaker; WER and CER with intervals by utterance.
 
     Raises:
         UserError: no model or corpus, a model without a head, a speaker who was trained on, nothing to score.
@@ -56,11 +57,15 @@ def evaluate_head(
         raise UserError(f"{out}: is a folder; give the name of a JSON file")
     config = read_model_config(model)
     kind = config.get("head", {}).get("kind")
-    # The place for other kinds of heads: each has its own answers, rows and intervals.
+    store = WaveformStore(corpus)
+    if kind == "ctc":
+        chosen = transcribed(store, split=split)
+        refuse_trained_speakers(config, store, chosen, other_speakers=other_speakers)
+        return evaluate_recogniser(model, store, chosen, out, config=config, command=command)
     if kind != "classifier":
-        raise UserError(f"{model}: a head of kind {kind!r} is not scored here; a classifier is")
+        raise UserError(f"{model}: a head of kind {kind!r} is not scored here; a classifier or a recogniser is")
     return _evaluate_classifier(
-        model, WaveformStore(corpus), out, config=config, split=split, other_speakers=other_speakers, command=command
+        model, store, out, config=config, split=split, other_speakers=other_speakers, command=command
     )
 
 

@@ -1,0 +1,143 @@
+"""A fine-tuned recogniser scored on a prepared corpus whose speakers it was not trained on."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from speechssl.config import UserError
+from speechssl.data.waveforms import WaveformStore
+from speechssl.embed.evaluate import waveform_of
+from speechssl.embed.predict import Predictor, Transcript
+from speechssl.experiments.corpus import is_synthetic, utterance_ids
+from speechssl.models.storage import model_hash
+from speechssl.scoring.items import Answers, items_path, write_items
+from speechssl.scoring.results import ResultRow, write_results
+from speechssl.scoring.shots import digest
+from speechssl.scoring.wer import EditCounts, Unit, count_errors, error_rate
+from speechssl.text import normalize_transcript
+
+TASK = "recognition"
+UNITS: dict[str, Unit] = {"WER": "word", "CER": "character"}
+_CHUNK = 64  # utterances whose waveforms are held at once
+
+
+def transcribed(store: WaveformStore, *, split: str | None) -> list[int]:
+    """Utterances with a transcript, of one split or of all.
+
+    Raises:
+        UserError: there is none.
+    """
+    chosen = [
+        index
+        for index, item in enumerate(store.utterances)
+        if split in (None, item.split) and normalize_transcript(item.text or "")
+    ]
+    if len(chosen) < 2:
+        where = "" if split is None else f" in the split {split!r}"
+        raise UserError(f"{store.folder}: {len(chosen)} utterances with a transcript{where}; an interval needs 2")
+    return chosen
+
+
+def evaluate_recogniser(
+    model: Path, store: WaveformStore, chosen: Sequence[int], out: Path, *, config: Mapping[str, Any], command: str
+) -> list[ResultRow]:
+    """Word and character error rates, greedy and with the n-gram of the model's folder where there is one.
+
+    Args:
+        model: the folder of a model that writes.
+        store: the test corpus.
+        chosen: its utterances with transcripts, by speakers the model was not trained on.
+        out: the JSON file of rows; beside it go the errors of each utterance, for `speechssl compare`.
+        config: the model's `config.json`.
+        command: the command line, kept in every row.
+
+    Returns:
+        The rows, with intervals by utterance.
+    """
+    said = [normalize_transcript(store.utterances[index].text or "") for index in chosen]
+    every = utterance_ids(store.utterances)
+    ids = [every[index] for index in chosen]
+    rows: list[ResultRow] = []
+    answers: list[Answers] = []
+    for probe, predictor in _ways(model):
+        written = _written(predictor, store, chosen)
+        for metric, unit in UNITS.items():
+            counts = count_errors(said, written, unit=unit)
+            answers.append(_answers(metric, probe, counts, ids))
+            rows.append(_row(metric, probe, counts, store, model=model, ids=ids, config=config, command=command))
+    write_items(items_path(out), answers)
+    write_results(rows, out)
+    for row in rows:
+        _say(f"{row.metric}, {row.probe}: {row.value:.3f} [{row.low:.3f}, {row.high:.3f}] on {row.n} utterances")
+    return rows
+
+
+def _ways(model: Path) -> list[tuple[str, Predictor]]:
+    greedy, own = Predictor(model, lm=False), Predictor(model)
+    return [("greedy", greedy)] if own.decoder is None else [("greedy", greedy), ("n-gram", own)]
+
+
+def _written(predictor: Predictor, store: WaveformStore, chosen: Sequence[int]) -> list[str]:
+    texts: list[str] = []
+    for start in range(0, len(chosen), _CHUNK):
+        waveforms = [waveform_of(store, index) for index in chosen[start : start + _CHUNK]]
+        for found in predictor.predict(waveforms):
+            assert isinstance(found, Transcript)
+            texts.append(found.text)
+    return texts
+
+
+def _answers(metric: str, probe: str, counts: Sequence[EditCounts], ids: Sequence[str]) -> Answers:
+    return Answers(
+        task=TASK,
+        contender="fine-tuned",
+        probe=probe,
+        labels=0,
+        unit="minutes",
+        split_hash=digest(sorted(ids)),
+        ids=ids,
+        groups=ids,
+        repetitions=[0] * len(ids),
+        metric=metric,
+        errors=[count.errors for count in counts],
+        words=[count.words for count in counts],
+    )
+
+
+def _row(
+    metric: str,
+    probe: str,
+    counts: Sequence[EditCounts],
+    store: WaveformStore,
+    *,
+    model: Path,
+    ids: Sequence[str],
+    config: Mapping[str, Any],
+    command: str,
+) -> ResultRow:
+    rate = error_rate(counts)
+    known = bool(config.get("training", {}).get("speakers"))
+    return ResultRow(
+        task=TASK,
+        contender="fine-tuned",
+        probe=probe,
+        labels=0,
+        metric=metric,
+        value=rate.value,
+        low=rate.low,
+        high=rate.high,
+        n=rate.utterances,
+        seeds=1,
+        split=f"{'speakers' if known else 'utterances'} the model was not trained on, interval by utterance",
+        command=command,
+        corpus=str(store.folder),
+        synthetic=is_synthetic(store),
+        unit="minutes",
+        split_hash=digest(sorted(ids)),
+        model_hash=model_hash(model),
+    )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 -- words go to stderr
