@@ -92,6 +92,10 @@ def test_the_encoder_rests_and_then_moves(
         assert not run(store, tmp_path, config, start=start).finished
     assert max(movement(tmp_path, start).values()) == 0
     assert tensors(tmp_path)["/model/output.weight"].abs().max() > 0
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        run(store, tmp_path, config, start=start)
+    assert max(movement(tmp_path, start).values()) > 0  # from the fifth update on
     run(store, tmp_path, config, start=start)
     moved = movement(tmp_path, start)
     assert max(each for name, each in moved.items() if name.startswith("features.")) == 0
