@@ -171,6 +171,7 @@ def finetune(
     """Fine-tune a pretrained encoder on labels or transcripts. A run that was stopped goes on where it was."""
     from speechssl.config import load_config
     from speechssl.data.waveforms import WaveformStore
+    from speechssl.models.storage import encoder_dim
     from speechssl.train.examples import choose
     from speechssl.train.finetune import finetune as run
     from speechssl.train.finetune_config import FinetuneConfig, finetune_settings
@@ -183,7 +184,7 @@ def finetune(
     for note in found.notes:
         _say_once(note)
     total = sum(store.utterances[example.index].duration for example in found.train) / 60
-    defaults = finetune_settings(learn, shots=shots or 0, minutes=total, scratch=start is None)
+    defaults = finetune_settings(learn, shots=shots or 0, minutes=total, scratch=start is None, dim=encoder_dim(start))
     recipe = load_config(FinetuneConfig, config, overrides=sets, defaults=defaults)
     try:
         result = run(
@@ -266,13 +267,14 @@ def evaluate(
     baselines: Annotated[bool, typer.Option(help="Also MFCC, log-mel and a random encoder.")] = True,
     split: Annotated[str | None, typer.Option(help="Of a fine-tuned model: only utterances of this split.")] = None,
     other_speakers: Annotated[
-        bool, typer.Option("--other-speakers", help="Of a fine-tuned model: leave out the speakers it was trained on.")
+        bool, typer.Option("--other-speakers", help="Of a fine-tuned model: equal speaker names are other people.")
     ] = False,
 ) -> None:
     """Probe a frozen model with few labels, beside the baselines; or score a fine-tuned one as it is."""
     from speechssl.config import UserError
     from speechssl.models.storage import read_model_config
 
+    counts = _counts(shots)
     if "head" in read_model_config(model):
         from speechssl.experiments.evaluate_head import evaluate_head
 
@@ -283,7 +285,6 @@ def evaluate(
     from speechssl.embed.evaluate import evaluate as run
 
     tasks = [each.value for each in task]
-    counts = _counts(shots)
     run(model, corpus, out, tasks=tasks, shots=counts, seeds=seeds, baselines=baselines, command=_spoken.get())
 
 
@@ -370,13 +371,18 @@ def asr(
     from speechssl.data.waveforms import WaveformStore
     from speechssl.experiments.asr import AsrConfig, recognise
     from speechssl.experiments.asr_division import divide
+    from speechssl.models.storage import encoder_dim
     from speechssl.train.finetune_config import FinetuneConfig, finetune_settings
 
     store = WaveformStore(corpus)
     division = divide(store, labels=labels, minutes=minutes, dev=dev, test=test, seed=_seed_of(sets))
     amount = sum(store.utterances[example.index].duration for example in division.labelled) / 60
     pretrained, fresh = (
-        load_config(FinetuneConfig, overrides=sets, defaults=finetune_settings("text", minutes=amount, scratch=without))
+        load_config(
+            FinetuneConfig,
+            overrides=sets,
+            defaults=finetune_settings("text", minutes=amount, scratch=without, dim=encoder_dim(encoder)),
+        )
         for without in (False, True)
     )
     recognise(

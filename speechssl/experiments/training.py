@@ -23,7 +23,7 @@ from speechssl.embed.evaluate import waveform_of
 from speechssl.models.ctc import CTCModel
 from speechssl.models.encoder import EncoderConfig
 from speechssl.models.heads import classify, load_head
-from speechssl.models.storage import read_model_config
+from speechssl.models.storage import encoder_dim, read_model_config
 from speechssl.train.finetune import finetune
 from speechssl.train.finetune_config import FinetuneConfig, finetune_settings
 
@@ -111,7 +111,9 @@ class FineTuner:
         return answers
 
     def _config(self, job: TrainingJob) -> FinetuneConfig:
-        preset = finetune_settings("label", shots=job.shots, scratch=job.start is None, network=job.network)
+        preset = finetune_settings(
+            "label", shots=job.shots, scratch=job.start is None, network=job.network, dim=encoder_dim(job.like)
+        )
         changes: dict[str, object] = {"seed": job.seed}
         if job.start is None and job.network == "encoder":
             known = read_model_config(job.like)["encoder"]

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from speechssl.config import UserError
-from speechssl.models.encoder import EncoderConfig, SpeechEncoder
+from speechssl.models.encoder import PRESETS, EncoderConfig, SpeechEncoder
 
 FORMAT = 1
 PREFIX = "encoder."
@@ -101,6 +101,20 @@ def load_encoder(folder: Path) -> SpeechEncoder:
     except (SafetensorError, RuntimeError) as error:
         raise UserError(f"{path}: weights do not fit the config: {' '.join(str(error).split())}") from None
     return encoder.eval()
+
+
+def encoder_dim(folder: Path | None) -> int:
+    """Dimension of the frames of a model folder's encoder; of the preset `tiny` where there is no folder.
+
+    Raises:
+        UserError: not a model folder, or a model without an encoder.
+    """
+    if folder is None:
+        return PRESETS["tiny"].dim
+    known = read_model_config(folder)["encoder"]
+    if known is None:
+        raise UserError(f"{folder}: a model without an encoder")
+    return int(known["transformer"]["dim"])
 
 
 def read_tensors(path: Path, *, prefix: str) -> dict[str, Tensor]:
