@@ -89,8 +89,8 @@ def compare(
                 task=row_a.task,
                 metric=row_a.metric,
                 amount=row_a.amount if row_a.amount == row_b.amount else f"{row_a.amount} / {row_b.amount}",
-                contender_a=row_a.contender,
-                contender_b=row_b.contender,
+                contender_a=_name(row_a),
+                contender_b=_name(row_b),
                 a=row_a.value,
                 b=row_b.value,
                 difference=_difference(answers_b, _aligned(answers_a, answers_b, a=a, b=b), row_a.metric, seed=seed),
@@ -131,9 +131,14 @@ def _pairs(
             return False
         amounts = (one.labels, one.unit) == (other.labels, other.unit)
         names = (one.contender, one.probe) == (other.contender, other.probe)
-        return alone or (amounts and (names or any_name))
+        return alone or (amounts and (names or (any_name and one.probe == other.probe)))
 
     return [(one, other) for one in rows_a for other in rows_b if fit(one, other)]
+
+
+def _name(row: ResultRow) -> str:
+    """With the way of decoding, or the probe, where there is one: `fine-tuned (n-gram)`."""
+    return f"{row.contender} ({row.probe})" if row.probe else row.contender
 
 
 def _refuse_other_split(row_a: ResultRow, row_b: ResultRow, *, a: Path, b: Path) -> None:
