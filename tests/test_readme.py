@@ -20,6 +20,9 @@ TEXT = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 TOY = {
     "pretrain": "--set loop.steps=2 --set crops.batch_seconds=4 --set crops.seconds=1 --set crops.min_seconds=1",
     "evaluate": "--shots 1 --seeds 1 --no-baselines",
+    "finetune": "--shots 1 --set loop.steps=1",
+    "emotion": "--shots 1 --draws 1 --test-limit 12 --contenders frozen-probe,fine-tuned --set loop.steps=1",
+    "asr": "--minutes 0.5 --beam 5 --rounds 0 --no-scratch --set loop.steps=1 --set batches.batch_seconds=8",
 }
 
 
@@ -30,6 +33,8 @@ def blocks(language: str) -> list[str]:
 COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
 BY_HAND = [shlex.split(line)[1:] for line in COMMANDS if line.startswith("speechssl ")]
 ON_RECORDINGS = "make pretrain probe CORPUS=folder ROOT=~/recordings PRESET=small OUT=runs/mine"
+ON_EMODB = "make emotion CORPUS=emodb ENCODER=runs/mine"
+ON_OCEAN = "make asr CORPUS=speechocean762 LABELS=10min ENCODER=runs/mine"
 ON_FESTVOX = 'make pretrain CORPUS=festvox_ru PRESET=small SET="loop.steps=2000 seed=1"'
 
 
@@ -44,8 +49,9 @@ def dry(command: str) -> list[list[str]]:
 def test_every_command_is_known() -> None:
     """A command that is new in the README is run here by hand, or gets a test of its own."""
     rest = [line for line in COMMANDS if not line.startswith("speechssl ")]
-    assert rest == ["make demo", "make test", ON_RECORDINGS, ON_FESTVOX]  # the demo itself: test_recipes.py
-    assert {words[0] for words in BY_HAND} == {"prepare", "pretrain", "extract", "evaluate", "report", "info"}
+    assert rest == ["make demo", "make test", ON_RECORDINGS, ON_FESTVOX, ON_EMODB, ON_OCEAN]  # demo: test_recipes.py
+    known = {"prepare", "pretrain", "extract", "evaluate", "report", "info"}
+    assert {words[0] for words in BY_HAND} == known | {"finetune", "predict", "emotion", "asr", "compare"}
 
 
 def test_make_test_runs_the_suite() -> None:
@@ -69,6 +75,14 @@ def test_settings_of_the_public_corpus_exist() -> None:
     sets = [value for name, value in itertools.pairwise(pretrain) if name == "--set"]
     config = load_config(PretrainConfig, overrides=sets, defaults=RUNS["small"])
     assert (config.loop.steps, config.seed) == (2000, 1)
+
+
+def test_few_labels_by_make(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    emotion, asr = (dry(line.replace("runs/mine", str(tmp_path))) for line in (ON_EMODB, ON_OCEAN))
+    assert [words[0] for words in emotion] == ["prepare", "emotion", "report"]
+    assert [words[0] for words in asr] == ["prepare", "asr", "report"]
+    assert "data/lists/speechocean762-10min.txt" in asr[1]
 
 
 @pytest.fixture
@@ -96,7 +110,13 @@ def test_commands_by_hand(home: Path, capfd: pytest.CaptureFixture[str]) -> None
         assert cli.main(words) == 0, capfd.readouterr().err
     for name in ("model.safetensors", "results.json", "report.html"):
         assert Path("runs/mine", name).stat().st_size > 0
-    assert Path("vectors.parquet").stat().st_size > 0
+    for name in ("vectors.parquet", "tones.csv", "runs/emotion/mine/results.json", "runs/asr/mine/results.json"):
+        assert Path(name).stat().st_size > 0
+    told = capfd.readouterr().out
+    assert "fine-tuned" in told  # what compare says
+    recordings = len(list((home / "recordings").glob("*.flac")))
+    assert len(Path("tones.csv").read_text().splitlines()) == recordings + 1
+    assert sum('"words"' in line for line in told.splitlines()) == recordings
 
 
 @pytest.mark.parametrize("source", blocks("python"))
@@ -106,7 +126,8 @@ def test_python(source: str, home: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "recipes/demo/README.md", "recipes/pretrain/README.md"]
+    "page",
+    ["README.md", "CONTRIBUTING.md", *(f"recipes/{name}/README.md" for name in ("demo", "pretrain", "emotion", "asr"))],
 )
 def test_links_and_files_exist(page: str) -> None:
     text = (REPOSITORY / page).read_text(encoding="utf-8")
