@@ -169,7 +169,7 @@ def finetune(
     sets: Sets = [],  # noqa: B006 -- typer copies it
 ) -> None:
     """Fine-tune a pretrained encoder on labels or transcripts. A run that was stopped goes on where it was."""
-    from speechssl.config import load_config
+    from speechssl.config import UserError, load_config
     from speechssl.data.waveforms import WaveformStore
     from speechssl.models.storage import encoder_dim
     from speechssl.train.examples import choose
@@ -178,14 +178,17 @@ def finetune(
     from speechssl.train.health import HealthError
 
     store = WaveformStore(corpus)
+    given = load_config(FinetuneConfig, config, overrides=sets)  # the seed draws the labelled utterances too
     found = choose(
-        store, learn, split=split, ids=ids, shots=shots, minutes=minutes, valid_share=valid_share, seed=_seed_of(sets)
+        store, learn, split=split, ids=ids, shots=shots, minutes=minutes, valid_share=valid_share, seed=given.seed
     )
     for note in found.notes:
         _say_once(note)
     total = sum(store.utterances[example.index].duration for example in found.train) / 60
     defaults = finetune_settings(learn, shots=shots or 0, minutes=total, scratch=start is None, dim=encoder_dim(start))
     recipe = load_config(FinetuneConfig, config, overrides=sets, defaults=defaults)
+    if recipe.kind != defaults.kind:
+        raise UserError(f"kind={recipe.kind} does not go with --learn {learn}; leave the kind to --learn")
     try:
         result = run(
             store, out, config=recipe, start=start, train=found.train, valid=found.valid, command=_spoken.get()
@@ -375,7 +378,8 @@ def asr(
     from speechssl.train.finetune_config import FinetuneConfig, finetune_settings
 
     store = WaveformStore(corpus)
-    division = divide(store, labels=labels, minutes=minutes, dev=dev, test=test, seed=_seed_of(sets))
+    seed = load_config(FinetuneConfig, overrides=sets).seed  # draws what no list says, too
+    division = divide(store, labels=labels, minutes=minutes, dev=dev, test=test, seed=seed)
     amount = sum(store.utterances[example.index].duration for example in division.labelled) / 60
     pretrained, fresh = (
         load_config(
@@ -436,12 +440,6 @@ def info(
     width = max(len(name) for name in found) + 1
     for name, value in found.items():
         _put(f"{name.replace('_', ' '):{width}} {_plain(value)}")
-
-
-def _seed_of(sets: Sequence[str]) -> int:
-    """The seed among settings: it draws the labelled utterances too."""
-    seeds = [value for key, _, value in (each.partition("=") for each in sets) if key.strip() == "seed"]
-    return int(seeds[-1]) if seeds and seeds[-1].strip().isdecimal() else 0
 
 
 def _counts(text: str) -> list[int]:

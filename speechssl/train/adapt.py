@@ -21,6 +21,7 @@ from speechssl.train.pretrain_config import PretrainConfig
 RATE = 0.3  # of the first run's learning rates
 WARMUP = 0.15  # of the run
 
+
 def adaptation(defaults: PretrainConfig, start: Path) -> PretrainConfig:
     """Settings for going on from a model: its encoder and objective, a temperature that stays, a smaller rate.
 
