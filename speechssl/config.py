@@ -10,6 +10,7 @@ a `UserError` of one line that names the key, what was given and what is allowed
 """
 
 import difflib
+import hashlib
 import json
 import math
 import tomllib
@@ -88,6 +89,16 @@ def load_config(
         raise UserError(_explain(error, kind=kind, path=path, given=given)) from None
     except TypeError:
         raise UserError(f"{path}: dates and times are not used in recipes") from None
+
+
+def digest(content: object) -> str:
+    """Sixteen hexadecimal digits of anything that JSON holds; where it does not, of how it prints.
+
+    >>> digest(["a", 1]) == digest(("a", 1)), len(digest([]))
+    (True, 16)
+    """
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def dump_config(config: Config) -> str:

@@ -15,7 +15,7 @@ should rest on; the two plain intervals of a table may overlap while one contend
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +23,18 @@ import torch
 from jaxtyping import Float32, Int
 
 from speechssl.audio import SAMPLE_RATE
-from speechssl.config import UserError
+from speechssl.config import UserError, digest
+from speechssl.data.names import is_synthetic, utterance_ids
 from speechssl.data.waveforms import WaveformStore
 from speechssl.embed.display import Display
 from speechssl.embed.embedder import ALL_LAYERS, EmbeddingModel, Layer, Waveform, load
 from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.storage import model_hash
 from speechssl.scoring.baselines import logmel_statistics, mfcc_statistics
 from speechssl.scoring.division import ProbeTask, make_task
+from speechssl.scoring.items import Answers, items_path, write_items
 from speechssl.scoring.probe import ProbeScore, chance_scores, probe_scores
-from speechssl.scoring.results import LOGMEL, MFCC, MODEL, RANDOM, ResultRow, write_results
+from speechssl.scoring.results import CHANCE, LOGMEL, MFCC, MODEL, RANDOM, ResultRow, write_results
 
 RANDOM_SEED = 1000  # of the random encoder; pretraining starts from small seeds, so the two are different draws
 LAYERS: dict[str, Layer] = {"last layer": -1, "mean of layers": ALL_LAYERS}
@@ -93,14 +96,63 @@ def evaluate(
                     scores += probe_scores(task, matrix, contender=contender)
                     advance(1)
         rows = _rows(drawn, scores)
-        origin = _Origin.of(store, command)
-        rows = [replace(row, command=origin.command, corpus=origin.corpus, synthetic=origin.synthetic) for row in rows]
+        names = utterance_ids(store.utterances)
+        splits = {(task.name, level): _split_hash(task, level, names) for task in drawn for level in task.shots}
+        own = model_hash(model_folder)
+        rows = [
+            replace(
+                row,
+                command=command,
+                corpus=str(store.folder),
+                synthetic=is_synthetic(store),
+                split_hash="" if row.contender == CHANCE else splits[row.task, row.labels],  # chance answers nothing
+                model_hash=own if row.family == MODEL else "",
+            )
+            for row in rows
+        ]
         with display.progress("map", total=1) as advance:
             write_map(out.with_name("map.npz"), store, drawn[0], features=features[f"{MODEL} (last layer)"])
             advance(1)
+        tasks_by_name = {task.name: task for task in drawn}
+        items = [
+            _answers(tasks_by_name[score.task], score, store, names=names, split_hash=splits[score.task, score.shots])
+            for score in scores
+            if score.metric == "UAR"  # the answers are the same for every metric
+        ]
+        write_items(items_path(out), items)
         write_results(rows, out)
         display.results(rows)
     return rows
+
+
+def _split_hash(task: ProbeTask, shots: int, names: Sequence[str]) -> str:
+    """Sixteen hexadecimal digits of who trains and who is tested in every draw at this number of shots."""
+    return digest(
+        [
+            [sorted(names[int(i)] for i in side) for side in (draw.shots[:, :shots].ravel(), draw.test)]
+            for draw in task.divisions
+        ]
+    )
+
+
+def _answers(
+    task: ProbeTask, score: ProbeScore, store: WaveformStore, *, names: Sequence[str], split_hash: str
+) -> Answers:
+    """What a probe answered, item by item; the interval of a comparison resamples speakers in every task."""
+    places = [(number, int(i)) for number, draw in enumerate(task.divisions) for i in draw.test]
+    return Answers(
+        task=score.task,
+        contender=score.contender,
+        probe=score.probe,
+        labels=score.shots,
+        unit="shots",
+        split_hash=split_hash,
+        ids=[names[i] for _, i in places],
+        groups=[store.utterances[i].speaker or names[i] for _, i in places],
+        repetitions=[number for number, _ in places],
+        truth=[str(task.targets[i]) for _, i in places],
+        predicted=[answer for answers in score.predicted for answer in answers],
+    )
 
 
 def random_encoder(model: EmbeddingModel) -> EmbeddingModel:
@@ -142,18 +194,6 @@ def write_map(
         method=np.array("PCA" if few else "t-SNE"),
     )
     partial.replace(path)
-
-
-@dataclass(frozen=True)
-class _Origin:
-    command: str
-    corpus: str
-    synthetic: bool
-
-    @classmethod
-    def of(cls, store: WaveformStore, command: str) -> "_Origin":
-        synthetic = any(bool(item.extras.get("synthetic")) for item in store.utterances)
-        return cls(command=command, corpus=str(store.folder), synthetic=synthetic)
 
 
 def _task(store: WaveformStore, name: str, *, shots: Sequence[int], seeds: int, test_limit: int) -> ProbeTask:

@@ -15,12 +15,12 @@ import numpy as np
 from jaxtyping import Float32
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from speechssl.config import Config
+from speechssl.config import Config, digest
 from speechssl.data.labelled import Example
 from speechssl.data.waveforms import WaveformStore
 from speechssl.embed.predict import DECODER, LM, decoder_config
 from speechssl.experiments.asr_division import Division
-from speechssl.experiments.asr_ngram import Ngrams, digest, read_sentences
+from speechssl.experiments.asr_ngram import Ngrams, read_sentences
 from speechssl.experiments.asr_scores import Scores, answers_of, rows_of, score, worst_of
 from speechssl.models.ctc import CTCModel
 from speechssl.models.encoder import EncoderConfig

@@ -16,9 +16,9 @@ import numpy as np
 from speechssl.config import UserError
 from speechssl.data.labelled import Example
 from speechssl.data.lists import read_list, select, utterance_id
+from speechssl.data.names import utterance_ids
 from speechssl.data.store import WaveformStore
 from speechssl.data.subsets import minutes_subset, split_by_speaker
-from speechssl.experiments.corpus import utterance_ids
 from speechssl.train.examples import examples_of
 
 TEST_SHARE, DEV_SHARE, DEV_MINUTES = 0.2, 0.1, 10.0  # where no list and no official split says otherwise

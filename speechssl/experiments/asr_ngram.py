@@ -7,11 +7,10 @@ without the sentences of that part (cross-fitting, as in cross-validation).
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from speechssl.config import UserError
+from speechssl.config import UserError, digest
 from speechssl.data.labelled import Example
 from speechssl.experiments.asr_division import Division
 from speechssl.models.storage import write_atomic
@@ -20,15 +19,6 @@ from speechssl.scoring.ngram import train_ngram
 from speechssl.text import normalize_transcript
 
 PARTS = 4  # of the unlabelled side; each n-gram lacks about a quarter of its sentences
-
-
-def digest(content: object) -> str:
-    """Sixteen hexadecimal digits of anything that JSON can write.
-
-    >>> digest(["a"]) == digest(["a"]) != digest(["b"])
-    True
-    """
-    return hashlib.sha256(json.dumps(content, ensure_ascii=False, default=str).encode()).hexdigest()[:16]
 
 
 class Ngrams:

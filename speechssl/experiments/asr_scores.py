@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from speechssl.data.names import is_synthetic
 from speechssl.data.waveforms import WaveformStore
 from speechssl.experiments.asr_division import Division, names_of
-from speechssl.experiments.corpus import is_synthetic
 from speechssl.scoring.items import Answers
 from speechssl.scoring.results import ResultRow
 from speechssl.scoring.wer import EditCounts, count_errors, error_rate, error_rate_difference

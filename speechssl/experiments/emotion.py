@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from speechssl.config import UserError
+from speechssl.config import UserError, digest
+from speechssl.data.names import is_synthetic, sessions_of, utterance_ids
 from speechssl.data.waveforms import WaveformStore
 from speechssl.experiments.cells import Cell, read_cell, write_cell
 from speechssl.experiments.contenders import (
@@ -32,7 +33,6 @@ from speechssl.experiments.contenders import (
     answer_frozen,
     contender_names,
 )
-from speechssl.experiments.corpus import is_synthetic, sessions_of, utterance_ids
 from speechssl.experiments.scores import (
     Origin,
     answers_of,
@@ -46,7 +46,7 @@ from speechssl.models.storage import load_encoder, model_hash
 from speechssl.scoring.classification import uar
 from speechssl.scoring.items import items_path, write_items
 from speechssl.scoring.results import ResultRow, plain, write_results
-from speechssl.scoring.shots import ALL, Draw, FewLabels, digest, few_labels
+from speechssl.scoring.shots import ALL, Draw, FewLabels, few_labels
 
 _VERSION = 1  # of what a cell's answers depend on beyond its settings; raised when the code gives other answers
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from speechssl.config import UserError
+from speechssl.config import UserError, digest
+from speechssl.data.names import is_synthetic, utterance_ids
 from speechssl.data.utterance import Utterance
 from speechssl.data.waveforms import WaveformStore
-from speechssl.experiments.corpus import is_synthetic, utterance_ids
 from speechssl.experiments.evaluate_recogniser import evaluate_recogniser, transcribed
 from speechssl.experiments.scores import confusion_path, write_confusion
 from speechssl.experiments.training import predict_classes
@@ -23,7 +23,6 @@ from speechssl.models.storage import model_hash, read_model_config
 from speechssl.scoring.classification import METRICS, bootstrap_interval
 from speechssl.scoring.items import Answers, items_path, write_items
 from speechssl.scoring.results import ResultRow, write_results
-from speechssl.scoring.shots import digest
 
 TASK = "classification"
 

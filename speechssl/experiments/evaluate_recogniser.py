@@ -5,15 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from speechssl.config import UserError
+from speechssl.config import UserError, digest
+from speechssl.data.names import is_synthetic, utterance_ids
 from speechssl.data.waveforms import WaveformStore
 from speechssl.embed.evaluate import waveform_of
 from speechssl.embed.predict import Predictor, Transcript
-from speechssl.experiments.corpus import is_synthetic, utterance_ids
 from speechssl.models.storage import model_hash
 from speechssl.scoring.items import Answers, items_path, write_items
 from speechssl.scoring.results import ResultRow, write_results
-from speechssl.scoring.shots import digest
 from speechssl.scoring.wer import EditCounts, Unit, count_errors, error_rate
 from speechssl.text import normalize_transcript
 

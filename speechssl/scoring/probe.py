@@ -49,7 +49,8 @@ class ProbeScore:
     """One score with what it was computed from.
 
     `shots` are training utterances per class, `tests` test utterances summed over seeds, `split` says what is
-    disjoint between training and test. `counts` are what the value was computed from (None for chance).
+    disjoint between training and test. `counts` are what the value was computed from (None for chance), `predicted` the
+    answers that were counted: a tuple a seed, in the order of its test utterances.
     """
 
     task: str
@@ -63,6 +64,7 @@ class ProbeScore:
     split: str
     classes: int
     counts: GroupCounts | None = None
+    predicted: tuple[tuple[str, ...], ...] = ()
 
     def gain_over(self, other: "ProbeScore", *, task: ProbeTask, seed: int = 0) -> Interval:
         """This score minus that of another contender of the same task, probe, shots and metric; paired interval."""
@@ -322,9 +324,10 @@ def _score(
 ) -> list[ProbeScore]:
     truth = [[str(task.targets[i]) for i in division.test.tolist()] for division in task.divisions]
     groups = [[task.groups[i] for i in division.test.tolist()] for division in task.divisions]
+    predicted = tuple(tuple(task.classes[number] for number in answer) for answer in answers)
     counts = count_repetitions(
         truth,
-        [[task.classes[number] for number in answer] for answer in answers],
+        predicted,
         groups=groups,
         classes=task.classes,
         group_names=sorted({group for members in groups for group in members}, key=str),
@@ -342,6 +345,7 @@ def _score(
             split=task.rule,
             classes=len(task.classes),
             counts=counts,
+            predicted=predicted,
         )
         for metric in METRICS
     ]

@@ -8,15 +8,13 @@ there is no validation side; whatever is trained here has a schedule of fixed le
 Everything is a function of (draw, ids, labels, speakers), never of the order of the manifest nor of the levels asked.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
 
-from speechssl.config import UserError
+from speechssl.config import UserError, digest
 from speechssl.scoring.folds import Folds, make_folds, refuse_shared_speaker
 
 ALL = 0  # the level at which every utterance of the training speakers is used
@@ -74,15 +72,6 @@ class FewLabels:
 
     def _names(self, indices: Int[np.ndarray, " _"]) -> list[str]:
         return sorted(self.ids[index] for index in indices.tolist())
-
-
-def digest(content: object) -> str:
-    """Sixteen hexadecimal digits of anything that JSON holds.
-
-    >>> digest(["a", 1]) == digest(("a", 1)), len(digest([]))
-    (True, 16)
-    """
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_shots(text: str) -> list[int]:

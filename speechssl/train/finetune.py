@@ -6,8 +6,6 @@ the run, the rate has three stages, and frames and channels are hidden at random
 labels a class: the head starts as the logistic probe on the frozen encoder (arXiv 2202.10054).
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 
 from speechssl import __version__
 from speechssl.audio import seconds_to_samples
-from speechssl.config import UserError
+from speechssl.config import UserError, digest
 from speechssl.data.labelled import Example, LabelledBatch, LabelledBatches
 from speechssl.data.waveforms import WaveformStore
 from speechssl.models.classifier import Classifier, LogMelClassifier
@@ -319,5 +317,4 @@ def _drops_layers(model: Head) -> bool:
 
 def _digest(examples: Sequence[Example]) -> str:
     """Sixteen hexadecimal digits of which utterances are learnt as what."""
-    listed = [[example.index, example.target] for example in examples]
-    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
+    return digest([[example.index, example.target] for example in examples])

@@ -11,6 +11,8 @@ from speechssl.data.waveforms import WaveformStore, pack
 from speechssl.embed import evaluate as module
 from speechssl.embed.embedder import EmbeddingModel, load
 from speechssl.embed.evaluate import evaluate, random_encoder
+from speechssl.models.storage import model_hash
+from speechssl.scoring.compare import compare
 from speechssl.scoring.results import read_results
 
 from .conftest import micro_encoder, tone
@@ -98,7 +100,7 @@ def test_the_map_lies_beside_the_results(run):
         assert set(file["label"]) == {"tone 0", "tone 1", "tone 2"}
         assert str(file["method"]) == "PCA"  # fewer than 100 clips
         assert np.isfinite(file["points"]).all()
-    assert sorted(path.name for path in out.parent.iterdir()) == ["map.npz", "results.json"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["map.npz", "results.items.json.gz", "results.json"]
 
 
 def test_the_tables_and_the_verdict_are_on_stderr_alone(corpus, model_folder, tmp_path, capsys, monkeypatch):
@@ -184,3 +186,16 @@ def test_the_map_of_many_clips_is_t_sne(corpus, tmp_path):
         assert str(file["method"]) == "t-SNE"
         assert np.isfinite(file["points"]).all()
     assert [path.name for path in tmp_path.iterdir()] == ["map.npz"]
+
+
+def test_two_evaluations_are_compared_item_by_item(model_folder, corpus, tmp_path):
+    """The rows carry the split and the model, and their values are those of the answers beside them."""
+    for name in ("a", "b"):
+        evaluate(model_folder, corpus, tmp_path / f"{name}.json", shots=[1, 2], seeds=2, baselines=False)
+    rows = read_results(tmp_path / "a.json")
+    ours = [row for row in rows if row.family == "model"]
+    assert {row.model_hash for row in ours} == {model_hash(model_folder)}
+    assert len({row.split_hash for row in ours}) == 2
+    found = compare(tmp_path / "a.json", tmp_path / "b.json")
+    assert len(found) == len(ours)
+    assert all((each.difference.value, each.difference.low, each.difference.high) == (0, 0, 0) for each in found)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from speechssl.config import UserError
+from speechssl.data.names import sessions_of, utterance_ids
 from speechssl.data.waveforms import WaveformStore
 from speechssl.embed.display import Display
 from speechssl.experiments import emotion
@@ -18,7 +19,6 @@ from speechssl.experiments.contenders import (
     contender_names,
     mfcc_features,
 )
-from speechssl.experiments.corpus import sessions_of, utterance_ids
 from speechssl.experiments.emotion import label_efficiency
 from speechssl.scoring.classification import uar
 from speechssl.scoring.compare import compare

@@ -17,7 +17,8 @@ from speechssl.objectives.wav2vec2 import Crops, Loss, Wav2Vec2
 from speechssl.train import loop
 from speechssl.train.checkpoint import load_checkpoint
 from speechssl.train.health import ADVICE, HealthConfig, HealthError, HealthMonitor
-from speechssl.train.pretrain_config import RUNS, PretrainConfig, pretrain
+from speechssl.train.pretrain import pretrain
+from speechssl.train.pretrain_config import RUNS, PretrainConfig
 from tests.toys import MICRO_RUN, changed
 from tests.train.conftest import Processes
 

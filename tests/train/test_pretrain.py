@@ -11,7 +11,8 @@ from speechssl.config import UserError, dump_config, load_config
 from speechssl.data.waveforms import WaveformStore
 from speechssl.models.encoder import PRESETS
 from speechssl.models.storage import load_encoder, read_model_config
-from speechssl.train.pretrain_config import RUNS, PretrainConfig, pretrain, split
+from speechssl.train.pretrain import pretrain, split
+from speechssl.train.pretrain_config import RUNS, PretrainConfig
 from tests.toys import MICRO_RUN, changed, normalized_tones, toy_corpus
 
 SHORT = changed(MICRO_RUN, loop__steps=2, loop__validate_every=2, loop__checkpoint_every=2, loop__validate_batches=1)

@@ -1,4 +1,4 @@
-"""A prepared corpus as an experiment sees it: names that every machine gives, and where the corpus comes from."""
+"""What is told about the utterances of a corpus: names that every machine gives, sessions, and who made the speech."""
 
 import os
 from collections.abc import Sequence
