@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Int, Int64
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 
 from speechssl.audio import normalize, samples_to_seconds, seconds_to_samples
 from speechssl.config import Config, UserError
@@ -36,6 +36,7 @@ class LabelledConfig(Config):
     """How labelled utterances become batches."""
 
     batch_seconds: float = Field(default=32.0, gt=0)  # of audio in a global batch, for utterances of mean length
+    batch_utterances: NonNegativeInt = 0  # in a global batch; 0: as many as batch_seconds hold
     max_seconds: float = Field(
         default=20.0, gt=0
     )  # longer ones are cropped at random, or left out where texts are learnt
@@ -110,7 +111,8 @@ class LabelledBatches:
         self.lengths = np.minimum(np.asarray(store.lengths)[self.indices], self._longest)
         self.seconds = samples_to_seconds(int(self.lengths.sum()))
         mean = self.seconds / len(indices)
-        self.batch_size = min(max(1, round(config.batch_seconds / mean)), len(indices))
+        wanted = config.batch_utterances or max(1, round(config.batch_seconds / mean))
+        self.batch_size = min(wanted, len(indices))
         self.batches_per_epoch = -(-len(indices) // self.batch_size)
         self._cached: tuple[int, list[Int64[np.ndarray, " batch"]]] | None = None
 

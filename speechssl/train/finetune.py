@@ -6,6 +6,7 @@ the run, the rate has three stages, and frames and channels are hidden at random
 labels a class: the head starts as the logistic probe on the frozen encoder (arXiv 2202.10054).
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,11 +91,11 @@ def finetune(
         model = _model(encoder, train, config, start=start, vocabulary=vocabulary)
         if place.is_main:
             claim(out, config, [store], parts=_origin(train, valid, start=start, model=model))
-        if isinstance(model, Classifier) and config.head_start == "probe" and not (out / "last.pt").exists():
+        if isinstance(model, Classifier) and config.head_start == "probe":
             start_as_probe(model, store, train, seed=config.seed)
         if not config.train_conv and start is not None:
             encoder.features.requires_grad_(requires_grad=False)
-        save = _saver(model, store, train, out=out, start=start, command=command)
+        save = _saver(model, store, train, out=out, start=start, command=command, keep_start=config.keep_start)
         task, batches = _task(model, store, train, valid, config=config, save=save, place=place)
         held = batches.valid
         result = fit(
@@ -279,8 +280,15 @@ def _saver(
     out: Path,
     start: Path | None,
     command: str,
+    keep_start: float,
 ) -> Callable[[int, float], None]:
+    """What writes the model folder; with ``keep_start``, of weights between the starting ones and those of now.
+
+    Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (arXiv 2109.01903): the mean of the weights before
+    and after fine-tuning is better than either on what fine-tuning did not see, such as other speakers and rooms.
+    """
     items = [store.utterances[example.index] for example in train]
+    begin = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()} if keep_start else {}
 
     def save(step: int, seconds_seen: float) -> None:
         training = {
@@ -300,7 +308,12 @@ def _saver(
             "steps": step,
             "seconds_seen": round(seconds_seen, 1),
         }
-        save_head(out, model, extra={"training": training, "provenance": provenance})
+        saved = model
+        if keep_start:
+            saved = copy.deepcopy(model).cpu()
+            now = saved.state_dict()
+            saved.load_state_dict({name: torch.lerp(value, begin[name], keep_start) for name, value in now.items()})
+        save_head(out, saved, extra={"training": training, "provenance": provenance})
 
     return save
 
