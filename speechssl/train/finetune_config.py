@@ -118,8 +118,8 @@ def _small_ctc(minutes: float, *, scratch: bool) -> FinetuneConfig:
 
 
 # Searched on digits (FSDD, 10 shots) and words (three of Speech Commands, 25 shots) from a tiny encoder, UAR over three
-# draws; the frozen probe has .735 and .891. Rates of 1e-4 and 3e-4 give .730 and .722 on digits, .907 and .926 on words:
-# the more shots, the higher. Saving the mean of the weights before and after gives .737 and .909 with 1e-4, .733 and
+# draws; the frozen probe has .735 and .891. Rates of 1e-4 and 3e-4 give .730 and .722 on digits, .907 and .926 on
+# words: the more shots, the higher. Saving the mean of the weights before and after gives .737 and .909 with 1e-4, .733 and
 # .921 with 3e-4: hardly less where fine-tuning helps, and no loss where it does not. Batches are counted in utterances:
 # 12 s of audio are 16 words or four sentences, and with four the rates above are too high (emotion fell by .09).
 # From scratch 3e-4 (.588, .869). The log-mel CNN: 1e-3 (.515, .775), 3e-3 is unsteady (.537, .572).
