@@ -43,7 +43,7 @@ _BAND = 0.10  # opacity: seven bands must not hide each other
 def levels_of(rows: Sequence[ResultRow]) -> list[int]:
     """The amounts of labels, rising; 0, which is all of them, comes last.
 
-    >>> levels_of([ResultRow("emotion", "a", "", n, "UAR", 1, 1, 1, 1, 1) for n in (0, 25, 5)])
+    >>> levels_of([ResultRow("emotion", "a", "", n, "UAR", 1.0, 1.0, 1.0, 1, 1) for n in (0, 25, 5)])
     [5, 25, 0]
     """
     return sorted({row.labels for row in rows}, key=lambda labels: (labels == 0, labels))

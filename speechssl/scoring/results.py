@@ -75,7 +75,9 @@ class ResultRow:
     def amount(self) -> str:
         """How much was labelled, in words.
 
-        >>> [ResultRow("asr", "a", "", labels, "WER", 1, 1, 1, 1, 1, unit="minutes").amount for labels in (10, 60, 0)]
+        >>> from dataclasses import replace
+        >>> row = ResultRow("asr", "a", "", 10, "WER", 1.0, 1.0, 1.0, 1, 1, unit="minutes")
+        >>> [replace(row, labels=labels).amount for labels in (10, 60, 0)]
         ['10 min', '1 h', 'all']
         """
         if self.labels == 0:
@@ -125,7 +127,7 @@ def read_results(path: Path) -> list[ResultRow]:
 def amounts(rows: Iterable[ResultRow]) -> str:
     """How much was labelled in each row, in words.
 
-    >>> amounts([ResultRow("emotion", "a", "", labels, "UAR", 1, 1, 1, 1, 1) for labels in (5, 10, 0)])
+    >>> amounts([ResultRow("emotion", "a", "", labels, "UAR", 1.0, 1.0, 1.0, 1, 1) for labels in (5, 10, 0)])
     '5, 10 shots, all'
     """
     words = [row.amount for row in rows]

@@ -80,7 +80,7 @@ def finetune_settings(
         network: of a classifier.
         dim: of the encoder's frames.
 
-    >>> [finetune_settings("text", minutes=minutes, dim=768).frozen for minutes in (10, 60, 600, 6000)]
+    >>> [finetune_settings("text", minutes=minutes, dim=768).frozen for minutes in (10.0, 60.0, 600.0, 6000.0)]
     [0.77, 0.77, 0.5, 0.0]
     """
     if learn == "text":
