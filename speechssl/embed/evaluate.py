@@ -27,7 +27,8 @@ from speechssl.config import UserError, digest
 from speechssl.data.names import is_synthetic, utterance_ids
 from speechssl.data.waveforms import WaveformStore
 from speechssl.embed.display import Display
-from speechssl.embed.embedder import ALL_LAYERS, EmbeddingModel, Layer, Waveform, load
+from speechssl.embed.embedder import EmbeddingModel, load
+from speechssl.embed.encoding import ALL_LAYERS, Layer, Waveform
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.storage import model_hash
 from speechssl.scoring.baselines import logmel_statistics, mfcc_statistics

@@ -18,7 +18,8 @@ from speechssl.audio import SAMPLE_RATE, AudioError, check_waveform, decode, sam
 from speechssl.config import UserError
 from speechssl.data.corpora import folder as audio_folder
 from speechssl.data.manifest import Reject, Utterance, json_line, read_manifest
-from speechssl.embed.embedder import EmbeddingModel, Layer, Pooling, Waveform, load
+from speechssl.embed.embedder import EmbeddingModel, load
+from speechssl.embed.encoding import Layer, Pooling, Waveform
 from speechssl.embed.writers import VectorWriter
 from speechssl.models.storage import model_hash
 

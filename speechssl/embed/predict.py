@@ -20,7 +20,7 @@ from jaxtyping import Float32
 from speechssl.audio import SAMPLE_RATE, AudioError, check_waveform, decode
 from speechssl.config import UserError
 from speechssl.data.corpora import folder as audio_folder
-from speechssl.embed.embedder import Waveform, device_of
+from speechssl.embed.encoding import Waveform, device_of
 from speechssl.models.ctc import CTCModel
 from speechssl.models.heads import classify, emissions, load_head
 from speechssl.scoring.alignment import WordTime, word_times

@@ -8,7 +8,7 @@ import torch
 import speechssl
 from speechssl.audio import AudioError, normalize
 from speechssl.config import UserError
-from speechssl.embed import embedder
+from speechssl.embed import embedder, encoding
 from speechssl.embed.embedder import EmbeddingModel, load, to_waveform
 
 from .conftest import MICRO_GROUP, micro_encoder, tone
@@ -35,7 +35,7 @@ def test_vectors_are_those_of_the_plain_forward_pass(model):
             np.testing.assert_allclose(model.embed(clip, pooling="mean+std", layer=layer), both, atol=1e-5)
 
 
-@pytest.mark.parametrize("pooling", embedder.POOLINGS)
+@pytest.mark.parametrize("pooling", encoding.POOLINGS)
 @pytest.mark.parametrize("layer", [0, 1, -1, "mean"])
 def test_a_batch_of_one_equals_a_batch_of_many(model, pooling, layer):
     together = model.embed(CLIPS, pooling=pooling, layer=layer)
@@ -50,18 +50,18 @@ def test_a_group_norm_encoder_gets_batches_of_equal_length():
     clips = [*CLIPS, tone(16000, 333), tone(7777, 99)]
     together = model.embed(clips)
     np.testing.assert_allclose(together, np.stack([model.embed(clip) for clip in clips]), atol=1e-5)
-    batches = list(model._batches([len(clip) for clip in clips]))
+    batches = list(model.encoding.batches([len(clip) for clip in clips]))
     assert sorted(len(batch) for batch in batches) == [1, 1, 1, 2, 2]
 
 
 def test_batches_are_bounded_in_seconds_and_hold_every_clip_once(model):
     lengths = np.random.default_rng(0).integers(400, 4 * 16000, size=200).tolist()
-    batches = list(model._batches(lengths))
+    batches = list(model.encoding.batches(lengths))
     assert sorted(index for batch in batches for index in batch) == list(range(200))
     for batch in batches:
-        assert max(lengths[index] for index in batch) * len(batch) <= model.batch_seconds * 16000
+        assert max(lengths[index] for index in batch) * len(batch) <= model.encoding.batch_seconds * 16000
     assert len(batches) < 30  # 400 s in all, padded
-    assert [len(batch) for batch in model._batches([90 * 16000] * 3)] == [1, 1, 1]
+    assert [len(batch) for batch in model.encoding.batches([90 * 16000] * 3)] == [1, 1, 1]
 
 
 def test_long_clips_go_through_windows_and_keep_every_frame(model, monkeypatch):
@@ -69,10 +69,12 @@ def test_long_clips_go_through_windows_and_keep_every_frame(model, monkeypatch):
     clip = np.concatenate([tone(16000 * 5, 100 + 40 * part, seed=part) for part in range(6)])[: 16000 * 30 - 77]
     whole = model.frames(clip, layer=0)  # the input to the first block sees one positional convolution only
     vector = model.embed(clip, pooling="mean+std", layer=0)
-    monkeypatch.setattr(embedder, "WINDOW_SECONDS", 8.0)
+    monkeypatch.setattr(encoding, "WINDOW_SECONDS", 8.0)
     windows = []
-    encode = model._encode
-    monkeypatch.setattr(model, "_encode", lambda waves, layers: windows.append(len(waves[0])) or encode(waves, layers))
+    encode = model.encoding.encode
+    monkeypatch.setattr(
+        model.encoding, "encode", lambda waves, layers: windows.append(len(waves[0])) or encode(waves, layers)
+    )
     np.testing.assert_allclose(model.frames(clip, layer=0), whole, atol=1e-4)
     assert len(windows) == 8  # 30 s in steps of 4 s
     assert max(windows) <= 8 * 16000 + 400
@@ -82,8 +84,8 @@ def test_long_clips_go_through_windows_and_keep_every_frame(model, monkeypatch):
 
 
 def test_a_long_clip_does_not_change_its_neighbours(model, monkeypatch):
-    monkeypatch.setattr(embedder, "WINDOW_SECONDS", 2.5)
-    monkeypatch.setattr(embedder, "CONTEXT_SECONDS", 0.5)
+    monkeypatch.setattr(encoding, "WINDOW_SECONDS", 2.5)
+    monkeypatch.setattr(encoding, "CONTEXT_SECONDS", 0.5)
     clips = [CLIPS[0], tone(16000 * 4), CLIPS[2]]
     np.testing.assert_allclose(model.embed(clips), np.stack([model.embed(clip) for clip in clips]), atol=1e-5)
 
