@@ -2,12 +2,14 @@
 
 Graves et al. 2006, "Connectionist Temporal Classification"; the head is that of wav2vec 2.0 (Baevski et al. 2020, arXiv
 2006.11477, section 3.3), on a learned mix of layers (SUPERB, arXiv 2105.01051): which layer tells sounds apart differs
-between encoders, and the last one of a contrastive model rarely does so best.
+between encoders, and the last one of a contrastive model rarely does so best. Public models have the paper's own head:
+the linear layer on the last layer, nothing between.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -26,6 +28,7 @@ class CTCConfig(Config):
     """The head."""
 
     dropout: float = 0.1
+    layers: Literal["mix", "last"] = "mix"  # "last" is the paper's head, and what other toolkits can load
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,9 @@ class CTCModel(nn.Module):
         self.vocabulary, self.config = vocabulary, config
         self.normalized = encoder.config.normalize
         self.trunk = Trunk(encoder)
-        self.mix = LayerMix(encoder.config.transformer.layers + 1)
-        self.norm = LayerNorm(encoder.config.dim)
+        mixes = config.layers == "mix"
+        self.mix = LayerMix(encoder.config.transformer.layers + 1) if mixes else None
+        self.norm = LayerNorm(encoder.config.dim) if mixes else None
         self.output = nn.Linear(encoder.config.dim, len(vocabulary))
         nn.init.zeros_(self.output.bias)
 
@@ -77,7 +81,9 @@ class CTCModel(nn.Module):
             output = self.trunk(waveforms, num_samples, hidden=hidden)
         assert output.hidden_states is not None
         assert output.num_frames is not None
-        frames = self.norm(self.mix(output.hidden_states))
+        frames = output.frames
+        if self.mix is not None and self.norm is not None:
+            frames = self.norm(self.mix(output.hidden_states))
         logits = self.output(dropout(frames, self.config.dropout, training=self.training))
         with torch.autocast(logits.device.type, enabled=False):  # bf16 has three digits: too few for a log-softmax
             return CTCOutput(logits.float().log_softmax(dim=-1), output.num_frames)

@@ -1,6 +1,7 @@
 """CTC against the sum over all paths, and what cannot be aligned."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from speechssl.models.ctc import CTCConfig, CTCModel, CTCOutput, ctc_loss, frames_needed
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.heads import pad
+from speechssl.models.heads import load_head, pad, save_head
 from speechssl.text import Vocabulary
 
 
@@ -121,4 +122,24 @@ def test_frozen_keeps_gradients_from_the_encoder(encoder: SpeechEncoder, wavefor
         output = model(*pad(waveforms), frozen=frozen)
         ctc_loss(output, [[2], [3], [4], [2]]).sum().backward()
         assert all((each.grad is None) == frozen for each in encoder.parameters())
+        assert model.mix is not None
         assert model.mix.weights.grad is not None
+
+
+@torch.no_grad()
+def test_the_papers_head_reads_the_last_layer(
+    encoder: SpeechEncoder, waveforms: list[np.ndarray], tmp_path: Path
+) -> None:
+    model = CTCModel(encoder, Vocabulary.from_texts(["abc"]), CTCConfig(layers="last")).eval()
+    torch.nn.init.normal_(model.output.weight)
+    assert {name for name in model.state_dict() if not name.startswith("trunk.")} == {"output.weight", "output.bias"}
+    for waveform in waveforms:
+        alone = torch.from_numpy(waveform)[None]
+        expected = model.output(encoder(alone).frames).log_softmax(dim=-1)
+        got = model(alone, torch.tensor([len(waveform)])).log_probs
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+    save_head(tmp_path, model, extra={})
+    again = load_head(tmp_path)
+    assert isinstance(again, CTCModel)
+    assert again.config == model.config
+    assert torch.equal(again.output.weight, model.output.weight)
