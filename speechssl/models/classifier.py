@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from speechssl.config import Config
-from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.encoder import EncoderOutput, SpeechEncoder
 from speechssl.models.logmel_cnn import LogMelCNN, LogMelCNNConfig
 from speechssl.models.trunk import Hidden, Trunk
 from speechssl.nn.dropout import dropout
@@ -70,7 +70,10 @@ class Classifier(nn.Module):
             hidden: what to hide of the projected frames.
             frozen: no gradient reaches the encoder.
         """
-        pooled = self.pooled(waveforms, num_samples, hidden=hidden, frozen=frozen)
+        return self.logits(self.pooled(waveforms, num_samples, hidden=hidden, frozen=frozen))
+
+    def logits(self, pooled: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
+        """Scores of the classes from pooled vectors."""
         standard = (pooled.float() - self.centre) / self.spread
         return self.output(dropout(standard, self.config.dropout, training=self.training))
 
@@ -85,6 +88,10 @@ class Classifier(nn.Module):
         """One vector an utterance, before standardisation."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             output = self.trunk(waveforms, num_samples, hidden=hidden)
+        return self.pool(output)
+
+    def pool(self, output: EncoderOutput) -> Float[Tensor, "batch features"]:
+        """One vector an utterance from all of an encoder's layers."""
         assert output.hidden_states is not None
         frames = self.mix(output.hidden_states)
         if self.attention is not None:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from speechssl.config import Config
-from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.encoder import EncoderOutput, SpeechEncoder
 from speechssl.models.trunk import Hidden, Trunk
 from speechssl.nn.dropout import dropout
 from speechssl.nn.norm import LayerNorm
@@ -79,14 +79,18 @@ class CTCModel(nn.Module):
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             output = self.trunk(waveforms, num_samples, hidden=hidden)
-        assert output.hidden_states is not None
         assert output.num_frames is not None
-        frames = output.frames
-        if self.mix is not None and self.norm is not None:
-            frames = self.norm(self.mix(output.hidden_states))
-        logits = self.output(dropout(frames, self.config.dropout, training=self.training))
+        logits = self.logits(output)
         with torch.autocast(logits.device.type, enabled=False):  # bf16 has three digits: too few for a log-softmax
             return CTCOutput(logits.float().log_softmax(dim=-1), output.num_frames)
+
+    def logits(self, output: EncoderOutput) -> Float[Tensor, "batch frames symbols"]:
+        """Scores of the symbols from all of an encoder's layers."""
+        frames = output.frames
+        if self.mix is not None and self.norm is not None:
+            assert output.hidden_states is not None
+            frames = self.norm(self.mix(output.hidden_states))
+        return self.output(dropout(frames, self.config.dropout, training=self.training))
 
 
 def ctc_loss(output: CTCOutput, targets: Sequence[Sequence[int]], *, blank: int = 0) -> Float[Tensor, " batch"]:
