@@ -3,7 +3,8 @@
 wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477): convolutional feature encoder, layer norm and projection,
 Transformer. The default mode (layer-norm convolutions, pre-norm blocks, input of zero mean and unit variance) is
 padding-invariant: an utterance gives the same output alone and in any batch. The group-norm mode exists for public BASE
-checkpoints and takes equal-length batches only.
+checkpoints and takes equal-length batches only. HuBERT, WavLM and data2vec-audio are the same encoder with other
+settings (:mod:`speechssl.interop`).
 """
 
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ class EncoderConfig(Config):
     transformer: TransformerConfig = TransformerConfig(pre_norm=True)
     normalize: bool = True  # callers hand in waveforms of zero mean and unit variance
     feature_dropout: float = 0.0  # after the projection
+    feature_norm: bool = True  # of the latents, before the projection; DistilHuBERT has none
 
     @property
     def dim(self) -> int:
@@ -114,7 +116,8 @@ class SpeechEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.features = ConvFeatureEncoder(config.conv)
-        self.feature_norm = LayerNorm(config.conv.dim, eps=config.transformer.norm_eps)
+        norm = LayerNorm(config.conv.dim, eps=config.transformer.norm_eps) if config.feature_norm else nn.Identity()
+        self.feature_norm = norm
         self.projection = nn.Linear(config.conv.dim, config.dim)
         self.transformer = Transformer(config.transformer)
 

@@ -2,7 +2,7 @@
 
 wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477, section 2): a grouped convolution gives relative positions, then
 BERT-like blocks. Post-norm is the paper's BASE, pre-norm its LARGE (``do_stable_layer_norm`` elsewhere). Layer drop
-after Fan et al. 2019 (arXiv 1909.11556).
+after Fan et al. 2019 (arXiv 1909.11556). Positions as data2vec and WavLM have them are off by default.
 """
 
 import math
@@ -17,8 +17,10 @@ from speechssl.config import Config
 from speechssl.nn.conv import convolve
 from speechssl.nn.dropout import dropout
 from speechssl.nn.norm import LayerNorm
+from speechssl.nn.positions import PositionalStack, RelativeBias, RelativeGate
 
 LONG_SEQUENCE = 2048  # frames, 41 s; from here on the scores of all pairs would take too much memory
+_QUERIES = 512  # whose scores are held at once in a long sequence, where they cannot be left to the fused kernel
 
 
 class TransformerConfig(Config):
@@ -36,6 +38,9 @@ class TransformerConfig(Config):
     activation_dropout: float = 0.0
     layer_drop: float = 0.05
     norm_eps: float = 1e-5
+    position_stack: int = 0  # convolutions of data2vec's stack (nn/positions.py); 0: wav2vec 2.0's single one
+    relative_buckets: int = 0  # of WavLM's gated relative position bias; 0: none
+    relative_distance: int = 800  # frames from which on all distances share the last bucket
 
 
 @dataclass(frozen=True)
@@ -81,12 +86,57 @@ class SelfAttention(nn.Module):
         self, x: Float[Tensor, "batch frames dim"], mask: Bool[Tensor, "batch 1 1 frames"] | None
     ) -> Float[Tensor, "batch frames dim"]:
         """Attention over frames where ``mask`` is True."""
+        q, k, v = self.project(x)
+        return self.out(self.attend(q, k, v, mask).transpose(1, 2).flatten(2))
+
+    def project(self, x: Float[Tensor, "batch frames dim"]) -> Float[Tensor, "3 batch heads frames head_dim"]:
+        """Queries, keys and values of each head."""
         heads = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # batch frames 3 heads head_dim
-        q, k, v = heads.permute(2, 0, 3, 1, 4)  # each: batch heads frames head_dim
+        return heads.permute(2, 0, 3, 1, 4)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention in the faster of two ways, with dropout in training; a mask of numbers is added to the scores."""
         probability = self.dropout if self.training else 0.0
         attention = plain_attention if prefers_plain(q, probability) else F.scaled_dot_product_attention
-        y = attention(q, k, v, mask, probability)
-        return self.out(y.transpose(1, 2).flatten(2))
+        return attention(q, k, v, mask, probability)
+
+
+class GatedAttention(SelfAttention):
+    """Self-attention with WavLM's gated relative position bias on its scores.
+
+    No matrix of biases for all pairs is stored: it is one vector of distances, read through a sliding window.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float):
+        super().__init__(dim, heads, dropout)
+        self.gate = RelativeGate(dim, heads)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch frames dim"],
+        mask: Bool[Tensor, "batch 1 1 frames"] | None,
+        distances: Float[Tensor, "heads distances"] | None = None,
+    ) -> Float[Tensor, "batch frames dim"]:
+        """Attention over frames where ``mask`` is True; ``distances`` as :class:`RelativeBias` gives them."""
+        assert distances is not None
+        frames, (q, k, v) = x.shape[1], self.project(x)
+        # From the last query to the first: the biases of a query are those of the one after it, moved by one, and a
+        # window that slides over the vector of distances is the matrix.
+        q, gate, biases = (
+            q.flip(2),
+            self.gate(x).flip(2),
+            distances.unfold(-1, frames, 1),
+        )  # biases: heads frames frames
+        whole = torch.compiler.is_compiling() or frames < LONG_SEQUENCE
+        pieces: list[Tensor] = []
+        for first in (0,) if whole else range(0, frames, _QUERIES):
+            part = slice(None) if whole else slice(first, first + _QUERIES)
+            bias = gate[:, :, part] * biases[:, part]  # batch heads queries frames
+            if mask is not None:
+                bias = bias.masked_fill(~mask, float("-inf"))
+            pieces.append(self.attend(q[:, :, part], k, v, bias.to(q.dtype)))
+        y = pieces[0] if whole else torch.cat(pieces, dim=2)
+        return self.out(y.flip(2).transpose(1, 2).flatten(2))
 
 
 def prefers_plain(q: Float[Tensor, "batch heads frames dim"], dropout: float) -> bool:
@@ -100,15 +150,17 @@ def prefers_plain(q: Float[Tensor, "batch heads frames dim"], dropout: float) ->
 
 
 def plain_attention(
-    q: Float[Tensor, "batch heads frames dim"],
+    q: Float[Tensor, "batch heads queries dim"],
     k: Float[Tensor, "batch heads frames dim"],
     v: Float[Tensor, "batch heads frames dim"],
-    mask: Bool[Tensor, "batch 1 1 frames"] | None,
+    mask: Bool[Tensor, "batch 1 1 frames"] | Float[Tensor, "batch heads queries frames"] | None,
     probability: float,
-) -> Float[Tensor, "batch heads frames dim"]:
+) -> Float[Tensor, "batch heads queries dim"]:
     """Attention with dropout, in matrix products; arguments as torch's fused kernel takes them."""
-    scores = q @ (k * q.shape[-1] ** -0.5).transpose(-1, -2)  # batch heads frames frames
-    if mask is not None:
+    scores = q @ (k * q.shape[-1] ** -0.5).transpose(-1, -2)  # batch heads queries frames
+    if mask is not None and mask.dtype != torch.bool:
+        scores = scores + mask
+    elif mask is not None:
         scores = scores + torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, float("-inf"))
     return dropout(scores.softmax(dim=-1), probability, training=True).to(v.dtype) @ v
 
@@ -119,7 +171,8 @@ class TransformerLayer(nn.Module):
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.config = config
-        self.attention = SelfAttention(config.dim, config.heads, config.attention_dropout)
+        attention = GatedAttention if config.relative_buckets else SelfAttention
+        self.attention = attention(config.dim, config.heads, config.attention_dropout)
         self.attention_norm = LayerNorm(config.dim, eps=config.norm_eps)
         self.expand = nn.Linear(config.dim, config.feedforward)
         self.contract = nn.Linear(config.feedforward, config.dim)
@@ -130,18 +183,22 @@ class TransformerLayer(nn.Module):
         x = dropout(F.gelu(self.expand(x)), self.config.activation_dropout, training=self.training)
         return dropout(self.contract(x), self.config.dropout, training=self.training)
 
-    def attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def attend(self, x: Tensor, mask: Tensor | None, distances: Tensor | None = None) -> Tensor:
         """Attention with its dropout."""
-        return dropout(self.attention(x, mask), self.config.dropout, training=self.training)
+        y = self.attention(x, mask) if distances is None else self.attention(x, mask, distances)
+        return dropout(y, self.config.dropout, training=self.training)
 
     def forward(
-        self, x: Float[Tensor, "batch frames dim"], mask: Bool[Tensor, "batch 1 1 frames"] | None
+        self,
+        x: Float[Tensor, "batch frames dim"],
+        mask: Bool[Tensor, "batch 1 1 frames"] | None,
+        distances: Float[Tensor, "heads distances"] | None = None,
     ) -> Float[Tensor, "batch frames dim"]:
-        """One block, in the order of the configured norm."""
+        """One block, in the order of the configured norm; ``distances`` only with relative positions."""
         if self.config.pre_norm:
-            x = x + self.attend(self.attention_norm(x), mask)
+            x = x + self.attend(self.attention_norm(x), mask, distances)
             return x + self.feed_forward(self.output_norm(x))
-        x = self.attention_norm(x + self.attend(x, mask))
+        x = self.attention_norm(x + self.attend(x, mask, distances))
         return self.output_norm(x + self.feed_forward(x))
 
 
@@ -158,7 +215,14 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.config = config
-        self.positions = PositionalConvolution(config.dim, config.position_kernel, config.position_groups)
+        shape = config.dim, config.position_kernel, config.position_groups
+        stack = config.position_stack
+        self.positions = PositionalStack(*shape, depth=stack) if stack else PositionalConvolution(*shape)
+        self.relative = None
+        if config.relative_buckets:
+            self.relative = RelativeBias(
+                config.heads, buckets=config.relative_buckets, distance=config.relative_distance
+            )
         self.norm = LayerNorm(config.dim, eps=config.norm_eps)
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
         self.apply(_init_linear)
@@ -182,14 +246,15 @@ class Transformer(nn.Module):
         if valid is not None:
             x = x * valid.unsqueeze(-1)
             mask = valid[:, None, None, :]
-        x = x + self.positions(x)
+        x = x + (self.positions(x, valid) if isinstance(self.positions, PositionalStack) else self.positions(x))
         if not self.config.pre_norm:
             x = self.norm(x)
         x = dropout(x, self.config.dropout, training=self.training)
+        distances = None if self.relative is None else self.relative(x.shape[1])
         hidden = [x]
         for layer in self.layers:
             dropped = self.training and self.config.layer_drop and torch.rand(()).item() < self.config.layer_drop
-            x = x if dropped else layer(x, mask)
+            x = x if dropped else layer(x, mask, distances)
             hidden.append(x)
         if self.config.pre_norm:
             x = self.norm(x)
