@@ -9,7 +9,8 @@ import math
 import os
 import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -187,20 +188,82 @@ def decode_with_info(
     path: str | Path, offset: float = 0.0, *, duration: float | None = None, rate: int = SAMPLE_RATE
 ) -> DecodedAudio:
     """As `decode`, with the file's header beside the samples (the file is opened once)."""
+    with open_stretch(path, offset, duration=duration, rate=rate) as stretch:
+        return DecodedAudio(stretch.read(), stretch.info)
+
+
+class OpenStretch:
+    """A stretch of an open file: its length is known, its samples are decoded when asked for, once.
+
+    Attributes:
+        info: the header; `info.rate` is the file's own rate.
+        num_samples: samples at the rate asked for, mono.
+    """
+
+    def __init__(self, file: "_SoundFile", info: AudioInfo, *, start: int, count: int, rate: int):
+        self.info, self.num_samples = info, round(count * rate / info.rate)
+        self._file, self._start, self._count, self._rate = file, start, count, rate
+
+    def read(self) -> Float[np.ndarray, " samples"]:
+        """All of it. Raises what `decode` raises."""
+        mono = np.concatenate([np.zeros(0, dtype=np.float32), *self._mono()])
+        bad = _not_finite(mono)
+        if bad:  # before resampling, which would smear one of them over its neighbours
+            raise AudioError(self.info.path, f"{bad} of {len(mono)} samples are NaN or infinite")
+        return resample(mono, self.info.rate, self._rate)
+
+    def blocks(self) -> Iterator[Float[np.ndarray, " samples"]]:
+        """The same samples in blocks of some seconds, so that a file of any length takes the memory of one block.
+
+        Raises:
+            AudioError: what `decode` raises; a fault late in the file is met late.
+        """
+        rates = self.info.rate, self._rate
+        stream = None if rates[0] == rates[1] else soxr.ResampleStream(*rates, 1, dtype="float32", quality="HQ")
+        for block in self._mono():
+            bad = _not_finite(block)
+            if bad:
+                raise AudioError(self.info.path, f"{bad} of {len(block)} samples in a row are NaN or infinite")
+            yield block if stream is None else stream.resample_chunk(np.ascontiguousarray(block))
+        if stream is not None:
+            yield stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+
+    def _mono(self) -> Iterator[Float[np.ndarray, " samples"]]:
+        """Blocks at the file's own rate, channels averaged; an error where the file ends early."""
+        path, read = self.info.path, 0
+        try:
+            for block in _read_mono(self._file, self._start, self._count):
+                read += len(block)
+                yield block
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise AudioError(path, f"damaged or truncated: decoding fails ({_words(error)})") from error
+        if read + (_MPEG_FRAME if self.info.format == "MP3" else 0) < self._count:
+            held = samples_to_seconds(self._start + read, self.info.rate)
+            promised = f"the header promises {self.info.duration:.3f} s, {held:.3f} s can be decoded"
+            raise AudioError(path, f"truncated: {promised}")
+
+
+@contextmanager
+def open_stretch(
+    path: str | Path, offset: float = 0.0, *, duration: float | None = None, rate: int = SAMPLE_RATE
+) -> Generator[OpenStretch]:
+    """A stretch of a file, opened but not decoded yet; arguments and errors are those of `decode`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     soundfile.write(folder + "/a.wav", np.full((8000, 2), 0.5), 8000)
+    ...     with open_stretch(folder + "/a.wav", 0.25) as stretch:
+    ...         stretch.num_samples, sum(len(block) for block in stretch.blocks())
+    (12000, 12000)
+    """
     with _open(path) as file:
         info = _header(path, file)
         start, count = _stretch(info, offset, duration)
-        try:
-            mono = _read_mono(file, start, count)
-        except (soundfile.LibsndfileError, OSError) as error:
-            raise AudioError(path, f"damaged or truncated: decoding fails ({_words(error)})") from error
-    if len(mono) + (_MPEG_FRAME if info.format == "MP3" else 0) < count:
-        held = samples_to_seconds(start + len(mono), info.rate)
-        raise AudioError(path, f"truncated: the header promises {info.duration:.3f} s, {held:.3f} s can be decoded")
-    bad = len(mono) - int(np.count_nonzero(np.isfinite(mono)))
-    if bad:  # before resampling, which would smear one of them over its neighbours
-        raise AudioError(path, f"{bad} of {len(mono)} samples are NaN or infinite")
-    return DecodedAudio(resample(mono, info.rate, rate), info)
+        yield OpenStretch(file, info, start=start, count=count, rate=rate)
+
+
+def _not_finite(waveform: Float[np.ndarray, " samples"]) -> int:
+    return len(waveform) - int(np.count_nonzero(np.isfinite(waveform)))
 
 
 def check_waveform(waveform: Float[np.ndarray, " samples"], path: str | Path) -> None:
@@ -285,8 +348,8 @@ class _SoundFile(soundfile.SoundFile):
         return super().seekable()
 
 
-def _read_mono(file: "_SoundFile", start: int, count: int) -> Float[np.ndarray, " samples"]:
-    """Up to `count` samples from `start`, channels averaged; fewer when the file ends early."""
+def _read_mono(file: "_SoundFile", start: int, count: int) -> Iterator[Float[np.ndarray, " samples"]]:
+    """Up to `count` samples from `start` in blocks, channels averaged; fewer when the file ends early."""
     near = start if file.can_seek() else 0  # GSM 6.10 cannot seek
     if file.subtype == "VORBIS":  # libsndfile 1.2.2 is off by thousands of samples after a seek into the last page
         status = Path(os.fsdecode(file.name)).stat()
@@ -295,8 +358,8 @@ def _read_mono(file: "_SoundFile", start: int, count: int) -> Float[np.ndarray, 
         file.seek(near)
     for _ in _blocks(file, start - near):  # decode and drop
         pass
-    parts = [block[:, 0] if block.shape[1] == 1 else block.mean(axis=1) for block in _blocks(file, count)]
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+    for block in _blocks(file, count):
+        yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
 
 
 def _blocks(file: "_SoundFile", count: int) -> Iterator[Float32[np.ndarray, "samples channels"]]:

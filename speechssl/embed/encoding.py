@@ -2,11 +2,13 @@
 
 What a clip gives does not depend on the company it is in: padding is masked, and a group-norm encoder, whose result
 padding would change, gets batches of equal length. A clip longer than a window is encoded in overlapping windows; every
-frame then has at least two seconds of context on both sides, and memory stays bounded.
+frame then has at least two seconds of context on both sides, and memory stays bounded. What is normalised over a whole
+clip (the waveform, and the first convolution of a group-norm encoder) is so over the whole of a long one too.
 """
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -14,35 +16,66 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from speechssl.audio import RECEPTIVE_FIELD, SAMPLE_RATE, normalize
+from speechssl.audio import SAMPLE_RATE, normalize
 from speechssl.config import UserError
+from speechssl.embed.long import LongClip, Window, norm_of_the_whole, scan, windows
+from speechssl.embed.moments import POOLINGS, Moments, Piece, Pooling
 from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.storage import HEAD, read_tensors
 
-Pooling = Literal["mean", "mean+std"]
-POOLINGS: tuple[Pooling, ...] = ("mean", "mean+std")
 DType = Literal["float32", "bfloat16"]
 Waveform = Float32[np.ndarray, " _"]  # mono samples at 16 kHz; a list of them may differ in length
 
 CPU_BATCH_SECONDS, GPU_BATCH_SECONDS = 20.0, 240.0  # of padded audio: the fastest of 8, 20, 60 on a core; fills a GPU
 WINDOW_SECONDS = 60.0  # a clip up to this is encoded whole
 CONTEXT_SECONDS = 2.0  # that a window has on either side of the frames it gives
+BUCKETS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # s, what a compiled encoder's batches are padded to
 
 ALL_LAYERS: Literal["mean"] = "mean"
-Layer = int | Literal["mean"]
+Layer = int | Literal["mean", "mix"]
 
 
 class Encoding:
-    """A frozen encoder in evaluation mode on a device, and how it is fed."""
+    """A frozen encoder in evaluation mode on a device, and how it is fed.
 
-    def __init__(self, encoder: SpeechEncoder, *, device: torch.device, dtype: DType = "float32"):
+    Args:
+        encoder: any; it is moved, not copied.
+        device: where to.
+        dtype: of the arithmetic; what comes out is float32.
+        mix: weights of the hidden states that the layer `mix` stands for (see `learned_mix`).
+        compiled: compile it; batches then have few shapes. Not for group-norm encoders.
+
+    Raises:
+        UserError: an unknown dtype, or a group-norm encoder to compile.
+    """
+
+    def __init__(
+        self,
+        encoder: SpeechEncoder,
+        *,
+        device: torch.device,
+        dtype: DType = "float32",
+        mix: Sequence[float] | None = None,
+        compiled: bool = False,
+    ):
         if dtype not in ("float32", "bfloat16"):
             raise UserError(f"dtype must be float32 or bfloat16, got {dtype!r}")
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype, self.mix = device, dtype, mix
         self.encoder = encoder.to(device).eval().requires_grad_(requires_grad=False)
         self.layers = encoder.config.transformer.layers
         self.dim = encoder.config.dim
         self.batch_seconds = CPU_BATCH_SECONDS if device.type == "cpu" else GPU_BATCH_SECONDS
+        self.window_seconds = math.inf  # shorter windows than usual, where memory is short
         self.hop = encoder.config.conv.hop  # samples from one frame to the next
+        self.equal = encoder.config.conv.norm == "group"
+        self.bucketed = compiled
+        if compiled and self.equal:
+            raise UserError(
+                "a group-norm encoder cannot be compiled here: its clips must not be padded to equal shapes"
+            )
+        if compiled:
+            encoder.features.compile(dynamic=False)
+            encoder.transformer.compile(dynamic=False)
 
     def embed_layers(
         self, waveforms: Sequence[Waveform], *, pooling: Pooling = "mean", layers: Sequence[Layer] = (-1,)
@@ -52,15 +85,20 @@ class Encoding:
         Raises:
             UserError: unknown pooling or layer.
         """
-        if pooling not in POOLINGS:
-            raise UserError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
-        numbers = [self.layer_number(layer) for layer in layers]
-        width = self.dim * (2 if pooling == "mean+std" else 1)
-        vectors = np.zeros((len(layers), len(waveforms), width), dtype=np.float32)
+        vectors = np.zeros((len(layers), len(waveforms), self.width(pooling)), dtype=np.float32)
+        chosen = [self.choice(layer) for layer in layers]
         for batch in self.batches([len(waveform) for waveform in waveforms]):
-            moments = self.moments([waveforms[index] for index in batch], numbers)
+            moments = self._moments([waveforms[index] for index in batch], chosen)
             vectors[:, batch] = moments.pooled(pooling)
         return vectors
+
+    def embed_long(
+        self, clip: LongClip, *, pooling: Pooling = "mean", layers: Sequence[Layer] = (-1,)
+    ) -> Float32[np.ndarray, "layers dim"]:
+        """One clip's vectors of several layers; only a window of it is in memory."""
+        self.width(pooling)
+        pieces = self._long_pieces(clip, [self.choice(layer) for layer in layers])
+        return _total(pieces).pooled(pooling)[:, 0]
 
     def frames(
         self, waveform: Waveform, *, layers: Sequence[Layer] = (-1,)
@@ -70,82 +108,166 @@ class Encoding:
         Raises:
             UserError: unknown layer.
         """
-        numbers = [self.layer_number(layer) for layer in layers]
-        pieces = [piece.states[:, 0].cpu().numpy() for piece in self.pieces([waveform], numbers)]
-        return np.concatenate(pieces, axis=1).astype(np.float32, copy=False)
+        pieces = self._pieces([waveform], [self.choice(layer) for layer in layers])
+        return np.concatenate([_only(piece) for piece in pieces], axis=1).astype(np.float32, copy=False)
 
-    def layer_number(self, layer: Layer) -> int | None:
-        """Non-negative index into the hidden states; None for the mean of all.
+    def frames_layers(
+        self, waveforms: Sequence[Waveform], *, layers: Sequence[Layer] = (-1,)
+    ) -> list[Float32[np.ndarray, "layers frames dim"]]:
+        """Every frame of several checked waveforms that are no longer than a window, batched by duration."""
+        chosen = [self.choice(layer) for layer in layers]
+        found: dict[int, Float32[np.ndarray, "layers frames dim"]] = {}
+        for batch in self.batches([len(waveform) for waveform in waveforms]):
+            for piece in self._pieces([waveforms[index] for index in batch], chosen):
+                for row, index in enumerate(batch):
+                    found[index] = _only(piece.cut(row, 0, int(piece.num_frames[row])))
+        return [found[index] for index in range(len(waveforms))]
+
+    def frames_long(
+        self, clip: LongClip, *, layers: Sequence[Layer] = (-1,)
+    ) -> Iterator[Float32[np.ndarray, "layers frames dim"]]:
+        """Every frame of a long clip, window by window."""
+        for piece in self._long_pieces(clip, [self.choice(layer) for layer in layers]):
+            yield _only(piece)
+
+    def width(self, pooling: Pooling) -> int:
+        """Numbers in a pooled vector.
 
         Raises:
-            UserError: no such layer.
+            UserError: unknown pooling.
         """
+        if pooling not in POOLINGS:
+            raise UserError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
+        return self.dim * (2 if pooling == "mean+std" else 1)
+
+    def choice(self, layer: Layer) -> Float[Tensor, " states"]:
+        """Weights of the hidden states that a layer stands for.
+
+        Raises:
+            UserError: no such layer, or no mix was learnt.
+        """
+        weights = torch.zeros(self.layers + 1)
         if layer == ALL_LAYERS:
-            return None
+            return weights + 1 / len(weights)
+        if layer == "mix":
+            if self.mix is None:
+                raise UserError("layer 'mix' is what a fine-tuned head has learnt; this model has none")
+            return torch.tensor(self.mix)
         if layer not in range(-self.layers - 1, self.layers + 1):
             raise UserError(
-                f"layer must be {ALL_LAYERS!r} or lie in {-self.layers - 1} … {self.layers} "
+                f"layer must be {ALL_LAYERS!r}, 'mix' or lie in {-self.layers - 1} … {self.layers} "
                 f"(0: input to the first of {self.layers} blocks), got {layer!r}"
             )
-        return layer % (self.layers + 1)
+        weights[layer] = 1.0
+        return weights
 
     def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Indices by rising length, cut so that a padded batch stays below `batch_seconds`; long clips come alone."""
-        equal = self.encoder.config.conv.norm == "group"
         batch: list[int] = []
         for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-            longest = lengths[index]  # the order is rising
-            full = (
-                len(batch) + 1
-            ) * longest > self.batch_seconds * SAMPLE_RATE or longest > WINDOW_SECONDS * SAMPLE_RATE
-            if batch and (full or (equal and lengths[batch[0]] != longest)):
+            longest = self._padded(lengths[index])  # the order is rising
+            full = (len(batch) + 1) * longest > self.batch_seconds * SAMPLE_RATE
+            if batch and (full or self.is_long(lengths[index]) or (self.equal and lengths[batch[0]] != longest)):
                 yield batch
                 batch = []
             batch.append(index)
         if batch:
             yield batch
 
-    def moments(self, waveforms: Sequence[Waveform], layers: Sequence[int | None]) -> "Moments":
-        """Count, mean and variance over frames of one batch; a long clip adds up window by window."""
-        total: Moments | None = None
-        for piece in self.pieces(waveforms, layers):
-            total = Moments.of(piece) if total is None else total.merged(Moments.of(piece))
-        assert total is not None
-        return total
+    def is_long(self, num_samples: int) -> bool:
+        """Whether a clip goes through windows."""
+        return num_samples > min(self.window_seconds, WINDOW_SECONDS) * SAMPLE_RATE
 
-    def pieces(self, waveforms: Sequence[Waveform], layers: Sequence[int | None]) -> "Iterator[Piece]":
+    def _padded(self, length: int) -> int:
+        if not self.bucketed:
+            return length
+        return next((round(each * SAMPLE_RATE) for each in BUCKETS if each * SAMPLE_RATE >= length), length)
+
+    def _moments(self, waveforms: Sequence[Waveform], chosen: Sequence[Tensor]) -> Moments:
+        return _total(self._pieces(waveforms, chosen))
+
+    def _pieces(self, waveforms: Sequence[Waveform], chosen: Sequence[Tensor]) -> Iterator[Piece]:
         """Frames of one batch; a clip longer than a window comes in several pieces."""
-        if len(waveforms) > 1 or len(waveforms[0]) <= WINDOW_SECONDS * SAMPLE_RATE:
-            yield self.encode([self._normalized(waveform) for waveform in waveforms], layers)
+        if len(waveforms) == 1 and self.is_long(len(waveforms[0])):
+            yield from self._long_pieces(scan(lambda: [waveforms[0]], "clip"), chosen)
             return
-        # The whole clip's mean and variance, as for a clip that is encoded in one go.
-        waveform = self._normalized(waveforms[0])
-        frames = int(self.encoder.num_frames(torch.tensor(len(waveform))))
-        context = round(CONTEXT_SECONDS * SAMPLE_RATE / self.hop)
-        step = round(WINDOW_SECONDS * SAMPLE_RATE / self.hop) - 2 * context
-        for first in range(0, frames, step):
-            last = min(first + step, frames)
-            start, stop = max(0, first - context), min(frames, last + context)
-            end = len(waveform) if stop == frames else (stop - 1) * self.hop + RECEPTIVE_FIELD
-            window = waveform[start * self.hop : end]
-            yield self.encode([window], layers).cut(first - start, last - start)
+        ready = [normalize(each) if self.encoder.config.normalize else each for each in waveforms]
+        yield self.encode(ready, chosen)
 
-    def _normalized(self, waveform: Waveform) -> Waveform:
-        return normalize(waveform) if self.encoder.config.normalize else waveform
+    def _long_pieces(self, clip: LongClip, chosen: Sequence[Tensor]) -> Iterator[Piece]:
+        frames = int(self.encoder.num_frames(torch.tensor(clip.num_samples)))
+        context = round(CONTEXT_SECONDS * SAMPLE_RATE / self.hop)
+        step = round(min(self.window_seconds, WINDOW_SECONDS) * SAMPLE_RATE / self.hop) - 2 * context
+        blocks = clip.normalized(normalize=self.encoder.config.normalize)
+        with norm_of_the_whole(self.encoder, clip):
+            for batch in self._alike(windows(blocks, frames, hop=self.hop, context=context, step=step)):
+                piece = self.encode([window.samples for window in batch], chosen)
+                for row, window in enumerate(batch):
+                    yield piece.cut(row, window.first, window.last)
+
+    def _alike(self, found: Iterator[Window]) -> Iterator[list[Window]]:
+        """Neighbours of equal length, as many as fill a batch."""
+        batch: list[Window] = []
+        for window in found:
+            length = len(window.samples)
+            full = (len(batch) + 1) * self._padded(length) > self.batch_seconds * SAMPLE_RATE
+            if batch and (full or len(batch[0].samples) != length):
+                yield batch
+                batch = []
+            batch.append(window)
+        if batch:
+            yield batch
 
     @torch.inference_mode()
-    def encode(self, waveforms: Sequence[Waveform], layers: Sequence[int | None]) -> "Piece":
-        """One pass over a batch as it is."""
+    def encode(self, waveforms: Sequence[Waveform], chosen: Sequence[Tensor]) -> Piece:
+        """One pass over a batch of waveforms as they are; `chosen` as `choice` gives it."""
         lengths = [len(waveform) for waveform in waveforms]
-        padded = np.zeros((len(waveforms), max(lengths)), dtype=np.float32)
-        for row, waveform in zip(padded, waveforms, strict=True):
+        width = self._padded(max(lengths))
+        rows = max(len(lengths), int(self.batch_seconds * SAMPLE_RATE) // width) if self.bucketed else len(lengths)
+        lengths += lengths[:1] * (rows - len(lengths))  # a compiled encoder sees one shape a bucket
+        padded = np.zeros((rows, width), dtype=np.float32)
+        for row, waveform in zip(padded, waveforms, strict=False):
             row[: len(waveform)] = waveform
         num_samples = torch.tensor(lengths, device=self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16"):
             output = self.encoder(torch.from_numpy(padded).to(self.device), num_samples, all_layers=True)
-        states: list[Tensor] = [state.float() for state in output.hidden_states]
-        chosen = [torch.stack(states).mean(dim=0) if layer is None else states[layer] for layer in layers]
-        return Piece(torch.stack(chosen), output.num_frames)
+        states: list[Tensor] = [state[: len(waveforms)] for state in output.hidden_states]
+        return Piece(
+            torch.stack([_weighted(states, weights) for weights in chosen]), output.num_frames[: len(waveforms)]
+        )
+
+
+def learned_mix(folder: Path) -> tuple[float, ...] | None:
+    """The mix of layers that the head of a fine-tuned model reads; None where it has none.
+
+    Args:
+        folder: a model folder.
+    """
+    weights = read_tensors(folder / "model.safetensors", prefix=HEAD).get("mix.weights")
+    return None if weights is None else tuple(weights.float().softmax(dim=0).tolist())
+
+
+def _weighted(states: Sequence[Tensor], weights: Float[Tensor, " states"]) -> Float[Tensor, "batch frames dim"]:
+    used = [(state, weight) for state, weight in zip(states, weights.tolist(), strict=True) if weight]
+    if len(used) == 1 and used[0][1] == 1.0:
+        return used[0][0].float()
+    total = torch.zeros_like(states[0], dtype=torch.float32)
+    for state, weight in used:
+        total += state.float() * weight
+    return total
+
+
+def _total(pieces: Iterator[Piece]) -> Moments:
+    total: Moments | None = None
+    for piece in pieces:
+        moments = Moments.of(piece)
+        total = moments if total is None else total.merged(moments)
+    assert total is not None
+    return total
+
+
+def _only(piece: Piece) -> Float32[np.ndarray, "layers frames dim"]:
+    return piece.states[:, 0].cpu().numpy()
 
 
 def device_of(device: str) -> torch.device:
@@ -162,55 +284,3 @@ def device_of(device: str) -> torch.device:
     if found.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {device!r}: torch sees no GPU on this machine")
     return found
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Frames of some layers for a batch: (layers, batch, frames, dim), valid up to `num_frames`."""
-
-    states: Float[Tensor, "layers batch frames dim"]
-    num_frames: Tensor
-
-    def __getitem__(self, place: tuple[int, int]) -> Float[Tensor, "frames dim"]:
-        layer, row = place
-        return self.states[layer, row, : int(self.num_frames[row])]
-
-    def cut(self, first: int, last: int) -> "Piece":
-        """Frames first … last-1 of a batch of one."""
-        return Piece(self.states[:, :, first:last], torch.full_like(self.num_frames, last - first))
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Count, mean and summed squared deviation over frames, in float64 where windows are added up."""
-
-    count: Tensor
-    mean: Tensor
-    squares: Tensor
-
-    @classmethod
-    def of(cls, piece: Piece) -> "Moments":
-        """Those of one piece."""
-        states = piece.states.double()
-        count = piece.num_frames.double()[None, :, None]  # (1, batch, 1)
-        valid = torch.arange(states.shape[2], device=states.device) < piece.num_frames[:, None]  # (batch, frames)
-        mask = valid[None, :, :, None]
-        mean = (states * mask).sum(dim=2) / count  # (layers, batch, dim)
-        squares = ((states - mean[:, :, None]) * mask).square().sum(dim=2)
-        return cls(count, mean, squares)
-
-    def merged(self, other: "Moments") -> "Moments":
-        """Both together (Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983)."""
-        count = self.count + other.count
-        step = other.mean - self.mean
-        mean = self.mean + step * other.count / count
-        squares = self.squares + other.squares + step.square() * self.count * other.count / count
-        return Moments(count, mean, squares)
-
-    def pooled(self, pooling: Pooling) -> Float32[np.ndarray, "layers batch dim"]:
-        """Means, or means and deviations, as float32."""
-        mean = self.mean.float().cpu().numpy()
-        if pooling == "mean":
-            return mean
-        std = (self.squares / self.count).sqrt().float().cpu().numpy()
-        return np.concatenate([mean, std], axis=-1)

@@ -15,7 +15,7 @@ level down in at least two sub-folders, or two levels down below split folders.
 import functools
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -56,7 +56,12 @@ class Settings(Config):
     prefix_speakers: Literal["auto", "always", "never"] = "auto"
 
 
-def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 (frozen)
+def prepare(
+    root: Path,
+    settings: Settings = Settings(),  # noqa: B008 -- settings are frozen
+    *,
+    probe: Callable[[Path], float] | None = duration_of,
+) -> Iterator[Utterance]:
     """Yield the utterances of a folder, in the order of their paths or of the metadata.
 
     Hidden files and folders are passed over, links are followed, loops of links are survived.
@@ -64,6 +69,8 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
     Args:
         root: the folder.
         settings: see `Settings`.
+        probe: tells the duration of a file, s. None: no file is opened, and a duration is what the metadata says, or
+            0.0: not known.
 
     Yields:
         Utterances. A file that is missing or cannot be read has duration 0.0, so that packing gives the reason.
@@ -75,9 +82,9 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
     files = _list_files(root, settings.only)
     metadata = [path for path in files if path.name in METADATA_NAMES]
     if metadata:
-        yield from _with_metadata(root, files, metadata, settings=settings)
+        yield from _with_metadata(root, files, metadata, settings=settings, probe=probe)
     else:
-        yield from _without_metadata(root, files)
+        yield from _without_metadata(root, files, probe=probe)
 
 
 def sound_files(root: Path) -> list[Path]:
@@ -126,7 +133,12 @@ def _is_audio(path: Path) -> bool:
 
 
 def _with_metadata(
-    root: Path, files: Sequence[Path], metadata: Sequence[Path], *, settings: Settings
+    root: Path,
+    files: Sequence[Path],
+    metadata: Sequence[Path],
+    *,
+    settings: Settings,
+    probe: Callable[[Path], float] | None,
 ) -> Iterator[Utterance]:
     folders = [path.parent for path in metadata]
     twice = next((folder for folder in folders if folders.count(folder) > 1), None)
@@ -140,14 +152,15 @@ def _with_metadata(
     if unnamed:
         _log.warning("%s: %d audio files are not named in the metadata and are left out", root, unnamed)
     packs = {folder for folder in folders if folder != root and folder.name.lower() not in _SPLIT_NAMES}
-    probe_once = functools.lru_cache(maxsize=16)(duration_of)  # the stretches of one long file come one after another
+    # The stretches of one long file come one after another.
+    probe_once = None if probe is None else functools.lru_cache(maxsize=16)(probe)
     for row in rows:
         is_pack = len(packs) > 1 and row.folder in packs
-        whole = probe_once(Path(os.path.normpath(row.path)))
+        whole = None if probe_once is None else probe_once(Path(os.path.normpath(row.path)))
         yield _from_row(root, row, whole=whole, is_pack=is_pack, prefix=settings.prefix_speakers)
 
 
-def _from_row(root: Path, row: MetadataRow, *, whole: float, is_pack: bool, prefix: str) -> Utterance:
+def _from_row(root: Path, row: MetadataRow, *, whole: float | None, is_pack: bool, prefix: str) -> Utterance:
     known = dict(row.known)
     extras = dict(row.extras)
     name = row.folder.relative_to(root).as_posix() if row.folder != root else root.name
@@ -159,7 +172,8 @@ def _from_row(root: Path, row: MetadataRow, *, whole: float, is_pack: bool, pref
         known["split"] = row.folder.name
     path = os.path.normpath(row.path)
     offset = row.offset or 0.0
-    return Utterance(audio=path, offset=offset, duration=_stretch(whole, offset, row.duration), extras=extras, **known)
+    duration = (row.duration or 0.0) if whole is None else _stretch(whole, offset, row.duration)
+    return Utterance(audio=path, offset=offset, duration=duration, extras=extras, **known)
 
 
 def _stretch(whole: float, offset: float, duration: float | None) -> float:
@@ -175,18 +189,35 @@ def _stretch(whole: float, offset: float, duration: float | None) -> float:
 # Without metadata
 
 
-def _without_metadata(root: Path, files: Sequence[Path]) -> Iterator[Utterance]:
+def labels_of_folders(folders: Collection[tuple[str, ...]]) -> dict[tuple[str, ...], dict[str, str]]:
+    """What the names of the folders with audio say of the clips in them: `label`, `split`, both or nothing.
+
+    Args:
+        folders: each as its parts below the root.
+
+    >>> labels_of_folders({("train", "sad"), ("train", "glad")})[("train", "sad")]
+    {'label': 'sad', 'split': 'train'}
+    >>> labels_of_folders({("sad",), ("glad", "loud")})[("sad",)]
+    {}
+    """
+    in_splits = all(part and part[0].lower() in _SPLIT_NAMES for part in folders)
+    below = {part: part[1:] if in_splits else part for part in folders}
+    labelled = all(len(part) == 1 for part in below.values()) and len(set(below.values())) > 1
+    return {
+        part: ({"label": rest[0]} if labelled else {}) | ({"split": part[0]} if in_splits else {})
+        for part, rest in below.items()
+    }
+
+
+def _without_metadata(
+    root: Path, files: Sequence[Path], *, probe: Callable[[Path], float] | None
+) -> Iterator[Utterance]:
     audio = [path for path in files if _is_audio(path)]
     if not audio:
         raise UserError(f"{root}: no audio files in it ({len(files)} other files)")
     parts = [path.relative_to(root).parts[:-1] for path in audio]
-    in_splits = all(part and part[0].lower() in _SPLIT_NAMES for part in parts)
-    below = [part[1:] if in_splits else part for part in parts]
-    labelled = all(len(part) == 1 for part in below) and len(set(below)) > 1
-    for path, part, rest in zip(audio, parts, below, strict=True):
-        yield Utterance(
-            audio=str(path),
-            duration=duration_of(path),
-            label=rest[0] if labelled else None,
-            split=part[0] if in_splits else None,
-        )
+    meanings = labels_of_folders(set(parts))
+    for path, part in zip(audio, parts, strict=True):
+        duration = 0.0 if probe is None else probe(path)
+        meaning = meanings[part]
+        yield Utterance(audio=str(path), duration=duration, label=meaning.get("label"), split=meaning.get("split"))

@@ -1,0 +1,182 @@
+"""Clips that are never whole in memory: what must be known of the whole before, and the windows to encode.
+
+A long clip is decoded in blocks, several times over: once to see that it can be used and to learn its mean and
+deviation, once more where the encoder normalises its first convolution over the whole clip, and once for the windows.
+Decoding is hundreds of times faster than encoding.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor, nn
+
+from speechssl.audio import RECEPTIVE_FIELD, SILENCE_PEAK, AudioError
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.nn.conv import ConvLayer, TimeNorm, convolve
+
+Block = Float32[np.ndarray, " _"]
+_PART = 32000  # samples whose first convolution is held at once: 13 MB in BASE
+
+
+@dataclass(frozen=True)
+class LongClip:
+    """A clip in blocks of mono samples at 16 kHz.
+
+    Attributes:
+        num_samples: of all blocks together.
+        mean: over all samples.
+        deviation: the square root of their variance and 1e-7, as `audio.normalize` has it.
+        blocks: reads the clip from its start, each time it is called.
+    """
+
+    num_samples: int
+    mean: float
+    deviation: float
+    blocks: Callable[[], Iterable[Block]]
+
+    def normalized(self, *, normalize: bool) -> Iterator[Block]:
+        """Blocks of zero mean and unit variance over the clip; as they are when `normalize` is False."""
+        for block in self.blocks():
+            yield ((block - self.mean) / self.deviation).astype(np.float32) if normalize else block
+
+
+def scan(blocks: Callable[[], Iterable[Block]], path: str) -> LongClip:
+    """Read a clip once, to the end, and learn what encoding must know before it begins.
+
+    Mean and variance are merged block by block (Chan, Golub and LeVeque 1983) in float64.
+
+    Args:
+        blocks: reads the clip from its start.
+        path: named in errors.
+
+    Raises:
+        AudioError: what the blocks raise; fewer than 400 samples; silence, as `audio.check_waveform` has it.
+
+    >>> clip = scan(lambda: np.split(np.arange(4000, dtype=np.float32), 4), "a.wav")
+    >>> clip.num_samples, clip.mean, round(clip.deviation, 3)
+    (4000, 1999.5, 1154.7)
+    """
+    count, mean, squares = 0, 0.0, 0.0
+    low, high = math.inf, -math.inf
+    for block in blocks():
+        if not len(block):
+            continue
+        size, centre = len(block), float(block.mean(dtype=np.float64))
+        step = centre - mean
+        squares += float(block.var(dtype=np.float64)) * size + step * step * count * size / (count + size)
+        count, mean = count + size, mean + step * size / (count + size)
+        low, high = min(low, float(block.min())), max(high, float(block.max()))
+    if count < RECEPTIVE_FIELD:
+        raise AudioError(path, f"too short: {count} samples at 16 kHz, one frame of the model needs {RECEPTIVE_FIELD}")
+    peak = max(high - mean, mean - low)
+    if peak < SILENCE_PEAK:
+        raise AudioError(path, f"all silence (a peak of {peak:.1g} of full scale, below -90 dBFS)")
+    return LongClip(count, mean, math.sqrt(squares / count + 1e-7), blocks)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of a clip to encode: its frames first … last-1 are kept, those around them are context."""
+
+    samples: Block
+    first: int
+    last: int
+
+
+def windows(blocks: Iterable[Block], num_frames: int, *, hop: int, context: int, step: int) -> Iterator[Window]:
+    """Cut a clip into overlapping windows; the kept frames of all are the clip's, each once and in order.
+
+    Args:
+        blocks: the clip's normalised samples in order.
+        num_frames: that the clip gives.
+        hop: samples from one frame to the next.
+        context: frames on either side of the kept ones, where the clip has them.
+        step: frames kept of a window.
+
+    >>> cut = windows([np.zeros(16000, dtype=np.float32)] * 2, 99, hop=320, context=10, step=40)
+    >>> [(len(window.samples), window.first, window.last) for window in cut]
+    [(16080, 0, 40), (19280, 10, 50), (9280, 10, 29)]
+    """
+    source = iter(blocks)
+    held, held_from = np.zeros(0, dtype=np.float32), 0  # samples of the clip, and where they start in it
+    for first in range(0, num_frames, step):
+        last = min(first + step, num_frames)
+        start, stop = max(0, first - context), min(num_frames, last + context)
+        end = math.inf if stop == num_frames else (stop - 1) * hop + RECEPTIVE_FIELD
+        parts, length = [held[start * hop - held_from :]], held_from + len(held)
+        while length < end and (block := next(source, None)) is not None:
+            parts.append(block)
+            length += len(block)
+        held, held_from = np.concatenate(parts), start * hop
+        stretch = held if math.isinf(end) else held[: int(end) - held_from]
+        yield Window(np.ascontiguousarray(stretch, dtype=np.float32), first - start, last - start)
+
+
+class _FixedNorm(nn.Module):
+    """The norm over time with statistics that are known before."""
+
+    def __init__(self, norm: TimeNorm, mean: Float[Tensor, " channels"], variance: Float[Tensor, " channels"]):
+        super().__init__()
+        self.scale = (norm.weight / (variance + norm.eps).sqrt()).detach()
+        self.shift = (norm.bias - mean * self.scale).detach()
+
+    def forward(self, x: Float[Tensor, "batch frames channels"]) -> Float[Tensor, "batch frames channels"]:
+        return x * self.scale + self.shift
+
+
+@contextmanager
+def norm_of_the_whole(encoder: SpeechEncoder, clip: LongClip) -> Generator[None]:
+    """Inside, a group-norm encoder normalises windows of the clip as it would the whole; others are left alone.
+
+    The first convolution runs over the whole clip once, in blocks, for the mean and variance of each channel.
+    """
+    layer = encoder.features.layers[0]
+    if not isinstance(layer, ConvLayer) or not isinstance(layer.norm, TimeNorm):
+        yield
+        return
+    norm = layer.norm
+    whole = _channel_statistics(layer, clip, encoder)
+    layer.add_module("norm", _FixedNorm(norm, whole.mean.float(), whole.variance.float()))
+    try:
+        yield
+    finally:
+        layer.norm = norm
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    mean: Float[Tensor, " channels"]
+    variance: Float[Tensor, " channels"]
+
+
+@torch.inference_mode()
+def _channel_statistics(layer: ConvLayer, clip: LongClip, encoder: SpeechEncoder) -> _Statistics:
+    """Mean and (uncorrected) variance of each channel of the first convolution over the whole clip, float64."""
+    weight, stride = layer.conv.weight, layer.conv.stride[0]
+    padding = torch.zeros(encoder.features.config.padding, device=weight.device)
+    count, mean, squares = 0, torch.zeros(1), torch.zeros(1)
+    held = padding
+    normalized = clip.normalized(normalize=encoder.config.normalize)
+    parts = (block[at : at + _PART] for block in normalized for at in range(0, len(block), _PART))
+    for part in itertools.chain(parts, [None]):
+        new = padding if part is None else torch.from_numpy(np.ascontiguousarray(part)).to(weight.device)
+        held = torch.cat([held, new])
+        frames = (len(held) - weight.shape[2]) // stride + 1
+        if frames < 1:
+            continue
+        used = held[: (frames - 1) * stride + weight.shape[2]]
+        channels = convolve(used[None, :, None], weight, layer.conv.bias, stride=stride)[0].double()
+        held = held[frames * stride :]
+        centre = channels.mean(dim=0)
+        if count == 0:
+            mean, squares = torch.zeros_like(centre), torch.zeros_like(centre)
+        gap = centre - mean
+        squares = squares + (channels - centre).square().sum(dim=0) + gap.square() * count * frames / (count + frames)
+        mean, count = mean + gap * frames / (count + frames), count + frames
+    return _Statistics(mean, squares / count)

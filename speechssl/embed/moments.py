@@ -1,0 +1,60 @@
+"""Frames of a batch and what pooling needs of them: counts, means and squared deviations that add up over windows."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+Pooling = Literal["mean", "mean+std"]
+POOLINGS: tuple[Pooling, ...] = ("mean", "mean+std")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Frames of some layers for a batch: (layers, batch, frames, dim), valid up to `num_frames`."""
+
+    states: Float[Tensor, "layers batch frames dim"]
+    num_frames: Tensor
+
+    def cut(self, row: int, first: int, last: int) -> "Piece":
+        """Frames first … last-1 of one clip, as a batch of one."""
+        return Piece(self.states[:, row : row + 1, first:last], torch.full_like(self.num_frames[:1], last - first))
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and summed squared deviation over frames, in float64 where windows are added up."""
+
+    count: Tensor
+    mean: Tensor
+    squares: Tensor
+
+    @classmethod
+    def of(cls, piece: Piece) -> "Moments":
+        """Those of one piece."""
+        states = piece.states.double()
+        count = piece.num_frames.double()[None, :, None]  # (1, batch, 1)
+        valid = torch.arange(states.shape[2], device=states.device) < piece.num_frames[:, None]  # (batch, frames)
+        mask = valid[None, :, :, None]
+        mean = (states * mask).sum(dim=2) / count  # (layers, batch, dim)
+        squares = ((states - mean[:, :, None]) * mask).square().sum(dim=2)
+        return cls(count, mean, squares)
+
+    def merged(self, other: "Moments") -> "Moments":
+        """Both together (Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983)."""
+        count = self.count + other.count
+        step = other.mean - self.mean
+        mean = self.mean + step * other.count / count
+        squares = self.squares + other.squares + step.square() * self.count * other.count / count
+        return Moments(count, mean, squares)
+
+    def pooled(self, pooling: Pooling) -> Float32[np.ndarray, "layers batch dim"]:
+        """Means, or means and (uncorrected) deviations, as float32."""
+        mean = self.mean.float().cpu().numpy()
+        if pooling == "mean":
+            return mean
+        std = (self.squares / self.count).sqrt().float().cpu().numpy()
+        return np.concatenate([mean, std], axis=-1)

@@ -1,0 +1,176 @@
+"""Faster arithmetic where it is known to be harmless: bfloat16 and int8, checked against float32 before use.
+
+`auto` is bfloat16 only on a processor that multiplies it natively, and only where the first batch's vectors have a
+cosine above 0.999 with those of float32. int8 is dynamic quantisation (weights once, a scale for each output channel;
+inputs as they come) of the linear layers on a CPU; it is used when asked for, and the same check is reported.
+"""
+
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor, nn
+
+from speechssl.config import UserError
+from speechssl.embed.encoding import DType, Encoding, Layer, Waveform
+from speechssl.models.encoder import SpeechEncoder
+
+Precision = Literal["float32", "bfloat16", "int8", "auto"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8", "auto")
+MIN_COSINE = 0.999
+_CPUINFO = Path("/proc/cpuinfo")
+_NATIVE_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86; the last is Arm's
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What arithmetic was chosen.
+
+    Attributes:
+        dtype: `float32`, `bfloat16` or `int8`.
+        cosine: the smallest between its vectors and those of float32 on the first batch; None where there was no check.
+    """
+
+    dtype: Precision
+    cosine: float | None
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the processor multiplies bfloat16 natively; elsewhere it is slower than float32.
+
+    A GPU does from compute capability 8 (Ampere) on. Of CPUs, those that say so in /proc/cpuinfo.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    if device.type != "cpu":
+        return False
+    try:
+        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return bool(_NATIVE_FLAGS & set(flags.split()))
+
+
+def check_precision(dtype: str, device: torch.device) -> None:
+    """Refuses what does not exist.
+
+    Raises:
+        UserError: an unknown name, or int8 elsewhere than on a CPU.
+    """
+    if dtype not in PRECISIONS:
+        raise UserError(f"dtype must be one of {', '.join(PRECISIONS)}, got {dtype!r}")
+    if dtype == "int8" and device.type != "cpu":
+        raise UserError(f"dtype int8 runs on CPUs only, the device is {device}")
+
+
+def encoding_of(
+    encoder: SpeechEncoder,
+    *,
+    device: torch.device,
+    dtype: Precision,
+    mix: Sequence[float] | None = None,
+    compiled: bool = False,
+) -> Encoding:
+    """An encoding of a copy of the encoder, in one precision other than `auto`.
+
+    Raises:
+        UserError: as in `check_precision` and `Encoding`.
+    """
+    check_precision(dtype, device)
+    own = quantized(encoder) if dtype == "int8" else copy.deepcopy(encoder)
+    kind: DType = "bfloat16" if dtype == "bfloat16" else "float32"
+    return Encoding(own, device=device, dtype=kind, mix=mix, compiled=compiled)
+
+
+def choose(
+    encoder: SpeechEncoder,
+    waveforms: Sequence[Waveform],
+    *,
+    device: torch.device,
+    dtype: Precision,
+    layers: Sequence[Layer] = (-1,),
+    mix: Sequence[float] | None = None,
+) -> Choice:
+    """Settle `auto`, and compare any dtype but float32 with float32 on a first batch.
+
+    Args:
+        encoder: any.
+        waveforms: the first batch, checked; without any, `auto` is float32.
+        device: where it will run.
+        dtype: what is wished for.
+        layers: that will be read.
+        mix: as in `Encoding`.
+
+    Raises:
+        UserError: as in `check_precision`.
+    """
+    check_precision(dtype, device)
+    wanted: Precision = dtype
+    if dtype == "auto":
+        wanted = "bfloat16" if has_bfloat16(device) else "float32"
+    if wanted == "float32" or not waveforms:
+        return Choice("float32" if dtype == "auto" else wanted, None)
+    vectors: list[Float32[np.ndarray, "layers clips dim"]] = []
+    for each in ("float32", wanted):
+        trial = encoding_of(encoder, device=device, dtype=each, mix=mix)
+        vectors.append(trial.embed_layers(waveforms, layers=layers))
+    cosine = min_cosine(vectors[0], vectors[1])
+    refused = dtype == "auto" and not cosine > MIN_COSINE  # written so that NaN is refused
+    return Choice("float32" if refused else wanted, cosine)
+
+
+def min_cosine(one: Float[np.ndarray, "*clips dim"], other: Float[np.ndarray, "*clips dim"]) -> float:
+    """The smallest cosine between vectors and their counterparts.
+
+    >>> round(min_cosine(np.eye(2), np.array([[1.0, 0.0], [1.0, 1.0]])), 3)
+    0.707
+    """
+    lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
+    return float(((one * other).sum(axis=-1) / lengths).min())
+
+
+def quantized(encoder: SpeechEncoder) -> SpeechEncoder:
+    """A copy whose linear layers multiply in int8 on a CPU.
+
+    >>> from speechssl.models.encoder import PRESETS
+    >>> encoder = SpeechEncoder(PRESETS["tiny"]).eval()
+    >>> type(quantized(encoder).projection).__name__
+    'DynamicLinear'
+    """
+    own = copy.deepcopy(encoder).eval()
+    for parent in list(own.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear:
+                parent.add_module(name, DynamicLinear(child))
+    return own
+
+
+class DynamicLinear(nn.Module):
+    """A linear layer whose weights are int8 with a scale for each output channel; inputs are quantised as they come.
+
+    `torch.ao.quantization.quantize_dynamic` does the same and is deprecated; these are the operators below it.
+    """
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        weight = linear.weight.detach().float()
+        scales = (weight.abs().amax(dim=1) / 127).clamp(min=1e-12).double()
+        zeros = torch.zeros(len(scales), dtype=torch.long)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch announces that quantised tensors will go some day
+            packed = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+            bias = dict(linear.named_parameters()).get("bias")
+            self._packed = torch.ops.quantized.linear_prepack(packed, None if bias is None else bias.detach().float())
+            self(torch.zeros(1, linear.in_features))
+
+    def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
+        """The same as the layer's, to about two digits."""
+        return torch.ops.quantized.linear_dynamic(x.float(), self._packed, True)  # noqa: FBT003 -- reduce_range; positional only

@@ -1,0 +1,113 @@
+"""Audio behind an address: listed and fetched through fsspec, file by file, into a local folder that stays small.
+
+Any protocol that fsspec knows: `https://`, `s3://` (needs s3fs), `gs://` (gcsfs), `hf://`, `file://`, `memory://`.
+"""
+
+import contextlib
+import re
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speechssl.audio import AUDIO_SUFFIXES, AudioError
+from speechssl.config import UserError
+from speechssl.containers import FOREIGN_SUFFIXES
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_MARKS = ("etag", "ETag", "mtime", "LastModified", "last_modified", "created")
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file behind an address; `path` is below the folder that was listed, `fingerprint` its size and mark."""
+
+    path: str
+    address: str
+    fingerprint: str
+
+
+def is_address(name: str) -> bool:
+    """Whether a name is an address and no path.
+
+    >>> is_address("s3://bucket/a.wav"), is_address("C:/a.wav"), is_address("a.wav")
+    (True, False, False)
+    """
+    return _ADDRESS.match(name) is not None
+
+
+def list_address(address: str) -> list[RemoteFile]:
+    """The audio files behind an address, by path: one file, a folder and all below it, or a glob.
+
+    Raises:
+        UserError: fsspec or what it needs for the protocol is not installed, or the server refuses.
+    """
+    fsspec = _fsspec()
+    try:
+        system, path = fsspec.core.url_to_fs(address)
+        if any(sign in path for sign in "*?["):
+            found: dict[str, Any] = system.glob(path, detail=True)
+            root = path.split("*", maxsplit=1)[0].rpartition("/")[0]
+        elif _is_audio(path):
+            return [RemoteFile(address, address, "")]
+        else:
+            found, root = system.find(path, detail=True), path
+    except (ImportError, OSError, ValueError) as error:
+        raise UserError(f"{address}: cannot be listed ({_words(error)})") from error
+    root = root.strip("/")
+    files = [name for name in sorted(found) if _is_audio(name) and found[name].get("type") != "directory"]
+    return [
+        RemoteFile(name.strip("/").removeprefix(root).lstrip("/"), system.unstrip_protocol(name), _mark(found[name]))
+        for name in files
+    ]
+
+
+@contextmanager
+def fetched(address: str, spool: Path) -> Generator[Path]:
+    """A local copy of a file for as long as the block runs.
+
+    Args:
+        address: of the file.
+        spool: an existing folder for copies.
+
+    Raises:
+        AudioError: it cannot be fetched.
+    """
+    fsspec = _fsspec()
+    handle = tempfile.NamedTemporaryFile(dir=spool, suffix=Path(address).suffix.split("?")[0], delete=False)  # noqa: SIM115 -- closed below
+    copy = Path(handle.name)
+    try:
+        try:
+            with handle, fsspec.open(address, "rb") as source:
+                shutil.copyfileobj(source, handle, 1 << 20)
+        except Exception as error:
+            raise AudioError(address, f"cannot be fetched ({_words(error)})") from error
+        yield copy
+    finally:
+        with contextlib.suppress(OSError):
+            copy.unlink(missing_ok=True)
+
+
+def _fsspec() -> Any:
+    try:
+        import fsspec
+    except ImportError:
+        raise UserError("addresses need fsspec: pip install 'speechssl[remote]'") from None
+    return fsspec
+
+
+def _is_audio(name: str) -> bool:
+    suffix = Path(name.partition("?")[0]).suffix.lower()
+    return suffix in AUDIO_SUFFIXES or suffix in FOREIGN_SUFFIXES
+
+
+def _mark(info: dict[str, Any]) -> str:
+    marks = [str(info[name]) for name in ("size", *_MARKS) if info.get(name) is not None]
+    return "-".join(marks[:2])
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
