@@ -1,54 +1,59 @@
-"""Weights and settings of transformers' ``Wav2Vec2Model`` and ``Wav2Vec2ForPreTraining``, both ways, by name only.
+"""Weights and settings of transformers' wav2vec2, HuBERT, WavLM and data2vec-audio, both ways, by name only.
 
 Pure functions on plain dicts; transformers itself is not needed. Names on our side are those of a model folder:
 ``encoder.`` for :class:`~speechssl.models.encoder.SpeechEncoder`, the rest as in
 :class:`~speechssl.objectives.wav2vec2.Wav2Vec2`.
 
 What differs from ours: queries, keys and values are three layers there and one here; their codebooks lie behind one
-another; they know no feature penalty, no gradient scale, no padding of the waveform and no Gabor front.
+another; they know no feature penalty, no gradient scale, no padding of the waveform and no Gabor front. HuBERT may
+leave out a norm, WavLM adds relative positions, data2vec-audio has a stack of positional convolutions.
 
 A setting that one side cannot express is an error. Settings of fine-tuning heads (vocabulary, CTC) are not looked at.
 Input normalisation is a setting of their ``Wav2Vec2FeatureExtractor``, not of the model.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
+import pydantic
 from torch import Tensor
 
 from speechssl.config import Config
+from speechssl.interop.naming import Table, fuse_qkv, modern_weight_norm, old_weight_norm, rename, split_qkv
 from speechssl.models.encoder import EncoderConfig
 
 WeightNorm = Literal["parametrizations", "weight_g"]  # torch's naming from 2.0 on, and the older one of published files
 
-_PREFIX = "wav2vec2."  # of Wav2Vec2Model inside Wav2Vec2ForPreTraining
-_BASE_NAMES = (  # (theirs, ours) inside Wav2Vec2Model; # stands for the number of a layer
+MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
+PREFIXES = ("wav2vec2.", "hubert.", "wavlm.", "data2vec_audio.")  # of the encoder inside a model with a head
+BASE_NAMES: Table = (  # inside Wav2Vec2Model, HubertModel, WavLMModel, Data2VecAudioModel
     ("masked_spec_embed", "mask_embedding"),
     ("feature_extractor.conv_layers.#.conv.", "encoder.features.layers.#.conv."),
     ("feature_extractor.conv_layers.#.layer_norm.", "encoder.features.layers.#.norm."),
     ("feature_projection.layer_norm.", "encoder.feature_norm."),
     ("feature_projection.projection.", "encoder.projection."),
     ("encoder.pos_conv_embed.conv.", "encoder.transformer.positions.conv."),
+    ("encoder.pos_conv_embed.layers.#.conv.", "encoder.transformer.positions.layers.#."),  # data2vec-audio
     ("encoder.layer_norm.", "encoder.transformer.norm."),
     ("encoder.layers.#.attention.q_proj.", "encoder.transformer.layers.#.attention.q."),  # q, k, v: fused below
     ("encoder.layers.#.attention.k_proj.", "encoder.transformer.layers.#.attention.k."),
     ("encoder.layers.#.attention.v_proj.", "encoder.transformer.layers.#.attention.v."),
     ("encoder.layers.#.attention.out_proj.", "encoder.transformer.layers.#.attention.out."),
+    ("encoder.layers.0.attention.rel_attn_embed.weight", "encoder.transformer.relative.biases"),  # WavLM, all layers'
+    ("encoder.layers.#.attention.gru_rel_pos_linear.", "encoder.transformer.layers.#.attention.gate.scores."),
+    ("encoder.layers.#.attention.gru_rel_pos_const", "encoder.transformer.layers.#.attention.gate.scale"),
     ("encoder.layers.#.layer_norm.", "encoder.transformer.layers.#.attention_norm."),
     ("encoder.layers.#.feed_forward.intermediate_dense.", "encoder.transformer.layers.#.expand."),
     ("encoder.layers.#.feed_forward.output_dense.", "encoder.transformer.layers.#.contract."),
     ("encoder.layers.#.final_layer_norm.", "encoder.transformer.layers.#.output_norm."),
 )
-_HEAD_NAMES = (  # of Wav2Vec2ForPreTraining itself
+OBJECTIVE_NAMES: Table = (  # of Wav2Vec2ForPreTraining itself
     ("quantizer.codevectors", "quantizer.codebooks"),
     ("quantizer.weight_proj.", "quantizer.scores."),
     ("project_hid.", "project_context."),
     ("project_q.", "project_target."),
 )
-_WEIGHT_NORM = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
-_QKV = re.compile(r"(.*\.attention\.)(q|k|v)(\..*)")
+_Settings = tuple[tuple[str, str, Any], ...]
 
 _ENCODER_SETTINGS = (  # (theirs, ours, their default): a config file may leave out defaults
     ("conv_bias", "conv.bias", False),
@@ -67,6 +72,15 @@ _ENCODER_SETTINGS = (  # (theirs, ours, their default): a config file may leave 
     ("layer_norm_eps", "transformer.norm_eps", 1e-5),
     ("feat_proj_dropout", "feature_dropout", 0.0),
 )
+_HUBERT_SETTINGS = (("feat_proj_layer_norm", "feature_norm", True),)
+_WAVLM_SETTINGS = (
+    ("num_buckets", "transformer.relative_buckets", 320),
+    ("max_bucket_distance", "transformer.relative_distance", 800),
+)
+_DATA2VEC_SETTINGS = (  # in the place of those of the same name, ours or theirs
+    ("num_conv_pos_embeddings", "transformer.position_stack", 5),
+    ("conv_pos_kernel_size", "transformer.position_kernel", 19),
+)
 _OBJECTIVE_SETTINGS = (
     ("mask_time_prob", "mask.probability", 0.05),
     ("mask_time_length", "mask.length", 10),
@@ -84,12 +98,14 @@ _CONV_SETTINGS = (  # theirs and their default; ours has one triple a layer
     ("conv_kernel", (10, 3, 3, 3, 3, 2, 2)),
     ("conv_stride", (5, 2, 2, 2, 2, 2, 2)),
 )
-_FIXED = (
-    ("hidden_act", "gelu"),
-    ("feat_extract_activation", "gelu"),
-    ("add_adapter", False),
-    ("adapter_attn_dim", None),
-)
+_FIXED = (("hidden_act", "gelu"), ("feat_extract_activation", "gelu"))
+_FIXED_OF = {  # what only some types of model know
+    "wav2vec2": (("add_adapter", False), ("adapter_attn_dim", None)),
+    "hubert": (("conv_pos_batch_norm", False),),
+    "wavlm": (("add_adapter", False),),
+    "data2vec-audio": (("add_adapter", False),),
+}
+_FIXED_DATA2VEC = (("feat_extract_norm", "layer"), ("do_stable_layer_norm", False))  # not in its config at all
 _FIXED_OBJECTIVE = (("feat_quantizer_dropout", 0.0), ("mask_feature_prob", 0.0))
 
 
@@ -101,18 +117,35 @@ def import_config(config: Mapping[str, Any], *, normalize: bool = True) -> Encod
         normalize: ``do_normalize`` of their ``preprocessor_config.json`` (their default: True).
 
     Raises:
-        ValueError: a setting that our encoder cannot follow.
+        ValueError: another type of model, or a setting that our encoder cannot follow.
 
     Example:
         >>> encoder = import_config({"hidden_size": 1024, "do_stable_layer_norm": True, "feat_extract_norm": "layer"})
         >>> encoder.dim, encoder.transformer.pre_norm, encoder.conv.hop
         (1024, True, 320)
+        >>> import_config({"model_type": "wavlm"}).transformer.relative_buckets
+        320
     """
-    _check_fixed(config, _FIXED)
-    settings = _from_table(config, _ENCODER_SETTINGS)
-    shapes = (config.get(name, default) for name, default in _CONV_SETTINGS)
-    settings["conv"]["layers"] = tuple(zip(*shapes, strict=True))
-    encoder = EncoderConfig.model_validate(settings | {"normalize": normalize})
+    kind = config.get("model_type", "wav2vec2")
+    if kind not in MODEL_TYPES:
+        raise ValueError(f"model_type={kind!r} cannot be read; allowed: {', '.join(MODEL_TYPES)}")
+    data2vec = kind == "data2vec-audio"
+    _check_fixed(config, (*_FIXED, *_FIXED_OF[kind], *(_FIXED_DATA2VEC if data2vec else ())))
+    shapes = {name: config.get(name, default) for name, default in _CONV_SETTINGS}
+    if len({len(values) for values in shapes.values()}) > 1:
+        raise ValueError(f"one value a layer is needed: {', '.join(f'{name}={list(shapes[name])}' for name in shapes)}")
+    table = _encoder_settings(kind)
+    settings = _from_table(config, table)
+    settings["conv"]["layers"] = tuple(zip(*shapes.values(), strict=True))
+    if data2vec:
+        settings["conv"]["norm"] = "layer"
+    try:
+        encoder = EncoderConfig.model_validate(settings | {"normalize": normalize})
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        theirs = next((name for name, ours, _ in table if ours == place), place)
+        raise ValueError(f"{theirs}={first['input']!r} cannot be expressed here: {first['msg']}") from None
     if encoder.conv.padding:
         raise ValueError(_padding_message(encoder))
     return encoder
@@ -132,14 +165,42 @@ def import_objective(config: Mapping[str, Any]) -> dict[str, Any]:
     return _from_table(config, _OBJECTIVE_SETTINGS) | {"feature_penalty": 0.0, "feature_gradient": 1.0}
 
 
+def model_type(encoder: EncoderConfig) -> str:
+    """Which of :data:`MODEL_TYPES` an encoder can be written as; wav2vec2 wherever that can.
+
+    Raises:
+        ValueError: what no single one of them has.
+
+    Example:
+        >>> from speechssl.models.encoder import PRESETS
+        >>> model_type(PRESETS["base"]), model_type(import_config({"model_type": "wavlm"}))
+        ('wav2vec2', 'wavlm')
+    """
+    transformer = encoder.transformer
+    needed = [
+        *(["wavlm"] if transformer.relative_buckets else []),
+        *(["data2vec-audio"] if transformer.position_stack else []),
+        *([] if encoder.feature_norm else ["hubert"]),
+    ]
+    if len(needed) > 1:
+        raise ValueError(f"no model of transformers has at once what {' and '.join(needed)} have")
+    if transformer.position_stack and (transformer.pre_norm or encoder.conv.norm != "layer"):
+        raise ValueError("data2vec-audio has norm='layer' and pre_norm=False; no model of transformers has another")
+    return needed[0] if needed else "wav2vec2"
+
+
 def export_config(encoder: EncoderConfig, objective: Config | None = None) -> dict[str, Any]:
-    """Arguments of transformers' ``Wav2Vec2Config`` for an encoder and, where given, a ``Wav2Vec2Config`` of ours.
+    """Arguments of transformers' config for an encoder and, where given, a ``Wav2Vec2Config`` of ours.
+
+    The class is that of :func:`model_type`: ``Wav2Vec2Config``, ``HubertConfig``, ``WavLMConfig`` or
+    ``Data2VecAudioConfig``.
 
     Of the objective, the feature penalty, the gradient scale and the temperature schedule stay behind: there they are
     the training script's. Initialisations stay behind too, the weights carry them.
 
     Raises:
-        ValueError: the Gabor front, a padded front, or a quantizer that normalises its input.
+        ValueError: the Gabor front, a padded front, a quantizer that normalises its input, what :func:`model_type`
+            cannot name, or an objective where the type has none.
 
     Example:
         >>> from speechssl.models.encoder import PRESETS
@@ -151,10 +212,13 @@ def export_config(encoder: EncoderConfig, objective: Config | None = None) -> di
         raise ValueError("front='gabor' cannot be expressed in transformers' Wav2Vec2Config; only front='conv' can")
     if encoder.conv.padding:
         raise ValueError(_padding_message(encoder))
-    config = _to_table(encoder, _ENCODER_SETTINGS) | dict(_FIXED)
+    kind = model_type(encoder)
+    config = _to_table(encoder, _encoder_settings(kind)) | dict(_FIXED) | dict(_FIXED_OF[kind])
     for (name, _), values in zip(_CONV_SETTINGS, zip(*encoder.conv.layers, strict=True), strict=True):
         config[name] = values
     if objective is not None:
+        if kind != "wav2vec2":
+            raise ValueError(f"transformers' {kind} has no contrastive objective")
         if _get(objective, "quantizer.normalize_input"):
             raise ValueError("quantizer.normalize_input=True cannot be expressed in transformers' Wav2Vec2Config")
         config |= _to_table(objective, _OBJECTIVE_SETTINGS) | dict(_FIXED_OBJECTIVE)
@@ -174,6 +238,7 @@ def import_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ValueError: names that are no part of those two models, a head's for example.
 
     Example:
+        >>> import torch
         >>> three = {f"wav2vec2.encoder.layers.0.attention.{name}_proj.bias": torch.zeros(4) for name in "qkv"}
         >>> [(name, tuple(value.shape)) for name, value in import_weights(three).items()]
         [('encoder.transformer.layers.0.attention.qkv.bias', (12,))]
@@ -181,9 +246,7 @@ def import_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     renamed: dict[str, Tensor] = {}
     unknown: list[str] = []
     for name, value in weights.items():
-        stem, _, last = name.rpartition(".")
-        modern = f"{stem}.{_WEIGHT_NORM[last]}" if last in _WEIGHT_NORM else name
-        ours = _rename(modern.removeprefix(_PREFIX), _BASE_NAMES) or _rename(modern, _HEAD_NAMES)
+        ours = our_name(name)
         if ours is None:
             unknown.append(name)
         else:
@@ -194,7 +257,19 @@ def import_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         codebooks = renamed["quantizer.codebooks"]  # 1 groups*codes dim/groups
         groups = renamed["project_target.weight"].shape[1] // codebooks.shape[2]
         renamed["quantizer.codebooks"] = codebooks.reshape(groups, -1, codebooks.shape[2])  # groups codes dim/groups
-    return _fuse_qkv(renamed)
+    return fuse_qkv(renamed)
+
+
+def our_name(name: str) -> str | None:
+    """Our name of a weight of theirs, q, k and v unfused; None for one that is in no encoder and no objective.
+
+    >>> our_name("hubert.encoder.layers.3.final_layer_norm.bias")
+    'encoder.transformer.layers.3.output_norm.bias'
+    """
+    modern = modern_weight_norm(name)
+    for prefix in PREFIXES:
+        modern = modern.removeprefix(prefix)
+    return rename(modern, BASE_NAMES) or rename(modern, OBJECTIVE_NAMES)
 
 
 def export_weights(weights: Mapping[str, Tensor], *, weight_norm: WeightNorm = "parametrizations") -> dict[str, Tensor]:
@@ -212,16 +287,17 @@ def export_weights(weights: Mapping[str, Tensor], *, weight_norm: WeightNorm = "
         ValueError: names that do not belong to a wav2vec 2.0 model.
 
     Example:
+        >>> import torch
         >>> list(export_weights({"encoder.transformer.norm.bias": torch.zeros(4)}))
         ['encoder.layer_norm.bias']
     """
-    prefix = _PREFIX if any(name.startswith("quantizer.") for name in weights) else ""
+    prefix = PREFIXES[0] if any(name.startswith("quantizer.") for name in weights) else ""
     exported: dict[str, Tensor] = {}
     unknown: list[str] = []
-    for name, value in _split_qkv(weights).items():
-        base, head = _rename(name, _BASE_NAMES, back=True), _rename(name, _HEAD_NAMES, back=True)
+    for name, value in split_qkv(weights).items():
+        base, head = rename(name, BASE_NAMES, back=True), rename(name, OBJECTIVE_NAMES, back=True)
         if base is not None:
-            exported[prefix + (_old_weight_norm(base) if weight_norm == "weight_g" else base)] = value
+            exported[prefix + (old_weight_norm(base) if weight_norm == "weight_g" else base)] = value
         elif head is not None:
             exported[head] = value.flatten(0, 1).unsqueeze(0) if name == "quantizer.codebooks" else value
         else:
@@ -231,46 +307,16 @@ def export_weights(weights: Mapping[str, Tensor], *, weight_norm: WeightNorm = "
     return exported
 
 
-def _rename(name: str, table: tuple[tuple[str, str], ...], *, back: bool = False) -> str | None:
-    """The other side's name; a pattern that ends in a dot stands for all that begin with it."""
-    for theirs, ours in table:
-        pattern, target = (ours, theirs) if back else (theirs, ours)
-        match = re.match(re.escape(pattern).replace(r"\#", r"(\d+)"), name)
-        if match and (pattern.endswith(".") or match.end() == len(name)):
-            return target.replace("#", match[1] if match.groups() else "") + name[match.end() :]
-    return None
+def _encoder_settings(kind: str) -> _Settings:
+    own = {"hubert": _HUBERT_SETTINGS, "wavlm": _WAVLM_SETTINGS, "data2vec-audio": _DATA2VEC_SETTINGS}.get(kind, ())
+    shared = _ENCODER_SETTINGS
+    if kind == "data2vec-audio":
+        taken = {name for setting in own for name in setting[:2]} | {name for name, _ in _FIXED_DATA2VEC}
+        shared = tuple(setting for setting in shared if taken.isdisjoint(setting[:2]))
+    return (*shared, *own)
 
 
-def _fuse_qkv(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    fused: dict[str, Tensor] = {}
-    for name, value in weights.items():
-        match = _QKV.fullmatch(name)
-        if match is None:
-            fused[name] = value
-        elif match[2] == "q":
-            fused[f"{match[1]}qkv{match[3]}"] = torch.cat([weights[match[1] + part + match[3]] for part in "qkv"])
-    return fused
-
-
-def _split_qkv(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    split: dict[str, Tensor] = {}
-    for name, value in weights.items():
-        if ".attention.qkv." in name:
-            # Clones: tensors that share memory could not be written to safetensors.
-            for part, third in zip("qkv", value.chunk(3), strict=True):
-                split[name.replace(".qkv.", f".{part}.")] = third.clone()
-        else:
-            split[name] = value
-    return split
-
-
-def _old_weight_norm(name: str) -> str:
-    for old, modern in _WEIGHT_NORM.items():
-        name = name.replace(modern, old)
-    return name
-
-
-def _from_table(config: Mapping[str, Any], table: tuple[tuple[str, str, Any], ...]) -> dict[str, Any]:
+def _from_table(config: Mapping[str, Any], table: _Settings) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for theirs, ours, default in table:
         *path, last = ours.split(".")
@@ -281,7 +327,7 @@ def _from_table(config: Mapping[str, Any], table: tuple[tuple[str, str, Any], ..
     return settings
 
 
-def _to_table(config: Config, table: tuple[tuple[str, str, Any], ...]) -> dict[str, Any]:
+def _to_table(config: Config, table: _Settings) -> dict[str, Any]:
     return {theirs: _get(config, ours) for theirs, ours, _ in table}
 
 

@@ -1,7 +1,8 @@
-"""Weights and settings of ``torchaudio.models.wav2vec2_model``, both ways, by name only.
+"""Weights and settings of ``torchaudio.models.wav2vec2_model`` and ``wavlm_model``, both ways, by name only.
 
 Its names are transformers' with the projection moved into the encoder, so this is a rename in front of
-:mod:`speechssl.interop.huggingface`. It has no objective: encoder weights only.
+:mod:`speechssl.interop.huggingface`. WavLM's queries, keys and values are one layer, as ours are. It has no objective:
+encoder weights only.
 """
 
 from collections.abc import Mapping
@@ -13,41 +14,73 @@ from speechssl.interop import huggingface
 from speechssl.models.encoder import EncoderConfig
 
 # (theirs, transformers')
-_RENAMES = (("encoder.feature_projection.", "feature_projection."), ("encoder.transformer.", "encoder."))
+RENAMES = (("encoder.feature_projection.", "feature_projection."), ("encoder.transformer.", "encoder."))
+
+_ARGUMENTS = (  # (torchaudio's, transformers'), in the order of its signature
+    ("extractor_conv_bias", "conv_bias"),
+    ("encoder_embed_dim", "hidden_size"),
+    ("encoder_projection_dropout", "feat_proj_dropout"),
+    ("encoder_pos_conv_kernel", "num_conv_pos_embeddings"),
+    ("encoder_pos_conv_groups", "num_conv_pos_embedding_groups"),
+    ("encoder_num_layers", "num_hidden_layers"),
+    ("encoder_num_heads", "num_attention_heads"),
+    ("encoder_num_buckets", "num_buckets"),  # WavLM
+    ("encoder_max_distance", "max_bucket_distance"),
+    ("encoder_attention_dropout", "attention_dropout"),
+    ("encoder_ff_interm_features", "intermediate_size"),
+    ("encoder_ff_interm_dropout", "activation_dropout"),
+    ("encoder_dropout", "hidden_dropout"),
+    ("encoder_layer_norm_first", "do_stable_layer_norm"),
+    ("encoder_layer_drop", "layerdrop"),
+)
 
 
 def export_config(encoder: EncoderConfig) -> dict[str, Any]:
-    """Arguments of ``torchaudio.models.wav2vec2_model`` for an encoder.
+    """Arguments of ``torchaudio.models.wav2vec2_model`` for an encoder; of ``wavlm_model`` for WavLM's.
 
     Raises:
-        ValueError: the Gabor front or a padded front, which it does not have, or another epsilon than its norms have.
+        ValueError: the Gabor front, a padded front or data2vec's positions, which it does not have, or another epsilon
+            than its norms have.
 
     Example:
         >>> from speechssl.models.encoder import PRESETS
         >>> export_config(PRESETS["base"])["extractor_mode"]
         'group_norm'
     """
+    if huggingface.model_type(encoder) not in ("wav2vec2", "wavlm"):
+        raise ValueError("a stack of positional convolutions, or no norm before the projection: not in torchaudio")
     shared = huggingface.export_config(encoder)
     if shared["layer_norm_eps"] != 1e-5:
         raise ValueError(f"torchaudio's norms have an epsilon of 1e-5, not {shared['layer_norm_eps']}")
     return {
         "extractor_mode": f"{shared['feat_extract_norm']}_norm",
         "extractor_conv_layer_config": [tuple(layer) for layer in encoder.conv.layers],
-        "extractor_conv_bias": shared["conv_bias"],
-        "encoder_embed_dim": shared["hidden_size"],
-        "encoder_projection_dropout": shared["feat_proj_dropout"],
-        "encoder_pos_conv_kernel": shared["num_conv_pos_embeddings"],
-        "encoder_pos_conv_groups": shared["num_conv_pos_embedding_groups"],
-        "encoder_num_layers": shared["num_hidden_layers"],
-        "encoder_num_heads": shared["num_attention_heads"],
-        "encoder_attention_dropout": shared["attention_dropout"],
-        "encoder_ff_interm_features": shared["intermediate_size"],
-        "encoder_ff_interm_dropout": shared["activation_dropout"],
-        "encoder_dropout": shared["hidden_dropout"],
-        "encoder_layer_norm_first": shared["do_stable_layer_norm"],
-        "encoder_layer_drop": shared["layerdrop"],
+        **{name: shared[theirs] for name, theirs in _ARGUMENTS if theirs in shared},
         "aux_num_out": None,
     }
+
+
+def import_config(arguments: Mapping[str, Any], *, normalize: bool) -> EncoderConfig:
+    """Encoder settings from the arguments of ``wav2vec2_model`` or ``wavlm_model``.
+
+    Args:
+        arguments: as a bundle of torchaudio holds them.
+        normalize: whether it is given waveforms of zero mean and unit variance.
+
+    Raises:
+        ValueError: a setting that our encoder cannot follow.
+
+    Example:
+        >>> from speechssl.models.encoder import PRESETS
+        >>> import_config(export_config(PRESETS["base"]), normalize=False) == PRESETS["base"]
+        True
+    """
+    shared = {theirs: arguments[name] for name, theirs in _ARGUMENTS if name in arguments}
+    dims, kernels, strides = zip(*arguments["extractor_conv_layer_config"], strict=True)
+    shared |= {"conv_dim": dims, "conv_kernel": kernels, "conv_stride": strides}
+    shared["feat_extract_norm"] = arguments["extractor_mode"].removesuffix("_norm")
+    shared["model_type"] = "wavlm" if "encoder_num_buckets" in arguments else "wav2vec2"
+    return huggingface.import_config(shared, normalize=normalize)
 
 
 def import_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -61,7 +94,7 @@ def import_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         >>> list(import_weights({"encoder.feature_projection.projection.bias": torch.zeros(4)}))
         ['encoder.projection.bias']
     """
-    return huggingface.import_weights({_replace_prefix(name, _RENAMES): value for name, value in weights.items()})
+    return huggingface.import_weights({replace_prefix(name, RENAMES): value for name, value in weights.items()})
 
 
 def export_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -78,11 +111,12 @@ def export_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     foreign = sorted(name for name in weights if not name.startswith("encoder."))
     if foreign:
         raise ValueError(f"not weights of an encoder: {', '.join(foreign)}")
-    back = tuple((shared, theirs) for theirs, shared in _RENAMES)
-    return {_replace_prefix(name, back): value for name, value in huggingface.export_weights(weights).items()}
+    back = tuple((shared, theirs) for theirs, shared in RENAMES)
+    return {replace_prefix(name, back): value for name, value in huggingface.export_weights(weights).items()}
 
 
-def _replace_prefix(name: str, table: tuple[tuple[str, str], ...]) -> str:
+def replace_prefix(name: str, table: tuple[tuple[str, str], ...]) -> str:
+    """A name with the first prefix of the table that fits replaced."""
     for prefix, replacement in table:
         if name.startswith(prefix):
             return replacement + name.removeprefix(prefix)

@@ -78,22 +78,31 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def read_encoder_config(folder: Path) -> EncoderConfig:
+    """Settings of the encoder of a model folder.
+
+    Raises:
+        UserError: not a model folder, a model without an encoder, or settings of another version; names file and key.
+    """
+    config = read_model_config(folder)
+    if config["encoder"] is None:
+        raise UserError(f"{folder}: a model without an encoder; it can classify, and has no embeddings")
+    try:
+        return EncoderConfig.model_validate_json(json.dumps(config["encoder"]))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f"{folder / 'config.json'}: encoder.{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        ) from None
+
+
 def load_encoder(folder: Path) -> SpeechEncoder:
     """The encoder of a model folder, in evaluation mode on the CPU.
 
     Raises:
         UserError: not a model folder, or weights that do not fit its config; names the file.
     """
-    config = read_model_config(folder)
-    if config["encoder"] is None:
-        raise UserError(f"{folder}: a model without an encoder; it can classify, and has no embeddings")
-    try:
-        encoder = SpeechEncoder(EncoderConfig.model_validate_json(json.dumps(config["encoder"])))
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(
-            f"{folder / 'config.json'}: encoder.{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        ) from None
+    encoder = SpeechEncoder(read_encoder_config(folder))
     path = folder / "model.safetensors"
     try:
         weights = read_tensors(path, prefix=PREFIX)
@@ -130,14 +139,27 @@ def model_hash(folder: Path) -> str:
     """
     config = read_model_config(folder)
     parts = [config["encoder"]] + ([config["head"]] if "head" in config else [])
-    digest = hashlib.sha256(json.dumps(parts[0] if len(parts) == 1 else parts, sort_keys=True).encode())
     tensors = read_tensors(folder / "model.safetensors", prefix=PREFIX)
     if "head" in config:
         head = read_tensors(folder / "model.safetensors", prefix=HEAD)
         tensors |= {HEAD + name: value for name, value in head.items()}
+    return _digest(parts[0] if len(parts) == 1 else parts, tensors)
+
+
+def encoder_hash(encoder: SpeechEncoder) -> str:
+    """The :func:`model_hash` that a folder with this encoder alone would have.
+
+    >>> len(encoder_hash(SpeechEncoder(PRESETS["tiny"])))
+    16
+    """
+    return _digest(encoder.config.model_dump(mode="json"), encoder.state_dict())
+
+
+def _digest(settings: object, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, value in sorted(tensors.items()):
         digest.update(name.encode())
-        digest.update(value.contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 

@@ -1,0 +1,185 @@
+"""A foreign checkpoint in our words, and the check that nothing of an encoder is missing, misshapen or left over.
+
+The readers of each peer (huggingface_folder.py, fairseq.py, torchaudio.py) end here: settings and weights must fit one
+another exactly, or there is one line that names the file and the tensors. Nothing is ever left as it was drawn.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from speechssl.config import UserError
+from speechssl.interop.naming import fuse_qkv, split_qkv
+from speechssl.models.encoder import EncoderConfig, SpeechEncoder
+from speechssl.models.storage import PREFIX
+
+_SHOWN = 4  # names in an error
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a reader found.
+
+    ``weights`` are those of a :class:`SpeechEncoder` by its own names, in float32; ``objective`` the settings of the
+    contrastive objective and ``tensors`` what belongs to it, where the source has it; ``left_out`` are the names, in
+    the source, of heads and whatever else is no part of either; ``kind`` says in words where it came from.
+    """
+
+    path: Path
+    kind: str
+    config: EncoderConfig
+    weights: dict[str, Tensor]
+    objective: dict[str, Any] | None
+    tensors: dict[str, Tensor]
+    left_out: tuple[str, ...]
+
+    def encoder(self) -> SpeechEncoder:
+        """The encoder, in evaluation mode on the CPU."""
+        return assemble(self.config, self.weights)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """How one peer calls things.
+
+    ``ours`` gives our name of a tensor (q, k, v unfused) or None; ``theirs`` the way back; ``is_head`` whether one that
+    has no name here is known and may be left out.
+    """
+
+    ours: Callable[[str], str | None]
+    theirs: Callable[[str], str | None]
+    is_head: Callable[[str], bool]
+
+
+def assemble(config: EncoderConfig, weights: Mapping[str, Tensor]) -> SpeechEncoder:
+    """An encoder that takes the given tensors as its own; nothing is drawn at random and no generator is touched."""
+    encoder = skeleton(config)
+    encoder.load_state_dict(dict(weights), assign=True)
+    return encoder.eval()
+
+
+def skeleton(config: EncoderConfig) -> SpeechEncoder:
+    """An encoder with shapes and without numbers.
+
+    Raises:
+        ValueError: settings that contradict one another.
+    """
+    with torch.device("meta"):
+        return SpeechEncoder(config)
+
+
+def read_checkpoint(
+    path: Path,
+    given: Mapping[str, Tensor],
+    config: EncoderConfig,
+    *,
+    kind: str,
+    peer: Peer,
+    objective: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """Rename and check every tensor of a source.
+
+    Args:
+        path: what to call the source in an error.
+        given: its tensors by its names.
+        config: the encoder's settings as the source has them.
+        kind: in words, for provenance.
+        peer: its names.
+        objective: settings of the contrastive objective (``quantizer`` and ``dim`` are looked at); None: its tensors
+            are left out.
+
+    Raises:
+        UserError: tensors that are missing, unknown or of another shape; settings that contradict one another.
+    """
+    try:
+        expected = {PREFIX + name: value for name, value in skeleton(config).state_dict().items()}
+    except (ValueError, RuntimeError, ZeroDivisionError) as error:  # torch's own for sizes below one
+        raise UserError(f"{path}: its settings make no encoder: {error}") from None
+    shapes = {name: tuple(value.shape) for name, value in split_qkv(expected).items()}
+    optional = {"mask_embedding": (config.dim,)}
+    found = _sorted_names(given, peer)
+    renamed, names, left_out, unknown = found.renamed, found.names, found.left_out, found.unknown
+    if objective is not None and "quantizer.codebooks" in renamed:
+        shapes |= _objective_shapes(config, objective)
+    else:
+        extra = [name for name in renamed if not name.startswith(PREFIX) and name not in optional]
+        left_out += [names[name] for name in extra]
+        renamed = {name: value for name, value in renamed.items() if name not in extra}
+    unknown += [names[name] for name in renamed if name not in shapes and name not in optional]
+    missing = [peer.theirs(name) or name for name in shapes if name not in renamed]
+    if missing or unknown:
+        problems = [_listed("missing tensors", missing), _listed("tensors that have no place", unknown)]
+        raise UserError(f"{path}: does not fit its settings: {'; '.join(filter(None, problems))}")
+    for name, shape in (optional | shapes).items():
+        if name in renamed and tuple(renamed[name].shape) != shape:
+            found = list(renamed[name].shape)
+            raise UserError(f"{path}: {names[name]} has the shape {found}, its settings make it {list(shape)}")
+    # Copies: the source may be a file that is mapped into memory.
+    fused = fuse_qkv({name: value.to(torch.float32, copy=True) for name, value in renamed.items()})
+    if "quantizer.codebooks" in fused:
+        codebooks = fused["quantizer.codebooks"]  # 1 groups*codes dim/groups
+        groups = fused["project_target.weight"].shape[1] // codebooks.shape[2]
+        fused["quantizer.codebooks"] = codebooks.reshape(groups, -1, codebooks.shape[2])
+    return Checkpoint(
+        path=path,
+        kind=kind,
+        config=config,
+        weights={name.removeprefix(PREFIX): value for name, value in fused.items() if name.startswith(PREFIX)},
+        objective=None if "quantizer.codebooks" not in fused else dict(objective or {}),
+        tensors={f"objective.{name}": value for name, value in fused.items() if not name.startswith(PREFIX)},
+        left_out=tuple(sorted(left_out)),
+    )
+
+
+@dataclass(frozen=True)
+class _Sorted:
+    """``renamed`` by our names, ``names`` the source's for each, and the source's names of the rest."""
+
+    renamed: dict[str, Tensor]
+    names: dict[str, str]
+    left_out: list[str]
+    unknown: list[str]
+
+
+def _sorted_names(given: Mapping[str, Tensor], peer: Peer) -> _Sorted:
+    found = _Sorted({}, {}, [], [])
+    for name, value in given.items():
+        ours = peer.ours(name)
+        if ours is not None and ours not in found.renamed:
+            found.renamed[ours], found.names[ours] = value, name
+        elif ours is None and peer.is_head(name):
+            found.left_out.append(name)
+        else:
+            found.unknown.append(name)
+    return found
+
+
+def _objective_shapes(config: EncoderConfig, objective: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    quantizer = objective["quantizer"]
+    entries, dim = quantizer["groups"] * quantizer["codes"], objective["dim"]
+    return {
+        "quantizer.codebooks": (1, entries, quantizer["dim"] // quantizer["groups"]),
+        "quantizer.scores.weight": (entries, config.conv.dim),
+        "quantizer.scores.bias": (entries,),
+        "project_context.weight": (dim, config.dim),
+        "project_context.bias": (dim,),
+        "project_target.weight": (dim, quantizer["dim"]),
+        "project_target.bias": (dim,),
+        "mask_embedding": (config.dim,),
+    }
+
+
+def _listed(words: str, names: Sequence[str]) -> str:
+    """Words and the first names; empty where there are none.
+
+    >>> _listed("missing tensors", ["a", "b"]), _listed("missing tensors", [])
+    ('missing tensors: a, b', '')
+    """
+    if not names:
+        return ""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{words}: {', '.join(sorted(names)[:_SHOWN])}{more}"

@@ -1,0 +1,201 @@
+"""Every place that an encoder can come from, by one name.
+
+    runs/mine                      a run folder or a model folder of speechssl
+    NAME                           a model that comes with the package
+    downloads/wav2vec2-base        a folder of Hugging Face's transformers
+    hf:facebook/wav2vec2-base      the same from the hub, hf:org/name@revision for one state of it
+    wav2vec_small.pt               a checkpoint of fairseq, of WavLM, or a state dict of torchaudio
+    torchaudio:HUBERT_BASE         a bundle of torchaudio
+
+A path that exists wins over a bundled model of the same name. Nothing but these is read, and no code of a file is run.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from speechssl import __version__
+from speechssl.config import UserError
+from speechssl.interop import fairseq, huggingface_folder, torchaudio_read
+from speechssl.interop.pickled import load_pickled
+from speechssl.interop.reading import Checkpoint, assemble
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.storage import (
+    PREFIX,
+    encoder_hash,
+    model_hash,
+    read_encoder_config,
+    read_tensors,
+    save_model,
+)
+
+ASSETS = Path(__file__).parent.parent / "assets"
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Source:
+    """An encoder ready to be used: in evaluation mode, on the CPU, in float32.
+
+    ``name`` is what it was asked for by; ``folder`` the speechssl model folder it was read from, where its head lies if
+    it has one, and None for what other projects wrote; ``digest`` sixteen hexadecimal digits of settings and weights,
+    :func:`speechssl.models.storage.model_hash` of the folder that :func:`import_model` would write.
+    """
+
+    encoder: SpeechEncoder
+    name: str
+    folder: Path | None
+    digest: str
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What :func:`import_model` wrote: where, what it was, whether with the objective, and what it left out by name."""
+
+    folder: Path
+    kind: str
+    digest: str
+    objective: bool
+    left_out: tuple[str, ...]
+
+
+def open_source(name: str | Path) -> Source:
+    """Find and read an encoder.
+
+    Args:
+        name: one of the kinds above.
+
+    Raises:
+        UserError: nothing of that name, or a model that cannot be read; one line that names file and key.
+
+    Example:
+        >>> import tempfile
+        >>> from speechssl.models.encoder import PRESETS
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_model(Path(folder), SpeechEncoder(PRESETS["tiny"]))
+        ...     source = open_source(folder)
+        >>> source.encoder.config.dim, source.encoder.training, len(source.digest)
+        (192, False, 16)
+    """
+    found = _find(str(name))
+    if isinstance(found, Path):
+        return Source(encoder=_open_own(found), name=str(name), folder=found, digest=model_hash(found))
+    encoder = found.encoder()
+    return Source(encoder=encoder, name=str(name), folder=None, digest=encoder_hash(encoder))
+
+
+def import_model(name: str | Path, out: Path, *, replace: bool = False) -> Imported:
+    """Write a foreign model as a speechssl model folder, its objective with it where the source has one.
+
+    Args:
+        name: as in :func:`open_source`, but no model of speechssl.
+        out: the folder to write, made when missing.
+        replace: whether an older speechssl model in ``out`` may be replaced.
+
+    Raises:
+        UserError: as :func:`open_source`; or the source is a speechssl model already; or ``out`` holds a model.
+    """
+    found = _find(str(name))
+    if isinstance(found, Path):
+        raise UserError(f"{found}: is a speechssl model folder already; nothing to import")
+    if (out / _CONFIG).exists() and not (replace and _is_own(out)):
+        also = "; replace it, or name another folder" if _is_own(out) else "; name another folder"
+        raise UserError(f"{out}: holds a model already{also}")
+    extra: dict[str, object] = {
+        "provenance": {
+            "speechssl": __version__,
+            "imported_from": str(name),
+            "kind": found.kind,
+            "left_out": list(found.left_out),
+        }
+    }
+    if found.objective is not None:
+        extra["objective"] = {"name": "wav2vec2", **found.objective}
+    save_model(out, found.encoder(), extra=extra, tensors=found.tensors)
+    return Imported(
+        folder=out,
+        kind=found.kind,
+        digest=model_hash(out),
+        objective=found.objective is not None,
+        left_out=found.left_out,
+    )
+
+
+def bundled_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.parent.name for path in ASSETS.glob(f"*/{_CONFIG}") if _is_own(path.parent))
+
+
+# Finding
+
+
+def _find(name: str) -> Path | Checkpoint:
+    """A speechssl model folder, or what another project wrote."""
+    if name.startswith("hf:"):
+        return huggingface_folder.read_folder(huggingface_folder.download(name))
+    if name.startswith(torchaudio_read.SCHEME):
+        return torchaudio_read.read_bundle(name)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _in_folder(path)
+    if path.is_file():
+        return _in_file(path)
+    if name in bundled_models():
+        return ASSETS / name
+    bundled = ", ".join(bundled_models()) or "none"
+    raise UserError(
+        f"{name}: no such model; allowed: a run or model folder, a folder of transformers, hf:org/name, a .pt file of "
+        f"fairseq or torchaudio, torchaudio:BUNDLE, or a bundled model ({bundled})"
+    )
+
+
+def _in_folder(folder: Path) -> Path | Checkpoint:
+    if _is_own(folder):
+        return folder
+    if huggingface_folder.is_folder(folder):
+        return huggingface_folder.read_folder(folder)
+    # A run of several stages, as `make demo` leaves it, has its model in a folder of its own.
+    within = sorted(path.parent for path in folder.glob(f"*/{_CONFIG}") if _is_own(path.parent))
+    if folder / "pretrain" in within or len(within) == 1:
+        return folder / "pretrain" if folder / "pretrain" in within else within[0]
+    if within:
+        raise UserError(f"{folder}: holds several models, name one: {', '.join(path.name for path in within)}")
+    if (folder / "last.pt").exists():
+        raise UserError(f"{folder}: a run that has not saved its model yet")
+    raise UserError(
+        f"{folder}: no model in it; a folder of speechssl has {_CONFIG} and {_WEIGHTS}, one of transformers has "
+        f"{_CONFIG} with a key 'model_type'"
+    )
+
+
+def _in_file(path: Path) -> Checkpoint:
+    if path.name in (_CONFIG, _WEIGHTS, huggingface_folder.PICKLED) or path.suffix == ".safetensors":
+        raise UserError(f"{path}: name the folder that it lies in")
+    content = load_pickled(path)
+    if fairseq.is_checkpoint(content):
+        return fairseq.read_content(path, content)
+    if torchaudio_read.is_state_dict(content):
+        return torchaudio_read.read_content(path, content)
+    raise UserError(f"{path}: neither a checkpoint of fairseq (with 'model') nor a state dict of torchaudio")
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether a folder holds a speechssl model, or one that was meant to be."""
+    try:
+        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and "encoder" in config and "format" in config
+
+
+def _open_own(folder: Path) -> SpeechEncoder:
+    """As :func:`speechssl.models.storage.load_encoder`, without drawing numbers that the file then replaces."""
+    config = read_encoder_config(folder)
+    path = folder / _WEIGHTS
+    try:
+        # Copies: a run that goes on replaces the file, which may be mapped.
+        return assemble(config, {name: value.clone() for name, value in read_tensors(path, prefix=PREFIX).items()})
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(f"{path}: weights do not fit the config: {' '.join(str(error).split())}") from None
