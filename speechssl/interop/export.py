@@ -1,0 +1,184 @@
+"""Models out: a Hugging Face folder, a torchaudio state dict, or an ONNX file, each whole or not at all.
+
+What stands at the target is replaced only where an earlier export wrote it.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from speechssl import __version__
+from speechssl.config import UserError
+from speechssl.interop.export_card import notes
+from speechssl.interop.export_huggingface import write_folder
+from speechssl.interop.export_torchaudio import write_torchaudio
+from speechssl.interop.onnx import EXTRA, export_onnx
+from speechssl.interop.stored import Kind, StoredModel, read_stored
+
+Target = Literal["huggingface", "torchaudio", "onnx"]
+
+MARKER = "speechssl.json"  # in a folder: that export wrote it, and which files
+_KEY = "speechssl"  # in metadata: that export wrote it
+_SUFFIXES = {"torchaudio": ".pt", "onnx": ".onnx"}
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written.
+
+    Attributes:
+        path: the folder or file that was asked for.
+        to: whose form it has.
+        kind: what the model is there.
+        files: every file, by name.
+        size: of all of them, bytes.
+        max_error: largest difference from torch that was seen; only an ONNX file is run before it appears.
+        notes: what its users should know.
+    """
+
+    path: Path
+    to: Target
+    kind: Kind
+    files: tuple[str, ...]
+    size: int
+    max_error: float | None
+    notes: tuple[str, ...]
+
+
+def export_model(
+    model: Path, out: Path, *, to: Target, encoder_only: bool = False, hidden_states: bool = False
+) -> ExportReport:
+    """Write a model for another program.
+
+    Args:
+        model: a model folder, or a run folder with one in it.
+        out: a folder for ``huggingface``, a ``.pt`` file for ``torchaudio`` (a ``.json`` file of the same name comes
+            beside it), an ``.onnx`` file.
+        to: for whom.
+        encoder_only: leave out a head, or the objective of pretraining.
+        hidden_states: let an ONNX file give all layers too.
+
+    Raises:
+        UserError: no such model, a model that cannot be expressed there, a target with another suffix, or one that
+            holds something which no export wrote.
+
+    Example:
+        >>> import tempfile
+        >>> from speechssl.models.encoder import PRESETS, SpeechEncoder
+        >>> from speechssl.models.storage import save_model
+        >>> from speechssl.nn.conv import ConvConfig
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     conv = ConvConfig(layers=((8, 10, 5), (8, 8, 8), (8, 8, 8)))
+        ...     config = PRESETS["tiny"].model_copy(update={"conv": conv})
+        ...     save_model(Path(place, "model"), SpeechEncoder(config))
+        ...     report = export_model(Path(place, "model"), Path(place, "hf"), to="huggingface")
+        >>> report.files
+        ('README.md', 'config.json', 'model.safetensors', 'preprocessor_config.json', 'speechssl.json')
+    """
+    suffix = _SUFFIXES.get(to)
+    if suffix is not None and out.suffix != suffix:
+        raise UserError(f"{out}: the file for {to} must end in {suffix}")
+    if hidden_states and to != "onnx":
+        raise UserError(f"hidden_states is a setting of ONNX files; {to} gives all layers without it")
+    stored = read_stored(model, encoder_only=encoder_only)
+    about = {_KEY: {"version": __version__, "model": stored.digest, "kind": stored.kind}}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    files, error, said = [out], None, notes(stored)
+    if to == "huggingface":
+        files = _huggingface(out, stored, about=about)
+    elif to == "torchaudio":
+        beside = out.with_suffix(".json")
+        _check_file(out, written=_json_has_key(beside))
+        _check_file(beside, written=_json_has_key(beside))
+        write_torchaudio(out, stored, about=about)
+        files = [out, beside]
+    else:
+        _check_file(out, written=_onnx_has_key(out))
+        metadata = {_KEY: __version__, "model": stored.digest, "dim": str(stored.encoder.config.dim)}
+        subject = stored.encoder if stored.head is None else stored.head
+        error = export_onnx(subject, out, hidden_states=hidden_states, metadata=metadata).max_error
+        said = []  # padding changes nothing there, and it holds no tokenizer
+    kind = stored.kind
+    if kind == "pretraining" and to != "huggingface":
+        kind = "encoder"
+        said.append("The objective of pretraining stays behind: there is no place for it.")
+    return ExportReport(
+        path=out,
+        to=to,
+        kind=kind,
+        files=tuple(sorted(file.name for file in files)),
+        size=sum(file.stat().st_size for file in files),
+        max_error=error,
+        notes=tuple(said),
+    )
+
+
+def _huggingface(out: Path, stored: StoredModel, *, about: Mapping[str, Any]) -> list[Path]:
+    """Write the folder beside its place, then exchange the two."""
+    _check_folder(out)
+    partial, old = (out.with_name(f".{out.name}.{word}-{os.getpid()}") for word in ("partial", "old"))
+    try:
+        write_folder(partial, stored, facts={"speechssl model": f"`{stored.digest}`, written by {__version__}"})
+        names = sorted([*(file.name for file in partial.iterdir()), MARKER])
+        (partial / MARKER).write_text(json.dumps({**about, "files": names}, indent=2) + "\n", encoding="utf-8")
+        if out.exists():
+            out.replace(old)
+        try:
+            partial.replace(out)
+        except OSError:
+            if old.exists():
+                old.replace(out)
+            raise
+    finally:
+        for folder in (partial, old):
+            shutil.rmtree(folder, ignore_errors=True)
+    return [out / name for name in names]
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises `UserError` where a folder holds anything that no export wrote."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder}: a file; the target for huggingface is a folder")
+    there = {each.name for each in folder.iterdir()}
+    try:
+        known = set(json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        known = set[str]()
+    foreign = sorted(there - known)
+    if foreign:
+        raise UserError(f"{folder}: holds {foreign[0]}, which no export wrote; name another folder, or move it away")
+
+
+def _check_file(path: Path, *, written: bool) -> None:
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; the target is a file")
+    if path.exists() and not written:
+        raise UserError(f"{path}: is there already and no export wrote it; name another file, or move it away")
+
+
+def _json_has_key(path: Path) -> bool:
+    try:
+        return _KEY in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _onnx_has_key(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError:
+        raise UserError(EXTRA) from None
+    try:
+        found = onnx.load(str(path), load_external_data=False)
+    except DecodeError:
+        return False
+    return any(each.key == _KEY for each in found.metadata_props)

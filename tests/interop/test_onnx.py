@@ -1,0 +1,177 @@
+"""ONNX files in onnxruntime: any length and batch, padding that changes nothing, and no file that differs."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import onnx_ir
+import onnxruntime
+import pytest
+import torch
+
+from speechssl.audio import normalize
+from speechssl.config import UserError
+from speechssl.interop import onnx as module
+from speechssl.interop.export import ExportReport, export_model
+from speechssl.models.classifier import ClassifierConfig
+from speechssl.models.ctc import CTCConfig, CTCModel
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.heads import classify, emissions, load_head, pad
+from speechssl.models.storage import load_encoder, model_hash, save_model
+from tests.interop.exported import CLASSES, POST, VOCABULARY, classifier_folder, ctc_folder, shaken, sounds
+from tests.toys import MICRO_ENCODER
+
+# Each export takes seconds: three files for all tests.
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("onnx")
+
+
+@pytest.fixture(scope="module")
+def encoder(place: Path) -> ExportReport:
+    """The Gabor front of the default presets, in training mode with dropout, all layers."""
+    model = shaken(SpeechEncoder(MICRO_ENCODER))
+    assert model.config.transformer.dropout > 0
+    save_model(place / "encoder", model)
+    return export_model(place / "encoder", place / "encoder.onnx", to="onnx", hidden_states=True)
+
+
+@pytest.fixture(scope="module")
+def recogniser(place: Path) -> ExportReport:
+    ctc_folder(place / "ctc", MICRO_ENCODER, CTCConfig())
+    return export_model(place / "ctc", place / "ctc.onnx", to="onnx")
+
+
+@pytest.fixture(scope="module")
+def classifier(place: Path) -> ExportReport:
+    """On a group norm, where padding would change everything."""
+    classifier_folder(place / "classifier", POST, ClassifierConfig())
+    return export_model(place / "classifier", place / "classifier.onnx", to="onnx")
+
+
+def run(path: Path, waveforms: list[np.ndarray], *, rubbish: int = 0) -> dict[str, np.ndarray]:
+    """Outputs by name; ``rubbish`` samples of noise are behind the longest utterance, and behind the others too."""
+    padded, num_samples = pad(waveforms)
+    padded = np.pad(padded.numpy(), ((0, 0), (0, rubbish)))
+    behind = np.arange(padded.shape[1]) >= num_samples.numpy()[:, None]
+    padded[behind] = np.random.default_rng(3).normal(size=int(behind.sum())) if rubbish else 0.0
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"waveforms": padded, "num_samples": num_samples.numpy()}), strict=True))
+
+
+def test_encoder_with_all_layers(encoder: ExportReport, place: Path) -> None:
+    assert encoder.max_error is not None
+    assert 0 < encoder.max_error < 1e-4
+    ours = load_encoder(place / "encoder")
+    found = run(encoder.path, sounds(), rubbish=500)
+    for row, waveform in enumerate(sounds()):
+        with torch.no_grad():
+            expected = ours(torch.from_numpy(normalize(waveform))[None], all_layers=True)
+        frames = expected.frames.shape[1]
+        assert found["num_frames"][row] == frames
+        np.testing.assert_allclose(found["frames"][row, :frames], expected.frames[0], atol=5e-5)
+        assert expected.hidden_states is not None
+        for layer, state in zip(found["hidden_states"], expected.hidden_states, strict=True):
+            np.testing.assert_allclose(layer[row, :frames], state[0], atol=5e-5)
+
+
+def test_one_by_one_as_in_a_batch(encoder: ExportReport) -> None:
+    together = run(encoder.path, sounds(), rubbish=100)
+    for row, waveform in enumerate(sounds()):
+        alone = run(encoder.path, [waveform])
+        frames = int(alone["num_frames"][0])
+        assert alone["frames"].shape[:2] == (1, frames)
+        np.testing.assert_allclose(together["frames"][row, :frames], alone["frames"][0], atol=2e-5)
+
+
+def test_normalising_twice_changes_nothing(encoder: ExportReport) -> None:
+    raw, normal = run(encoder.path, sounds()[:1]), run(encoder.path, [normalize(sounds()[0])])
+    np.testing.assert_allclose(raw["frames"], normal["frames"], atol=1e-4)
+    loud = run(encoder.path, [20 * sounds()[0]])
+    np.testing.assert_allclose(raw["frames"], loud["frames"], atol=1e-4)
+
+
+def test_recogniser(recogniser: ExportReport, place: Path) -> None:
+    model = load_head(place / "ctc")
+    assert isinstance(model, CTCModel)
+    found = run(recogniser.path, sounds(), rubbish=40)
+    for row, expected in enumerate(emissions(model, sounds())):
+        np.testing.assert_allclose(found["log_probs"][row, : len(expected)], expected, atol=1e-4)
+
+
+def test_classifier_on_a_group_norm(classifier: ExportReport, place: Path) -> None:
+    model = load_head(place / "classifier")
+    assert not isinstance(model, CTCModel)
+    found = run(classifier.path, sounds(), rubbish=40)
+    expected = classify(model, sounds())
+    assert float(expected.std(axis=0).max()) > 1e-3
+    np.testing.assert_allclose(found["probabilities"], expected, atol=1e-5)
+
+
+def test_the_file_says_what_it_is(recogniser: ExportReport, classifier: ExportReport, place: Path) -> None:
+    found = onnx.load(recogniser.path)
+    onnx.checker.check_model(found)
+    assert [(each.domain, each.version) for each in found.opset_import] == [("", module.OPSET)]
+    about = {each.key: each.value for each in found.metadata_props}
+    assert about["model"] == model_hash(place / "ctc")
+    assert json.loads(about["symbols"]) == list(VOCABULARY.symbols)
+    assert {name: about[name] for name in ("sample_rate", "hop", "opset", "output")} == {
+        "sample_rate": "16000",
+        "hop": "320",
+        "opset": str(module.OPSET),
+        "output": "log_probs",
+    }
+    assert about["normalization"].startswith("zero mean")
+    shapes = {each.name: [axis.dim_param for axis in each.type.tensor_type.shape.dim] for each in found.graph.input}
+    assert shapes == {"waveforms": ["batch", "samples"], "num_samples": ["batch"]}
+    assert b"site-packages" not in recogniser.path.read_bytes()  # no traces of whose machine it was
+    other = {each.key: each.value for each in onnx.load(classifier.path).metadata_props}
+    assert json.loads(other["classes"]) == list(CLASSES)
+    assert other["normalization"] == "none"
+
+
+def test_a_file_that_differs_is_not_written(
+    encoder: ExportReport, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check itself, without another export: the same file against other weights."""
+    model = load_encoder(place / "encoder")
+    assert module.largest_error(model, encoder.path) == pytest.approx(encoder.max_error)
+    with torch.no_grad():
+        model.transformer.layers[1].expand.weight.add_(0.01)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    assert module.largest_error(model, encoder.path) > module.TOLERANCE
+
+    def save(path: str, *, external_data: bool) -> None:
+        assert not external_data
+        Path(path).write_bytes(encoder.path.read_bytes())
+
+    faulty = SimpleNamespace(model=onnx_ir.load(encoder.path), save=save)  # its file is another model's
+    monkeypatch.setattr(module, "_traced", lambda network: faulty)
+    save_model(place / "other", model)
+    before = sorted(place.iterdir())
+    with pytest.raises(UserError, match=r"not written: onnxruntime differs from torch by .*, allowed: 0.0001"):
+        export_model(place / "other", place / "other.onnx", to="onnx")
+    assert sorted(place.iterdir()) == before
+
+
+def test_only_what_export_wrote_is_replaced(encoder: ExportReport, place: Path) -> None:
+    foreign = place / "foreign.onnx"
+    foreign.write_bytes(b"not an ONNX file")
+    with pytest.raises(UserError, match=r"foreign.onnx: is there already and no export wrote it"):
+        export_model(place / "encoder", foreign, to="onnx")
+    plain = onnx.load(encoder.path)
+    del plain.metadata_props[:]
+    onnx.save(plain, foreign)
+    with pytest.raises(UserError, match="no export wrote it"):
+        export_model(place / "encoder", foreign, to="onnx")
+
+
+def test_without_the_extra(place: Path, encoder: ExportReport, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'speechssl\[onnx\]'"):
+        export_model(place / "encoder", place / "none.onnx", to="onnx")
+    assert not (place / "none.onnx").exists()
