@@ -4,7 +4,7 @@ The public names are loaded on first use (PEP 562), so that `import speechssl` a
 
 >>> import speechssl
 >>> sorted(speechssl.__all__)
-['SpeechEncoder', '__version__', 'load']
+['Embedder', 'SpeechEncoder', '__version__', 'load']
 """
 
 import importlib
@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from speechssl.embed.embedder import load
+    from speechssl.embed.estimator import Embedder
     from speechssl.models.encoder import SpeechEncoder
 
 __version__ = "0.1.0"
-__all__ = ["SpeechEncoder", "__version__", "load"]
+__all__ = ["Embedder", "SpeechEncoder", "__version__", "load"]
 
 _HOME = {
+    "Embedder": "speechssl.embed.estimator",
     "SpeechEncoder": "speechssl.models.encoder",
     "load": "speechssl.embed.embedder",
 }

@@ -41,5 +41,5 @@ def test_public_names_load(name: str) -> None:
 
 
 def test_unknown_name_says_what_there_is() -> None:
-    with pytest.raises(AttributeError, match=r"no attribute 'lode'; it has SpeechEncoder, __version__, load"):
+    with pytest.raises(AttributeError, match=r"no attribute 'lode'; it has Embedder, SpeechEncoder, __version__, load"):
         speechssl.lode  # pyright: ignore[reportAttributeAccessIssue]  # noqa: B018

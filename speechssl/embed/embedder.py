@@ -3,6 +3,8 @@
     model = speechssl.load("runs/demo/pretrain")
     vectors = model.embed(["a.wav", "b.flac"])      # (2, dim)
     frames = model.frames("a.wav")                  # (frames, dim), one every 20 ms
+    times = model.frame_times("a.wav")              # (frames,), seconds
+    states = model.hidden_states("a.wav")           # one (frames, dim) a layer
 
 The numbers do not depend on the company a clip is in: batches are made by duration and padding is masked, so a batch
 of one gives what a batch of many does (1e-5 in fp32). A group-norm encoder, whose result padding would change, gets
@@ -10,39 +12,43 @@ batches of equal length. Clips longer than a minute are encoded in overlapping w
 two seconds of context on both sides, and memory stays bounded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float32, Shaped
+import torch
+from jaxtyping import Float32, Float64
 
-from speechssl.audio import SAMPLE_RATE, AudioError, check_waveform, decode, resample
+from speechssl.audio import SAMPLE_RATE
 from speechssl.config import UserError
-from speechssl.embed.encoding import DType, Encoding, Layer, Pooling, Waveform, device_of
+from speechssl.embed.clips import Clip, decoded, is_single, to_waveform
+from speechssl.embed.encoding import Encoding, Layer, Waveform, device_of, learned_mix
+from speechssl.embed.moments import Pooling
+from speechssl.embed.precision import Precision, check_precision, choose, quantized
+from speechssl.interop.sources import open_source
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.storage import load_encoder
+from speechssl.nn.conv import ConvConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from speechssl.embed.predict import Prediction, Predictor
 
-Clip = str | PathLike[str] | Shaped[np.ndarray, "..."] | tuple[Shaped[np.ndarray, "..."], int | float]
-"""A path, mono samples at 16 kHz (floating point, or int16 of full scale 32768), or such samples and their rate in Hz.
-
-The shape is checked by `to_waveform`, with a better message than a type check has.
-"""
-
-DECODED_SECONDS = 600.0  # of audio held at once by `embed`
+DECODED_SECONDS = 600.0  # of audio held at once by `embed`: 38 MB
 
 
-def load(path: str | PathLike[str], *, device: str = "auto", dtype: DType = "float32") -> "EmbeddingModel":
-    """Load a model folder for embedding.
+def load(name: str | PathLike[str], *, device: str = "auto", dtype: Precision = "float32") -> "EmbeddingModel":
+    """Load an encoder for embedding, from wherever it is.
 
     Args:
-        path: a folder with `config.json` and `model.safetensors`, as pretraining leaves it.
+        name: a run folder or a model folder, a bundled model's name, a folder of Hugging Face's transformers,
+            `hf:org/name`, a fairseq `.pt`, or `torchaudio:BUNDLE` (see `interop.sources`).
         device: a torch device, or `auto`: a GPU when there is one, else the CPU.
-        dtype: `float32`, or `bfloat16` for autocast (about three digits; pooling stays in float32).
+        dtype: `float32`; `bfloat16` (about three digits; pooling stays in float32); `int8` on a CPU (linear layers,
+            about two digits); or `auto`: bfloat16 where the processor has it and the first clips' vectors have a cosine
+            above 0.999 with those of float32, else float32.
 
     Raises:
         UserError: no model there, an unknown device or dtype.
@@ -56,8 +62,8 @@ def load(path: str | PathLike[str], *, device: str = "auto", dtype: DType = "flo
     >>> model.embed(np.sin(np.arange(16000) / 10)).shape
     (192,)
     """
-    encoder = load_encoder(Path(path))
-    return EmbeddingModel(encoder, device=device, dtype=dtype, folder=Path(path))
+    source = open_source(name if isinstance(name, str) else Path(name))
+    return EmbeddingModel(source.encoder, device=device, dtype=dtype, folder=source.folder, digest=source.digest)
 
 
 class EmbeddingModel:
@@ -67,26 +73,70 @@ class EmbeddingModel:
     """
 
     def __init__(
-        self, encoder: SpeechEncoder, *, device: str = "auto", dtype: DType = "float32", folder: Path | None = None
+        self,
+        encoder: SpeechEncoder,
+        *,
+        device: str = "auto",
+        dtype: Precision = "float32",
+        folder: Path | None = None,
+        digest: str | None = None,
     ):
-        self.encoding = Encoding(encoder, device=device_of(device), dtype=dtype)
+        self.device = device_of(device)
+        check_precision(dtype, self.device)
+        self.dtype: Precision = dtype
+        self.encoding = Encoding(
+            quantized(encoder) if dtype == "int8" else encoder,
+            device=self.device,
+            dtype="bfloat16" if dtype == "bfloat16" else "float32",
+            mix=None if folder is None else learned_mix(folder),
+        )
         self._folder = folder
+        self._digest = digest
         self._head: Predictor | None = None
         self.encoder = self.encoding.encoder
-        self.device = self.encoding.device
-        self.dtype: DType = dtype
         self.layers, self.dim = self.encoding.layers, self.encoding.dim
         self.hop = self.encoding.hop  # samples from one frame to the next
 
+    def settle(self, waveforms: "Sequence[Waveform]") -> None:
+        """Decide what dtype `auto` is, and set `.dtype` to it; `embed` and its kin do so with their first clips.
+
+        Args:
+            waveforms: checked, at 16 kHz; as many are tried as fill a batch.
+        """
+        if self.dtype != "auto" or not waveforms:
+            return
+        first = next(self.encoding.batches([len(waveform) for waveform in waveforms]))
+        trial = [waveforms[index] for index in first]
+        mix = self.encoding.mix
+        found = choose(self.encoder, trial, device=self.device, dtype="auto", mix=mix).dtype
+        if found == "bfloat16":
+            batch_seconds = self.encoding.batch_seconds
+            self.encoding = Encoding(self.encoder, device=self.device, dtype="bfloat16", mix=mix)
+            self.encoding.batch_seconds = batch_seconds
+        self.dtype = found
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that change with the model's config or weights.
+
+        Raises:
+            UserError: the encoder was not loaded from anywhere.
+        """
+        if self._digest is None:
+            raise UserError("this encoder was not loaded from a model, and has no hash")
+        return self._digest
+
     def embed(
-        self, clips: Clip | Sequence[Clip], *, pooling: Pooling = "mean", layer: Layer = -1
+        self, clips: Clip | Iterable[Clip], *, pooling: Pooling = "mean", layer: Layer = -1
     ) -> Float32[np.ndarray, "*clips dim"]:
         """One vector a clip.
 
         Args:
-            clips: one clip or a list of clips (see `Clip`).
+            clips: one clip (see `Clip`), or several: a list, a Series, a generator. Ten minutes of audio are held at
+                once, so that a generator may be endless in all but the vectors.
             pooling: `mean` over frames, or `mean+std`: the mean, then the (uncorrected) standard deviation.
-            layer: a hidden state: 0 is the input to the first block, -1 the final output; `"mean"` averages all.
+            layer: a hidden state: 0 is the input to the first block, -1 the final output; `"mean"` averages all,
+                and `"mix"` is the average that the head of a fine-tuned model has learnt.
 
         Returns:
             (clips, dim), in the order given; (dim,) for a single clip. With `mean+std` dim is twice the encoder's.
@@ -95,26 +145,22 @@ class EmbeddingModel:
             AudioError: a clip that cannot be used; names the file, or the place in the list.
             UserError: unknown pooling or layer.
         """
-        if _is_single(clips):
-            return self.embed([cast(Clip, clips)], pooling=pooling, layer=layer)[0]
-        vectors: list[Float32[np.ndarray, "clips dim"]] = []
-        waveforms: list[Waveform] = []
-        for number, clip in enumerate(cast(Sequence[Clip], clips)):
-            waveforms.append(to_waveform(clip, name=f"clip {number}"))
-            if sum(len(waveform) for waveform in waveforms) > DECODED_SECONDS * SAMPLE_RATE:
-                vectors.append(self.embed_layers(waveforms, pooling=pooling, layers=[layer])[0])
-                waveforms = []
-        vectors.append(self.embed_layers(waveforms, pooling=pooling, layers=[layer])[0])
+        vectors = [self.embed_layers([], pooling=pooling, layers=[layer])[0]]  # settings are checked before decoding
+        if is_single(clips):
+            return self.embed_layers([to_waveform(clips, name="clip")], pooling=pooling, layers=[layer])[0, 0]
+        for waveforms in _portions(decoded(clips)):
+            vectors.append(self.embed_layers(waveforms, pooling=pooling, layers=[layer])[0])
         return np.concatenate(vectors)
 
     def embed_layers(
-        self, waveforms: Sequence[Waveform], *, pooling: Pooling = "mean", layers: Sequence[Layer] = (-1,)
+        self, waveforms: "Sequence[Waveform]", *, pooling: Pooling = "mean", layers: "Sequence[Layer]" = (-1,)
     ) -> Float32[np.ndarray, "layers clips dim"]:
         """Vectors of several layers in one pass over checked waveforms at 16 kHz; one (clips, dim) block a layer."""
+        self.settle(waveforms)
         return self.encoding.embed_layers(waveforms, pooling=pooling, layers=layers)
 
     def frames(self, clip: Clip, *, layer: Layer = -1) -> Float32[np.ndarray, "frames dim"]:
-        """Every frame of one clip: frame n covers 25 ms from n x 20 ms on.
+        """Every frame of one clip: frame n covers 25 ms from n x 20 ms on (see `frame_times`).
 
         Args:
             clip: one clip.
@@ -124,13 +170,58 @@ class EmbeddingModel:
             AudioError: a clip that cannot be used.
             UserError: unknown layer.
         """
-        return self.encoding.frames(to_waveform(clip, name="clip"), layers=[layer])[0]
+        return self._frames(clip, layers=[layer])[0]
 
-    def predict(self, clips: Clip | Sequence[Clip]) -> "Prediction | list[Prediction]":
+    def frame_times(self, clip: Clip | int) -> Float64[np.ndarray, " frames"]:
+        """Where the frames of a clip lie: the centre of each, in seconds from the clip's start.
+
+        Frame n sees 25 ms from n x 20 ms on, so that its centre is at n x 20 ms + 12.5 ms. A model whose convolutions
+        see more than 25 ms (the presets `tiny` and `small`: 29 ms) sees it around the same centre: it is padded on both
+        sides.
+
+        Args:
+            clip: one clip, or a number of frames.
+
+        Raises:
+            AudioError: a clip that cannot be used.
+            UserError: a negative number of frames.
+
+        >>> from speechssl.models.encoder import PRESETS
+        >>> model = EmbeddingModel(SpeechEncoder(PRESETS["tiny"]), device="cpu")
+        >>> model.frame_times(3)
+        array([0.0125, 0.0325, 0.0525])
+        """
+        if isinstance(clip, int | np.integer):
+            return frame_centres(self.encoder.config.conv, int(clip))
+        samples = torch.tensor(len(to_waveform(clip, name="clip")))
+        return frame_centres(self.encoder.config.conv, int(self.encoder.num_frames(samples)))
+
+    def hidden_states(self, clip: Clip) -> list[Float32[np.ndarray, "frames dim"]]:
+        """Every frame of one clip at every layer, from one pass.
+
+        Args:
+            clip: one clip. All layers are held at once: 13 layers of 768 numbers are 2 MB a second.
+
+        Returns:
+            One (frames, dim) array a layer: the input to the first block, then each block's output; the last is the
+            encoder's final output, what `frames` gives.
+
+        Raises:
+            AudioError: a clip that cannot be used.
+        """
+        return list(self._frames(clip, layers=range(self.layers + 1)))
+
+    def _frames(self, clip: Clip, *, layers: "Sequence[Layer]") -> Float32[np.ndarray, "layers frames dim"]:
+        self.encoding.embed_layers([], layers=layers)  # settings are checked before decoding
+        waveform = to_waveform(clip, name="clip")
+        self.settle([waveform])
+        return self.encoding.frames(waveform, layers=layers)
+
+    def predict(self, clips: Clip | Iterable[Clip]) -> "Prediction | list[Prediction]":
         """What a fine-tuned model says: a class with probabilities, or a transcript with word times.
 
         Args:
-            clips: one clip or a list of clips (see `Clip`).
+            clips: one clip, or several, as in `embed`.
 
         Returns:
             One prediction a clip, in the order given; a single one for a single clip.
@@ -140,10 +231,9 @@ class EmbeddingModel:
             UserError: the model has no head.
         """
         predictor = self._predictor()
-        if _is_single(clips):
-            return predictor.predict([to_waveform(cast(Clip, clips), name="clip")])[0]
-        named = enumerate(cast(Sequence[Clip], clips))
-        return predictor.predict([to_waveform(clip, name=f"clip {number}") for number, clip in named])
+        if is_single(clips):
+            return predictor.predict([to_waveform(clips, name="clip")])[0]
+        return [each for waveforms in _portions(decoded(clips)) for each in predictor.predict(waveforms)]
 
     def _predictor(self) -> "Predictor":
         from speechssl.embed.predict import Predictor
@@ -155,45 +245,33 @@ class EmbeddingModel:
         return self._head
 
 
-def _is_single(clips: Clip | Sequence[Clip]) -> bool:
-    if isinstance(clips, tuple):  # samples with their rate, or several clips
-        return len(clips) == 2 and isinstance(clips[1], int | float | np.number)
-    return isinstance(clips, str | PathLike | np.ndarray)
-
-
-def to_waveform(clip: Clip, *, name: str) -> Waveform:
-    """Checked mono float32 samples at 16 kHz.
+def frame_centres(conv: ConvConfig, frames: int) -> Float64[np.ndarray, " frames"]:
+    """Centres of the first frames of a convolutional feature encoder, in seconds from the first sample on.
 
     Args:
-        clip: a path, samples, or (samples, rate).
-        name: what to call the clip in an error when it has no path.
+        conv: its shape.
+        frames: how many.
 
     Raises:
-        AudioError: cannot be decoded, wrong shape or type, not finite, silent, shorter than 400 samples.
+        UserError: fewer than none.
 
-    >>> to_waveform((np.sin(np.arange(8000)).astype(np.float32), 8000), name="clip").shape
-    (16000,)
-    >>> to_waveform(np.zeros((2, 16000)), name="clip 3")
-    Traceback (most recent call last):
-    speechssl.audio.AudioError: clip 3: need mono samples of shape (samples,), got shape (2, 16000)
+    >>> frame_centres(ConvConfig(), 2)
+    array([0.0125, 0.0325])
     """
-    if isinstance(clip, str | PathLike):
-        waveform = decode(str(clip))
-        check_waveform(waveform, str(clip))
-        return waveform
-    samples, rate = clip if isinstance(clip, tuple) else (clip, SAMPLE_RATE)
-    if rate <= 0:
-        raise AudioError(name, f"need a rate above 0 Hz, got {rate}")
-    if samples.ndim != 1:
-        raise AudioError(name, f"need mono samples of shape (samples,), got shape {samples.shape}")
-    if samples.dtype == np.int16:
-        waveform = samples.astype(np.float32) / 32768
-    elif np.issubdtype(samples.dtype, np.floating):
-        waveform = samples.astype(np.float32)
-    else:
-        raise AudioError(name, f"need samples of a floating type or int16, got {samples.dtype}")
-    if not np.isfinite(waveform).all():  # before the resampler smears them
-        raise AudioError(name, f"{int((~np.isfinite(waveform)).sum())} samples are NaN or infinite")
-    waveform = np.ascontiguousarray(resample(waveform, int(rate), SAMPLE_RATE))
-    check_waveform(waveform, name)
-    return waveform
+    if frames < 0:
+        raise UserError(f"need a number of frames of at least 0, got {frames}")
+    return (np.arange(frames) * conv.hop - conv.padding + conv.receptive_field / 2) / SAMPLE_RATE
+
+
+def _portions(waveforms: Iterator[Waveform]) -> Iterator[list[Waveform]]:
+    """Lists of as much audio as may be held at once."""
+    portion: list[Waveform] = []
+    samples = 0
+    for waveform in waveforms:
+        portion.append(waveform)
+        samples += len(waveform)
+        if samples > DECODED_SECONDS * SAMPLE_RATE:
+            yield portion
+            portion, samples = [], 0
+    if portion:
+        yield portion

@@ -1,0 +1,237 @@
+"""`Embedder`: the Python API as a scikit-learn transformer, clips in, vectors out.
+
+    pipeline = make_pipeline(Embedder("runs/demo/pretrain"), StandardScaler(), LogisticRegression())
+    search = GridSearchCV(pipeline, {"embedder__layer": [0, 2, 4, "mean"]}).fit(table["path"], table["label"])
+
+It learns nothing: `fit` opens the model and notes its hash. One pass of the encoder gives all layers, and all are kept
+in memory (up to a stated limit), so that folds and a search over layers encode a clip once per process. Nor does it
+hold weights when it is pickled: the model is opened again by name, and one that has changed meanwhile is an error.
+"""
+
+import functools
+import warnings
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from jaxtyping import Float32
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
+
+from speechssl.audio import SAMPLE_RATE, AudioError
+from speechssl.config import UserError
+from speechssl.embed.cache import DiskCache
+from speechssl.embed.clips import rows_of
+from speechssl.embed.embedder import DECODED_SECONDS, EmbeddingModel, load
+from speechssl.embed.encoding import Layer, Waveform
+from speechssl.embed.known import Known
+from speechssl.embed.moments import Pooling
+from speechssl.embed.precision import Precision
+
+MEMORY_BYTES = 256_000_000  # of vectors kept in a process: 6,400 clips of a BASE model, 80,000 of `tiny`
+_WEIGHTS = {".json", ".safetensors", ".bin", ".pt", ".pth"}  # files that make a model
+
+
+class ClipWarning(UserWarning):
+    """Clips that could not be used, where that was to be no error."""
+
+
+class Embedder(TransformerMixin, BaseEstimator):
+    """One vector a clip, as a scikit-learn transformer.
+
+    `X` is a list, an array, a Series or a one-column table of clips (see `clips.Clip`), or a two-dimensional array or
+    tensor of numbers whose rows are waveforms at 16 kHz. Parameters are stored as they are and looked at by `fit`.
+
+    Args:
+        model: what `speechssl.load` takes.
+        layer: a hidden state: 0 is the input to the first block, -1 the final output; `"mean"` averages all, `"mix"` is
+            the average that a fine-tuned head has learnt.
+        pooling: `mean` over frames, or `mean+std`: the mean, then the standard deviation.
+        device: as in `speechssl.load`.
+        dtype: the same.
+        cache: a folder for vectors that outlive the process (see `cache.DiskCache`); several processes may share it.
+        cache_bytes: what the folder may hold; None: no limit.
+        memory_bytes: what the process may keep of the vectors of all layers, over all embedders together. With 0 and no
+            `cache` only the one layer that is asked for is pooled, and nothing is kept.
+        batch_seconds: padded audio in one pass of the encoder, s; None: what suits the device.
+        on_error: `raise` the error of a clip that cannot be used, or `nan`: give it a row of NaN, and one warning that
+            counts them.
+
+    Attributes:
+        model_hash_: of the model that `fit` opened.
+        dim_: of its vectors before pooling.
+
+    >>> import tempfile
+    >>> from speechssl.models.encoder import PRESETS, SpeechEncoder
+    >>> from speechssl.models.storage import save_model
+    >>> clips = [np.sin(np.arange(8000) / pitch) for pitch in (5, 10)]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_model(Path(folder), SpeechEncoder(PRESETS["tiny"]))
+    ...     embedder = Embedder(folder, layer=2, device="cpu")
+    ...     embedder.fit_transform(clips).shape
+    (2, 192)
+    """
+
+    def __init__(
+        self,
+        model: str | PathLike[str],
+        *,
+        layer: Layer = -1,
+        pooling: Pooling = "mean",
+        device: str = "auto",
+        dtype: Precision = "float32",
+        cache: str | PathLike[str] | None = None,
+        cache_bytes: int | None = None,
+        memory_bytes: int = MEMORY_BYTES,
+        batch_seconds: float | None = None,
+        on_error: Literal["raise", "nan"] = "raise",
+    ):
+        self.model: str | PathLike[str] = model
+        self.layer: Layer = layer
+        self.pooling: Pooling = pooling
+        self.device = device
+        self.dtype: Precision = dtype
+        self.cache = cache
+        self.cache_bytes = cache_bytes
+        self.memory_bytes = memory_bytes
+        self.batch_seconds = batch_seconds
+        self.on_error: Literal["raise", "nan"] = on_error
+
+    def fit(self, X: Any, y: object = None) -> "Embedder":  # noqa: ARG002, N803 -- the signature is scikit-learn's
+        """Open the model and check the settings; no clip is decoded.
+
+        Args:
+            X: the clips; only their form is looked at, and whether numbers are finite.
+            y: ignored.
+
+        Raises:
+            UserError: no such model, layer or pooling, a setting out of range, or `X` holds no clips.
+        """
+        rows = self._rows(X)
+        if not len(rows):
+            raise UserError("X holds no clip (0 samples); at least one is needed")
+        if self.on_error not in ("raise", "nan"):
+            raise UserError(f"on_error must be 'raise' or 'nan', got {self.on_error!r}")
+        if self.batch_seconds is not None and not self.batch_seconds > 0:
+            raise UserError(f"batch_seconds must be above 0, got {self.batch_seconds!r}")
+        if self.on_error == "raise":
+            _check_finite(rows)
+        self._model = self._open()
+        self._known()
+        self.model_hash_, self.dim_ = self._model.digest, self._model.dim
+        return self
+
+    def transform(self, X: Any) -> Float32[np.ndarray, "clips dim"]:  # noqa: N803 -- the same
+        """One row a clip, in the order given.
+
+        Args:
+            X: the clips.
+
+        Raises:
+            AudioError: a clip that cannot be used, unless `on_error` is `nan`; names the file, or the place in `X`.
+            UserError: the model is another than at `fit`.
+        """
+        check_is_fitted(self, "model_hash_")
+        rows = self._rows(X)
+        known = self._known()
+        vectors = np.full((len(rows), self._width), np.nan, dtype=np.float32)
+        waiting: dict[str, tuple[Waveform, list[int]]] = {}  # waveforms by key, with the rows that they are for
+        samples, errors = 0, list[AudioError]()
+        for row, clip in enumerate(rows):
+            try:
+                key, waveform = known.look_up(clip, vectors[row], name=f"clip {row}")
+            except AudioError as error:
+                if self.on_error == "raise":
+                    raise
+                errors.append(error)
+                continue
+            if waveform is None:
+                continue
+            waiting.setdefault(key or f"row {row}", (waveform, []))[1].append(row)
+            samples += len(waveform)
+            if samples > DECODED_SECONDS * SAMPLE_RATE:
+                known.compute(waiting, vectors)
+                waiting, samples = {}, 0
+        known.compute(waiting, vectors)
+        if errors:
+            words = f"{len(errors)} of {len(rows)} clips cannot be used, their rows are NaN; the first: {errors[0]}"
+            warnings.warn(words, ClipWarning, stacklevel=3)  # scikit-learn wraps this method
+        return vectors
+
+    def get_feature_names_out(self, input_features: object = None) -> np.ndarray:  # noqa: ARG002 -- scikit-learn's
+        """Names of the columns: `mean0` …, then `std0` … where deviations are pooled.
+
+        Args:
+            input_features: ignored.
+        """
+        check_is_fitted(self, "model_hash_")
+        names = [f"{part}{number}" for part in self.pooling.split("+") for number in range(self.dim_)]
+        return np.array(names, dtype=object)
+
+    @property
+    def _width(self) -> int:
+        return self.dim_ * len(self.pooling.split("+"))
+
+    def _rows(self, clips: object) -> Sequence[object]:
+        return rows_of(clips)
+
+    def _open(self) -> EmbeddingModel:
+        return _opened(str(self.model), self.device, self.dtype, self.batch_seconds, _state(self.model))
+
+    def _known(self) -> Known:
+        if not hasattr(self, "_model"):  # this estimator comes out of a pickle
+            self._model = self._open()
+        wanted = getattr(self, "model_hash_", self._model.digest)
+        if self._model.digest != wanted:
+            raise UserError(
+                f"{self.model}: the model has changed since this Embedder was fitted "
+                f"(its hash was {wanted}, now it is {self._model.digest}); fit again"
+            )
+        cache = None if self.cache is None else Path(self.cache).expanduser()
+        disk = None if cache is None else DiskCache(cache, max_bytes=self.cache_bytes)
+        return Known(self._model, layer=self.layer, pooling=self.pooling, memory_bytes=self.memory_bytes, disk=disk)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(cast("dict[str, Any]", super().__getstate__()))
+        state.pop("_model", None)  # hundreds of megabytes that the model's name stands for
+        return state
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        assert tags.transformer_tags is not None
+        tags.transformer_tags.preserves_dtype = ["float32"]  # it gives float32 whatever it is given
+        return tags
+
+
+def _check_finite(rows: Sequence[object]) -> None:
+    """What costs nothing to see at once is told by `fit`, not after an hour of `transform`."""
+    for number, row in enumerate(rows):
+        if isinstance(row, np.ndarray) and row.dtype.kind == "f" and not np.isfinite(row).all():
+            raise AudioError(f"clip {number}", f"{int((~np.isfinite(row)).sum())} samples are NaN or infinite")
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(
+    name: str,
+    device: str,
+    dtype: Precision,
+    batch_seconds: float | None,
+    state: tuple[object, ...],  # noqa: ARG001 -- key
+) -> EmbeddingModel:
+    """The last model that was used, so that the clones of a search share it."""
+    model = load(name, device=device, dtype=dtype)
+    if batch_seconds is not None:
+        model.encoding.batch_seconds = float(batch_seconds)
+    return model
+
+
+def _state(model: str | PathLike[str]) -> tuple[tuple[str, int, int], ...]:
+    """Sizes and times of a model's files: one that is trained on between two fits is opened again."""
+    path = Path(model).expanduser()
+    files = sorted(file for file in path.rglob("*") if file.suffix in _WEIGHTS) if path.is_dir() else [path]
+    found = [(str(file), file.stat()) for file in files if file.is_file()]
+    return tuple((name, status.st_size, status.st_mtime_ns) for name, status in found)

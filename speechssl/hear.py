@@ -1,0 +1,157 @@
+"""The HEAR 2021 API: this package's encoders for the benchmark "Holistic Evaluation of Audio Representations".
+
+Turian et al. 2022 (arXiv 2203.03022); the API is at https://hearbenchmark.com/hear-api.html. Its runner imports a
+module by name and calls these three functions:
+
+    model = speechssl.hear.load_model("runs/demo/pretrain")
+    vectors = speechssl.hear.get_scene_embeddings(audio, model)                 # (sounds, size)
+    frames, times = speechssl.hear.get_timestamp_embeddings(audio, model)       # (sounds, frames, size), ms
+
+Sounds here may be silent, noise or music: nothing is refused but what has no frame at all.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor, nn
+
+from speechssl.audio import RECEPTIVE_FIELD, SAMPLE_RATE
+from speechssl.config import UserError
+from speechssl.embed.embedder import frame_centres, load
+from speechssl.embed.encoding import Encoding, Layer
+from speechssl.embed.moments import Pooling
+from speechssl.interop.sources import ASSETS, bundled_models
+from speechssl.models.encoder import SpeechEncoder
+
+
+class HearModel(nn.Module):
+    """A frozen encoder with the attributes that the API asks for; `.to(device)` moves it.
+
+    Attributes:
+        sample_rate: of the audio it takes, Hz.
+        scene_embedding_size: numbers in the vector of a sound.
+        timestamp_embedding_size: numbers in the vector of a frame.
+
+    Args:
+        encoder: any.
+        layer: as in `load_model`.
+        pooling: the same.
+        mix: weights of the hidden states for the layer `mix`.
+    """
+
+    def __init__(
+        self,
+        encoder: SpeechEncoder,
+        *,
+        layer: Layer = -1,
+        pooling: Pooling = "mean",
+        mix: Sequence[float] | None = None,
+    ):
+        super().__init__()
+        self.encoder, self.mix = encoder, mix
+        self.layer: Layer = layer
+        self.pooling: Pooling = pooling
+        self.sample_rate = SAMPLE_RATE
+        self.timestamp_embedding_size = encoder.config.dim
+        # No sound at all: an unknown layer or pooling is told here.
+        empty = self.encoding().embed_layers([], pooling=pooling, layers=[layer])
+        self.scene_embedding_size = int(empty.shape[-1])
+
+    def encoding(self) -> Encoding:
+        """The encoder at work where it is now."""
+        return Encoding(self.encoder, device=next(self.encoder.parameters()).device, mix=self.mix)
+
+
+def load_model(model_file_path: str = "", *, layer: Layer = -1, pooling: Pooling = "mean") -> HearModel:
+    """A model for the other two functions, on the CPU.
+
+    Args:
+        model_file_path: what `speechssl.load` takes; nothing: the first by name of the models that come with the
+            package.
+        layer: a hidden state: 0 is the input to the first block, -1 the final output; `"mean"` averages all, `"mix"` is
+            the average that a fine-tuned head has learnt.
+        pooling: of frames to the vector of a sound: `mean`, or `mean+std`, which is twice as long.
+
+    Raises:
+        UserError: no model there, an unknown layer or pooling.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from speechssl.models.encoder import PRESETS
+    >>> from speechssl.models.storage import save_model
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_model(Path(folder), SpeechEncoder(PRESETS["tiny"]))
+    ...     model = load_model(folder)
+    >>> model.sample_rate, model.scene_embedding_size, model.timestamp_embedding_size
+    (16000, 192, 192)
+    """
+    bundled = [] if model_file_path else bundled_models()
+    if not model_file_path and not bundled:
+        raise UserError("no model comes with this version of the package; name one: load_model('runs/mine')")
+    model = load(model_file_path or ASSETS / bundled[0], device="cpu")
+    return HearModel(model.encoder, layer=layer, pooling=pooling, mix=model.encoding.mix)
+
+
+def get_scene_embeddings(audio: Tensor, model: HearModel) -> Float32[Tensor, "sounds dim"]:
+    """One vector a sound.
+
+    Args:
+        audio: (sounds, samples), floating point in [-1, 1], mono at 16 kHz, on any device.
+        model: of `load_model`.
+
+    Returns:
+        (sounds, scene_embedding_size), on the device of `audio`.
+
+    Raises:
+        UserError: another shape or type, fewer than 400 samples, or NaN.
+
+    >>> from speechssl.models.encoder import PRESETS
+    >>> get_scene_embeddings(torch.zeros(2, 16000), HearModel(SpeechEncoder(PRESETS["tiny"]))).shape
+    torch.Size([2, 192])
+    """
+    vectors = model.encoding().embed_layers(_waveforms(audio), pooling=model.pooling, layers=[model.layer])[0]
+    return torch.from_numpy(vectors).to(audio.device)
+
+
+def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Float32[Tensor, "sounds frames dim"], Tensor]:
+    """One vector every 20 ms, and when.
+
+    Args:
+        audio: as in `get_scene_embeddings`.
+        model: of `load_model`.
+
+    Returns:
+        Vectors, (sounds, frames, timestamp_embedding_size), and the centres of the frames in milliseconds, (sounds,
+        frames) float32; both on the device of `audio`.
+
+    Raises:
+        UserError: as `get_scene_embeddings`.
+
+    >>> from speechssl.models.encoder import PRESETS
+    >>> frames, times = get_timestamp_embeddings(torch.zeros(2, 1000), HearModel(SpeechEncoder(PRESETS["tiny"])))
+    >>> frames.shape, times[1]
+    (torch.Size([2, 2, 192]), tensor([12.5000, 32.5000]))
+    """
+    encoding, waveforms = model.encoding(), _waveforms(audio)
+    if waveforms and encoding.is_long(len(waveforms[0])):
+        found = [encoding.frames(waveform, layers=[model.layer])[0] for waveform in waveforms]
+    else:
+        found = [states[0] for states in encoding.frames_layers(waveforms, layers=[model.layer])]
+    frames = np.stack(found) if found else np.zeros((0, 0, model.timestamp_embedding_size), dtype=np.float32)
+    centres = frame_centres(model.encoder.config.conv, frames.shape[1]) * 1000
+    times = torch.from_numpy(np.tile(centres.astype(np.float32), (len(frames), 1)))
+    return torch.from_numpy(frames).to(audio.device), times.to(audio.device)
+
+
+def _waveforms(audio: Tensor) -> list[Float32[np.ndarray, " samples"]]:
+    if audio.ndim != 2 or not audio.is_floating_point():
+        shape = tuple(audio.shape)
+        raise UserError(f"audio: need floating point samples of shape (sounds, samples), got {audio.dtype} of {shape}")
+    if audio.shape[1] < RECEPTIVE_FIELD:
+        raise UserError(f"audio: {audio.shape[1]} samples at 16 kHz, one frame of the model needs {RECEPTIVE_FIELD}")
+    samples = audio.detach().float().cpu().numpy()
+    if not np.isfinite(samples).all():
+        raise UserError(f"audio: {int((~np.isfinite(samples)).sum())} samples are NaN or infinite")
+    return list(np.ascontiguousarray(samples))

@@ -1,0 +1,160 @@
+"""What a clip may be, and what is said of everything else."""
+
+import io
+import os
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+
+from speechssl.audio import AudioError
+from speechssl.config import UserError
+from speechssl.embed.clips import content_digest, decoded, is_single, to_waveform
+
+from .conftest import tone
+
+CLIP = tone(8000)
+
+
+@pytest.fixture
+def wav(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, CLIP, 16000, subtype="FLOAT")
+    return path
+
+
+def test_every_kind_of_clip_is_the_same_samples(wav):
+    tensor = torch.from_numpy(CLIP.copy()).requires_grad_()
+    with wav.open("rb") as file:
+        for clip in (wav, str(wav), CLIP, (CLIP, 16000), (CLIP, np.int64(16000)), tensor, (tensor, 16000.0), file):
+            np.testing.assert_array_equal(to_waveform(clip, name="clip"), CLIP)
+    np.testing.assert_array_equal(to_waveform(io.BytesIO(wav.read_bytes()), name="clip"), CLIP)
+    np.testing.assert_allclose(to_waveform(tensor.bfloat16(), name="clip"), CLIP, atol=2e-3)
+    np.testing.assert_array_equal(to_waveform(CLIP[::-1].copy()[::-1], name="clip"), CLIP)  # a view
+
+
+def test_a_file_that_can_seek_is_put_back_where_it_stood(wav):
+    with wav.open("rb") as file:
+        for _ in range(2):
+            np.testing.assert_array_equal(to_waveform(file, name="clip"), CLIP)
+    prefixed = io.BytesIO(b"1234" + wav.read_bytes())
+    prefixed.seek(4)
+    for _ in range(2):
+        np.testing.assert_array_equal(to_waveform(prefixed, name="clip"), CLIP)
+    assert prefixed.tell() == 4
+
+
+def test_a_pipe_is_read(wav):
+    soundfile.write(wav, CLIP[:4000], 16000, subtype="PCM_16")  # fits into the pipe's buffer
+    reading, writing = os.pipe()
+    os.write(writing, wav.read_bytes())
+    os.close(writing)
+    with os.fdopen(reading, "rb") as file:
+        assert len(to_waveform(file, name="clip 7")) == 4000
+
+
+@pytest.mark.parametrize("suffix", ["flac", "ogg", "mp3"])
+def test_a_compressed_open_file_gives_what_its_path_gives(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, tone(40000), 22050)
+    with path.open("rb") as file:
+        np.testing.assert_array_equal(to_waveform(file, name="clip"), to_waveform(path, name="clip"))
+
+
+def test_what_is_wrong_with_an_open_file_is_told_under_its_name(wav, tmp_path):
+    with wav.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        with pytest.raises(AudioError, match=r"a\.wav: .*nothing left to read; it stands at byte \d+, seek\(0\)"):
+            to_waveform(file, name="clip")
+    with wav.open() as file, pytest.raises(AudioError, match=r"a\.wav: a file open for text; open it with 'rb'"):
+        to_waveform(file, name="clip")
+    cut = tmp_path / "cut.wav"
+    cut.write_bytes(wav.read_bytes()[:2000])
+    with pytest.raises(AudioError) as from_path:
+        to_waveform(cut, name="clip")
+    with cut.open("rb") as file, pytest.raises(AudioError) as from_file:
+        to_waveform(file, name="clip")
+    assert str(from_file.value) == str(from_path.value)
+    with pytest.raises(AudioError, match=r"clip 3: an open file with nothing left to read$"):
+        to_waveform(io.BytesIO(), name="clip 3")
+    with pytest.raises(AudioError, match=r"clip 3: not audio \(JSON text\)$"):
+        to_waveform(io.BytesIO(b'{"a": 1}'), name="clip 3")
+    quiet = io.BytesIO()
+    soundfile.write(quiet, np.zeros(8000), 16000, format="WAV")
+    quiet.seek(0)
+    with pytest.raises(AudioError, match=r"^clip 3: all silence"):
+        to_waveform(quiet, name="clip 3")
+
+
+@pytest.mark.parametrize(
+    ("clip", "reason"),
+    [
+        ([0.1, 0.2], "a list of numbers; make samples an array"),
+        ((0.1, 0.2, 0.3), "a tuple of numbers; make samples an array"),
+        (([0.1, 0.2], 16000), "a list of numbers; make samples an array"),
+        (0.1, "a number; if the list is samples, make it an array"),
+        (b"RIFF", "bytes; give the path, or io.BytesIO"),
+        (None, "got None; a clip is a path, an array of samples"),
+        ({"array": CLIP, "sampling_rate": 16000}, "got an object of type dict; a clip is a path"),
+        ((16000, CLIP), "a rate before the samples; the pair is (samples, rate)"),
+        ((CLIP, "16000"), "need a rate in Hz beside the samples, got an object of type str"),
+        ((CLIP, 16), "need a rate of 4000 to 192000 Hz, a whole number, got 16"),
+        ((CLIP, 22050.5), "a whole number, got 22050.5"),
+        ((CLIP, float("nan")), "a whole number, got nan"),
+        ((CLIP, float("inf")), "a whole number, got inf"),
+        (np.zeros((2, 8000)), "got shape (2, 8000); average its channels, or give several clips as a list"),
+        (torch.zeros(2, 2, 8000), "got shape (2, 2, 8000); one clip has one axis"),
+        (np.float32(1.0), "a number; if the list"),
+        (np.array(1.0), "got shape ()"),
+        (CLIP.astype(complex), "need samples of a floating type or int16, got complex128"),
+        (np.array([1.0] * 500, dtype=object), "need samples of a floating type or int16, got object"),
+        (torch.zeros(800, dtype=torch.int64), "need samples of a floating type or int16, got int64"),
+    ],
+)
+def test_what_is_no_clip_gets_one_line(clip, reason):
+    with pytest.raises(AudioError, match=f"^clip 5: .*{re.escape(reason)}") as caught:
+        to_waveform(clip, name="clip 5")
+    assert "\n" not in str(caught.value)
+
+
+def test_one_or_many():
+    for one in ("a.wav", CLIP, (CLIP, 16000), torch.zeros(3), io.BytesIO(), b"", np.zeros((2, 3)), (16000, CLIP)):
+        assert is_single(one), type(one)
+    for many in (["a.wav"], (CLIP, CLIP), ("a.wav", "b.wav"), iter([]), np.array(["a.wav"]), pd.Series(["a.wav"]), []):
+        assert not is_single(many), type(many)
+
+
+def test_several_clips_are_named_by_their_place(wav):
+    assert [len(clip) for clip in decoded(pd.Series([str(wav)], index=[7]))] == [8000]
+    with pytest.raises(AudioError, match=r"^clip 0: a number; if the list is samples"):
+        list(decoded([0.1, 0.2]))
+    with pytest.raises(AudioError, match=r"^clip 1: a list of numbers"):
+        list(decoded([CLIP, [0.1, 0.2]]))
+    with pytest.raises(UserError, match="a DataFrame has names, not clips, in a row"):
+        list(decoded(pd.DataFrame({"path": [str(wav)]})))
+    with pytest.raises(UserError, match="a dict has names"):
+        list(decoded({"a": CLIP}))
+    with pytest.raises(UserError, match="got an object of type int; a clip is"):
+        list(decoded(5))
+
+
+def test_digests_tell_contents_apart(wav, tmp_path):
+    same = tmp_path / "b.wav"
+    same.write_bytes(wav.read_bytes())
+    assert content_digest(wav) == content_digest(str(same))
+    soundfile.write(same, CLIP, 8000, subtype="FLOAT")
+    clips = [wav, same, CLIP, CLIP[:-1], (CLIP, 8000), CLIP.astype(np.float64), (CLIP * 32767).astype(np.int16)]
+    digests = [content_digest(clip) for clip in clips]
+    assert len(set(digests)) == len(digests)
+    assert None not in digests
+    assert content_digest(torch.from_numpy(CLIP)) == content_digest((CLIP, 16000)) == content_digest(CLIP)
+    for other in (tmp_path, tmp_path / "none.wav", "a\0b", io.BytesIO(b"x"), [0.1], np.array([None]), (CLIP, None)):
+        assert content_digest(other) is None
+
+
+def test_a_pipe_by_path_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "fifo.wav")
+    assert content_digest(tmp_path / "fifo.wav") is None
