@@ -105,7 +105,7 @@ _FIXED_OF = {  # what only some types of model know
     "wavlm": (("add_adapter", False),),
     "data2vec-audio": (("add_adapter", False),),
 }
-_FIXED_DATA2VEC = (("feat_extract_norm", "layer"), ("do_stable_layer_norm", False))  # not in its config at all
+_DATA2VEC_IGNORES = {"feat_extract_norm", "do_stable_layer_norm"}  # always "layer" and False, whatever a file says
 _FIXED_OBJECTIVE = (("feat_quantizer_dropout", 0.0), ("mask_feature_prob", 0.0))
 
 
@@ -129,15 +129,14 @@ def import_config(config: Mapping[str, Any], *, normalize: bool = True) -> Encod
     kind = config.get("model_type", "wav2vec2")
     if kind not in MODEL_TYPES:
         raise ValueError(f"model_type={kind!r} cannot be read; allowed: {', '.join(MODEL_TYPES)}")
-    data2vec = kind == "data2vec-audio"
-    _check_fixed(config, (*_FIXED, *_FIXED_OF[kind], *(_FIXED_DATA2VEC if data2vec else ())))
+    _check_fixed(config, (*_FIXED, *_FIXED_OF[kind]))
     shapes = {name: config.get(name, default) for name, default in _CONV_SETTINGS}
     if len({len(values) for values in shapes.values()}) > 1:
         raise ValueError(f"one value a layer is needed: {', '.join(f'{name}={list(shapes[name])}' for name in shapes)}")
     table = _encoder_settings(kind)
     settings = _from_table(config, table)
     settings["conv"]["layers"] = tuple(zip(*shapes.values(), strict=True))
-    if data2vec:
+    if kind == "data2vec-audio":
         settings["conv"]["norm"] = "layer"
     try:
         encoder = EncoderConfig.model_validate(settings | {"normalize": normalize})
@@ -311,7 +310,7 @@ def _encoder_settings(kind: str) -> _Settings:
     own = {"hubert": _HUBERT_SETTINGS, "wavlm": _WAVLM_SETTINGS, "data2vec-audio": _DATA2VEC_SETTINGS}.get(kind, ())
     shared = _ENCODER_SETTINGS
     if kind == "data2vec-audio":
-        taken = {name for setting in own for name in setting[:2]} | {name for name, _ in _FIXED_DATA2VEC}
+        taken = {name for setting in own for name in setting[:2]} | _DATA2VEC_IGNORES
         shared = tuple(setting for setting in shared if taken.isdisjoint(setting[:2]))
     return (*shared, *own)
 

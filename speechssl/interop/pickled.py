@@ -42,10 +42,11 @@ class StandIn:
     """An object of a class that is not here: what it was called with, and its state."""
 
     origin = ""
+    args: tuple[Any, ...] = ()  # here, because an object may be made without being initialised
+    state: Any = None
 
     def __init__(self, *args: object):
-        self.args: tuple[Any, ...] = args
-        self.state: Any = None
+        self.args = args
 
     def __setstate__(self, state: object) -> None:
         self.state = state

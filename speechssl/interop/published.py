@@ -48,7 +48,7 @@ PUBLISHED: tuple[EncoderConfig, ...] = (
 def recognised(shapes: Mapping[str, Sequence[int]]) -> EncoderConfig | None:
     """The published encoder that has exactly these tensors, by our names (q, k, v unfused); others are not looked at.
 
-    >>> recognised({"encoder.projection.weight": (768, 512)}) is None
+    >>> recognised({"encoder.projection.weight": (32, 16)}) is None
     True
     """
     given = {name: tuple(shape) for name, shape in shapes.items() if name.startswith(PREFIX)}

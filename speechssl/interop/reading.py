@@ -103,7 +103,7 @@ def read_checkpoint(
     optional = {"mask_embedding": (config.dim,)}
     found = _sorted_names(given, peer)
     renamed, names, left_out, unknown = found.renamed, found.names, found.left_out, found.unknown
-    if objective is not None and "quantizer.codebooks" in renamed:
+    if objective is not None and {"quantizer.codebooks", "mask_embedding"} <= renamed.keys():
         shapes |= _objective_shapes(config, objective)
     else:
         extra = [name for name in renamed if not name.startswith(PREFIX) and name not in optional]

@@ -122,12 +122,14 @@ class GatedAttention(SelfAttention):
         frames, (q, k, v) = x.shape[1], self.project(x)
         # From the last query to the first: the biases of a query are those of the one after it, moved by one, and a
         # window that slides over the vector of distances is the matrix.
-        q, gate, biases = (
-            q.flip(2),
-            self.gate(x).flip(2),
-            distances.unfold(-1, frames, 1),
-        )  # biases: heads frames frames
-        whole = torch.compiler.is_compiling() or frames < LONG_SEQUENCE
+        q, gate = q.flip(2), self.gate(x).flip(2)
+        compiling = torch.compiler.is_compiling()
+        if compiling:  # the size of a window would be fixed for good, that of a look-up is not
+            steps = torch.arange(frames, device=x.device)
+            biases = distances[:, steps[:, None] + steps]  # heads frames frames
+        else:
+            biases = distances.unfold(-1, frames, 1)
+        whole = compiling or frames < LONG_SEQUENCE
         pieces: list[Tensor] = []
         for first in (0,) if whole else range(0, frames, _QUERIES):
             part = slice(None) if whole else slice(first, first + _QUERIES)

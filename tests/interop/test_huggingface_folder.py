@@ -229,6 +229,20 @@ def test_tensors_that_do_not_fit(
     assert str(caught.value).startswith(f"{tmp_path}: ")
 
 
+def test_pretraining_without_masks_is_an_encoder(tmp_path: Path) -> None:
+    found = read_folder(save(make("wav2vec2 group", "ForPreTraining", mask_time_prob=0.0), tmp_path))
+    assert found.objective is None
+    assert "project_q.bias" in found.left_out
+
+
+def test_stale_settings_that_data2vec_has_none_of(tmp_path: Path) -> None:
+    theirs = make("data2vec")
+    path = save(theirs, tmp_path) / "config.json"
+    stale = {"feat_extract_norm": "group", "do_stable_layer_norm": True}
+    path.write_text(json.dumps(json.loads(path.read_text()) | stale))
+    assert_equal(read_folder(tmp_path).encoder(), theirs, torch.randn(1, SAMPLES))
+
+
 def test_objective_in_parts(tmp_path: Path) -> None:
     path = save(make("wav2vec2 group", "ForPreTraining"), tmp_path) / "model.safetensors"
     save_file(without("project_q.bias")(load_file(path)), path)

@@ -14,7 +14,7 @@ import torch
 
 from speechssl.config import UserError
 from speechssl.interop.pickled import StandIn, load_pickled, plain
-from tests.interop.theirs import pretend
+from tests.interop.theirs import foreign, pretend
 
 
 class Call:
@@ -63,11 +63,13 @@ Choice.__module__, Choice.__qualname__ = "fairseq.dataclass.constants", "Choice"
 
 
 def test_settings_become_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, Choice)
+    Dictionary = foreign("fairseq.data.dictionary", "Dictionary")
+    pretend(monkeypatch, Choice, Dictionary)
     counts: Any = collections.defaultdict(list, {"a": [1]})
     settings = argparse.Namespace(layers=2, inner=argparse.Namespace(x=(1.5, None)), choice=Choice.A, counts=counts)
+    settings.words = Dictionary()
     torch.save(settings, tmp_path / "settings.pt")
-    expected = {"layers": 2, "inner": {"x": [1.5, None]}, "choice": "a", "counts": {"a": [1]}}
+    expected = {"layers": 2, "inner": {"x": [1.5, None]}, "choice": "a", "counts": {"a": [1]}, "words": None}
     assert plain(load_pickled(tmp_path / "settings.pt")) == expected
 
 

@@ -100,6 +100,15 @@ def test_a_long_sequence_in_parts_equals_the_whole(monkeypatch: pytest.MonkeyPat
 
 
 @torch.no_grad()
+def test_what_is_compiled_equals_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = Transformer(SMALL).eval(), torch.randn(2, 23, 24)
+    valid = valid_frames(torch.tensor([23, 17]), 23)
+    eager = model(x, valid).frames
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(model(x, valid).frames, eager, rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
 def test_gates_at_rest() -> None:
     """Scores of zero: half of each gate, hence 0.5 (0.5 scale - 1) + 2."""
     gate = RelativeGate(12, 3)
