@@ -30,7 +30,6 @@ from speechssl.embed.display import Display
 from speechssl.embed.embedder import EmbeddingModel, load
 from speechssl.embed.encoding import ALL_LAYERS, Layer, Waveform
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.storage import model_hash
 from speechssl.scoring.baselines import logmel_statistics, mfcc_statistics
 from speechssl.scoring.division import ProbeTask, make_task
 from speechssl.scoring.items import Answers, items_path, write_items
@@ -99,7 +98,7 @@ def evaluate(
         rows = _rows(drawn, scores)
         names = utterance_ids(store.utterances)
         splits = {(task.name, level): _split_hash(task, level, names) for task in drawn for level in task.shots}
-        own = model_hash(model_folder)
+        own = model.digest
         rows = [
             replace(
                 row,

@@ -168,7 +168,7 @@ def test_a_task_the_corpus_cannot_give_is_refused(corpus, model_folder, tmp_path
         evaluate(model_folder, corpus, tmp_path / "r.json", shots=[100])
     with pytest.raises(UserError, match="not a prepared corpus"):
         evaluate(model_folder, tmp_path, tmp_path / "r.json")
-    with pytest.raises(UserError, match="not a model folder"):
+    with pytest.raises(UserError, match="no model in it"):
         evaluate(tmp_path, corpus, tmp_path / "r.json", shots=[1])
     with pytest.raises(UserError, match="is a folder; give the name of a JSON file"):
         evaluate(model_folder, corpus, tmp_path, shots=[1])
