@@ -253,7 +253,14 @@ def extract(
 
     with _bars() as bar:
         update = bar("embedding")
-        report = run(model, source, out, pooling=pooling, layer=layer, progress=update)
+        report = run(
+            model,
+            source,
+            out,
+            pooling=pooling,
+            layer=layer,
+            progress=lambda now: update(now.files, now.total_files),
+        )
     _say(f"{out}: {report.written} vectors of {report.dim} numbers, {report.seconds / 3600:.2f} h of audio")
     if report.errors:
         _say(f"{report.failed} clips could not be used; each one is in {report.errors}")

@@ -123,7 +123,7 @@ MISTAKES = {
     "pretrain NONE --out OUT --config NONE.toml": "NONE.toml: no such recipe file",
     "pretrain NONE --out OUT --set loop.stps=3": "unknown key 'loop.stps'; did you mean 'steps'?",
     "pretrain NONE --out OUT": "NONE",
-    "extract NONE NONE --out OUT.parquet": "NONE: not a model folder",
+    "extract NONE NONE --out OUT.parquet": "NONE: no such model",
     "extract NONE NONE --out OUT.parquet --pooling max": "'max' is not one of 'mean', 'mean+std'",
     "evaluate NONE NONE --out OUT.json": "NONE",
     "evaluate NONE NONE --out OUT.json --shots 5,many": "--shots 5,many: whole numbers, by commas",

@@ -170,12 +170,9 @@ class Decoding:
                     self._let_go(size + native - got)
                 return Decoded(item, waveform)
 
-        def blocks() -> Iterator[Block]:
-            with open_stretch(path, item.offset, duration=item.duration or None) as again:
-                yield from again.blocks()
-
-        found = scan(blocks, path)
-        return Streamed(item, LongClip(found.num_samples, found.mean, found.deviation, lambda: ahead(blocks)), close)
+        found = scan(lambda: _blocks(item, path), path)
+        again = _unchanged(lambda: _blocks(item, path), found.num_samples, path)
+        return Streamed(item, LongClip(found.num_samples, found.mean, found.deviation, lambda: ahead(again)), close)
 
     def _reserve(self, index: int, size: int) -> None:
         with self._changed:
@@ -187,6 +184,31 @@ class Decoding:
         with self._changed:
             self.held -= size
             self._changed.notify_all()
+
+
+def _blocks(item: Item, path: str) -> Iterator[Block]:
+    with open_stretch(path, item.offset, duration=item.duration or None) as stretch:
+        yield from stretch.blocks()
+
+
+def _unchanged(blocks: Callable[[], Iterator[Block]], num_samples: int, path: str) -> Callable[[], Iterator[Block]]:
+    """The same blocks; an error where they are no longer what they were, or cannot be read any more."""
+
+    def read() -> Iterator[Block]:
+        count = 0
+        try:
+            for block in blocks():
+                count += len(block)
+                yield block
+        except AudioError:
+            raise
+        except Exception as error:
+            words = " ".join(str(error).split())
+            raise AudioError(path, f"decoding fails ({type(error).__name__}: {words})") from error
+        if count != num_samples:
+            raise AudioError(path, f"changed while it was read ({num_samples} samples, then {count})")
+
+    return read
 
 
 @contextmanager

@@ -1,30 +1,40 @@
-"""A folder of audio, or a manifest, to one Parquet file of vectors.
+"""Recordings to one output of vectors: a folder, a manifest, a list, a bucket; decoded, encoded and written at once.
 
-Clips are decoded in threads, one chunk ahead of the model; inside a chunk the model takes them in batches by duration.
-Memory is bounded by two chunks whatever the number of files (and by the longest single file). A file that cannot be
-used gets a line in OUT.errors.jsonl and nothing stops. The result appears under its name when it is whole.
+    extract("runs/demo/pretrain", "recordings", Path("vectors.parquet"))
+
+Threads decode ahead of the encoder, which takes batches by duration; memory is bounded whatever the number of files and
+their length. A run that is killed goes on where it stopped when it is started again, and its output equals that of a
+run that was not. What cannot be used gets a line in OUT.errors.jsonl and stops nothing. Asked for again, a finished
+output is left as it is; where files were added, changed or taken away since, a Parquet output is brought up to date,
+and only those files are encoded. Another model, or other settings, are refused.
 """
 
-import os
+import hashlib
+import math
+import shutil
+import time
+from array import array
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import Any, Literal
 
 from speechssl import __version__
-from speechssl.audio import SAMPLE_RATE, AudioError, check_waveform, decode, samples_to_seconds
 from speechssl.config import UserError
-from speechssl.data.corpora import folder as audio_folder
-from speechssl.data.manifest import Reject, Utterance, json_line, read_manifest
-from speechssl.embed.embedder import EmbeddingModel, load
-from speechssl.embed.encoding import Layer, Pooling, Waveform
-from speechssl.embed.writers import VectorWriter
-from speechssl.models.storage import model_hash
+from speechssl.embed.encoding import Encoding, Layer, learned_mix
+from speechssl.embed.finished import Finished
+from speechssl.embed.inputs import Item, Plan, read_plan
+from speechssl.embed.local import Engine, Job, run_local
+from speechssl.embed.moments import Pooling
+from speechssl.embed.parts import FailedClip, Layout, Parts, check_same, locked, pin, pinned
+from speechssl.embed.precision import Precision, check_precision
+from speechssl.embed.progress import Progress, Tally
+from speechssl.embed.resources import DEFAULT_MEMORY, devices_of, divide, peak_memory
+from speechssl.embed.writers import check_out, settings_of, write
+from speechssl.interop.sources import Source, open_source
 
-CHUNK_SECONDS = 240.0  # of audio decoded together; at 16 kHz float32 this is 15 MB
-CHUNK_CLIPS = 512
+LEVELS = ("mean", "mean+std", "none")
+_NEW, _FAILED = 2**64 - 1, 2**64 - 2  # places of clips: not done before; cannot be used
 
 
 @dataclass(frozen=True)
@@ -32,11 +42,18 @@ class ExtractReport:
     """What `extract` did.
 
     Attributes:
-        written: rows in the Parquet file.
+        written: clips in the output.
         failed: clips left out; each has a line in `errors`.
-        seconds: audio embedded, s.
-        dim: length of a vector.
+        seconds: audio in the output, s.
+        dim: numbers in a vector, or in a frame.
         errors: the file with the reasons; None when nothing failed.
+        resumed: of the clips written, those that an earlier run had done.
+        finished_before: the output was there and is what was asked for; nothing was done.
+        wall_seconds: how long it took.
+        times_real_time: seconds of audio encoded in a second, start and end included; 0 when nothing was.
+        peak_memory: the most that the process has held, bytes.
+        dtype: of the arithmetic: float32, bfloat16 or int8.
+        cosine: the smallest with float32 on the first batch, where there was a check.
     """
 
     written: int
@@ -44,156 +61,255 @@ class ExtractReport:
     seconds: float
     dim: int
     errors: Path | None
+    resumed: int
+    finished_before: bool
+    wall_seconds: float
+    times_real_time: float
+    peak_memory: int
+    dtype: str
+    cosine: float | None
 
 
 def extract(
-    model_folder: Path,
-    source: Path,
+    model: str | Path,
+    source: str | Path | Sequence[str | Path],
     out: Path,
     *,
-    pooling: Pooling = "mean",
-    layer: Layer = -1,
+    pooling: Pooling | Literal["none"] = "mean",
+    layer: Layer | Literal["all"] = -1,
     device: str = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    dtype: Precision = "float32",
+    memory: int = DEFAULT_MEMORY,
+    threads: int | None = None,
+    compile: bool = False,  # noqa: A002 -- what torch calls it
+    engine: Engine = "local",
+    workers: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> ExtractReport:
-    """Embed every clip of a folder or manifest.
+    """Embed every clip of a source.
 
     Args:
-        model_folder: a model folder.
-        source: a folder of audio (all of the tree below it, labelled as the corpus `folder` labels it), or a manifest
-            (`.jsonl`).
-        out: the Parquet file (see `writers`). Paths in it are relative to the folder of the source where they lie
-            below it.
-        pooling: as in `EmbeddingModel.embed`.
-        layer: the same.
-        device: as in `embedder.load`.
-        progress: called with the clips done and the clips in all, after each chunk and once at the start.
+        model: as in `speechssl.load`.
+        source: a folder, a manifest (`.jsonl`), a file, a glob, `-`, an address, or a list (see `inputs.read_plan`).
+        out: the output; the extension says of which kind (see `writers`).
+        pooling: `mean`, `mean+std`, or `none`: every frame is kept.
+        layer: a hidden state (0: the input to the first block, -1: the final output), `mean`: the average of all,
+            `mix`: the mix that a fine-tuned head has learnt, `all`: every one of them.
+        device: `auto` (all GPUs, or else the CPU), a torch device, or several by commas; each has an encoder of its
+            own, and all are fed from one queue.
+        dtype: `float32`, `bfloat16`, `int8` or `auto` (see `precision`).
+        memory: bytes of host memory beside the program and the weights.
+        threads: that decode; None: one a core, 16 at most.
+        compile: compile the encoder; batches are padded to a few lengths then.
+        engine: `local`, or `ray`: workers of a Ray cluster, which all see the same files.
+        workers: of Ray; None: as many as it has room for.
+        progress: called after each batch.
 
     Returns:
-        The counts.
+        Counts, speed, memory.
 
     Raises:
-        UserError: no model, no source, no audio in it, an unknown pooling or layer, or `out` is a folder.
+        UserError: no such model or source, unknown settings, an output of another model or of other settings, or a run
+            that is writing there.
     """
-    if out.is_dir():
-        raise UserError(f"{out}: is a folder; give the name of a Parquet file")
-    model = load(model_folder, device=device)
-    # Settings are checked, and the width is learnt, before hours of decoding.
-    probe = np.sin(np.arange(SAMPLE_RATE, dtype=np.float32))
-    dim = model.embed_layers([probe], pooling=pooling, layers=[layer]).shape[-1]
-    utterances, root = _read_source(source)
-    settings = {
+    started = time.monotonic()
+    check_out(out)
+    if pooling not in LEVELS:
+        raise UserError(f"pooling must be one of {', '.join(LEVELS)}, got {pooling!r}")
+    devices = devices_of(device)
+    for each in devices:
+        check_precision(dtype, each)
+    opened = open_source(model)
+    job = _job(opened, pooling=pooling, layer=layer, dtype=dtype, compiled=compile)
+    plan = read_plan(source)
+    resources = divide(memory, opened.encoder.config, devices, threads=threads)
+    names = () if pooling == "none" else _vector_names(len(job.layers))
+    width = job.dim * (2 if pooling == "mean+std" else 1)
+    layout = Layout(names, len(job.layers), width, plan.columns)
+    settings: dict[str, Any] = {
+        "format": out.suffix.removeprefix(".") or "npy",
         "version": __version__,
-        "model": str(model_folder),
-        "model_hash": model_hash(model_folder),
+        "model": str(model),
+        "model_hash": opened.digest,
+        "source": plan.source,
         "pooling": pooling,
         "layer": layer,
-        "dim": dim,
-        "source": str(source),
+        "dim": width,
+        "dtype": dtype,
+        "window_seconds": resources.window_seconds,
+        "compile": compile,
     }
-    rejects: list[Reject] = []
-    samples = done = 0
-    if progress is not None:
-        progress(0, len(utterances))
-    with VectorWriter(out, utterances, dim=dim, settings=settings) as writer:
-        for chunk in _decoded(utterances):
-            good = [(item, clip) for item, clip in chunk if not isinstance(clip, AudioError)]
-            rejects += [_reject(item, clip) for item, clip in chunk if isinstance(clip, AudioError)]
-            if good:
-                _write(writer, model, good, root=root, pooling=pooling, layer=layer)
-            samples += sum(len(clip) for _, clip in good)
-            done += len(chunk)
-            if progress is not None:
-                progress(done, len(utterances))
-    errors = _write_errors(out.with_name(f"{out.name}.errors.jsonl"), rejects)
-    return ExtractReport(
-        written=done - len(rejects),
-        failed=len(rejects),
-        seconds=samples_to_seconds(samples),
-        dim=dim,
-        errors=errors,
-    )
+    folder = out.with_name(f"{out.name}.parts")
+    with locked(folder):
+        run = _Run(out, folder, plan=plan, layout=layout, settings=settings, tally=Tally(plan, progress))
+        before = run.finished_before()
+        if before is not None:
+            shutil.rmtree(folder)
+            return _report(before, out, started=started, new=0.0, resumed=before["written"], before=True)
+        run.begin()
+        if engine == "ray":
+            from speechssl.embed.cluster import run_on_ray
+
+            for part in run_on_ray(run.remaining(), model, job, run, workers=workers, resources=resources):
+                run.commit(part)
+        else:
+            for part in run_local(run.remaining(), opened.encoder, job, run, devices=devices, resources=resources):
+                run.commit(part)
+        told = run.finish()
+        shutil.rmtree(folder)
+    return _report(told, out, started=started, new=run.tally.seconds, resumed=run.resumed, before=False)
 
 
-def _read_source(source: Path) -> tuple[list[Utterance], Path]:
-    """The clips of a folder or manifest, and the folder that their paths are told relative to."""
-    if source.is_dir():
-        if (source / "waveforms.json").is_file():
-            raise UserError(f"{source}: a prepared corpus; give its {source / 'manifest.jsonl'} to embed its files")
-        return list(audio_folder.prepare(source)), source.resolve()
-    if not source.exists():
-        raise UserError(f"{source}: no such folder or manifest")
-    if source.suffix != ".jsonl":
-        raise UserError(f"{source}: give a folder of audio or a manifest (.jsonl)")
-    utterances = read_manifest(source)
-    if not utterances:
-        raise UserError(f"{source}: the manifest is empty")
-    return utterances, source.absolute().parent
+def _job(opened: Source, *, pooling: str, layer: Any, dtype: Precision, compiled: bool) -> Job:
+    """What every encoder of the run does; unknown layers are refused here."""
+    import torch
+
+    mix = None if opened.folder is None else learned_mix(opened.folder)
+    encoder = opened.encoder
+    layers = list(range(encoder.config.transformer.layers + 1)) if layer == "all" else [layer]
+    trial = Encoding(encoder, device=torch.device("cpu"), mix=mix)
+    for each in layers:
+        trial.choice(each)
+    kept: Pooling | None = "mean" if pooling == "mean" else "mean+std" if pooling == "mean+std" else None
+    return Job(kept, tuple(layers), trial.dim, mix, dtype, compiled)
 
 
-def _chunks(utterances: Sequence[Utterance]) -> Iterator[list[Utterance]]:
-    chunk: list[Utterance] = []
-    seconds = 0.0
-    for item in utterances:
-        if chunk and (seconds + item.duration > CHUNK_SECONDS or len(chunk) == CHUNK_CLIPS):
-            yield chunk
-            chunk, seconds = [], 0.0
-        chunk.append(item)
-        seconds += item.duration
-    if chunk:
-        yield chunk
+def _vector_names(layers: int) -> tuple[str, ...]:
+    return ("vector",) if layers == 1 else tuple(f"vector_{number}" for number in range(layers))
 
 
-def _decoded(utterances: Sequence[Utterance]) -> Iterator[list[tuple[Utterance, Waveform | AudioError]]]:
-    """Chunks with their waveforms, or why there is none, in order; the next chunk is decoded meanwhile."""
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        waiting: list[tuple[Utterance, Future[Waveform | AudioError]]] = []
-        for chunk in _chunks(utterances):
-            ahead = [(item, pool.submit(_decode, item)) for item in chunk]
-            if waiting:
-                yield [(item, future.result()) for item, future in waiting]
-            waiting = ahead
-        if waiting:
-            yield [(item, future.result()) for item, future in waiting]
+class _Run:
+    """One output under way: which clips are left, where the rows of the others lie, what failed."""
 
+    def __init__(self, out: Path, folder: Path, *, plan: Plan, layout: Layout, settings: dict[str, Any], tally: Tally):
+        self.out, self.folder, self.plan, self.settings, self.tally = out, folder, plan, settings, tally
+        self.errors = out.with_name(f"{out.name}.errors.jsonl")
+        old = pinned(folder)
+        if old is not None:
+            check_same(folder, old, settings)
+            settings.update({name: old[name] for name in ("dtype", "cosine") if name in old})
+        self.parts = Parts(folder, layout)
+        self.resumed = 0
+        self._digest = hashlib.blake2b(digest_size=8)
+        self._order = array("Q")  # of the plan: places, _NEW or _FAILED
+        self._fresh = array("Q")  # of what was new: places or _FAILED
+        self._known_failed: list[FailedClip] = []
+        self._fresh_failed: list[FailedClip] = []
 
-def _decode(item: Utterance) -> Waveform | AudioError:
-    try:
-        waveform = decode(item.audio, item.offset, duration=item.duration or None)
-        check_waveform(waveform, item.audio)
-    except AudioError as error:
-        return error
-    return waveform
+    def finished_before(self) -> dict[str, Any] | None:
+        """The settings of a finished output that is all that was asked for; its rows are taken over where it is not.
 
-
-def _write(
-    writer: VectorWriter,
-    model: EmbeddingModel,
-    good: Sequence[tuple[Utterance, Waveform]],
-    *,
-    root: Path,
-    pooling: Pooling,
-    layer: Layer,
-) -> None:
-    vectors = model.embed_layers([clip for _, clip in good], pooling=pooling, layers=[layer])[0]
-    items = [item.model_copy(update={"duration": samples_to_seconds(len(clip))}) for item, clip in good]
-    writer.write([_relative(item.audio, root) for item in items], items, vectors=vectors)
-
-
-def _relative(audio: str, root: Path) -> str:
-    path = Path(audio)
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else audio
-
-
-def _reject(item: Utterance, error: AudioError) -> Reject:
-    return Reject(audio=item.audio, reason=error.reason, offset=item.offset or None)
-
-
-def _write_errors(path: Path, rejects: Sequence[Reject]) -> Path | None:
-    if not rejects:
-        path.unlink(missing_ok=True)  # of an earlier run
+        Raises:
+            UserError: it was made with other settings, or cannot be added to.
+        """
+        old = settings_of(self.out)
+        if old is None:
+            return None
+        check_same(self.out, old, self.settings)
+        digest = hashlib.blake2b(digest_size=8)
+        for item in self.plan.items():
+            digest.update(item.key)
+        if digest.hexdigest() == old.get("plan"):
+            return old
+        if self.settings["format"] != "parquet" or self.parts.layout.frames:
+            raise UserError(
+                f"{self.out}: finished, and the files of {self.plan.source} have changed since; give another name "
+                "(vectors in .parquet can be added to)"
+            )
+        if not self.parts.count:
+            self.settings.update({name: old[name] for name in ("dtype", "cosine") if name in old})
+            pin(self.folder, self.settings)
+            self.parts.adopt(self.out)
         return None
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(f"{json_line(reject)}\n" for reject in rejects), encoding="utf-8")
-    partial.replace(path)
-    return path
+
+    def begin(self) -> None:
+        """The error file of what an earlier run has done."""
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        self._write_errors(list(self.parts.failed.values()))
+
+    def settle(self, dtype: str, cosine: float | None) -> None:
+        """Keep the settings with the arithmetic that was chosen; from here on they are those of the output."""
+        self.settings.update(dtype=dtype, cosine=cosine)
+        pin(self.folder, self.settings)
+
+    def remaining(self) -> Iterator[Item]:
+        """The clips that are not done, in order."""
+        for item in self.plan.items():
+            key = item.key
+            self._digest.update(key)
+            place = self.parts.place(key)
+            failed = self.parts.failed.get(key.hex()) if place is None else None
+            if place is not None:
+                self._order.append(place)
+            elif failed is not None:
+                self._order.append(_FAILED)
+                self._known_failed.append(failed)
+            else:
+                self._order.append(_NEW)
+                yield item
+                continue
+            self.tally.known(failed=failed is not None)
+
+    def commit(self, part: Any) -> None:
+        """Write a part, and its errors."""
+        number = self.parts.count
+        failed = self.parts.commit(part, self.settings)
+        row = 0
+        for done in part.done:
+            self._fresh.append(number << 32 | row if done else _FAILED)
+            row += done
+        self._fresh_failed += failed
+        if failed:
+            with self.errors.open("a", encoding="utf-8") as file:
+                file.writelines(each.line() for each in failed)
+
+    def finish(self) -> dict[str, Any]:
+        """Write the output of all parts, and the errors in order; returns what is kept beside it."""
+        fresh, known, new = iter(self._fresh), iter(self._known_failed), iter(self._fresh_failed)
+        places = array("Q")
+        failed: list[FailedClip] = []
+        for place in self._order:
+            found = next(fresh) if place == _NEW else place
+            if found == _FAILED:
+                failed.append(next(new if place == _NEW else known))
+            else:
+                places.append(found)
+                self.resumed += place != _NEW
+        finished = Finished(self.parts, places, self.settings)
+        self.settings.update(
+            written=len(places),
+            failed=len(failed),
+            seconds=math.fsum(finished.column("duration")),
+            plan=self._digest.hexdigest(),
+        )
+        self._write_errors(failed)
+        write(self.out, finished, self.folder)
+        return self.settings
+
+    def _write_errors(self, failed: Sequence[FailedClip]) -> None:
+        if not failed:
+            self.errors.unlink(missing_ok=True)
+            return
+        partial = self.folder / ".errors.partial"
+        partial.write_text("".join(each.line() for each in failed), encoding="utf-8", errors="backslashreplace")
+        partial.replace(self.errors)
+
+
+def _report(
+    told: dict[str, Any], out: Path, *, started: float, new: float, resumed: int, before: bool
+) -> ExtractReport:
+    wall = time.monotonic() - started
+    return ExtractReport(
+        written=told["written"],
+        failed=told["failed"],
+        seconds=told["seconds"],
+        dim=told["dim"],
+        errors=out.with_name(f"{out.name}.errors.jsonl") if told["failed"] else None,
+        resumed=resumed,
+        finished_before=before,
+        wall_seconds=wall,
+        times_real_time=new / wall,
+        peak_memory=peak_memory(),
+        dtype=told["dtype"],
+        cosine=told.get("cosine"),
+    )

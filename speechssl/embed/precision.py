@@ -78,13 +78,13 @@ def encoding_of(
     mix: Sequence[float] | None = None,
     compiled: bool = False,
 ) -> Encoding:
-    """An encoding of a copy of the encoder, in one precision other than `auto`.
+    """An encoding in one precision other than `auto`; the encoder itself is used, for int8 a copy of it.
 
     Raises:
         UserError: as in `check_precision` and `Encoding`.
     """
     check_precision(dtype, device)
-    own = quantized(encoder) if dtype == "int8" else copy.deepcopy(encoder)
+    own = quantized(encoder) if dtype == "int8" else encoder
     kind: DType = "bfloat16" if dtype == "bfloat16" else "float32"
     return Encoding(own, device=device, dtype=kind, mix=mix, compiled=compiled)
 

@@ -1,137 +1,177 @@
-"""Vectors on disk: one Parquet file, one row a clip, written under a temporary name and renamed when whole.
+"""What a finished run leaves: one file or folder, by the extension of its name, made of the run's parts at the end.
 
-Columns: `path`, `offset` (s), `duration` (s), `vector` (fixed-size list of float32), then whatever the manifest knew:
-`speaker`, `text`, `label`, `language`, `split`, and the extras by their own names. Parquet is what pandas, polars,
-DuckDB, Hugging Face datasets and Spark read without help. To get a matrix back:
+    OUT.parquet   one row a clip: path, offset, duration, vector (fixed-size list), what a manifest knew, key; every
+                  layer in a column of its own (`vector_0` …); frames as a list column `frames` (`frames_0` …)
+    OUT.npz       vectors (clips, dim) or (clips, layers, dim), path, offset, duration …; frames: one array a clip,
+                  `frames_000000` …
+    OUT.h5        the same as datasets; frames one after another (frames, dim), with first_frame and num_frames
+    OUT.zarr      the same as arrays
+    OUT           a folder: a tree of .npy files that mirrors the source's, and index.parquet
 
-    table = pyarrow.parquet.read_table("vectors.parquet")
-    vectors = numpy.stack(table["vector"].to_numpy())
+All appear under their name when they are whole, so that what lies there is always a finished run; the parts can be
+read meanwhile (see `parts`). One file was chosen over a folder of parts because every tool opens one file by its name,
+and because half a run cannot be taken for a whole one. It is written from the parts one after another, in bounded
+memory; at frame level in Parquet, the frames of one clip are in memory at once.
 
-The file's metadata holds, under the key `speechssl`, one JSON object: version, model, model hash, pooling, layer.
+Settings, version and model hash lie in it as one JSON object: in Parquet's metadata under `speechssl`, in h5 and zarr
+as the attribute `speechssl`, in npz as the array `speechssl`, of a folder in its index.parquet.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32
 
-from speechssl.data.manifest import Utterance
+from speechssl.config import UserError
+from speechssl.embed import arrays
+from speechssl.embed.finished import Finished
+from speechssl.embed.parts import METADATA_KEY, Layout
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-METADATA_KEY = b"speechssl"
-_KNOWN = ("speaker", "text", "label", "language", "split")
-_OWN = ("path", "offset", "duration", "vector")
+SUFFIXES = (".parquet", ".npz", ".h5", ".zarr", "")
+_ROW_GROUP_BYTES = 1 << 25
 
 
-class VectorWriter:
-    """Writes rows as they come; the file appears under its name only when the block ends without an exception.
+def check_out(out: Path) -> None:
+    """Refuses an extension that is not known, before hours of work.
 
-    >>> import tempfile, pyarrow.parquet
-    >>> clips = [Utterance(audio="a.wav", duration=1.0, label="sad"), Utterance(audio="b.wav", duration=2.0)]
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     out = Path(folder) / "v.parquet"
-    ...     with VectorWriter(out, clips, dim=2, settings={"pooling": "mean"}) as writer:
-    ...         writer.write(["a.wav", "b.wav"], clips, vectors=np.eye(2, dtype=np.float32))
-    ...     table = pyarrow.parquet.read_table(out)
-    >>> table.column_names, table["vector"].to_pylist()
-    (['path', 'offset', 'duration', 'vector', 'label'], [[1.0, 0.0], [0.0, 1.0]])
+    Raises:
+        UserError: unknown, or its library is not installed; a folder that no run has made.
     """
-
-    def __init__(self, out: Path, utterances: Sequence[Utterance], *, dim: int, settings: Mapping[str, object]):
-        """Decide the columns.
-
-        Args:
-            out: the file to write; its folder is made when missing, an older file is replaced at the end.
-            utterances: every utterance that may be written: a column exists when one of them has a value for it.
-            dim: length of the vectors.
-            settings: JSON values for the file's metadata.
-        """
-        import pyarrow as pa
-
-        self.out, self.dim = out, dim
-        self._partial = out.with_name(f".{out.name}.partial")
-        self._columns = {
-            **{name: (name, False) for name in _KNOWN if any(getattr(item, name) is not None for item in utterances)},
-            **_extra_columns(utterances),
-        }
-        fields = [
-            pa.field("path", pa.string()),
-            pa.field("offset", pa.float64()),
-            pa.field("duration", pa.float64()),
-            pa.field("vector", pa.list_(pa.float32(), dim)),
-            *(
-                pa.field(column, _type_of(utterances, name) if is_extra else pa.string())
-                for column, (name, is_extra) in self._columns.items()
-            ),
-        ]
-        metadata = {METADATA_KEY: json.dumps(dict(settings)).encode()}
-        self._schema: pa.Schema = pa.schema(fields, metadata=metadata)
-
-    def __enter__(self) -> "VectorWriter":
-        import pyarrow.parquet as pq
-
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        self._partial.touch()  # where that fails the error names the file; pyarrow's does not
-        self._writer = pq.ParquetWriter(self._partial, self._schema, compression="zstd")
-        return self
-
-    def write(
-        self, paths: Sequence[str], utterances: Sequence[Utterance], *, vectors: Float32[np.ndarray, "clips dim"]
-    ) -> None:
-        """Add rows; they become one row group.
-
-        Raises:
-            ValueError: the three differ in length, or the vectors are not `dim` long.
-        """
-        import pyarrow as pa
-
-        if vectors.shape != (len(paths), self.dim) or len(paths) != len(utterances):
-            raise ValueError(f"{len(paths)} paths and {len(utterances)} utterances for vectors {vectors.shape}")
-        flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), type=pa.float32())
-        arrays = [
-            pa.array(paths, pa.string()),
-            pa.array([item.offset for item in utterances], pa.float64()),
-            pa.array([item.duration for item in utterances], pa.float64()),
-            pa.FixedSizeListArray.from_arrays(flat, self.dim),
-        ]
-        for column, (name, is_extra) in self._columns.items():
-            kind = self._schema.field(column).type
-            values = [item.extras.get(name) if is_extra else getattr(item, name) for item in utterances]
-            if is_extra and kind == pa.string():
-                values = [None if value is None else str(value) for value in values]
-            arrays.append(pa.array(values, kind))
-        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._writer.close()
-        if kind is None:
-            self._partial.replace(self.out)
-        else:
-            self._partial.unlink(missing_ok=True)
+    if out.suffix not in SUFFIXES:
+        raise UserError(f"{out}: end it in .parquet, .npz, .h5 or .zarr, or in nothing for a folder of .npy files")
+    try:
+        if out.suffix == ".h5":
+            import h5py  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        elif out.suffix == ".zarr":
+            import zarr  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    except ImportError:
+        extra = "hdf5" if out.suffix == ".h5" else "zarr"
+        raise UserError(f"{out}: pip install 'speechssl[{extra}]' to write it") from None
+    if out.is_dir() and out.suffix not in (".zarr", ""):
+        raise UserError(f"{out}: is a folder; give the name of a file")
+    if out.is_dir() and out.suffix == "" and any(out.iterdir()) and not (out / "index.parquet").exists():
+        raise UserError(f"{out}: a folder with other things in it; give the name of a new one")
 
 
-def _extra_columns(utterances: Sequence[Utterance]) -> dict[str, tuple[str, bool]]:
-    """Extras by column name, in order of first appearance; one that would hide a column is called `extra_NAME`."""
-    names = dict.fromkeys(name for item in utterances for name, value in item.extras.items() if value is not None)
-    taken = {*_OWN, *_KNOWN}
-    return {(f"extra_{name}" if name in taken else name): (name, True) for name in names}
+def settings_of(out: Path) -> dict[str, Any] | None:
+    """The settings kept in a finished output; None when there is none, or an empty folder.
+
+    Raises:
+        UserError: the file is something else.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    try:
+        return json.loads(_READ[out.suffix](out))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{out}: is there, and no output of extract; remove it or give another name") from error
 
 
-def _type_of(utterances: Sequence[Utterance], name: str) -> "pa.DataType":
-    """The narrowest of bool, int64, float64 and string that holds every value of an extra."""
+def write(out: Path, finished: Finished, scratch: Path) -> None:
+    """Write the output, whole or not at all.
+
+    Args:
+        out: its name; an older one is replaced.
+        finished: what goes into it.
+        scratch: a folder on the same disk.
+    """
+    partial = scratch / f".finished{out.suffix}"
+    _remove(partial)
+    _WRITE[out.suffix](partial, finished)
+    _flush(partial)
+    if out.is_dir() and partial.is_dir():
+        old = scratch / ".replaced"
+        _remove(old)
+        out.rename(old)
+        partial.rename(out)
+        _remove(old)
+    else:
+        partial.replace(out)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """To the disk, a folder with all in it."""
+    for each in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
+        with each.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _write_parquet(out: Path, finished: Finished) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    layout = finished.layout
+    names = frame_columns(layout) if layout.frames else ()
+    fields = list(layout.schema(own=False))
+    if layout.frames:
+        kind = pa.list_(pa.list_(pa.float32(), layout.dim))
+        place = 1 + [field.name for field in fields].index("num_frames")
+        fields[place:place] = [pa.field(name, kind) for name in names]
+    schema = pa.schema(fields, metadata={METADATA_KEY: finished.described()})
+    waiting: list[pa.Table] = []
+    frames = finished.frames()
+    with pq.ParquetWriter(out, schema, compression="zstd") as writer:
+        for _, table in finished.tables():
+            for piece in [table.slice(row, 1) for row in range(table.num_rows)] if layout.frames else [table]:
+                whole = _with_frames(piece, next(frames), names) if layout.frames else piece
+                waiting.append(whole.select(schema.names).replace_schema_metadata(schema.metadata))
+                if sum(each.nbytes for each in waiting) >= _ROW_GROUP_BYTES:
+                    writer.write_table(pa.concat_tables(waiting))
+                    waiting = []
+        writer.write_table(pa.concat_tables(waiting) if waiting else schema.empty_table())
+
+
+def frame_columns(layout: Layout) -> tuple[str, ...]:
+    """Names of the columns of frames."""
+    return ("frames",) if layout.layers == 1 else tuple(f"frames_{number}" for number in range(layout.layers))
+
+
+def _with_frames(row: "pa.Table", frames: Float32[np.ndarray, "frames layers dim"], names: Sequence[str]) -> "pa.Table":
     import pyarrow as pa
 
-    kinds: set[type[Any]] = {type(item.extras[name]) for item in utterances if item.extras.get(name) is not None}
-    if kinds == {bool}:
-        return pa.bool_()
-    if kinds == {int}:
-        return pa.int64()
-    return pa.float64() if kinds <= {int, float} else pa.string()
+    for place, name in enumerate(names):
+        flat = pa.array(np.ascontiguousarray(frames[:, place]).reshape(-1), pa.float32())
+        inner = pa.FixedSizeListArray.from_arrays(flat, frames.shape[2])
+        row = row.append_column(name, pa.ListArray.from_arrays(pa.array([0, len(frames)], pa.int32()), inner))
+    return row
+
+
+def _read_parquet(out: Path) -> bytes:
+    import pyarrow.parquet as pq
+
+    return pq.read_schema(out).metadata[METADATA_KEY]
+
+
+def _read_index(out: Path) -> bytes:
+    return _read_parquet(out / "index.parquet")
+
+
+_WRITE: dict[str, Callable[[Path, Finished], None]] = {
+    ".parquet": _write_parquet,
+    ".npz": arrays.write_npz,
+    ".h5": arrays.write_h5,
+    ".zarr": arrays.write_zarr,
+    "": arrays.write_tree,
+}
+_READ: dict[str, Callable[[Path], str | bytes]] = {
+    ".parquet": _read_parquet,
+    ".npz": arrays.read_npz,
+    ".h5": arrays.read_h5,
+    ".zarr": arrays.read_zarr,
+    "": _read_index,
+}

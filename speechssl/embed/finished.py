@@ -1,0 +1,112 @@
+"""All rows of a run, read from its parts in the order of the plan, in bounded memory."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from speechssl.embed.parts import Layout, Parts
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Finished:
+    """All rows of a run in the order of its plan, and the settings to keep beside them.
+
+    Attributes:
+        parts: where the rows lie.
+        places: of the rows in order: part << 32 | row.
+        settings: JSON values.
+    """
+
+    parts: Parts
+    places: Sequence[int]
+    settings: Mapping[str, Any]
+
+    @property
+    def layout(self) -> Layout:
+        """Of the rows."""
+        return self.parts.layout
+
+    def tables(self) -> "Iterator[tuple[int, pa.Table]]":
+        """Runs of rows that lie together, with the number of their part."""
+        reader = _PartReader(self.parts)
+        start = 0
+        while start < len(self.places):
+            stop = start + 1
+            while stop < len(self.places) and self.places[stop] == self.places[stop - 1] + 1:
+                stop += 1
+            part, row = self.places[start] >> 32, self.places[start] & 0xFFFFFFFF
+            for table in reader.rows(part, row, stop - start):
+                yield part, table
+            start = stop
+
+    def column(self, name: str) -> list[Any]:
+        """One column of all rows."""
+        return [value for _, table in self.tables() for value in table[name].to_pylist()]
+
+    def vectors(self) -> Iterator[Float32[np.ndarray, "rows layers dim"]]:
+        """Vectors of all rows, some at a time."""
+        for _, table in self.tables():
+            each = [_matrix(table[name], self.layout.dim) for name in self.layout.vectors]
+            yield np.stack(each, axis=1)
+
+    def frames(self) -> Iterator[Float32[np.ndarray, "frames layers dim"]]:
+        """Frames of each row, as they lie on disk."""
+        for part, table in self.tables():
+            path = self.parts.frames_path(part)
+            for first, count in zip(table["first_frame"].to_pylist(), table["num_frames"].to_pylist(), strict=True):
+                shape = (count, self.layout.layers, self.layout.dim)
+                yield np.memmap(path, np.float32, "r", offset=first * shape[1] * shape[2] * 4, shape=shape)
+
+    def described(self) -> str:
+        """The settings as JSON."""
+        return json.dumps(dict(self.settings))
+
+
+class _PartReader:
+    """Rows of parts, one row group in memory."""
+
+    def __init__(self, parts: Parts):
+        self._parts, self._held = parts, (-1, -1)
+        self._table: pa.Table | None = None
+
+    def rows(self, part: int, first: int, count: int) -> "Iterator[pa.Table]":
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(self._parts.path(part)) as file:
+            start = 0
+            for group in range(file.num_row_groups):
+                size = file.metadata.row_group(group).num_rows
+                low, high = max(first, start), min(first + count, start + size)
+                if low < high:
+                    if self._held != (part, group):
+                        self._table, self._held = file.read_row_group(group), (part, group)
+                    assert self._table is not None
+                    yield _conform(self._table.slice(low - start, high - low), self._parts.layout)
+                start += size
+
+
+def _conform(table: "pa.Table", layout: Layout) -> "pa.Table":
+    """The rows with the columns of now: what an earlier run did not know is null, numbers and words become wider."""
+    import pyarrow as pa
+
+    columns: list[Any] = []
+    schema = layout.schema()
+    for field in schema:
+        if field.name in table.column_names:
+            column = table[field.name]
+            columns.append(column if column.type == field.type else column.cast(field.type))
+        else:
+            columns.append(pa.nulls(table.num_rows, field.type))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _matrix(column: Any, dim: int) -> Float32[np.ndarray, "rows dim"]:
+    chunks = [chunk.flatten().to_numpy().reshape(-1, dim) for chunk in column.chunks]
+    return np.concatenate([np.zeros((0, dim), np.float32), *chunks])

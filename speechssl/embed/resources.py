@@ -1,0 +1,100 @@
+"""What an extraction may use: devices, memory, threads."""
+
+import os
+import resource
+import sys
+from dataclasses import dataclass
+
+import torch
+
+from speechssl.config import UserError
+from speechssl.embed.encoding import CPU_BATCH_SECONDS, GPU_BATCH_SECONDS, WINDOW_SECONDS, device_of
+from speechssl.embed.pipeline import PART_SECONDS
+from speechssl.models.encoder import EncoderConfig
+
+DEFAULT_MEMORY = 2 << 30  # bytes of host memory beside the program and the weights
+MIN_WINDOW_SECONDS = 10.0
+_AUDIO_SHARE = 0.25  # of the memory; the rest is for a batch
+_SECOND = 64000  # bytes of a second of audio at 16 kHz
+
+
+@dataclass(frozen=True)
+class Resources:
+    """How memory is divided.
+
+    Attributes:
+        audio_bytes: of decoded audio that may wait.
+        batch_seconds: of padded audio in a batch.
+        window_seconds: longer clips go through windows.
+        threads: that decode.
+    """
+
+    audio_bytes: int
+    batch_seconds: float
+    window_seconds: float
+    threads: int
+
+
+def devices_of(device: str) -> list[torch.device]:
+    """Devices by name: `auto` is all GPUs of the machine or else the CPU; several by commas.
+
+    Raises:
+        UserError: no such device.
+
+    >>> devices_of("cpu,cpu")
+    [device(type='cpu'), device(type='cpu')]
+    """
+    if device == "auto" and torch.cuda.device_count() > 1:
+        return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    return [device_of(each.strip()) for each in device.split(",")]
+
+
+def divide(memory: int, config: EncoderConfig, devices: list[torch.device], *, threads: int | None = None) -> Resources:
+    """Batches and windows that a memory has room for.
+
+    On a GPU the batch lies in the GPU's own memory, and all of the memory here is for audio.
+
+    Args:
+        memory: bytes of host memory.
+        config: of the encoder.
+        devices: that encode.
+        threads: that decode; None: one a core, 16 at most.
+
+    Raises:
+        UserError: too little for a window of ten seconds, or for the parts that are under way.
+    """
+    on_cpu = all(device.type == "cpu" for device in devices)
+    audio = int(memory * (_AUDIO_SHARE if on_cpu else 1.0))
+    parts = round((2 * len(devices) + 1) * PART_SECONDS * _SECOND)
+    least = round(parts / (_AUDIO_SHARE if on_cpu else 1.0))
+    room = (memory - audio) / len(devices) / bytes_of_second(config)
+    if on_cpu:
+        least = max(least, round(MIN_WINDOW_SECONDS * bytes_of_second(config) * len(devices) / (1 - _AUDIO_SHARE)))
+    if memory < least:
+        raise UserError(f"memory of {memory >> 20} MiB is too little here; at least {(least >> 20) + 1} MiB are needed")
+    # What waits is in whole parts beside those being encoded, hence the subtraction.
+    free, count = audio - parts // 2, threads or min(16, os.cpu_count() or 1)
+    if not on_cpu:
+        return Resources(free, GPU_BATCH_SECONDS, WINDOW_SECONDS, count)
+    return Resources(free, min(CPU_BATCH_SECONDS, room), float(min(WINDOW_SECONDS, int(room))), count)
+
+
+def bytes_of_second(config: EncoderConfig) -> int:
+    """Memory that a second of audio takes in a forward pass on a CPU, about.
+
+    Three copies of the first convolution's output (itself, normalised, after the activation), and all hidden states.
+
+    >>> from speechssl.models.encoder import PRESETS
+    >>> bytes_of_second(PRESETS["base"])  # 20 MB in the first convolution, 2 MB of hidden states
+    21657600
+    """
+    channels, _, stride = config.conv.layers[0]
+    doubled = 2 if config.conv.front == "gabor" else 1
+    states = (config.transformer.layers + 1) * config.dim * 16000 // config.conv.hop
+    return 4 * (3 * doubled * channels * 16000 // stride + states)
+
+
+def peak_memory() -> int:
+    """The most memory this process has held so far, bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,108 @@
+"""What is to be done is read lazily, in a fixed order, and known again."""
+
+import os
+
+import pytest
+import soundfile
+
+from speechssl.config import UserError
+from speechssl.data.corpora import folder as audio_folder
+from speechssl.embed.inputs import Item, read_plan
+from speechssl.embed.remote import fetched, list_address
+
+from .conftest import tone
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for name in (
+        "train/b/1.wav",
+        "train/a/2.FLAC",
+        "test/a/3.mp3",
+        "test/a/notes.txt",
+        "train/.hidden.wav",
+        ".git/x.wav",
+    ):
+        path = tmp_path / "tree" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return tmp_path / "tree"
+
+
+def test_a_folder_is_read_in_order_with_what_its_names_say(tree):
+    plan = read_plan(tree)
+    items = list(plan.items())
+    assert [item.path for item in items] == ["test/a/3.mp3", "train/a/2.FLAC", "train/b/1.wav"]
+    assert [dict(item.metadata) for item in items] == [
+        {"label": "a", "split": "test"},
+        {"label": "a", "split": "train"},
+        {"label": "b", "split": "train"},
+    ]
+    assert plan.files == 3
+    assert plan.columns == {"label": "text", "split": "text"}
+    # The same as what the corpus `folder` says, which lists all of it at once.
+    known = {each.audio: (each.label, each.split) for each in audio_folder.prepare(tree, probe=None)}
+    assert {item.location: tuple(dict(item.metadata).values()) for item in items} == known
+
+
+def test_no_audio_is_opened(tree, monkeypatch):
+    monkeypatch.setattr(soundfile, "SoundFile", None)
+    assert next(read_plan(tree).items()).fingerprint.startswith("12-")
+
+
+def test_a_loop_of_links_ends(tree):
+    (tree / "train" / "loop").symlink_to(tree)
+    assert len(list(read_plan(tree).items())) == 3
+
+
+def test_metadata_is_read_without_opening_files(tmp_path):
+    (tmp_path / "metadata.csv").write_text("file_name,label,room,duration\nb.wav,dog,1,2.5\na.wav,cat,2,\n")
+    (tmp_path / "a.wav").touch()
+    plan = read_plan(tmp_path)
+    assert [(item.path, item.duration) for item in plan.items()] == [("b.wav", 2.5), ("a.wav", 0.0)]
+    assert [dict(item.metadata)["label"] for item in plan.items()] == ["dog", "cat"]
+    assert plan.seconds is None
+
+
+def test_a_clip_is_known_again_until_its_file_changes(tree):
+    first = {item.path: item.key for item in read_plan(tree).items()}
+    assert {item.path: item.key for item in read_plan(tree).items()} == first
+    path = tree / "train" / "b" / "1.wav"
+    os.utime(path, ns=(1, 1))
+    second = {item.path: item.key for item in read_plan(tree).items()}
+    assert {name for name in first if first[name] != second[name]} == {"train/b/1.wav"}
+    one = Item("a", "/x/a", 0.0, 0.0)
+    keys = {one.key, Item("a", "/x/a", 0.5, 0.0).key, Item("a", "/x/a", 0.0, 0.0, (("label", "b"),)).key}
+    assert len(keys) == 3
+    assert Item("a", "/moved/a", 0.0, 0.0).key == one.key
+
+
+def test_manifests_are_read_line_by_line(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"audio": "a.wav", "duration": 1.5}\n\n{"audio": "s3://b/c.wav", "duration": 2.0}\n')
+    plan = read_plan(path)
+    assert [(item.path, item.location) for item in plan.items()] == [
+        ("a.wav", str(tmp_path / "a.wav")),
+        ("s3://b/c.wav", "s3://b/c.wav"),
+    ]
+    assert (plan.files, plan.seconds) == (2, 3.5)
+    path.write_text('{"audio": "a.wav"}\n')
+    with pytest.raises(UserError, match=r"m\.jsonl line 1: duration: Field required"):
+        read_plan(path)
+
+
+def test_addresses_are_listed_and_fetched(tmp_path):
+    pytest.importorskip("fsspec")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "spool").mkdir()
+    soundfile.write(tmp_path / "in" / "a.wav", tone(800), 16000)
+    (tmp_path / "in" / "b.txt").touch()
+    [found] = list_address(f"file://{tmp_path}/in")
+    assert found.path == "a.wav"
+    assert found.fingerprint.startswith("1644-")
+    with fetched(found.address, tmp_path / "spool") as copy:
+        assert copy.read_bytes() == (tmp_path / "in" / "a.wav").read_bytes()
+        assert copy.suffix == ".wav"
+    assert not list((tmp_path / "spool").iterdir())
+    with pytest.raises(UserError, match="cannot be listed"):
+        list_address("nosuchprotocol://x/y")
