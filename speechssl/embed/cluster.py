@@ -7,7 +7,7 @@ cluster is named (`RAY_ADDRESS`), Ray starts one on this machine.
 
 import pickle
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class Extractor:
 
 def run_on_ray(
     items: Iterator[Item], model: str | Path, job: Job, ledger: Ledger, *, workers: int | None, resources: Resources
-) -> Iterator[Encoded]:
+) -> Generator[Encoded]:
     """Encode a plan on a cluster; parts come in its order.
 
     Args:

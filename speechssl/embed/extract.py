@@ -15,6 +15,7 @@ import shutil
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -150,10 +151,11 @@ def extract(
         if engine == "ray":
             from speechssl.embed.cluster import run_on_ray
 
-            for part in run_on_ray(run.remaining(), model, job, run, workers=workers, resources=resources):
-                run.commit(part)
+            parts = run_on_ray(run.remaining(), model, job, run, workers=workers, resources=resources)
         else:
-            for part in run_local(run.remaining(), opened.encoder, job, run, devices=devices, resources=resources):
+            parts = run_local(run.remaining(), opened.encoder, job, run, devices=devices, resources=resources)
+        with closing(parts):  # threads end with the run, however it ends
+            for part in parts:
                 run.commit(part)
         told = run.finish()
         shutil.rmtree(folder)

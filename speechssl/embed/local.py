@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -68,7 +68,7 @@ def run_local(
     *,
     devices: Sequence[torch.device],
     resources: Resources,
-) -> Iterator[Encoded]:
+) -> Generator[Encoded]:
     """Encode a plan; parts come in its order.
 
     Args:

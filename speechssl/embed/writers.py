@@ -20,6 +20,7 @@ as the attribute `speechssl`, in npz as the array `speechssl`, of a folder in it
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,7 @@ def settings_of(out: Path) -> dict[str, Any] | None:
         return None
     try:
         return json.loads(_READ[out.suffix](out))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{out}: is there, and no output of extract; remove it or give another name") from error
 
 
