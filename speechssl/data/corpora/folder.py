@@ -56,7 +56,7 @@ class Settings(Config):
     prefix_speakers: Literal["auto", "always", "never"] = "auto"
 
 
-def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 (frozen)
+def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 -- settings are frozen
     """Yield the utterances of a folder, in the order of their paths or of the metadata.
 
     Hidden files and folders are passed over, links are followed, loops of links are survived.
