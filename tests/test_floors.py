@@ -1,10 +1,11 @@
 """The floors of the house: a file imports from its own folder and from lower floors only.
 
-    5  cli.py  info.py  __main__.py       (cli imports info)
+    6  cli.py  info.py  __main__.py       (cli imports info)
+    5  experiments/
     4  train/  embed/  report/            (none imports another)
     3  models/  objectives/  interop/     (objectives and interop import models)
     2  data/  nn/  scoring/               (none imports another)
-    1  config.py  audio.py  text.py
+    1  config.py  containers.py  audio.py  terminal.py  text.py
 
 `speechssl/__init__.py` stands outside: it names what it loads lazily.
 """
@@ -20,7 +21,7 @@ import speechssl
 PACKAGE = Path(speechssl.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 FLOORS = {
-    1: {"config", "containers", "audio", "text"},
+    1: {"config", "containers", "audio", "terminal", "text"},
     2: {"data", "nn", "scoring"},
     3: {"models", "objectives", "interop"},
     4: {"train", "embed", "report"},
@@ -40,7 +41,15 @@ NEIGHBOURS = {
 # Slow to import, or bound to one version of torch: only inside the functions that use them.
 LAZY = {"torchaudio", "librosa", "matplotlib", "sklearn", "jiwer", "kenlm", "flashlight"}
 # What starts at once must not pull in torch.
-WITHOUT_TORCH = ["__main__.py", "cli.py", "config.py", "audio.py", "data/__init__.py", "data/manifest.py"]
+WITHOUT_TORCH = [
+    "__main__.py",
+    "cli.py",
+    "config.py",
+    "terminal.py",
+    "audio.py",
+    "data/__init__.py",
+    "data/manifest.py",
+]
 
 
 def room_of(module: str) -> str:
