@@ -1,28 +1,29 @@
 """The `speechssl` command: verbs, each a short function that imports what it needs.
 
 Words and progress go to stderr; what a program may read goes to a file or, with `--json`, to stdout. A user's mistake
-is one line and exit code 2, a run stopped for its health is exit code 3, Ctrl-C is 130; anything else keeps its
-traceback.
+is one line and exit code 2, a run stopped for its health is exit code 3, bad files under `--strict` are 4, Ctrl-C is
+130; anything else keeps its traceback.
 """
 
 import contextlib
 import contextvars
 import enum
-import os
 import shlex
 import sys
-import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from speechssl.terminal import bars, plain, put, say, say_once
+
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from speechssl.data.waveforms import PackReport
 
-USER_ERROR, HEALTH_ERROR, INTERRUPTED = 2, 3, 130
-PLAIN_EVERY = 15.0  # seconds between lines of progress where there is no terminal
+USER_ERROR, HEALTH_ERROR, BAD_FILES, INTERRUPTED = 2, 3, 4, 130
 
 
 class Task(enum.StrEnum):
@@ -100,10 +101,10 @@ def prepare(
     module = load_corpus(corpus)
     settings = load_config(module.Settings, overrides=sets)
     if module.INFO.synthetic:
-        _say(f"{corpus} is synthetic: no result on it is a result on speech.")
+        say(f"{corpus} is synthetic: no result on it is a result on speech.")
     utterances = module.prepare(root or corpus_root(corpus), settings)  # downloads here, with a bar of its own
     found: list[Utterance] = []
-    with _bars() as bar:
+    with bars() as bar:
         update = bar(f"finding {corpus}")
         for utterance in islice(utterances, limit):
             found.append(utterance)
@@ -130,21 +131,15 @@ def pretrain(
     """Pretrain an encoder without labels. A run that was stopped goes on where it was."""
     from speechssl.config import load_config
     from speechssl.train.adapt import adaptation
-    from speechssl.train.health import HealthError
     from speechssl.train.pretrain import pretrain as run
     from speechssl.train.pretrain_config import RUNS, PretrainConfig
 
     defaults = RUNS[preset] if start is None else adaptation(RUNS[preset], start)
     recipe = load_config(PretrainConfig, config, overrides=sets, defaults=defaults)
-    try:
+    with _health_told():
         result = run(corpora, out, config=recipe, start=start, command=_spoken.get())
-    except HealthError as error:
-        _say_once(f"speechssl: {error}")
-        raise typer.Exit(HEALTH_ERROR) from None
-    if not result.finished:
-        _say_once(f"stopped at step {result.steps}; the same command goes on from there")
-        raise typer.Exit(INTERRUPTED)
-    _say_once(f"{out}: {result.steps} steps, {result.seconds_seen / 3600:.1f} h of audio seen")
+    _end_if_stopped(finished=result.finished, steps=result.steps)
+    say_once(f"{out}: {result.steps} steps, {result.seconds_seen / 3600:.1f} h of audio seen")
 
 
 @app.command()
@@ -175,7 +170,6 @@ def finetune(
     from speechssl.train.examples import choose
     from speechssl.train.finetune import finetune as run
     from speechssl.train.finetune_config import FinetuneConfig, finetune_settings
-    from speechssl.train.health import HealthError
 
     store = WaveformStore(corpus)
     given = load_config(FinetuneConfig, config, overrides=sets)  # the seed draws the labelled utterances too
@@ -183,25 +177,20 @@ def finetune(
         store, learn, split=split, ids=ids, shots=shots, minutes=minutes, valid_share=valid_share, seed=given.seed
     )
     for note in found.notes:
-        _say_once(note)
+        say_once(note)
     total = sum(store.utterances[example.index].duration for example in found.train) / 60
     defaults = finetune_settings(learn, shots=shots or 0, minutes=total, scratch=start is None, dim=encoder_dim(start))
     recipe = load_config(FinetuneConfig, config, overrides=sets, defaults=defaults)
     if recipe.kind != defaults.kind:
         raise UserError(f"kind={recipe.kind} does not go with --learn {learn}; leave the kind to --learn")
-    try:
+    with _health_told():
         result = run(
             store, out, config=recipe, start=start, train=found.train, valid=found.valid, command=_spoken.get()
         )
-    except HealthError as error:
-        _say_once(f"speechssl: {error}")
-        raise typer.Exit(HEALTH_ERROR) from None
     if result.left_out:
-        _say_once(f"{result.left_out} utterances left out: too long, or a transcript with more symbols than frames")
-    if not result.finished:
-        _say_once(f"stopped at step {result.steps}; the same command goes on from there")
-        raise typer.Exit(INTERRUPTED)
-    _say_once(f"{out}: {result.steps} steps on {len(found.train)} utterances ({total:.1f} minutes)")
+        say_once(f"{result.left_out} utterances left out: too long, or a transcript with more symbols than frames")
+    _end_if_stopped(finished=result.finished, steps=result.steps)
+    say_once(f"{out}: {result.steps} steps on {len(found.train)} utterances ({total:.1f} minutes)")
 
 
 @app.command()
@@ -229,41 +218,110 @@ def predict(
         for spoken in predict_files(predictor, paths):
             if spoken.prediction is None:
                 reasons.append(spoken.path)
-                _say(f"{spoken.path}: {spoken.reason}")
+                say(f"{spoken.path}: {spoken.reason}")
             yield spoken
 
     with contextlib.nullcontext(sys.stdout) if out is None else out.open("w", encoding="utf-8") as file:
         write_predictions(told(), file, layout=layout)
     if reasons:
-        _say(f"{len(reasons)} of {len(paths)} files could not be used")
+        say(f"{len(reasons)} of {len(paths)} files could not be used")
     if len(reasons) == len(paths):
         raise typer.Exit(USER_ERROR)
 
 
 @app.command()
 def extract(
-    model: Annotated[Path, typer.Argument(help="Model folder.")],
-    source: Annotated[Path, typer.Argument(help="Folder of audio files, or a manifest.")],
-    out: Annotated[Path, typer.Option(help="Parquet file: one row of one vector a clip.")],
-    pooling: Annotated[Literal["mean", "mean+std"], typer.Option(help="How frames become one vector.")] = "mean",
-    layer: Annotated[int, typer.Option(help="Which hidden state: 0 is the Transformer's input, -1 its output.")] = -1,
+    model: Annotated[str, typer.Argument(help="Model folder, file, or name: a run, hf:org/name, torchaudio:BUNDLE.")],
+    source: Annotated[str, typer.Argument(help="Folder, manifest, file, glob, address; - reads paths from stdin.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help=".parquet, .npz, .h5, .zarr; without one a tree of .npy.")],
+    pooling: Annotated[
+        Literal["mean", "mean+std", "none"], typer.Option(help="How frames become a vector; none: every frame.")
+    ] = "mean",
+    layer: Annotated[
+        str, typer.Option(help="Hidden state: 0 the Transformer's input, -1 its output; mean, mix or all of them.")
+    ] = "-1",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or several by commas.")] = "auto",
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "int8", "auto"],
+        typer.Option(help="Of the arithmetic; auto: bfloat16 where the machine has it and the first batch agrees."),
+    ] = "float32",
+    memory: Annotated[
+        str, typer.Option(help="For audio and batches, beside program and weights: 500MB, 2GB …")
+    ] = "2GB",
+    threads: Annotated[int | None, typer.Option(min=1, help="That decode [default: one a core].")] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the encoder first; for long runs.")] = False,
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="ray: on all machines of a Ray cluster.")] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help="Of Ray [default: as many as fit].")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="End with code 4 when a clip could not be used.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The counts as one JSON object on stdout.")] = False,
 ) -> None:
-    """Turn a folder of audio into one Parquet file of vectors."""
+    """Turn recordings into vectors. A run that was killed goes on where it was; bad files stop nothing."""
     from speechssl.embed.extract import extract as run
+    from speechssl.embed.resources import read_bytes
+    from speechssl.embed.summary import summary, told_by
 
-    with _bars() as bar:
-        update = bar("embedding")
+    with bars() as bar:
         report = run(
             model,
             source,
             out,
             pooling=pooling,
-            layer=layer,
-            progress=lambda now: update(now.files, now.total_files),
+            layer=_layer(layer),
+            device=device,
+            dtype=dtype,
+            memory=read_bytes(memory),
+            threads=threads,
+            compile=compiled,
+            engine=engine,
+            workers=workers,
+            progress=told_by(bar("embedding")),
         )
-    _say(f"{out}: {report.written} vectors of {report.dim} numbers, {report.seconds / 3600:.2f} h of audio")
-    if report.errors:
-        _say(f"{report.failed} clips could not be used; each one is in {report.errors}")
+    for line in summary(report, out):
+        say(line)
+    if as_json:
+        _put_json(report)
+    if strict and report.failed:
+        raise typer.Exit(BAD_FILES)
+
+
+@app.command("import")
+def import_(
+    name: Annotated[str, typer.Argument(help="hf:org/name, a Hugging Face folder, a fairseq .pt, torchaudio:BUNDLE.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
+    replace: Annotated[bool, typer.Option("--replace", help="Even where there is a model already.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="What was imported as one JSON object on stdout.")] = False,
+) -> None:
+    """Make a model folder of somebody else's checkpoint."""
+    from speechssl.interop.sources import import_model
+
+    found = import_model(name, out, replace=replace)
+    objective = "with its pretraining objective" if found.objective else "encoder only"
+    say(f"{found.folder}: {found.kind}, {objective}")
+    if found.left_out:
+        say(f"left out: {', '.join(found.left_out)}")
+    if as_json:
+        _put_json(found)
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for huggingface, .pt for torchaudio, .onnx.")],
+    to: Annotated[Literal["huggingface", "torchaudio", "onnx"], typer.Option(help="For whom.")] = "huggingface",
+    encoder_only: Annotated[bool, typer.Option("--encoder-only", help="Without head or objective.")] = False,
+    hidden_states: Annotated[bool, typer.Option("--hidden-states", help="ONNX: give all layers too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="What was written as one JSON object on stdout.")] = False,
+) -> None:
+    """Write a model for transformers, torchaudio or ONNX runtimes."""
+    from speechssl.interop.export import export_model
+
+    report = export_model(model, out, to=to, encoder_only=encoder_only, hidden_states=hidden_states)
+    checked = "" if report.max_error is None else f", at most {report.max_error:.1e} from the model here"
+    say(f"{report.path}: {report.kind} for {report.to}, {report.size / 2**20:.1f} MiB{checked}")
+    for note in report.notes:
+        say(note)
+    if as_json:
+        _put_json(report)
 
 
 @app.command()
@@ -315,10 +373,9 @@ def emotion(
     from speechssl.experiments.contenders import DEFAULT
     from speechssl.experiments.emotion import label_efficiency
     from speechssl.scoring.shots import read_shots
-    from speechssl.train.health import HealthError
 
     chosen = DEFAULT if contenders is None else tuple(each.strip() for each in contenders.split(","))
-    try:
+    with _health_told():
         label_efficiency(
             corpus,
             encoder,
@@ -330,9 +387,6 @@ def emotion(
             test_limit=test_limit,
             command=_spoken.get(),
         )
-    except HealthError as error:
-        _say(f"speechssl: {error}")
-        raise typer.Exit(HEALTH_ERROR) from None
 
 
 @app.command()
@@ -351,10 +405,10 @@ def compare(
 
     found = run(a, b, contender_a=contender_a, contender_b=contender_b)
     if as_json:
-        _put(json.dumps([asdict(each) for each in found]))
+        put(json.dumps([asdict(each) for each in found]))
         return
     for each in found:
-        _put(each.line())
+        put(each.line())
 
 
 @app.command()
@@ -396,19 +450,20 @@ def asr(
         )
         for without in (False, True)
     )
-    recognise(
-        corpus,
-        encoder,
-        out,
-        division=division,
-        config=AsrConfig(order=order, beam_size=beam, rounds=rounds, keep=keep, scratch=scratch),
-        pretrained=pretrained,
-        scratch=fresh,
-        lm_text=lm_text,
-        command=_spoken.get(),
-        say=_say,
-    )
-    _say(f"{out}: results.json, and model folders that `speechssl predict` takes")
+    with _health_told():
+        recognise(
+            corpus,
+            encoder,
+            out,
+            division=division,
+            config=AsrConfig(order=order, beam_size=beam, rounds=rounds, keep=keep, scratch=scratch),
+            pretrained=pretrained,
+            scratch=fresh,
+            lm_text=lm_text,
+            command=_spoken.get(),
+            say=say,
+        )
+    say(f"{out}: results.json, and model folders that `speechssl predict` takes")
 
 
 @app.command()
@@ -425,7 +480,7 @@ def report(
         from speechssl.report.html import write_report
 
         write_report(run, out)
-    _say(f"report: {out}")
+    say(f"report: {out}")
 
 
 @app.command()
@@ -442,11 +497,29 @@ def info(
 
     found = facts(target)
     if as_json:
-        _put(json.dumps(found, default=str))
+        put(json.dumps(found, default=str))
         return
     width = max(len(name) for name in found) + 1
     for name, value in found.items():
-        _put(f"{name.replace('_', ' '):{width}} {_plain(value)}")
+        put(f"{name.replace('_', ' '):{width}} {plain(value)}")
+
+
+def _layer(words: str) -> "int | Literal['mean', 'mix', 'all']":
+    """A layer's number or name."""
+    from speechssl.config import UserError
+
+    if words in ("mean", "mix", "all"):
+        return words
+    if words.removeprefix("-").isdecimal():
+        return int(words)
+    raise UserError(f"--layer {words}: a number, or mean, mix or all")
+
+
+def _put_json(found: "DataclassInstance") -> None:
+    import json
+    from dataclasses import asdict
+
+    put(json.dumps(asdict(found), default=str))
 
 
 def _counts(text: str) -> list[int]:
@@ -459,7 +532,22 @@ def _counts(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-# Speaking
+@contextlib.contextmanager
+def _health_told() -> Generator[None]:
+    """A run that was stopped for its health ends with the advice in one line."""
+    from speechssl.train.health import HealthError
+
+    try:
+        yield
+    except HealthError as error:
+        say_once(f"speechssl: {error}")
+        raise typer.Exit(HEALTH_ERROR) from None
+
+
+def _end_if_stopped(*, finished: bool, steps: int) -> None:
+    if not finished:
+        say_once(f"stopped at step {steps}; the same command goes on from there")
+        raise typer.Exit(INTERRUPTED)
 
 
 def _say_packed(report: "PackReport", out: Path) -> None:
@@ -468,79 +556,18 @@ def _say_packed(report: "PackReport", out: Path) -> None:
 
     from speechssl.data.manifest import Reject
 
-    _say(f"{out}: {report.accepted} utterances accepted, {report.rejected} rejected, {report.seconds / 3600:.2f} h")
+    say(f"{out}: {report.accepted} utterances accepted, {report.rejected} rejected, {report.seconds / 3600:.2f} h")
     if report.upsampled:
-        _say(f"{report.upsampled} files are below 16 kHz and were resampled; they have nothing above half their rate.")
+        say(f"{report.upsampled} files are below 16 kHz and were resampled; they have nothing above half their rate.")
     if report.rejected:
         lines = (out / "rejects.jsonl").read_text(encoding="utf-8").splitlines()
         reasons = Counter(Reject.model_validate_json(line).reason for line in lines)
         for reason, count in reasons.most_common(3):
-            _say(f"  {count} x {reason}")
-        _say(f"  each one is in {out / 'rejects.jsonl'}")
-
-
-@contextlib.contextmanager
-def _bars() -> Generator[Callable[[str], Callable[[int, int | None], None]]]:
-    """Progress on stderr: `bar(what)` gives a function to call with how much is done, and of how much if that is known.
-
-    A live bar on a terminal, a plain line now and then anywhere else.
-    """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    times = (TimeElapsedColumn(), TimeRemainingColumn())
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times)
-    last = time.monotonic()
-
-    def bar(what: str) -> Callable[[int, int | None], None]:
-        task = progress.add_task(what, total=None)
-
-        def update(done: int, total: int | None) -> None:
-            nonlocal last
-            progress.update(task, completed=done, total=total)
-            if progress.disable and time.monotonic() - last > PLAIN_EVERY:
-                _say(f"{what}: {done}" + (f" of {total}" if total else ""))
-                last = time.monotonic()
-
-        return update
-
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield bar
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(each)}" for key, each in value.items()) or "-"
-    if isinstance(value, list | tuple):
-        return ", ".join(_plain(each) for each in value) or "-"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return "-" if value in (None, "") else str(value)
-
-
-def _put(line: str) -> None:
-    print(line)  # noqa: T201 -- what was asked for
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)  # noqa: T201 -- the command's own voice
-
-
-def _say_once(line: str) -> None:
-    """For what every process of a torchrun launch ends with."""
-    if os.environ.get("RANK", "0") == "0":
-        _say(line)
+            say(f"  {count} x {reason}")
+        say(f"  each one is in {out / 'rejects.jsonl'}")
 
 
 def _say_error(message: str) -> int:
     # "Value error, " is how pydantic, inside typer, begins what an option may not be.
-    _say(f"speechssl: {' '.join(message.replace('Value error, ', '').split())}")
+    say(f"speechssl: {' '.join(message.replace('Value error, ', '').split())}")
     return USER_ERROR

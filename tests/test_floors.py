@@ -1,10 +1,11 @@
 """The floors of the house: a file imports from its own folder and from lower floors only.
 
-    5  cli.py  info.py  __main__.py       (cli imports info)
+    6  cli.py  info.py  __main__.py       (cli imports info)
+    5  experiments/  hear.py
     4  train/  embed/  report/            (none imports another)
     3  models/  objectives/  interop/     (objectives and interop import models)
     2  data/  nn/  scoring/               (none imports another)
-    1  config.py  audio.py  text.py
+    1  config.py  containers.py  audio.py  terminal.py  text.py
 
 `speechssl/__init__.py` stands outside: it names what it loads lazily.
 """
@@ -20,11 +21,11 @@ import speechssl
 PACKAGE = Path(speechssl.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 FLOORS = {
-    1: {"config", "containers", "audio", "text"},
+    1: {"config", "containers", "audio", "terminal", "text"},
     2: {"data", "nn", "scoring"},
     3: {"models", "objectives", "interop"},
     4: {"train", "embed", "report"},
-    5: {"experiments"},
+    5: {"experiments", "hear"},
     6: {"cli", "info", "__main__"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
@@ -39,8 +40,18 @@ NEIGHBOURS = {
 }
 # Slow to import, or bound to one version of torch: only inside the functions that use them.
 LAZY = {"torchaudio", "librosa", "matplotlib", "sklearn", "jiwer", "kenlm", "flashlight"}
+# A class needs its base when it is made; the file itself is loaded when it is first asked for.
+EARLY = {"speechssl.embed.estimator": {"sklearn"}}
 # What starts at once must not pull in torch.
-WITHOUT_TORCH = ["__main__.py", "cli.py", "config.py", "audio.py", "data/__init__.py", "data/manifest.py"]
+WITHOUT_TORCH = [
+    "__main__.py",
+    "cli.py",
+    "config.py",
+    "terminal.py",
+    "audio.py",
+    "data/__init__.py",
+    "data/manifest.py",
+]
 
 
 def room_of(module: str) -> str:
@@ -109,7 +120,7 @@ def test_file(path: Path) -> None:
     assert wrong_floor(module, imports(tree, module, is_package=is_package)) == []
     stars = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.names[0].name == "*"]
     assert stars == []
-    assert early_imports(tree, module, is_package=is_package) & LAZY == set()
+    assert early_imports(tree, module, is_package=is_package) & LAZY == EARLY.get(module, set())
 
 
 @pytest.mark.parametrize(

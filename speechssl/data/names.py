@@ -26,6 +26,15 @@ def utterance_ids(utterances: Sequence[Utterance]) -> list[str]:
     ]
 
 
+def place_of(utterance: Utterance) -> str:
+    """File and offset: what tells whether two utterances are the same stretch of sound.
+
+    >>> place_of(Utterance(audio="/a/b.wav", offset=2.5, duration=1.0))
+    '/a/b.wav@2.5'
+    """
+    return f"{utterance.audio}@{utterance.offset:g}"
+
+
 def is_synthetic(store: WaveformStore) -> bool:
     """Whether a machine made (some of) the speech."""
     return any(bool(item.extras.get("synthetic")) for item in store.utterances)

@@ -1,6 +1,7 @@
 """What an extraction may use: devices, memory, threads."""
 
 import os
+import re
 import resource
 import sys
 from dataclasses import dataclass
@@ -47,6 +48,21 @@ def devices_of(device: str) -> list[torch.device]:
     if device == "auto" and torch.cuda.device_count() > 1:
         return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
     return [device_of(each.strip()) for each in device.split(",")]
+
+
+def read_bytes(words: str) -> int:
+    """A number of bytes as people write it: `500MB`, `2GB`, `1.5 GiB`; M and G are powers of 1024 either way.
+
+    Raises:
+        UserError: not such a number.
+
+    >>> read_bytes("2GB") == DEFAULT_MEMORY, read_bytes("0.5 MiB")
+    (True, 524288)
+    """
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmg])i?b?\s*", words, re.IGNORECASE)
+    if match is None:
+        raise UserError(f"memory {words!r}: a number with a unit, for example 500MB or 2GB")
+    return int(float(match[1]) * 1024 ** ("kmg".index(match[2].lower()) + 1))
 
 
 def divide(memory: int, config: EncoderConfig, devices: list[torch.device], *, threads: int | None = None) -> Resources:

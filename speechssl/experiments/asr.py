@@ -29,7 +29,7 @@ from speechssl.models.storage import load_encoder, model_hash, read_model_config
 from speechssl.scoring.decode import BeamDecoder, DecoderConfig, greedy
 from speechssl.scoring.items import items_path, write_items
 from speechssl.scoring.results import ResultRow, write_results
-from speechssl.scoring.tuning import tune
+from speechssl.scoring.tuning import rates, tune
 from speechssl.scoring.wer import error_rate
 from speechssl.text import Vocabulary
 from speechssl.train.finetune import FinetuneResult, finetune
@@ -38,6 +38,7 @@ from speechssl.train.self_training import pseudo_label, student
 
 FINE_TUNED, SCRATCH, SELF_TRAINED = "fine-tuned", "from scratch", "self-trained"
 GREEDY, NGRAM = "greedy", "n-gram"
+_TOLD = "weights, trials, greedy"  # what decoder.json holds; a file that holds less is made anew
 _CHUNK = 64  # utterances whose waveforms are held at once
 
 Emissions = list[Float32[np.ndarray, "frames symbols"]]
@@ -189,21 +190,22 @@ class _Run:
     def _pseudo_labels(self, name: str, teacher: str) -> list[Example]:
         """A teacher's transcripts, kept in a file: a student that goes on must learn from the same ones."""
         path, folder = self.out / f"pseudo-{name.replace(' ', '-')}.json", self.folder(teacher)
-        decoder = decoder_config(folder).model_dump() if self.beam else None
+        search = self._labelling_decoder(name, teacher) if self.beam else None
         sides = [[each.index for each in side] for side in (self.division.unlabelled, self.division.labelled)]
-        key = digest([model_hash(folder), decoder, self.beam and self.ngrams.key, self.config.keep, sides])
+        decoder = search and [search.model_dump(), self.ngrams.key]
+        key = digest([model_hash(folder), decoder, self.config.keep, sides])
         if path.exists():
             known = json.loads(path.read_text(encoding="utf-8"))
             if known["key"] == key:
                 return [Example(index, text) for index, text in known["labels"]]
         model = _load(folder)
-        parts = self.ngrams.parts() if self.beam else [(None, self.division.unlabelled)]
+        parts = self.ngrams.parts() if search else [(None, self.division.unlabelled)]
         kept: list[Example] = []
         thresholds: list[float] = []
         for lm, examples in parts:
             indices = [example.index for example in examples]
-            search = None if lm is None else BeamDecoder(self.vocabulary, config=decoder_config(folder), lm=lm)
-            found = pseudo_label(model, self.store, indices, decoder=search, keep=self.config.keep)
+            beam = BeamDecoder(self.vocabulary, config=search, lm=lm) if search else None
+            found = pseudo_label(model, self.store, indices, decoder=beam, keep=self.config.keep)
             kept += found.examples
             thresholds.append(found.threshold)
         if kept:
@@ -214,6 +216,19 @@ class _Run:
         labels = [[example.index, example.target] for example in kept]
         write_atomic(path, json.dumps({"key": key, "labels": labels}, ensure_ascii=False).encode())
         return kept
+
+    def _labelling_decoder(self, name: str, teacher: str) -> DecoderConfig | None:
+        """The teacher's decoder, or None: greedy, where that gets more characters of the development side right.
+
+        An n-gram writes whole words of its own. From a weak teacher they are mostly wrong ones, where the letters were
+        half right; and the student learns letters. Likhomanenko et al. 2020 (arXiv 2010.11524) label without one, too.
+        """
+        folder = self.folder(teacher)
+        tuned = json.loads((folder / DECODER).read_text(encoding="utf-8"))
+        beam, alone = tuned["chosen"]["cer"], tuned["greedy"]["cer"]
+        best = NGRAM if beam < alone else GREEDY
+        self.say(f"{name}: {teacher} writes {best}: development CER {beam:.3f} with the n-gram, {alone:.3f} greedy")
+        return decoder_config(folder) if best == NGRAM else None
 
     def _scored(self, name: str, result: FinetuneResult) -> list[Scores]:
         """Greedy, and with the n-gram whose weights are tuned on the development side alone."""
@@ -247,16 +262,25 @@ class _Run:
         # Every trial decodes all of them. Drawn, for those of one speaker stand side by side.
         order = np.random.default_rng(0).permutation(len(self.division.dev))[: self.config.tune_limit]
         chosen = [self.division.dev[place] for place in sorted(order.tolist())]
-        known = [model_hash(folder), self.ngrams.key, self.config.beam_size, [each.index for each in chosen]]
+        known = [
+            _TOLD,
+            model_hash(folder),
+            self.ngrams.key,
+            self.config.beam_size,
+            [each.index for each in chosen],
+        ]
         key = digest(known)
         if path.exists() and json.loads(path.read_text(encoding="utf-8")).get("key") == key:
             return decoder_config(folder)
         decoder = BeamDecoder(model.vocabulary, config=DecoderConfig(beam_size=self.config.beam_size), lm=lm)
-        tuning = tune(self._emissions(model, chosen), [each.target for each in chosen], decoder=decoder, limit=None)
+        heard, said = self._emissions(model, chosen), [each.target for each in chosen]
+        tuning = tune(heard, said, decoder=decoder, limit=None)
         content = {
             "config": tuning.config.model_dump(mode="json"),
             "key": key,
             "utterances": len(chosen),
+            "chosen": vars(tuning.chosen),
+            "greedy": rates(said, [greedy(rows, model.vocabulary) for rows in heard]),
             "trials": [vars(trial) for trial in tuning.trials],
         }
         path.unlink(missing_ok=True)  # never another n-gram's weights beside this one

@@ -9,7 +9,6 @@ The run folder holds `cells/` (one file a contender, level and draw; a killed ru
 """
 
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -47,6 +46,7 @@ from speechssl.scoring.classification import uar
 from speechssl.scoring.items import items_path, write_items
 from speechssl.scoring.results import ResultRow, plain, write_results
 from speechssl.scoring.shots import ALL, Draw, FewLabels, few_labels
+from speechssl.terminal import say
 
 _VERSION = 1  # of what a cell's answers depend on beyond its settings; raised when the code gives other answers
 
@@ -106,7 +106,7 @@ def label_efficiency(
     load_encoder(encoder)  # an encoder that cannot be read is told before anything is computed
     task = _task(store, shots=shots, draws=draws, folds=folds, test_limit=test_limit)
     for note in task.notes:
-        _say(note)
+        say(note)
     run = _Run(
         store=store,
         task=task,
@@ -180,9 +180,9 @@ class _Run:
                 todo.append(place)
                 stale += kept is not None
         if cells:
-            _say(f"{len(cells)} of {len(places)} cells are there already")
+            say(f"{len(cells)} of {len(places)} cells are there already")
         if stale:
-            _say(f"{stale} cells in {self.folder} are of other settings, another model or corpus; computed anew")
+            say(f"{stale} cells in {self.folder} are of other settings, another model or corpus; computed anew")
         for number, place in enumerate(todo):
             cell = self._compute(place, bank)
             write_cell(self.folder, cell)
@@ -190,7 +190,7 @@ class _Run:
             self._note(cell)
             left = self._left(todo[number + 1 :])
             score = plain(uar(self._truth(place), cell.predicted))
-            _say(f"{len(cells)}/{len(places)} {place}: UAR {score} ({cell.seconds:.0f} s){left}")
+            say(f"{len(cells)}/{len(places)} {place}: UAR {score} ({cell.seconds:.0f} s){left}")
         for leftover in self.folder.glob("training-*"):  # of trainings that were cut off and are no longer asked for
             shutil.rmtree(leftover)
         return cells
@@ -279,7 +279,3 @@ class _Run:
             else f"{seconds / 3600:.1f} h"
         )
         return f"; about {words} left"
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 -- words go to stderr

@@ -5,7 +5,6 @@ model that knows the voice. Speakers are known by their names in a manifest, so 
 another person; whoever knows that it is says so.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from speechssl.config import UserError, digest
-from speechssl.data.names import is_synthetic, utterance_ids
+from speechssl.data.names import is_synthetic, place_of, utterance_ids
 from speechssl.data.utterance import Utterance
 from speechssl.data.waveforms import WaveformStore
 from speechssl.experiments.evaluate_recogniser import evaluate_recogniser, transcribed
@@ -23,6 +22,7 @@ from speechssl.models.storage import model_hash, read_model_config
 from speechssl.scoring.classification import METRICS, bootstrap_interval
 from speechssl.scoring.items import Answers, items_path, write_items
 from speechssl.scoring.results import ResultRow, write_results
+from speechssl.terminal import say
 
 TASK = "classification"
 
@@ -85,7 +85,7 @@ def refuse_trained_speakers(
     training = config.get("training", {})
     heard = set(training.get("audio", ()))
     items = [store.utterances[i] for i in chosen]
-    repeated = sorted(name for name in (f"{item.audio}@{item.offset:g}" for item in items) if name in heard)
+    repeated = sorted(heard.intersection(map(place_of, items)))
     if repeated:
         raise UserError(f"{store.folder}: {len(repeated)} test utterances were trained on, the first is {repeated[0]}")
     shared = sorted({item.speaker for item in items if item.speaker is not None} & set(training.get("speakers", ())))
@@ -155,7 +155,7 @@ def _evaluate_classifier(
     write_items(items_path(out), [answers])
     write_results(rows, out)
     for row in rows:
-        _say(f"{row.metric} {row.value:.3f} [{row.low:.3f}, {row.high:.3f}] on {row.n} utterances, {rule}")
+        say(f"{row.metric} {row.value:.3f} [{row.low:.3f}, {row.high:.3f}] on {row.n} utterances, {rule}")
     return rows
 
 
@@ -172,7 +172,7 @@ def _labelled(store: WaveformStore, *, split: str | None, classes: Sequence[str]
             f"the corpus has {', '.join(labels[:10]) or 'none'}"
         )
     if len(known) < len(wanted):
-        _say(f"{len(wanted) - len(known)} utterances left out: the model does not know their labels")
+        say(f"{len(wanted) - len(known)} utterances left out: the model does not know their labels")
     return known
 
 
@@ -184,7 +184,3 @@ def _groups(items: Sequence[Utterance], ids: Sequence[str]) -> tuple[list[str], 
     if len(items) < 2:
         raise UserError("an interval needs at least 2 test utterances")
     return list(ids), "utterances the model was not trained on, interval by utterance"
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 -- words go to stderr

@@ -1,6 +1,5 @@
 """A fine-tuned recogniser scored on a prepared corpus whose speakers it was not trained on."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from speechssl.models.storage import model_hash
 from speechssl.scoring.items import Answers, items_path, write_items
 from speechssl.scoring.results import ResultRow, write_results
 from speechssl.scoring.wer import EditCounts, Unit, count_errors, error_rate
+from speechssl.terminal import say
 from speechssl.text import normalize_transcript
 
 TASK = "recognition"
@@ -68,7 +68,7 @@ def evaluate_recogniser(
     write_items(items_path(out), answers)
     write_results(rows, out)
     for row in rows:
-        _say(f"{row.metric}, {row.probe}: {row.value:.3f} [{row.low:.3f}, {row.high:.3f}] on {row.n} utterances")
+        say(f"{row.metric}, {row.probe}: {row.value:.3f} [{row.low:.3f}, {row.high:.3f}] on {row.n} utterances")
     return rows
 
 
@@ -136,7 +136,3 @@ def _row(
         split_hash=digest(sorted(ids)),
         model_hash=model_hash(model),
     )
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 -- words go to stderr

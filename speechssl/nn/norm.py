@@ -20,7 +20,7 @@ class LayerNorm(nn.LayerNorm):
         [[-1.0, -1.0, 1.0, 1.0]]
     """
 
-    def forward(self, input: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:  # noqa: A002 (torch's name)
+    def forward(self, input: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:  # noqa: A002 -- torch's own name, by which it may be called
         """Zero mean and unit variance of each row, then scale and shift; the type of the input."""
         if input.device.type != "cpu" or input.dtype != torch.bfloat16 or not torch.is_grad_enabled():
             return super().forward(input)

@@ -150,9 +150,13 @@ def make_task(
 
 
 def refuse_leak(
-    train: Int[np.ndarray, " trains"], test: Int[np.ndarray, " tests"], *, groups: Sequence[Hashable | None]
+    train: Int[np.ndarray, " trains"],
+    test: Int[np.ndarray, " tests"],
+    *,
+    groups: Sequence[Hashable | None],
+    what: str = "group",
 ) -> None:
-    """Raise when a group (a speaker, say) or an utterance lies on both sides.
+    """Raise when a group (a speaker, say) or an utterance lies on both sides; ``what`` is what a group is called.
 
     Raises:
         ValueError: naming one of the groups.
@@ -164,7 +168,7 @@ def refuse_leak(
     shared = {groups[i] for i in train.tolist()} & {groups[i] for i in test.tolist()}
     if shared:
         example = sorted(str(group) for group in shared)[0]
-        lie = "group lies" if len(shared) == 1 else "groups lie"
+        lie = f"{what} lies" if len(shared) == 1 else f"{what}s lie"
         raise ValueError(f"{len(shared)} {lie} on both the training and the test side, for example {example!r}")
 
 

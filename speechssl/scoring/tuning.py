@@ -36,6 +36,12 @@ class Tuning:
     config: DecoderConfig
     trials: tuple[Trial, ...]
 
+    @property
+    def chosen(self) -> Trial:
+        """The trial with the chosen weights."""
+        weights = (self.config.lm_weight, self.config.word_score)
+        return next(trial for trial in self.trials if (trial.lm_weight, trial.word_score) == weights)
+
 
 def tune(
     emissions: Sequence[Float[np.ndarray, "_ symbols"]],
@@ -125,10 +131,20 @@ def _try(
 ) -> Trial:
     search = decoder.with_config(_weighted(decoder.config, weights))
     texts = [search.decode(each).text for each in emissions]
-    words = count_errors(references, texts)
-    characters = count_errors(references, texts, unit="character")
+    found = rates(references, texts)
+    return Trial(lm_weight=weights[0], word_score=weights[1], wer=found["wer"], cer=found["cer"])
+
+
+def rates(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, float]:
+    """Errors over reference words (`wer`) and characters (`cer`) of all utterances.
+
+    >>> rates(["a cat", "a dog"], ["a cat", "a dot"])
+    {'wer': 0.25, 'cer': 0.1}
+    """
+    words = count_errors(references, hypotheses)
+    characters = count_errors(references, hypotheses, unit="character")
     wer, cer = (sum(e.errors for e in counts) / sum(e.words for e in counts) for counts in (words, characters))
-    return Trial(lm_weight=weights[0], word_score=weights[1], wer=wer, cer=cer)
+    return {"wer": wer, "cer": cer}
 
 
 def _weighted(config: DecoderConfig, weights: tuple[float, float]) -> DecoderConfig:

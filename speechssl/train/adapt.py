@@ -1,9 +1,9 @@
 """Going on from a pretrained model with other audio: what is carried over, and what must not start again.
 
-Continued pretraining collapses easily (fairseq issue 3834): a fresh quantizer sends noise into a trained encoder, a
-Gumbel temperature of 2 makes the codes random again, and a full learning rate forgets in the first hundred updates. So
-quantizer and projections are carried over, the temperature stays where the first run left it, and the rate is a part of
-the first run's, with a longer warm-up.
+Continued pretraining collapses easily, as users of fairseq report who went on from its released models: a fresh
+quantizer sends noise into a trained encoder, a Gumbel temperature of 2 makes the codes random again, and a full
+learning rate forgets in the first hundred updates. So quantizer and projections are carried over, the temperature stays
+where the first run left it, and the rate is a part of the first run's, with a longer warm-up.
 """
 
 import json

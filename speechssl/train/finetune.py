@@ -20,6 +20,7 @@ from speechssl import __version__
 from speechssl.audio import seconds_to_samples
 from speechssl.config import UserError, digest
 from speechssl.data.labelled import Example, LabelledBatch, LabelledBatches
+from speechssl.data.names import place_of
 from speechssl.data.waveforms import WaveformStore
 from speechssl.models.classifier import Classifier, LogMelClassifier
 from speechssl.models.ctc import CTCModel, frames_needed
@@ -297,7 +298,7 @@ def _saver(
             "utterances": len(items),
             "minutes": round(sum(item.duration for item in items) / 60, 2),
             "speakers": sorted({item.speaker for item in items if item.speaker is not None}),
-            "audio": sorted(f"{item.audio}@{item.offset:g}" for item in items),
+            "audio": sorted(place_of(item) for item in items),
         }
         provenance = {
             "speechssl": __version__,

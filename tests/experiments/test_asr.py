@@ -102,6 +102,25 @@ def test_everything_is_written(finished):
 
 
 @needs_beam
+@pytest.mark.parametrize(("greedy_cer", "written"), [(1.0, "ab"), (0.0, "ba")])
+def test_a_teacher_labels_in_the_way_that_gets_more_characters_right(
+    greedy_cer, written, prepared, encoder, finished, tmp_path, monkeypatch
+):
+    out = tmp_path / "again"
+    shutil.copytree(finished[0], out)
+    told = json.loads((out / "models" / "fine-tuned" / "decoder.json").read_text())
+    told["chosen"]["cer"], told["greedy"]["cer"] = 0.5, greedy_cer
+    (out / "models" / "fine-tuned" / "decoder.json").write_text(json.dumps(told))
+    (out / "pseudo-self-trained.json").unlink()
+    monkeypatch.setattr("speechssl.train.self_training.greedy", lambda *_: "ba")
+    monkeypatch.setattr("speechssl.scoring.decode.BeamDecoder.decode", lambda *_: _Read("ab"))
+    run(prepared, encoder, out)
+    labels = json.loads((out / "pseudo-self-trained.json").read_text())["labels"]
+    assert labels
+    assert {text for _, text in labels} == {written}
+
+
+@needs_beam
 def test_a_second_call_trains_nothing_and_tells_the_same(prepared, encoder, finished, tmp_path, monkeypatch):
     out = tmp_path / "again"
     shutil.copytree(finished[0], out)

@@ -8,6 +8,7 @@ import pytest
 from speechssl import cli
 from speechssl.scoring.decode import beam_search_installed
 from speechssl.scoring.results import read_results
+from speechssl.train.health import HealthError
 
 from .asr_toys import micro_model, spoken_corpus
 
@@ -47,6 +48,18 @@ def test_classes(told):
     }
     assert "trained on" in told("evaluate tone prepared --out tone.json", code=2).err
     assert "±.00" in told("compare tone.json tone.json").out or "0.000" in told("compare tone.json tone.json").out
+
+
+@pytest.mark.parametrize("run", ["asr.recognise", "emotion.label_efficiency"])
+def test_an_experiment_stopped_for_its_health_ends_with_the_advice(run, told, monkeypatch):
+    def stops(*_: object, **__: object) -> None:
+        raise HealthError("not learning", step=5, evidence="loss 4.6")
+
+    monkeypatch.setattr(f"speechssl.experiments.{run}", stops)
+    verb = run.partition(".")[0]
+    amount = "--minutes 0.1" if verb == "asr" else "--shots 2"
+    said = told(f"{verb} prepared --encoder encoder --out stopped {amount}", code=3).err
+    assert "speechssl: step 5: not learning (loss 4.6)" in said
 
 
 def test_emotion(told):

@@ -68,7 +68,7 @@ class Settings(Config):
     speakers: Annotated[tuple[Speaker, ...], pydantic.Field(min_length=1)] = ("bdl", "slt")
 
 
-def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 (frozen)
+def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 -- settings are frozen
     """Find, unpack or fetch the voices, at once; then yield their utterances by speaker and sentence.
 
     Args:

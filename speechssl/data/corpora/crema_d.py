@@ -65,7 +65,7 @@ class Settings(Config):
     """The corpus has no options."""
 
 
-def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: ARG001, B008 (frozen)
+def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: ARG001, B008 -- every corpus is called with settings; they are frozen
     """Yield the recordings by name.
 
     Args:

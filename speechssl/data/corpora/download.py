@@ -155,9 +155,9 @@ def _extract_zip(archive: Path, folder: Path, *, console: rich.console.Console) 
         zipfile.BadZipFile,
         EOFError,
         zlib.error,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:  # the last: encrypted
+        NotImplementedError,  # a compression that Python does not know
+        RuntimeError,  # encrypted
+    ) as error:
         raise UserError(f"{archive}: not a whole zip archive ({error}); delete it and try again") from None
     except OSError as error:
         raise UserError(f"{archive}: cannot be unpacked: {error.strerror or error}") from None

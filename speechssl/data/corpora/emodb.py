@@ -72,7 +72,7 @@ class Settings(Config):
     classes: Literal["four", "all"] = "four"
 
 
-def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 (frozen)
+def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 -- settings are frozen
     """Find, unpack or fetch the recordings, at once; then yield them by name.
 
     Args:

@@ -91,7 +91,7 @@ class Plan(Config):
     manner: Manner
 
 
-def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 (frozen)
+def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 -- settings are frozen
     """Synthesise what is not there yet and yield every utterance in order.
 
     Args:

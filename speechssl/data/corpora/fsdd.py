@@ -47,7 +47,7 @@ class Settings(Config):
     """The corpus has no options."""
 
 
-def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: ARG001, B008 (frozen)
+def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: ARG001, B008 -- every corpus is called with settings; they are frozen
     """Fetch the archive when it is not there yet, at once; then yield its utterances by speaker, digit and index.
 
     Args:

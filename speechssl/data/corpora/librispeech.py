@@ -99,7 +99,7 @@ class Settings(Config):
     subsets: Annotated[tuple[Subset, ...], pydantic.Field(min_length=1)] = ("train-clean-100",)
 
 
-def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 (frozen)
+def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 -- settings are frozen
     """Fetch the subsets that are not there yet, at once; then yield their utterances, sorted by path.
 
     Args:

@@ -47,7 +47,7 @@ class Settings(Config):
     """The corpus has no options."""
 
 
-def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: ARG001, B008 (frozen)
+def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: ARG001, B008 -- every corpus is called with settings; they are frozen
     """Find, unpack or fetch the recordings, at once; then yield them by name.
 
     Args:

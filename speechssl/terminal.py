@@ -1,0 +1,86 @@
+"""How the command speaks: words and progress on stderr, what was asked for on stdout."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Generator
+from typing import Protocol
+
+PLAIN_EVERY = 15.0  # seconds between lines of progress where there is no terminal
+
+
+class Update(Protocol):
+    """What moves a bar on: how much is done, of how much where that is known, and a remark."""
+
+    def __call__(self, done: int, total: int | None, remark: str = "") -> None:
+        """Move it."""
+
+
+@contextlib.contextmanager
+def bars() -> Generator[Callable[[str], Update]]:
+    """Progress on stderr: `bar(what)` gives a function to call with how much is done, and of how much if that is known.
+
+    A live bar on a terminal, a plain line now and then anywhere else.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times)
+    last = time.monotonic()
+
+    def bar(what: str) -> Update:
+        task = progress.add_task(what, total=None)
+
+        def update(done: int, total: int | None, remark: str = "") -> None:
+            nonlocal last
+            words = f"{what}, {remark}" if remark else what
+            progress.update(task, completed=done, total=total, description=words)
+            if progress.disable and time.monotonic() - last > PLAIN_EVERY:
+                say(f"{words}: {done}" + (f" of {total}" if total else ""))
+                last = time.monotonic()
+
+        return update
+
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        yield bar
+
+
+def plain(value: object) -> str:
+    """A value of any kind as a person reads it.
+
+    >>> plain({"hours": 1.5, "labels": ["sad", "glad"], "text": None})
+    'hours 1.5, labels sad, glad, text -'
+    """
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {plain(each)}" for key, each in value.items()) or "-"
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(each) for each in value) or "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "-" if value in (None, "") else str(value)
+
+
+def put(line: str) -> None:
+    """A line of what was asked for, on stdout."""
+    print(line)  # noqa: T201 -- machines read it
+
+
+def say(line: str) -> None:
+    """A line on stderr, at once."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 -- the voice of commands and experiments
+
+
+def say_once(line: str) -> None:
+    """For what every process of a torchrun launch ends with."""
+    if os.environ.get("RANK", "0") == "0":
+        say(line)
