@@ -1,4 +1,4 @@
-"""How the command speaks: words and progress on stderr, what was asked for on stdout."""
+"""How commands and experiments speak: words and progress on stderr, what was asked for on stdout."""
 
 import contextlib
 import os
@@ -72,12 +72,12 @@ def plain(value: object) -> str:
 
 def put(line: str) -> None:
     """A line of what was asked for, on stdout."""
-    print(line)  # noqa: T201 -- machines read it
+    print(line)  # noqa: T201 -- stdout is for what was asked for, and this is the one way to it
 
 
 def say(line: str) -> None:
     """A line on stderr, at once."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 -- the voice of commands and experiments
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 -- words go to stderr, and this is the one way to it
 
 
 def say_once(line: str) -> None:

@@ -262,14 +262,8 @@ class _Run:
         # Every trial decodes all of them. Drawn, for those of one speaker stand side by side.
         order = np.random.default_rng(0).permutation(len(self.division.dev))[: self.config.tune_limit]
         chosen = [self.division.dev[place] for place in sorted(order.tolist())]
-        known = [
-            _TOLD,
-            model_hash(folder),
-            self.ngrams.key,
-            self.config.beam_size,
-            [each.index for each in chosen],
-        ]
-        key = digest(known)
+        indices = [each.index for each in chosen]
+        key = digest([_TOLD, model_hash(folder), self.ngrams.key, self.config.beam_size, indices])
         if path.exists() and json.loads(path.read_text(encoding="utf-8")).get("key") == key:
             return decoder_config(folder)
         decoder = BeamDecoder(model.vocabulary, config=DecoderConfig(beam_size=self.config.beam_size), lm=lm)
