@@ -5,11 +5,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Generator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 PLAIN_EVERY = 15.0  # seconds between lines of progress where there is no terminal
 
 
+@runtime_checkable
 class Update(Protocol):
     """What moves a bar on: how much is done, of how much where that is known, and a remark."""
 

@@ -60,7 +60,7 @@ def scan(blocks: Callable[[], Iterable[Block]], path: str) -> LongClip:
 
     >>> clip = scan(lambda: np.split(np.arange(4000, dtype=np.float32), 4), "a.wav")
     >>> clip.num_samples, clip.mean, round(clip.deviation, 3)
-    (4000, 1999.5, 1154.7)
+    (4000, 1999.5, 1154.701)
     """
     count, mean, squares = 0, 0.0, 0.0
     low, high = math.inf, -math.inf
@@ -101,7 +101,7 @@ def windows(blocks: Iterable[Block], num_frames: int, *, hop: int, context: int,
 
     >>> cut = windows([np.zeros(16000, dtype=np.float32)] * 2, 99, hop=320, context=10, step=40)
     >>> [(len(window.samples), window.first, window.last) for window in cut]
-    [(16080, 0, 40), (19280, 10, 50), (9280, 10, 29)]
+    [(16080, 0, 40), (19280, 10, 50), (9600, 10, 29)]
     """
     source = iter(blocks)
     held, held_from = np.zeros(0, dtype=np.float32), 0  # samples of the clip, and where they start in it

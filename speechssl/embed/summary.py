@@ -3,22 +3,15 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 from speechssl.embed.extract import ExtractReport
 from speechssl.embed.progress import Progress
+from speechssl.terminal import Update
 
 _GIB = 2**30
 
 
-class Bar(Protocol):
-    """A progress bar: how many, of how many where that is known, and a remark."""
-
-    def __call__(self, done: int, total: int | None, remark: str = "") -> None:
-        """Move on."""
-
-
-def told_by(bar: Bar) -> Callable[[Progress], None]:
+def told_by(bar: Update) -> Callable[[Progress], None]:
     """A listener that shows files, hours and times real time on a bar.
 
     >>> listener = told_by(lambda done, total, remark="": print(done, total, remark.partition(",")[0]))

@@ -9,6 +9,7 @@ import time
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+import torch
 
 from speechssl.embed import pipeline
 from speechssl.embed.extract import extract
@@ -48,6 +49,16 @@ def killed(arguments, folder, after, rng):
         process.kill()
 
 
+@pytest.fixture
+def one_thread():
+    """Sums are split between threads, and their last bits with them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_a_killed_run_ends_as_if_it_had_not_been(model_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "PART_CLIPS", 2)
     rng = random.Random(0)

@@ -23,7 +23,10 @@ def test_a_corpus_has_what_every_corpus_has(name: str) -> None:
     assert issubclass(module.Settings, Config)
     assert module.Settings() == module.Settings()
     parameters = inspect.signature(module.prepare).parameters
-    assert list(parameters) == ["root", "settings"]
+    assert list(parameters)[:2] == ["root", "settings"]
+    for extra in list(parameters.values())[2:]:
+        assert extra.kind is inspect.Parameter.KEYWORD_ONLY
+        assert extra.default is not inspect.Parameter.empty
     assert parameters["settings"].default == module.Settings()
     for word in ("Story:", "Licence(| and citation):", "(Citation|Licence and citation):"):
         assert re.search(f"^{word} ", module.__doc__, re.MULTILINE), f"{name}: {word} in the head of the module"
