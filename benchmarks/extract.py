@@ -245,7 +245,7 @@ def _transformers(encoder: SpeechEncoder) -> torch.nn.Module:
 def _torchaudio(encoder: SpeechEncoder) -> torch.nn.Module:
     import torchaudio
 
-    model = torchaudio.models.wav2vec2_model(**torchaudio_names.export_config(encoder.config), aux_num_out=None)
+    model = torchaudio.models.wav2vec2_model(**torchaudio_names.export_config(encoder.config))
     model.load_state_dict(torchaudio_names.export_weights(prefixed(encoder)))
     return _Torchaudio(model)
 

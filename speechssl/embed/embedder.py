@@ -26,7 +26,7 @@ from speechssl.config import UserError
 from speechssl.embed.clips import Clip, decoded, is_single, to_waveform
 from speechssl.embed.encoding import Encoding, Layer, Waveform, device_of, learned_mix
 from speechssl.embed.moments import Pooling
-from speechssl.embed.precision import Precision, check_precision, choose, quantized
+from speechssl.embed.precision import Precision, check_precision, choose
 from speechssl.interop.sources import open_source
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.nn.conv import ConvConfig
@@ -85,15 +85,15 @@ class EmbeddingModel:
         check_precision(dtype, self.device)
         self.dtype: Precision = dtype
         self.encoding = Encoding(
-            quantized(encoder) if dtype == "int8" else encoder,
+            encoder,
             device=self.device,
-            dtype="bfloat16" if dtype == "bfloat16" else "float32",
+            dtype="float32" if dtype == "auto" else dtype,
             mix=None if folder is None else learned_mix(folder),
         )
         self._folder = folder
         self._digest = digest
         self._head: Predictor | None = None
-        self.encoder = self.encoding.encoder
+        self.encoder = encoder
         self.layers, self.dim = self.encoding.layers, self.encoding.dim
         self.hop = self.encoding.hop  # samples from one frame to the next
 

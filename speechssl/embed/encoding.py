@@ -1,7 +1,8 @@
 """The encoder at work on checked waveforms: batches by duration, windows of long clips, pooling over frames.
 
-What a clip gives does not depend on the company it is in: padding is masked, and a group-norm encoder, whose result
-padding would change, gets batches of equal length. A clip longer than a window is encoded in overlapping windows; every
+What a clip gives does not depend on the company it is in: padding is masked. Where padding would change the result of
+the convolutions (a group norm), and on a CPU, where it would only cost time, each clip goes through them alone, and the
+Transformer alone sees a padded batch. A clip longer than a window is encoded in overlapping windows; every
 frame then has at least two seconds of context on both sides, and memory stays bounded. What is normalised over a whole
 clip (the waveform, and the first convolution of a group-norm encoder) is so over the whole of a long one too.
 """
@@ -15,15 +16,16 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from speechssl.audio import SAMPLE_RATE, normalize
 from speechssl.config import UserError
 from speechssl.embed.long import LongClip, Window, norm_of_the_whole, scan, windows
 from speechssl.embed.moments import POOLINGS, Moments, Piece, Pooling
-from speechssl.models.encoder import SpeechEncoder
+from speechssl.embed.packing import DType, packed
+from speechssl.models.encoder import EncoderOutput, SpeechEncoder
 from speechssl.models.storage import HEAD, read_tensors
 
-DType = Literal["float32", "bfloat16"]
 Waveform = Float32[np.ndarray, " _"]  # mono samples at 16 kHz; a list of them may differ in length
 
 CPU_BATCH_SECONDS, GPU_BATCH_SECONDS = 20.0, 240.0  # of padded audio: the fastest of 8, 20, 60 on a core; fills a GPU
@@ -39,9 +41,10 @@ class Encoding:
     """A frozen encoder in evaluation mode on a device, and how it is fed.
 
     Args:
-        encoder: any; it is moved, not copied.
+        encoder: any; it is moved, not copied. On a CPU a copy of it does the work, in which the weights are laid out
+            for the processor (see `packing`): a weight that is changed later is not seen.
         device: where to.
-        dtype: of the arithmetic; what comes out is float32.
+        dtype: of the arithmetic; what comes out is float32. `int8`: of the linear layers, on a CPU.
         mix: weights of the hidden states that the layer `mix` stands for (see `learned_mix`).
         compiled: compile it; batches then have few shapes. Not for group-norm encoders.
 
@@ -58,18 +61,21 @@ class Encoding:
         mix: Sequence[float] | None = None,
         compiled: bool = False,
     ):
-        if dtype not in ("float32", "bfloat16"):
-            raise UserError(f"dtype must be float32 or bfloat16, got {dtype!r}")
+        if dtype not in ("float32", "bfloat16", "int8"):
+            raise UserError(f"dtype must be float32, bfloat16 or int8, got {dtype!r}")
         self.device, self.dtype, self.mix = device, dtype, mix
-        self.encoder = encoder.to(device).eval().requires_grad_(requires_grad=False)
+        encoder = encoder.to(device).eval().requires_grad_(requires_grad=False)
+        on_cpu = device.type == "cpu" and not compiled
+        self.encoder = packed(encoder, dtype=dtype) if on_cpu else encoder  # what does the work
         self.layers = encoder.config.transformer.layers
         self.dim = encoder.config.dim
         self.batch_seconds = CPU_BATCH_SECONDS if device.type == "cpu" else GPU_BATCH_SECONDS
         self.window_seconds = math.inf  # shorter windows than usual, where memory is short
         self.hop = encoder.config.conv.hop  # samples from one frame to the next
-        self.equal = encoder.config.conv.norm == "group"
+        grouped = encoder.config.conv.norm == "group"
+        self.alone = on_cpu or grouped  # each clip by itself in the convolutions
         self.bucketed = compiled
-        if compiled and self.equal:
+        if compiled and grouped:
             raise UserError(
                 "a group-norm encoder cannot be compiled here: its clips must not be padded to equal shapes"
             )
@@ -167,7 +173,7 @@ class Encoding:
         for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
             longest = self._padded(lengths[index])  # the order is rising
             full = (len(batch) + 1) * longest > self.batch_seconds * SAMPLE_RATE
-            if batch and (full or self.is_long(lengths[index]) or (self.equal and lengths[batch[0]] != longest)):
+            if batch and (full or self.is_long(lengths[index])):
                 yield batch
                 batch = []
             batch.append(index)
@@ -221,6 +227,27 @@ class Encoding:
     @torch.inference_mode()
     def encode(self, waveforms: Sequence[Waveform], chosen: Sequence[Tensor]) -> Piece:
         """One pass over a batch of waveforms as they are; `chosen` as `choice` gives it."""
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16"):
+            output = self._one_by_one(waveforms) if self.alone else self._padded_batch(waveforms)
+        assert output.hidden_states is not None
+        assert output.num_frames is not None
+        states: list[Tensor] = [state[: len(waveforms)] for state in output.hidden_states]
+        return Piece(
+            torch.stack([_weighted(states, weights) for weights in chosen]), output.num_frames[: len(waveforms)]
+        )
+
+    def _one_by_one(self, waveforms: Sequence[Waveform]) -> EncoderOutput:
+        """Each waveform alone through the convolutions, all together through the Transformer."""
+        projected: list[Float[Tensor, "frames dim"]] = []
+        for waveform in waveforms:
+            samples = torch.from_numpy(np.ascontiguousarray(waveform)).to(self.device)
+            projected.append(self.encoder.project(self.encoder.latents(samples[None]))[0])
+        num_frames = torch.tensor([len(each) for each in projected], device=self.device)
+        together = pad_sequence(projected, batch_first=True)  # batch frames dim
+        return self.encoder.contextualize(together, num_frames, all_layers=True)
+
+    def _padded_batch(self, waveforms: Sequence[Waveform]) -> EncoderOutput:
+        """All waveforms together; rows may be more than they are."""
         lengths = [len(waveform) for waveform in waveforms]
         width = self._padded(max(lengths))
         rows = max(len(lengths), int(self.batch_seconds * SAMPLE_RATE) // width) if self.bucketed else len(lengths)
@@ -229,12 +256,7 @@ class Encoding:
         for row, waveform in zip(padded, waveforms, strict=False):
             row[: len(waveform)] = waveform
         num_samples = torch.tensor(lengths, device=self.device)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16"):
-            output = self.encoder(torch.from_numpy(padded).to(self.device), num_samples, all_layers=True)
-        states: list[Tensor] = [state[: len(waveforms)] for state in output.hidden_states]
-        return Piece(
-            torch.stack([_weighted(states, weights) for weights in chosen]), output.num_frames[: len(waveforms)]
-        )
+        return self.encoder(torch.from_numpy(padded).to(self.device), num_samples, all_layers=True)
 
 
 def learned_mix(folder: Path) -> tuple[float, ...] | None:

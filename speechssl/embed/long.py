@@ -13,15 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
-from torch import Tensor, nn
+from jaxtyping import Float32
+from torch import nn
 
 from speechssl.audio import RECEPTIVE_FIELD, SILENCE_PEAK, AudioError
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.nn.conv import ConvLayer, TimeNorm, convolve
+from speechssl.nn.conv import ConvLayer
+from speechssl.nn.packed import FoldedConvLayer
+from speechssl.nn.time_norm import TimeNorm, WindowMoments
 
 Block = Float32[np.ndarray, " _"]
-_PART = 32000  # samples whose first convolution is held at once: 13 MB in BASE
+_PART = 160_000  # samples whose windows are held at once: 2.5 MB in BASE
 
 
 @dataclass(frozen=True)
@@ -118,65 +120,40 @@ def windows(blocks: Iterable[Block], num_frames: int, *, hop: int, context: int,
         yield Window(np.ascontiguousarray(stretch, dtype=np.float32), first - start, last - start)
 
 
-class _FixedNorm(nn.Module):
-    """The norm over time with statistics that are known before."""
-
-    def __init__(self, norm: TimeNorm, mean: Float[Tensor, " channels"], variance: Float[Tensor, " channels"]):
-        super().__init__()
-        self.scale = (norm.weight / (variance + norm.eps).sqrt()).detach()
-        self.shift = (norm.bias - mean * self.scale).detach()
-
-    def forward(self, x: Float[Tensor, "batch frames channels"]) -> Float[Tensor, "batch frames channels"]:
-        return x * self.scale + self.shift
-
-
 @contextmanager
 def norm_of_the_whole(encoder: SpeechEncoder, clip: LongClip) -> Generator[None]:
     """Inside, a group-norm encoder normalises windows of the clip as it would the whole; others are left alone.
 
-    The first convolution runs over the whole clip once, in blocks, for the mean and variance of each channel.
+    The whole clip is read once for it, in blocks.
     """
     layer = encoder.features.layers[0]
-    if not isinstance(layer, ConvLayer) or not isinstance(layer.norm, TimeNorm):
+    if not isinstance(layer, ConvLayer | FoldedConvLayer) or not isinstance(layer.norm, TimeNorm):
         yield
         return
     norm = layer.norm
-    whole = _channel_statistics(layer, clip, encoder)
-    layer.add_module("norm", _FixedNorm(norm, whole.mean.float(), whole.variance.float()))
+    layer.norm = _moments(layer.conv, clip, encoder).norm(layer.conv, norm)
     try:
         yield
     finally:
         layer.norm = norm
 
 
-@dataclass(frozen=True)
-class _Statistics:
-    mean: Float[Tensor, " channels"]
-    variance: Float[Tensor, " channels"]
-
-
 @torch.inference_mode()
-def _channel_statistics(layer: ConvLayer, clip: LongClip, encoder: SpeechEncoder) -> _Statistics:
-    """Mean and (uncorrected) variance of each channel of the first convolution over the whole clip, float64."""
-    weight, stride = layer.conv.weight, layer.conv.stride[0]
-    padding = torch.zeros(encoder.features.config.padding, device=weight.device)
-    count, mean, squares = 0, torch.zeros(1), torch.zeros(1)
-    held = padding
+def _moments(conv: nn.Conv1d, clip: LongClip, encoder: SpeechEncoder) -> WindowMoments:
+    """Of the windows that the first convolution sees of the whole clip."""
+    device, padding = conv.weight.device, encoder.features.config.padding
+    (kernel,), (stride,) = conv.kernel_size, conv.stride
+    total: WindowMoments | None = None
+    held = silence = torch.zeros(padding, device=device)
     normalized = clip.normalized(normalize=encoder.config.normalize)
     parts = (block[at : at + _PART] for block in normalized for at in range(0, len(block), _PART))
     for part in itertools.chain(parts, [None]):
-        new = padding if part is None else torch.from_numpy(np.ascontiguousarray(part)).to(weight.device)
+        new = silence if part is None else torch.from_numpy(np.ascontiguousarray(part)).to(device)
         held = torch.cat([held, new])
-        frames = (len(held) - weight.shape[2]) // stride + 1
-        if frames < 1:
-            continue
-        used = held[: (frames - 1) * stride + weight.shape[2]]
-        channels = convolve(used[None, :, None], weight, layer.conv.bias, stride=stride)[0].double()
-        held = held[frames * stride :]
-        centre = channels.mean(dim=0)
-        if count == 0:
-            mean, squares = torch.zeros_like(centre), torch.zeros_like(centre)
-        gap = centre - mean
-        squares = squares + (channels - centre).square().sum(dim=0) + gap.square() * count * frames / (count + frames)
-        mean, count = mean + gap * frames / (count + frames), count + frames
-    return _Statistics(mean, squares / count)
+        windows = (len(held) - kernel) // stride + 1
+        if windows > 0:
+            found = WindowMoments.of(held, kernel=kernel, stride=stride)
+            total = found if total is None else total.merged(found)
+            held = held[windows * stride :]
+    assert total is not None
+    return total

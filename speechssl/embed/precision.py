@@ -5,8 +5,6 @@ cosine above 0.999 with those of float32. int8 is dynamic quantisation (weights 
 inputs as they come) of the linear layers on a CPU; it is used when asked for, and the same check is reported.
 """
 
-import copy
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +13,9 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
-from torch import Tensor, nn
 
 from speechssl.config import UserError
-from speechssl.embed.encoding import DType, Encoding, Layer, Waveform
+from speechssl.embed.encoding import Encoding, Layer, Waveform
 from speechssl.models.encoder import SpeechEncoder
 
 Precision = Literal["float32", "bfloat16", "int8", "auto"]
@@ -78,15 +75,14 @@ def encoding_of(
     mix: Sequence[float] | None = None,
     compiled: bool = False,
 ) -> Encoding:
-    """An encoding in one precision other than `auto`; the encoder itself is used, for int8 a copy of it.
+    """An encoding in one precision other than `auto`.
 
     Raises:
         UserError: as in `check_precision` and `Encoding`.
     """
     check_precision(dtype, device)
-    own = quantized(encoder) if dtype == "int8" else encoder
-    kind: DType = "bfloat16" if dtype == "bfloat16" else "float32"
-    return Encoding(own, device=device, dtype=kind, mix=mix, compiled=compiled)
+    assert dtype != "auto"
+    return Encoding(encoder, device=device, dtype=dtype, mix=mix, compiled=compiled)
 
 
 def choose(
@@ -134,43 +130,3 @@ def min_cosine(one: Float[np.ndarray, "*clips dim"], other: Float[np.ndarray, "*
     """
     lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
     return float(((one * other).sum(axis=-1) / lengths).min())
-
-
-def quantized(encoder: SpeechEncoder) -> SpeechEncoder:
-    """A copy whose linear layers multiply in int8 on a CPU.
-
-    >>> from speechssl.models.encoder import PRESETS
-    >>> encoder = SpeechEncoder(PRESETS["tiny"]).eval()
-    >>> type(quantized(encoder).projection).__name__
-    'DynamicLinear'
-    """
-    own = copy.deepcopy(encoder).eval()
-    for parent in list(own.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear:
-                parent.add_module(name, DynamicLinear(child))
-    return own
-
-
-class DynamicLinear(nn.Module):
-    """A linear layer whose weights are int8 with a scale for each output channel; inputs are quantised as they come.
-
-    `torch.ao.quantization.quantize_dynamic` does the same and is deprecated; these are the operators below it.
-    """
-
-    def __init__(self, linear: nn.Linear):
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        weight = linear.weight.detach().float()
-        scales = (weight.abs().amax(dim=1) / 127).clamp(min=1e-12).double()
-        zeros = torch.zeros(len(scales), dtype=torch.long)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch announces that quantised tensors will go some day
-            packed = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-            bias = dict(linear.named_parameters()).get("bias")
-            self._packed = torch.ops.quantized.linear_prepack(packed, None if bias is None else bias.detach().float())
-            self(torch.zeros(1, linear.in_features))
-
-    def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
-        """The same as the layer's, to about two digits."""
-        return torch.ops.quantized.linear_dynamic(x.float(), self._packed, True)  # noqa: FBT003 -- reduce_range; positional only

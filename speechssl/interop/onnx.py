@@ -35,8 +35,9 @@ from speechssl.config import UserError
 from speechssl.models.classifier import Classifier
 from speechssl.models.ctc import CTCModel
 from speechssl.models.encoder import EncoderOutput, SpeechEncoder
-from speechssl.nn.conv import ConvConfig, ConvLayer, TimeNorm, convolve
+from speechssl.nn.conv import ConvConfig, ConvLayer, convolve
 from speechssl.nn.pooling import valid_frames
+from speechssl.nn.time_norm import TimeNorm
 
 OPSET = 20  # the first with GELU as one operator
 TOLERANCE = 1e-4  # largest difference from torch that is let through

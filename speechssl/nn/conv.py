@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from speechssl.audio import RECEPTIVE_FIELD, SAMPLE_RATE
 from speechssl.config import Config
 from speechssl.nn.norm import LayerNorm
+from speechssl.nn.time_norm import FixedNorm, TimeNorm
 
 PAPER_LAYERS = ((512, 10, 5), *((512, 3, 2),) * 4, *((512, 2, 2),) * 2)  # (channels, kernel, stride), paper section 4.2
 PRE_EMPHASIS = 0.97  # the usual value, e.g. HTK book section 5.2
@@ -127,7 +128,8 @@ class ConvLayer(nn.Module):
         super().__init__()
         self.conv = nn.Conv1d(inputs, channels, kernel, stride=stride, bias=bias)
         nn.init.kaiming_normal_(self.conv.weight)
-        self.norm = {"layer": LayerNorm, "group": TimeNorm, "none": lambda _: nn.Identity()}[norm](channels)
+        made = {"layer": LayerNorm, "group": TimeNorm, "none": lambda _: nn.Identity()}[norm](channels)
+        self.norm: LayerNorm | TimeNorm | FixedNorm | nn.Identity = made
 
     def forward(self, x: Float[Tensor, "batch time inputs"]) -> Float[Tensor, "batch frames channels"]:
         """One layer; ``frames = (time - kernel) // stride + 1``."""
@@ -149,25 +151,6 @@ class GaborLayer(nn.Module):
         pairs = convolve(emphasised, self.conv.weight, None, stride=self.conv.stride[0]).unflatten(-1, (2, -1))
         power = pairs.square().sum(dim=-2)  # batch frames channels
         return F.gelu(self.norm(torch.log1p(GABOR_GAIN * power)))
-
-
-class TimeNorm(nn.Module):
-    """Group norm with one group a channel: each is normalised over the whole time axis, as in BASE's first layer.
-
-    Padding changes its result: run it on batches of equal length only. Written as a batch norm over the frames of each
-    utterance: its kernel takes channels-last frames as they are, and is six times as fast as the variance in steps.
-    """
-
-    def __init__(self, channels: int, eps: float = 1e-5):
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
-        self.eps = eps
-
-    def forward(self, x: Float[Tensor, "batch frames channels"]) -> Float[Tensor, "batch frames channels"]:
-        """Zero mean and unit variance over time, then scale and shift."""
-        return torch.stack(
-            [F.batch_norm(frames, None, None, self.weight, self.bias, training=True, eps=self.eps) for frames in x]
-        )
 
 
 def convolve(

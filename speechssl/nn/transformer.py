@@ -177,12 +177,13 @@ class TransformerLayer(nn.Module):
         self.attention = attention(config.dim, config.heads, config.attention_dropout)
         self.attention_norm = LayerNorm(config.dim, eps=config.norm_eps)
         self.expand = nn.Linear(config.dim, config.feedforward)
+        self.activation: nn.Module = nn.GELU()
         self.contract = nn.Linear(config.feedforward, config.dim)
         self.output_norm = LayerNorm(config.dim, eps=config.norm_eps)
 
     def feed_forward(self, x: Float[Tensor, "batch frames dim"]) -> Float[Tensor, "batch frames dim"]:
         """Position-wise expansion, GELU, contraction."""
-        x = dropout(F.gelu(self.expand(x)), self.config.activation_dropout, training=self.training)
+        x = dropout(self.activation(self.expand(x)), self.config.activation_dropout, training=self.training)
         return dropout(self.contract(x), self.config.dropout, training=self.training)
 
     def attend(self, x: Tensor, mask: Tensor | None, distances: Tensor | None = None) -> Tensor:

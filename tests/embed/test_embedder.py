@@ -51,13 +51,12 @@ def test_a_batch_of_one_equals_a_batch_of_many(model, pooling, layer):
     np.testing.assert_allclose(backwards[::-1], alone, atol=1e-5)
 
 
-def test_a_group_norm_encoder_gets_batches_of_equal_length():
+def test_a_group_norm_encoder_is_not_changed_by_padding():
     model = EmbeddingModel(micro_encoder(MICRO_GROUP), device="cpu")
     clips = [*CLIPS, tone(16000, 333), tone(7777, 99)]
     together = model.embed(clips)
     np.testing.assert_allclose(together, np.stack([model.embed(clip) for clip in clips]), atol=1e-5)
-    batches = list(model.encoding.batches([len(clip) for clip in clips]))
-    assert sorted(len(batch) for batch in batches) == [1, 1, 1, 2, 2]
+    assert max(len(batch) for batch in model.encoding.batches([len(clip) for clip in clips])) > 1
 
 
 def test_batches_are_bounded_in_seconds_and_hold_every_clip_once(model):

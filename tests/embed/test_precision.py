@@ -6,7 +6,8 @@ import torch
 
 from speechssl.config import UserError
 from speechssl.embed import precision
-from speechssl.embed.precision import Choice, choose, encoding_of, has_bfloat16, quantized
+from speechssl.embed.packing import packed
+from speechssl.embed.precision import Choice, choose, encoding_of, has_bfloat16
 
 from .conftest import micro_encoder, tone
 
@@ -64,7 +65,7 @@ def test_auto_stays_with_float32_where_the_vectors_do_not(monkeypatch, cosine):
 
 def test_int8_is_near_float32_and_leaves_the_encoder_alone():
     encoder = micro_encoder().eval()
-    small = quantized(encoder)
+    small = packed(encoder, dtype="int8")
     assert isinstance(encoder.projection, torch.nn.Linear)
     deep, small_deep = encoder.transformer.layers[0].expand, small.transformer.layers[0].expand
     for linear, own in ((encoder.projection, small.projection), (deep, small_deep)):

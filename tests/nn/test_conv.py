@@ -17,13 +17,13 @@ from speechssl.nn.conv import (
     ConvFeatureEncoder,
     ConvLayer,
     GaborLayer,
-    TimeNorm,
     average_taps_,
     convolve,
     gabor_filters,
 )
 from speechssl.nn.norm import LayerNorm
 from speechssl.nn.quantizer import GumbelQuantizer, QuantizerConfig
+from speechssl.nn.time_norm import TimeNorm
 from tests.toys import normalized_tones
 
 SHAPES = [(10, 5, 1), (3, 2, 1), (2, 2, 1), (1, 1, 1), (6, 1, 2), (3, 2, 2)]  # kernel, stride, groups

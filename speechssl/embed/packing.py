@@ -1,0 +1,63 @@
+"""A frozen encoder for a CPU: a copy in which what can be laid out once is (see `nn.packed`)."""
+
+import copy
+from typing import Literal
+
+import torch
+from torch import nn
+
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.nn.conv import ConvLayer
+from speechssl.nn.packed import DynamicLinear, FoldedConvLayer, PackedConvLayer, PackedLinear, PackedPositions, can_pack
+from speechssl.nn.positions import RelativeGate
+from speechssl.nn.time_norm import TimeNorm
+from speechssl.nn.transformer import PositionalConvolution, TransformerLayer
+
+DType = Literal["float32", "bfloat16", "int8"]
+
+
+def packed(encoder: SpeechEncoder, *, dtype: DType = "float32") -> SpeechEncoder:
+    """A copy for inference on a CPU; what is not laid out anew it shares with the encoder.
+
+    Args:
+        encoder: on a CPU, in evaluation mode.
+        dtype: of the products. `int8`: of the linear layers; all other products are in float32.
+
+    >>> from speechssl.models.encoder import PRESETS
+    >>> encoder = SpeechEncoder(PRESETS["tiny"]).eval()
+    >>> type(packed(encoder, dtype="int8").projection).__name__
+    'DynamicLinear'
+    """
+    shared = {id(tensor): tensor for tensor in [*encoder.parameters(), *encoder.buffers()]}
+    own = copy.deepcopy(encoder, shared)
+    number = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    if can_pack(number):
+        for parent in list(own.modules()):
+            for name, child in list(parent.named_children()):
+                twin = _twin(child, number)
+                if twin is not None:
+                    setattr(parent, name, twin)
+    if dtype == "int8" or can_pack(number):
+        for parent in list(own.modules()):
+            for name, child in list(parent.named_children()):
+                if type(child) is nn.Linear and not isinstance(parent, RelativeGate):
+                    setattr(parent, name, _linear(parent, name, child, dtype))
+    return own
+
+
+def _twin(module: nn.Module, dtype: torch.dtype) -> nn.Module | None:
+    if isinstance(module, PositionalConvolution):
+        return PackedPositions(module, dtype=dtype)
+    if isinstance(module, ConvLayer):
+        folded = isinstance(module.norm, TimeNorm)
+        return FoldedConvLayer(module, dtype=dtype) if folded else PackedConvLayer(module, dtype=dtype)
+    return None
+
+
+def _linear(parent: nn.Module, name: str, linear: nn.Linear, dtype: DType) -> nn.Module:
+    if dtype == "int8":
+        return DynamicLinear(linear)
+    gelu = isinstance(parent, TransformerLayer) and name == "expand"
+    if gelu:
+        parent.activation = nn.Identity()
+    return PackedLinear(linear, dtype=torch.bfloat16 if dtype == "bfloat16" else torch.float32, gelu=gelu)

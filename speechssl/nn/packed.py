@@ -1,0 +1,178 @@
+"""Layers of a frozen encoder whose weights are laid out once for the processor's kernels.
+
+torch multiplies fp32 matrices with MKL, which on an AMD EPYC reached 170 GFLOP/s where oneDNN reached 400; in bf16 it
+lays the weights out anew in each call, and up to half of the time of a short clip goes there. oneDNN's own operators,
+those that torch.compile uses for a frozen model, take weights that were laid out before, and apply GELU to a result
+before it is written.
+
+The numbers are those of the plain layers up to rounding. Inference on a CPU only: nothing here has a gradient, and a
+weight that is changed later is not seen.
+"""
+
+import functools
+import warnings
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from speechssl.nn.conv import ConvLayer
+from speechssl.nn.time_norm import FixedNorm, TimeNorm, WindowMoments
+from speechssl.nn.transformer import PositionalConvolution
+
+_Pair = tuple[int, int]
+
+
+@functools.cache
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this torch has oneDNN's operators for a type, on this processor, and they multiply as they should."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    x = torch.linspace(-1, 1, 240).reshape(1, 30, 8)
+    linear, conv = nn.Linear(8, 4), nn.Conv1d(8, 4, 3, stride=2)
+    near = 1e-5 if dtype == torch.float32 else 0.05
+    try:
+        with torch.inference_mode():
+            product = PackedLinear(linear, dtype=dtype, gelu=True)(x).float()
+            frames = _Convolution(conv, dtype=dtype, gelu=False)(x).float()
+            expected = conv(x.transpose(1, 2)).transpose(1, 2)
+            return torch.allclose(product, F.gelu(linear(x)), atol=near) and torch.allclose(frames, expected, atol=near)
+    except (AttributeError, RuntimeError):  # the operators are no public promise of torch
+        return False
+
+
+class PackedLinear(nn.Module):
+    """A linear layer, perhaps with GELU after it.
+
+    Args:
+        linear: what it does.
+        dtype: of the arithmetic and of what comes out, float32 or bfloat16.
+        gelu: whether GELU follows.
+    """
+
+    def __init__(self, linear: nn.Linear, *, dtype: torch.dtype, gelu: bool = False):
+        super().__init__()
+        self.in_features, self.out_features, self.dtype = linear.in_features, linear.out_features, dtype
+        bias = _bias(linear)
+        self._weight: Any = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to(dtype), None)
+        self._bias = None if bias is None else bias.to(dtype)
+        self._after = _after(gelu=gelu)
+
+    def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
+        """The same as the layer's."""
+        y = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self._weight, self._bias, *self._after)
+        return y  # noqa: RET504 -- an operator has no annotation
+
+
+class DynamicLinear(nn.Module):
+    """A linear layer whose weights are int8 with a scale for each output channel; inputs are quantised as they come.
+
+    `torch.ao.quantization.quantize_dynamic` does the same and is deprecated; these are the operators below it.
+    """
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        weight, bias = linear.weight.detach().float(), _bias(linear)
+        scales = (weight.abs().amax(dim=1) / 127).clamp(min=1e-12).double()
+        zeros = torch.zeros(len(scales), dtype=torch.long)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch announces that quantised tensors will go some day
+            packed = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+            self._packed = torch.ops.quantized.linear_prepack(packed, None if bias is None else bias.float())
+            self(torch.zeros(1, linear.in_features))
+
+    def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
+        """The same as the layer's, to about two digits."""
+        return torch.ops.quantized.linear_dynamic(x.float(), self._packed, True)  # noqa: FBT003 -- reduce_range; positional only
+
+
+class PackedConvLayer(nn.Module):
+    """A layer of the feature encoder: convolution, norm over channels where there is one, GELU; channels-last."""
+
+    def __init__(self, layer: ConvLayer, *, dtype: torch.dtype):
+        super().__init__()
+        assert not isinstance(layer.norm, TimeNorm)
+        self.norm = None if isinstance(layer.norm, nn.Identity) else layer.norm
+        self._convolve = _Convolution(layer.conv, dtype=dtype, gelu=self.norm is None)
+
+    def forward(self, x: Float[Tensor, "batch time inputs"]) -> Float[Tensor, "batch frames channels"]:
+        """One layer."""
+        y = self._convolve(x)
+        return y if self.norm is None else F.gelu(self.norm(y))
+
+
+class FoldedConvLayer(nn.Module):
+    """The first layer of a group-norm encoder: the norm of an utterance is folded into the convolution's weights.
+
+    Its mean and variance are known before anything is convolved (:class:`WindowMoments`), so that what is the largest
+    tensor of the encoder is written once, after GELU, instead of three times. `norm` may be a :class:`FixedNorm`, too.
+    """
+
+    def __init__(self, layer: ConvLayer, *, dtype: torch.dtype):
+        super().__init__()
+        assert layer.conv.in_channels == 1
+        self.conv, self.norm, self.dtype = layer.conv, layer.norm, dtype
+
+    def forward(self, x: Float[Tensor, "batch time 1"]) -> Float[Tensor, "batch frames channels"]:
+        """One layer; every utterance fills its row."""
+        return torch.cat([self._one(samples) for samples in x[..., 0]])
+
+    def _one(self, samples: Float[Tensor, " time"]) -> Float[Tensor, "1 frames channels"]:
+        (kernel,), (stride,) = self.conv.kernel_size, self.conv.stride
+        norm = self.norm
+        if isinstance(norm, TimeNorm):
+            norm = WindowMoments.of(samples, kernel=kernel, stride=stride).norm(self.conv, norm)
+        assert isinstance(norm, FixedNorm)
+        weight, bias = self.conv.weight[:, 0] * norm.scale[:, None], norm.shift  # channels kernel
+        if self.conv.bias is not None:
+            bias = bias + self.conv.bias * norm.scale
+        windows = samples.unfold(0, kernel, stride)[None].to(self.dtype)  # 1 frames kernel
+        weight, bias = weight.to(self.dtype), bias.to(self.dtype)
+        return torch.ops.mkldnn._linear_pointwise(windows, weight, bias, *_after(gelu=True))
+
+
+class PackedPositions(nn.Module):
+    """The convolution that gives relative positions, with its weight norm multiplied out, and GELU."""
+
+    def __init__(self, positions: PositionalConvolution, *, dtype: torch.dtype):
+        super().__init__()
+        self._convolve = _Convolution(positions.conv, dtype=dtype, gelu=True)
+
+    def forward(self, x: Float[Tensor, "batch frames dim"]) -> Float[Tensor, "batch frames dim"]:
+        """Position features of the same shape; frames outside count as zeros."""
+        return self._convolve(x)[:, : x.shape[1]]  # an even kernel gives one frame too many
+
+
+class _Convolution(nn.Module):
+    """A convolution of channels-last sequences, perhaps with GELU, as a 2-D one of height one."""
+
+    def __init__(self, conv: nn.Conv1d, *, dtype: torch.dtype, gelu: bool):
+        super().__init__()
+        assert isinstance(conv.padding, tuple)
+        self.dtype, self._after = dtype, _after(gelu=gelu)
+        self._shape: tuple[_Pair, _Pair, _Pair, int] = ((0, conv.padding[0]), (1, conv.stride[0]), (1, 1), conv.groups)
+        padding, stride, dilation, groups = self._shape
+        weight = conv.weight.detach().to(dtype).unsqueeze(2)  # outputs inputs 1 kernel
+        example = [1, conv.in_channels, 1, 1000 + conv.kernel_size[0]]  # a size of which the layout is a good one
+        reorder: Any = torch.ops.mkldnn._reorder_convolution_weight
+        self._weight = reorder(weight, padding, stride, dilation, groups, example)
+        self._bias = None if conv.bias is None else conv.bias.detach().to(dtype)
+
+    def forward(self, x: Float[Tensor, "batch time inputs"]) -> Float[Tensor, "batch frames outputs"]:
+        image = x.to(self.dtype).transpose(1, 2).unsqueeze(2)  # batch inputs 1 time, channels-last in memory
+        y = torch.ops.mkldnn._convolution_pointwise(image, self._weight, self._bias, *self._shape, *self._after)
+        return y.squeeze(2).transpose(1, 2)
+
+
+def _after(*, gelu: bool) -> tuple[str, list[Any], str]:
+    """What follows a product, as the operators take it: its name, numbers, and which formula (`none`: with erf)."""
+    return ("gelu", [], "none") if gelu else ("none", [], "")
+
+
+def _bias(linear: nn.Linear) -> Tensor | None:
+    """A linear layer may have none, which its annotation does not say."""
+    bias = dict(linear.named_parameters()).get("bias")
+    return None if bias is None else bias.detach()

@@ -1,0 +1,78 @@
+"""A packed encoder gives what the plain one gives, whatever its kind, and leaves it alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from speechssl.embed import packing
+from speechssl.embed.encoding import Encoding
+from speechssl.embed.packing import packed
+from speechssl.models.encoder import PRESETS, SpeechEncoder
+from speechssl.nn.packed import can_pack
+
+from .conftest import MICRO, MICRO_GROUP, micro_encoder, tone
+
+pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="no packed layers on this processor")
+CPU = torch.device("cpu")
+CLIPS = [tone(9000), tone(16000, 300), tone(12345, 150)]
+WAVLM = {"relative_buckets": 8, "relative_distance": 20}
+
+
+def changed(config, **settings):
+    return config.model_copy(update={"transformer": config.transformer.model_copy(update=settings)})
+
+
+KINDS = {
+    "layer norm": MICRO,
+    "group norm": MICRO_GROUP,
+    "post-norm": changed(MICRO, pre_norm=False),
+    "WavLM": changed(MICRO_GROUP, **WAVLM),
+    "data2vec": changed(MICRO, position_stack=2, pre_norm=False),
+    "no feature norm": MICRO.model_copy(update={"feature_norm": False}),
+    "gabor": PRESETS["tiny"],
+}
+
+
+def states(encoder, waveform):
+    with torch.inference_mode():
+        return encoder(torch.from_numpy(waveform)[None], all_layers=True).hidden_states
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_layer_is_that_of_the_plain_encoder(kind):
+    encoder = SpeechEncoder(KINDS[kind]).eval()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    own = packed(encoder)
+    for mine, plain in zip(states(own, CLIPS[1]), states(encoder, CLIPS[1]), strict=True):
+        torch.testing.assert_close(mine, plain, atol=2e-5, rtol=2e-5)
+    after = encoder.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert isinstance(encoder.projection, torch.nn.Linear)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_lesser_precision_is_near(kind, dtype):
+    encoder = SpeechEncoder(KINDS[kind]).eval()
+    exact, lesser = (Encoding(encoder, device=CPU, dtype=each).embed_layers(CLIPS)[0] for each in ("float32", dtype))
+    cosine = (exact * lesser).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(lesser, axis=1)
+    assert 0.99 < cosine.min() < 0.9999999
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_of_one_is_a_batch_of_many(kind):
+    encoding = Encoding(SpeechEncoder(KINDS[kind]), device=CPU)
+    together = encoding.embed_layers(CLIPS, layers=[0, 1, -1])
+    for place, clip in enumerate(CLIPS):
+        np.testing.assert_allclose(
+            encoding.embed_layers([clip], layers=[0, 1, -1])[:, 0], together[:, place], atol=1e-5
+        )
+
+
+def test_the_plain_encoder_does_it_where_nothing_can_be_packed(monkeypatch):
+    exact = Encoding(micro_encoder(MICRO_GROUP), device=CPU).embed_layers(CLIPS)
+    monkeypatch.setattr(packing, "can_pack", lambda _: False)
+    encoding = Encoding(micro_encoder(MICRO_GROUP), device=CPU)
+    assert isinstance(encoding.encoder.projection, torch.nn.Linear)
+    np.testing.assert_allclose(encoding.embed_layers(CLIPS), exact, atol=1e-5)
