@@ -21,6 +21,7 @@ from speechssl.embed.precision import Precision, choose, encoding_of
 from speechssl.embed.progress import Tally
 from speechssl.embed.resources import Resources
 from speechssl.models.encoder import SpeechEncoder
+from speechssl.nn.memory import keep_freed_memory
 
 Engine = Literal["local", "ray"]
 _CHECKED_SECONDS = 20.0  # of the first part that are also encoded in float32
@@ -79,6 +80,8 @@ def run_local(
         devices: one encoder each.
         resources: memory and threads.
     """
+    if any(device.type == "cpu" for device in devices):
+        keep_freed_memory()
     long_samples = round(resources.window_seconds * 16000)
     budget, threads = resources.audio_bytes, resources.threads
     with decoding(items, threads=threads, budget=budget, long_samples=long_samples, spool=ledger.folder) as clips:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from speechssl.config import UserError
 from speechssl.interop.naming import fuse_qkv, split_qkv
@@ -63,13 +64,31 @@ def assemble(config: EncoderConfig, weights: Mapping[str, Tensor]) -> SpeechEnco
 
 
 def skeleton(config: EncoderConfig) -> SpeechEncoder:
-    """An encoder with shapes and without numbers.
+    """An encoder with shapes and without numbers; no generator is touched.
+
+    Not on torch's meta device: drawing numbers there makes torch import its compiler, which takes seconds.
 
     Raises:
         ValueError: settings that contradict one another.
     """
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), _NothingDrawn():
         return SpeechEncoder(config)
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Initialisation leaves tensors as memory was."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = dict(kwargs or {})
+        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", None) == nn.init.__name__:
+            return named["tensor"] if "tensor" in named else args[0]
+        return func(*args, **named)
 
 
 def read_checkpoint(
