@@ -53,6 +53,7 @@ class HearModel(nn.Module):
         self.encoder, self.mix = encoder, mix
         self.layer: Layer = layer
         self.pooling: Pooling = pooling
+        self._at_work: Encoding | None = None
         self.sample_rate = SAMPLE_RATE
         self.timestamp_embedding_size = encoder.config.dim
         # No sound at all: an unknown layer or pooling is told here.
@@ -61,7 +62,10 @@ class HearModel(nn.Module):
 
     def encoding(self) -> Encoding:
         """The encoder at work where it is now."""
-        return Encoding(self.encoder, device=next(self.encoder.parameters()).device, mix=self.mix)
+        device = next(self.encoder.parameters()).device
+        if self._at_work is None or self._at_work.device != device:
+            self._at_work = Encoding(self.encoder, device=device, mix=self.mix)
+        return self._at_work
 
 
 def load_model(model_file_path: str = "", *, layer: Layer = -1, pooling: Pooling = "mean") -> HearModel:

@@ -2,26 +2,37 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+
+from speechssl.models.encoder import EncoderConfig
+from speechssl.nn.conv import ConvConfig
+from speechssl.nn.transformer import TransformerConfig
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
 
-@pytest.fixture
-def pretrain_step(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("pretrain_step", FOLDER / "pretrain_step.py")
+def benchmark(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A script of the folder as a module."""
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(__import__("sys").modules, "pretrain_step", module)  # dataclasses look their module up
+    monkeypatch.setitem(sys.modules, name, module)  # dataclasses look their module up
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "keep_freed_memory", lambda: None)  # for good, in this process
     return module
+
+
+@pytest.fixture
+def pretrain_step(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return benchmark("pretrain_step", monkeypatch)
 
 
 def test_pretrain_step(pretrain_step: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,3 +66,57 @@ def test_losses_are_compared_before_anything_is_timed(
         ours.project_context.weight.normal_()
     with pytest.raises(SystemExit, match="the two losses differ"):
         pretrain_step.check_equal(ours, theirs, crops)
+
+
+@pytest.fixture
+def extract(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = benchmark("extract", monkeypatch)
+    conv = ConvConfig(layers=((16, 10, 5), *((16, 3, 2),) * 4, *((16, 2, 2),) * 2), norm="group", bias=False)
+    blocks = TransformerConfig(dim=24, layers=2, heads=2, feedforward=32, position_kernel=8, position_groups=4)
+    micro = EncoderConfig(conv=conv, transformer=blocks, normalize=False)
+    monkeypatch.setattr(module, "PRESETS", {"base": micro})
+    return module
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    (tmp_path / "clips").mkdir()
+    for number in range(3):
+        time = np.arange(16000 + 4000 * number) / 16000
+        soundfile.write(tmp_path / "clips" / f"{number}.wav", 0.1 * np.sin(700 * (1 + number) * time), 16000)
+    soundfile.write(tmp_path / "clips" / "short.wav", np.zeros(8000), 16000)
+    return tmp_path / "clips"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_extract_by_model(extract: ModuleType, clips: Path, precision: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert extract.main([str(clips), "--what", "model", "--precision", precision, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])["model"]
+    assert result["clips"] == 3
+    sides = result["sides"]
+    assert set(sides) == {
+        extract.OURS, extract.ONE, extract.EIGHT, extract.TORCHAUDIO, *([extract.FP32] if precision == "bf16" else [])
+    }  # fmt: skip
+    for name in (extract.ONE, extract.OURS, extract.TORCHAUDIO):
+        assert sides[name]["cosine"] > 0.999
+    assert sides[extract.OURS]["ours_is_faster"] == 1.0
+    assert all(side["times_real_time"] > 0 for side in sides.values())
+
+
+def test_extract_refuses_to_compare_what_is_not_equal(
+    extract: ModuleType, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extract, "cosines", lambda a, _: np.zeros(len(a)))
+    with pytest.raises(SystemExit, match="the comparison says nothing"):
+        extract.main([str(clips), "--what", "model", "--precision", "fp32"])
+
+
+@pytest.mark.slow
+def test_extract_as_a_whole(extract: ModuleType, clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    extract.contenders = lambda _: [extract.OURS, extract.ONE]
+    assert extract.main([str(clips), "--what", "whole", "--precision", "fp32", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])["whole"]
+    assert result["start_up_seconds"] > 0
+    for side in result["sides"].values():
+        assert side["gib"] > 0.1
+        assert side["times_real_time"] > 0

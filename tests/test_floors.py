@@ -39,7 +39,8 @@ NEIGHBOURS = {
     "cli": {"info"},
 }
 # Slow to import, or bound to one version of torch: only inside the functions that use them.
-LAZY = {"torchaudio", "librosa", "matplotlib", "sklearn", "jiwer", "kenlm", "flashlight"}
+LAZY = {"torchaudio", "librosa", "matplotlib", "sklearn", "jiwer", "kenlm", "flashlight", "pyarrow", "pandas"}
+LAZY |= {"h5py", "zarr", "onnx", "onnxruntime", "onnxscript", "ray", "fsspec", "aiohttp", "huggingface_hub"}  # extras
 # A class needs its base when it is made; the file itself is loaded when it is first asked for.
 EARLY = {"speechssl.embed.estimator": {"sklearn"}}
 # What starts at once must not pull in torch.

@@ -1,6 +1,7 @@
 """What the README says works: its Python runs, its commands run at toy size, its links lead somewhere."""
 
 import csv
+import io
 import itertools
 import os
 import re
@@ -8,6 +9,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from speechssl import cli
@@ -26,6 +28,9 @@ TOY = {
 }
 
 
+SAID = [r"\(192,\) \(99, 192\) 5\n", r"\{'embedder__layer': .+\}\n"]  # by the Python of the README, in order
+
+
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
 
@@ -33,9 +38,13 @@ def blocks(language: str) -> list[str]:
 COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
 BY_HAND = [shlex.split(line)[1:] for line in COMMANDS if line.startswith("speechssl ")]
 ON_RECORDINGS = "make pretrain probe CORPUS=folder ROOT=~/recordings PRESET=small OUT=runs/mine"
+PREPARE = "prepare folder --root ~/recordings --out runs/mine/corpus"
 ON_EMODB = "make emotion CORPUS=emodb ENCODER=runs/mine"
 ON_OCEAN = "make asr CORPUS=speechocean762 LABELS=10min ENCODER=runs/mine"
 ON_FESTVOX = 'make pretrain CORPUS=festvox_ru PRESET=small SET="loop.steps=2000 seed=1"'
+
+
+FROM_A_LIST = next(line for line in COMMANDS if line.startswith("find "))
 
 
 def dry(command: str) -> list[list[str]]:
@@ -49,8 +58,9 @@ def dry(command: str) -> list[list[str]]:
 def test_every_command_is_known() -> None:
     """A command that is new in the README is run here by hand, or gets a test of its own."""
     rest = [line for line in COMMANDS if not line.startswith("speechssl ")]
-    assert rest == ["make demo", "make test", ON_RECORDINGS, ON_FESTVOX, ON_EMODB, ON_OCEAN]  # demo: test_recipes.py
-    known = {"prepare", "pretrain", "extract", "evaluate", "report", "info"}
+    made = ["make demo", "make test", ON_RECORDINGS, ON_FESTVOX, ON_EMODB, ON_OCEAN]  # demo: test_recipes.py
+    assert rest == [FROM_A_LIST, *made]
+    known = {"prepare", "pretrain", "extract", "evaluate", "report", "info", "import", "export"}
     assert {words[0] for words in BY_HAND} == known | {"finetune", "predict", "emotion", "asr", "compare"}
 
 
@@ -65,7 +75,7 @@ def test_make_test_runs_the_suite() -> None:
 def test_make_does_what_is_shown_by_hand() -> None:
     assert [sorted(words) for words in dry(ON_RECORDINGS)] == [
         sorted(str(Path(word).expanduser()) if word.startswith("~") else word for word in words)
-        for words in BY_HAND[:4]
+        for words in BY_HAND[BY_HAND.index(shlex.split(PREPARE)) :][:4]
     ]
 
 
@@ -110,7 +120,9 @@ def test_commands_by_hand(home: Path, capfd: pytest.CaptureFixture[str]) -> None
         assert cli.main(words) == 0, capfd.readouterr().err
     for name in ("model.safetensors", "results.json", "report.html"):
         assert Path("runs/mine", name).stat().st_size > 0
-    for name in ("vectors.parquet", "tones.csv", "runs/emotion/mine/results.json", "runs/asr/mine/results.json"):
+    for name in ("vectors.parquet", "frames.h5", "exported/model.safetensors", "runs/again/model.safetensors"):
+        assert Path(name).stat().st_size > 0
+    for name in ("tones.csv", "runs/emotion/mine/results.json", "runs/asr/mine/results.json"):
         assert Path(name).stat().st_size > 0
     told = capfd.readouterr().out
     assert "fine-tuned" in told  # what compare says
@@ -119,10 +131,19 @@ def test_commands_by_hand(home: Path, capfd: pytest.CaptureFixture[str]) -> None
     assert sum('"words"' in line for line in told.splitlines()) == recordings
 
 
-@pytest.mark.parametrize("source", blocks("python"))
-def test_python(source: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_list_on_standard_input(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find, own = FROM_A_LIST.replace("~", str(home)).split(" | ")
+    found = subprocess.run(shlex.split(find), capture_output=True, text=True, check=True, timeout=60).stdout
+    monkeypatch.setattr("sys.stdin", io.StringIO(found))
+    assert cli.main(shlex.split(own)[1:]) == 0
+    with np.load("vectors.npz") as vectors:
+        assert vectors["vector"].shape == (len(list((home / "recordings").glob("*.flac"))), 384)
+
+
+@pytest.mark.parametrize(("source", "said"), zip(blocks("python"), SAID, strict=True))
+def test_python(source: str, said: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(source, "README.md", "exec"), {})
-    assert capsys.readouterr().out == "(192,) (99, 192)\n"
+    assert re.fullmatch(said, capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_an_actor_encodes_what_it_is_given(audio, model_folder):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("ignore")  # Ray's of itself
 def test_two_workers_of_a_local_ray(audio, model_folder, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray", reason="ray is not installed")
     pytest.importorskip("ray.data", reason="ray[data] is not installed")

@@ -293,6 +293,7 @@ def test_the_folder_knows_models_poolings_and_contents_apart(model_folder, paths
     np.testing.assert_allclose(Embedder(model_folder, **settings).fit_transform(paths)[0], first[1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_pickle_carries_no_weights(embedder, model_folder):
     expected = embedder.fit_transform(CLIPS)
     content = pickle.dumps(embedder)
@@ -320,6 +321,7 @@ def test_a_model_that_has_changed_is_loud(tmp_path):
     assert np.abs(clone(fitted).fit_transform(CLIPS) - before).max() > 1e-3  # a new fit reads the new ones
 
 
+@pytest.mark.slow
 def test_two_processes(model_folder, paths, tmp_path):
     """A search with n_jobs=2, whose workers share a folder."""
     pipeline = make_pipeline(Embedder(model_folder, device="cpu", cache=tmp_path / "cache"), LogisticRegression())

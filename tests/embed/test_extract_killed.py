@@ -58,6 +58,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_killed_run_ends_as_if_it_had_not_been(model_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "PART_CLIPS", 2)

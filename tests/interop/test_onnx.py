@@ -23,7 +23,7 @@ from speechssl.models.storage import load_encoder, model_hash
 from tests.interop.exported import CLASSES, POST, PRE, VOCABULARY, classifier_folder, ctc_folder, shaken, sounds
 from tests.toys import MICRO_ENCODER
 
-# Each export takes seconds: two files for all tests.
+pytestmark = pytest.mark.slow  # each export takes seconds: two files for all tests
 
 
 @pytest.fixture(scope="module")
