@@ -48,7 +48,6 @@ from speechssl.interop import huggingface
 from speechssl.interop import torchaudio as torchaudio_names
 from speechssl.models.encoder import PRESETS, EncoderConfig, SpeechEncoder
 from speechssl.models.storage import load_encoder, save_model
-from speechssl.nn.memory import keep_freed_memory
 
 OURS, ONE, EIGHT, TORCHAUDIO, FP32 = (
     "ours", "transformers, one by one", "transformers, padded batches of 8", "torchaudio, one by one",
@@ -150,7 +149,6 @@ def choose(folder: Path, hours: float) -> list[Path]:
 
 def model_only(options: argparse.Namespace, work: Path, paths: Sequence[Path]) -> dict[str, Any]:
     """Sides in turn on waveforms in memory."""
-    keep_freed_memory()
     device = torch.device(options.device)
     sides = [Side(name, side_of(name, work, options.precision, device=device)) for name in contenders(options)]
     waveforms = [decode(str(path)) for path in paths]
@@ -397,8 +395,10 @@ def spawn(words: Sequence[str], *, threads: int | None) -> Run:
     begin = time.perf_counter()
     process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    said = process.stderr.read()
+    with process.stderr:
+        said = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)  # what Popen does not learn by itself then
     if status:
         raise SystemExit(f"{' '.join(words)} failed:\n{said}")
     return Run(time.perf_counter() - begin, kib(usage) / 2**20)

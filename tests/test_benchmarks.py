@@ -26,13 +26,14 @@ def benchmark(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, name, module)  # dataclasses look their module up
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "keep_freed_memory", lambda: None)  # for good, in this process
     return module
 
 
 @pytest.fixture
 def pretrain_step(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    return benchmark("pretrain_step", monkeypatch)
+    module = benchmark("pretrain_step", monkeypatch)
+    monkeypatch.setattr(module, "keep_freed_memory", lambda: None)  # for good, in this process
+    return module
 
 
 def test_pretrain_step(pretrain_step: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,13 +14,13 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Float32
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from speechssl.audio import SAMPLE_RATE, normalize
 from speechssl.config import UserError
-from speechssl.embed.long import LongClip, Window, norm_of_the_whole, scan, windows
+from speechssl.embed.long import LongClip, Window, norm_of_all, norm_of_the_whole, scan, windows
 from speechssl.embed.moments import POOLINGS, Moments, Piece, Pooling
 from speechssl.embed.packing import DType, packed
 from speechssl.models.encoder import EncoderOutput, SpeechEncoder
@@ -231,20 +231,29 @@ class Encoding:
             output = self._one_by_one(waveforms) if self.alone else self._padded_batch(waveforms)
         assert output.hidden_states is not None
         assert output.num_frames is not None
-        states: list[Tensor] = [state[: len(waveforms)] for state in output.hidden_states]
-        return Piece(
-            torch.stack([_weighted(states, weights) for weights in chosen]), output.num_frames[: len(waveforms)]
-        )
+        num_frames = output.num_frames[: len(waveforms)]
+        rows, longest = slice(len(waveforms)), int(num_frames.max())
+        states: list[Tensor] = [state[rows, :longest] for state in output.hidden_states]
+        return Piece(torch.stack([_weighted(states, weights) for weights in chosen]), num_frames)
 
     def _one_by_one(self, waveforms: Sequence[Waveform]) -> EncoderOutput:
         """Each waveform alone through the convolutions, all together through the Transformer."""
-        projected: list[Float[Tensor, "frames dim"]] = []
-        for waveform in waveforms:
+        num_frames = self.encoder.num_frames(torch.tensor([len(waveform) for waveform in waveforms]))
+        assert int(num_frames.min()) > 0
+        longest = few_lengths(int(num_frames.max()))
+        rows: list[Float[Tensor, "frames dim"]] = []
+        for waveform, frames in zip(waveforms, num_frames.tolist(), strict=True):
             samples = torch.from_numpy(np.ascontiguousarray(waveform)).to(self.device)
-            projected.append(self.encoder.project(self.encoder.latents(samples[None]))[0])
-        num_frames = torch.tensor([len(each) for each in projected], device=self.device)
-        together = pad_sequence(projected, batch_first=True)  # batch frames dim
-        return self.encoder.contextualize(together, num_frames, all_layers=True)
+            behind = self._samples_of(few_lengths(frames)) - len(samples)
+            with norm_of_all(self.encoder, samples):
+                projected = self.encoder.project(self.encoder.latents(F.pad(samples, (0, behind))[None]))[0]
+            rows.append(F.pad(projected[:frames], (0, 0, 0, longest - frames)))
+        return self.encoder.contextualize(torch.stack(rows), num_frames.to(self.device), all_layers=True)
+
+    def _samples_of(self, frames: int) -> int:
+        """The most samples that give so many frames."""
+        conv = self.encoder.config.conv
+        return frames * conv.hop + conv.receptive_field - 2 * conv.padding - 1
 
     def _padded_batch(self, waveforms: Sequence[Waveform]) -> EncoderOutput:
         """All waveforms together; rows may be more than they are."""
@@ -257,6 +266,16 @@ class Encoding:
             row[: len(waveform)] = waveform
         num_samples = torch.tensor(lengths, device=self.device)
         return self.encoder(torch.from_numpy(padded).to(self.device), num_samples, all_layers=True)
+
+
+def few_lengths(frames: int) -> int:
+    """The next of sixteen numbers an octave: oneDNN compiles a kernel for each new shape, and keeps a thousand of them.
+
+    >>> [few_lengths(frames) for frames in (1, 31, 33, 499, 1000)]
+    [1, 31, 34, 512, 1024]
+    """
+    step = max(1, 2 ** (frames.bit_length() - 5))
+    return -(-frames // step) * step
 
 
 def learned_mix(folder: Path) -> tuple[float, ...] | None:

@@ -33,6 +33,7 @@ from speechssl.embed.progress import Progress, Tally
 from speechssl.embed.resources import DEFAULT_MEMORY, devices_of, divide, peak_memory
 from speechssl.embed.writers import check_out, settings_of, write
 from speechssl.interop.sources import Source, open_source
+from speechssl.nn.memory import give_back_freed_memory
 
 LEVELS = ("mean", "mean+std", "none")
 _NEW, _FAILED = 2**64 - 1, 2**64 - 2  # places of clips: not done before; cannot be used
@@ -154,9 +155,11 @@ def extract(
             parts = run_on_ray(run.remaining(), model, job, run, workers=workers, resources=resources)
         else:
             parts = run_local(run.remaining(), opened.encoder, job, run, devices=devices, resources=resources)
+        del opened  # what works is a copy with the weights laid out anew
         with closing(parts):  # threads end with the run, however it ends
             for part in parts:
                 run.commit(part)
+                give_back_freed_memory()
         told = run.finish()
         shutil.rmtree(folder)
     return _report(told, out, started=started, new=run.tally.seconds, resumed=run.resumed, before=False)

@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -21,7 +21,6 @@ from speechssl.embed.precision import Precision, choose, encoding_of
 from speechssl.embed.progress import Tally
 from speechssl.embed.resources import Resources
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.nn.memory import keep_freed_memory
 
 Engine = Literal["local", "ray"]
 _CHECKED_SECONDS = 20.0  # of the first part that are also encoded in float32
@@ -80,8 +79,6 @@ def run_local(
         devices: one encoder each.
         resources: memory and threads.
     """
-    if any(device.type == "cpu" for device in devices):
-        keep_freed_memory()
     long_samples = round(resources.window_seconds * 16000)
     budget, threads = resources.audio_bytes, resources.threads
     with decoding(items, threads=threads, budget=budget, long_samples=long_samples, spool=ledger.folder) as clips:
@@ -92,22 +89,39 @@ def run_local(
             if any(isinstance(clip, Decoded | Streamed) for clip in part):
                 break
         dtype = _settled(encoder, job, ledger, first[-1] if first else [], device=devices[0])
-        workers: list[PartEncoder] = []
-        copies = [encoder, *(copy.deepcopy(encoder) for _ in devices[1:])]
-        for own, device in zip(copies, devices, strict=True):
-            encoding = encoding_of(own, device=device, dtype=dtype, mix=job.mix, compiled=job.compiled)
-            encoding.batch_seconds = resources.batch_seconds
-            encoding.window_seconds = resources.window_seconds
-            worker = PartEncoder(
-                encoding,
-                pooling=job.pooling,
-                layers=job.layers,
-                frames=ledger.folder,
-                release=clips.release,
-                tell=ledger.tally.tell,
-            )
-            workers.append(worker)
+        release = clips.release
+        workers = _workers(encoder, job, ledger, dtype, devices=devices, resources=resources, release=release)
+        del encoder  # what works is a copy with its weights laid out anew
         yield from in_order(itertools.chain(first, parts), workers)
+
+
+def _workers(
+    encoder: SpeechEncoder,
+    job: Job,
+    ledger: Ledger,
+    dtype: Precision,
+    *,
+    devices: Sequence[torch.device],
+    resources: Resources,
+    release: Callable[[Clip], None],
+) -> list[PartEncoder]:
+    """One for each device; the first has the encoder itself, the others copies."""
+    workers: list[PartEncoder] = []
+    copies = [encoder, *(copy.deepcopy(encoder) for _ in devices[1:])]
+    for own, device in zip(copies, devices, strict=True):
+        encoding = encoding_of(own, device=device, dtype=dtype, mix=job.mix, compiled=job.compiled)
+        encoding.batch_seconds = resources.batch_seconds
+        encoding.window_seconds = resources.window_seconds
+        worker = PartEncoder(
+            encoding,
+            pooling=job.pooling,
+            layers=job.layers,
+            frames=ledger.folder,
+            release=release,
+            tell=ledger.tally.tell,
+        )
+        workers.append(worker)
+    return workers
 
 
 def _settled(

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32
-from torch import nn
+import torch.nn.functional as F
+from jaxtyping import Float, Float32
+from torch import Tensor, nn
 
 from speechssl.audio import RECEPTIVE_FIELD, SILENCE_PEAK, AudioError
 from speechssl.models.encoder import SpeechEncoder
@@ -126,12 +127,32 @@ def norm_of_the_whole(encoder: SpeechEncoder, clip: LongClip) -> Generator[None]
 
     The whole clip is read once for it, in blocks.
     """
+    with _norm_by(encoder, lambda conv: _moments(conv, clip, encoder)):
+        yield
+
+
+@contextmanager
+def norm_of_all(encoder: SpeechEncoder, samples: Float[Tensor, " samples"]) -> Generator[None]:
+    """Inside, a group-norm encoder normalises as these samples ask for, whatever comes behind them."""
+    padding = encoder.features.config.padding
+
+    def moments(conv: nn.Conv1d) -> WindowMoments:
+        (kernel,), (stride,) = conv.kernel_size, conv.stride
+        return WindowMoments.of(F.pad(samples, (padding, padding)), kernel=kernel, stride=stride)
+
+    with _norm_by(encoder, moments):
+        yield
+
+
+@contextmanager
+def _norm_by(encoder: SpeechEncoder, moments: Callable[[nn.Conv1d], WindowMoments]) -> Generator[None]:
+    """A norm over time in the first layer has these moments inside; one that is fixed already stays."""
     layer = encoder.features.layers[0]
     if not isinstance(layer, ConvLayer | FoldedConvLayer) or not isinstance(layer.norm, TimeNorm):
         yield
         return
     norm = layer.norm
-    layer.norm = _moments(layer.conv, clip, encoder).norm(layer.conv, norm)
+    layer.norm = moments(layer.conv).norm(layer.conv, norm)
     try:
         yield
     finally:

@@ -15,7 +15,8 @@ from speechssl.models.encoder import EncoderConfig
 
 DEFAULT_MEMORY = 2 << 30  # bytes of host memory beside the program and the weights
 MIN_WINDOW_SECONDS = 10.0
-_AUDIO_SHARE = 0.25  # of the memory; the rest is for a batch
+_AUDIO_SHARE = 0.25  # of the memory, at most; the rest is for a batch
+_AHEAD_PARTS = 4  # for each device, decoded and waiting: more would only take longer to fill
 _SECOND = 64000  # bytes of a second of audio at 16 kHz
 
 
@@ -80,8 +81,9 @@ def divide(memory: int, config: EncoderConfig, devices: list[torch.device], *, t
         UserError: too little for a window of ten seconds, or for the parts that are under way.
     """
     on_cpu = all(device.type == "cpu" for device in devices)
-    audio = int(memory * (_AUDIO_SHARE if on_cpu else 1.0))
     parts = round((2 * len(devices) + 1) * PART_SECONDS * _SECOND)
+    wanted = parts + round(_AHEAD_PARTS * len(devices) * PART_SECONDS * _SECOND)
+    audio = min(int(memory * (_AUDIO_SHARE if on_cpu else 1.0)), wanted)
     least = round(parts / (_AUDIO_SHARE if on_cpu else 1.0))
     room = (memory - audio) / len(devices) / bytes_of_second(config)
     if on_cpu:
