@@ -72,9 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _say_error(str(error))
     except OSError as error:  # no such folder, no permission, a file in the way, a full disk, …
-        if error.strerror is None or error.filename is None:
+        if error.strerror is None:
             raise
-        return _say_error(f"{error.filename}: {error.strerror}")
+        return _say_error(error.strerror if error.filename is None else f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         return INTERRUPTED
 

@@ -11,6 +11,7 @@ Sounds here may be silent, noise or music: nothing is refused but what has no fr
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,6 +60,10 @@ class HearModel(nn.Module):
         # No sound at all: an unknown layer or pooling is told here.
         empty = self.encoding().embed_layers([], pooling=pooling, layers=[layer])
         self.scene_embedding_size = int(empty.shape[-1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the encoder at work, which cannot be copied, and is made again."""
+        return dict(self.__dict__) | {"_at_work": None}
 
     def encoding(self) -> Encoding:
         """The encoder at work where it is now."""

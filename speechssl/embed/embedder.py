@@ -15,7 +15,7 @@ two seconds of context on both sides, and memory stays bounded.
 from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -69,6 +69,9 @@ def load(name: str | PathLike[str], *, device: str = "auto", dtype: Precision = 
 class EmbeddingModel:
     """A frozen encoder in evaluation mode. The encoder itself is at `.encoder`.
 
+    On a CPU a copy with its weights laid out for the processor does the work: load the model anew after a change to
+    `.encoder`.
+
     Where `folder` holds a fine-tuned model, `predict` says what its head says.
     """
 
@@ -96,6 +99,19 @@ class EmbeddingModel:
         self.encoder = encoder
         self.layers, self.dim = self.encoding.layers, self.encoding.dim
         self.hop = self.encoding.hop  # samples from one frame to the next
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the network at work, which cannot be copied and is made again."""
+        encoding, state = self.encoding, dict(self.__dict__)
+        del state["encoding"]
+        return state | {"at_work": (encoding.dtype, encoding.mix, encoding.batch_seconds)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make the copy at work."""
+        dtype, mix, batch_seconds = state.pop("at_work")
+        self.__dict__.update(state)
+        self.encoding = Encoding(self.encoder, device=self.device, dtype=dtype, mix=mix)
+        self.encoding.batch_seconds = batch_seconds
 
     def settle(self, waveforms: "Sequence[Waveform]") -> None:
         """Decide what dtype `auto` is, and set `.dtype` to it; `embed` and its kin do so with their first clips.

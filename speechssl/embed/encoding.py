@@ -20,11 +20,12 @@ from torch import Tensor
 
 from speechssl.audio import SAMPLE_RATE, normalize
 from speechssl.config import UserError
-from speechssl.embed.long import LongClip, Window, norm_of_all, norm_of_the_whole, scan, windows
+from speechssl.embed.long import LongClip, Window, latents, norm_of_all, norm_of_the_whole, scan, windows
 from speechssl.embed.moments import POOLINGS, Moments, Piece, Pooling
 from speechssl.embed.packing import DType, packed
 from speechssl.models.encoder import EncoderOutput, SpeechEncoder
 from speechssl.models.storage import HEAD, read_tensors
+from speechssl.nn.time_norm import FixedNorm
 
 Waveform = Float32[np.ndarray, " _"]  # mono samples at 16 kHz; a list of them may differ in length
 
@@ -152,20 +153,7 @@ class Encoding:
         Raises:
             UserError: no such layer, or no mix was learnt.
         """
-        weights = torch.zeros(self.layers + 1)
-        if layer == ALL_LAYERS:
-            return weights + 1 / len(weights)
-        if layer == "mix":
-            if self.mix is None:
-                raise UserError("layer 'mix' is what a fine-tuned head has learnt; this model has none")
-            return torch.tensor(self.mix)
-        if layer not in range(-self.layers - 1, self.layers + 1):
-            raise UserError(
-                f"layer must be {ALL_LAYERS!r}, 'mix' or lie in {-self.layers - 1} … {self.layers} "
-                f"(0: input to the first of {self.layers} blocks), got {layer!r}"
-            )
-        weights[layer] = 1.0
-        return weights
+        return layer_weights(layer, blocks=self.layers, mix=self.mix)
 
     def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Indices by rising length, cut so that a padded batch stays below `batch_seconds`; long clips come alone."""
@@ -205,11 +193,11 @@ class Encoding:
         context = round(CONTEXT_SECONDS * SAMPLE_RATE / self.hop)
         step = round(min(self.window_seconds, WINDOW_SECONDS) * SAMPLE_RATE / self.hop) - 2 * context
         blocks = clip.normalized(normalize=self.encoder.config.normalize)
-        with norm_of_the_whole(self.encoder, clip):
-            for batch in self._alike(windows(blocks, frames, hop=self.hop, context=context, step=step)):
-                piece = self.encode([window.samples for window in batch], chosen)
-                for row, window in enumerate(batch):
-                    yield piece.cut(row, window.first, window.last)
+        norm = norm_of_the_whole(self.encoder, clip)
+        for batch in self._alike(windows(blocks, frames, hop=self.hop, context=context, step=step)):
+            piece = self.encode([window.samples for window in batch], chosen, norm=norm)
+            for row, window in enumerate(batch):
+                yield piece.cut(row, window.first, window.last)
 
     def _alike(self, found: Iterator[Window]) -> Iterator[list[Window]]:
         """Neighbours of equal length, as many as fill a batch."""
@@ -225,10 +213,18 @@ class Encoding:
             yield batch
 
     @torch.inference_mode()
-    def encode(self, waveforms: Sequence[Waveform], chosen: Sequence[Tensor]) -> Piece:
-        """One pass over a batch of waveforms as they are; `chosen` as `choice` gives it."""
+    def encode(
+        self, waveforms: Sequence[Waveform], chosen: Sequence[Tensor], *, norm: FixedNorm | None = None
+    ) -> Piece:
+        """One pass over a batch of waveforms as they are.
+
+        Args:
+            waveforms: normalised, where the encoder asks for it.
+            chosen: as `choice` gives it.
+            norm: over time of the clip that they are windows of.
+        """
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16"):
-            output = self._one_by_one(waveforms) if self.alone else self._padded_batch(waveforms)
+            output = self._one_by_one(waveforms, norm) if self.alone else self._padded_batch(waveforms)
         assert output.hidden_states is not None
         assert output.num_frames is not None
         num_frames = output.num_frames[: len(waveforms)]
@@ -236,7 +232,7 @@ class Encoding:
         states: list[Tensor] = [state[rows, :longest] for state in output.hidden_states]
         return Piece(torch.stack([_weighted(states, weights) for weights in chosen]), num_frames)
 
-    def _one_by_one(self, waveforms: Sequence[Waveform]) -> EncoderOutput:
+    def _one_by_one(self, waveforms: Sequence[Waveform], norm: FixedNorm | None) -> EncoderOutput:
         """Each waveform alone through the convolutions, all together through the Transformer."""
         num_frames = self.encoder.num_frames(torch.tensor([len(waveform) for waveform in waveforms]))
         assert int(num_frames.min()) > 0
@@ -245,9 +241,9 @@ class Encoding:
         for waveform, frames in zip(waveforms, num_frames.tolist(), strict=True):
             samples = torch.from_numpy(np.ascontiguousarray(waveform)).to(self.device)
             behind = self._samples_of(few_lengths(frames)) - len(samples)
-            with norm_of_all(self.encoder, samples):
-                projected = self.encoder.project(self.encoder.latents(F.pad(samples, (0, behind))[None]))[0]
-            rows.append(F.pad(projected[:frames], (0, 0, 0, longest - frames)))
+            own = norm_of_all(self.encoder, samples) if norm is None else norm
+            found = self.encoder.project(latents(self.encoder, F.pad(samples, (0, behind))[None], own))[0]
+            rows.append(F.pad(found[:frames], (0, 0, 0, longest - frames)))
         return self.encoder.contextualize(torch.stack(rows), num_frames.to(self.device), all_layers=True)
 
     def _samples_of(self, frames: int) -> int:
@@ -266,6 +262,31 @@ class Encoding:
             row[: len(waveform)] = waveform
         num_samples = torch.tensor(lengths, device=self.device)
         return self.encoder(torch.from_numpy(padded).to(self.device), num_samples, all_layers=True)
+
+
+def layer_weights(layer: Layer, *, blocks: int, mix: Sequence[float] | None) -> Float[Tensor, " states"]:
+    """Weights of the hidden states that a layer stands for, of an encoder with so many blocks.
+
+    Raises:
+        UserError: no such layer, or no mix was learnt.
+
+    >>> layer_weights(-1, blocks=2, mix=None)
+    tensor([0., 0., 1.])
+    """
+    weights = torch.zeros(blocks + 1)
+    if layer == ALL_LAYERS:
+        return weights + 1 / len(weights)
+    if layer == "mix":
+        if mix is None:
+            raise UserError("layer 'mix' is what a fine-tuned head has learnt; this model has none")
+        return torch.tensor(mix)
+    if layer not in range(-blocks - 1, blocks + 1):
+        raise UserError(
+            f"layer must be {ALL_LAYERS!r}, 'mix' or lie in {-blocks - 1} … {blocks} "
+            f"(0: input to the first of {blocks} blocks), got {layer!r}"
+        )
+    weights[layer] = 1.0
+    return weights
 
 
 def few_lengths(frames: int) -> int:
@@ -322,6 +343,8 @@ def device_of(device: str) -> torch.device:
         found = torch.device(name)
     except RuntimeError:
         raise UserError(f"unknown device {device!r}; 'auto', 'cpu', 'cuda', 'cuda:1' … are allowed") from None
+    if found.type not in ("cpu", "cuda"):
+        raise UserError(f"device {device!r}: only CPUs and CUDA's GPUs are known here")
     if found.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {device!r}: torch sees no GPU on this machine")
     return found

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from speechssl import __version__
 from speechssl.config import UserError
-from speechssl.embed.encoding import Encoding, Layer, learned_mix
+from speechssl.embed.encoding import Layer, layer_weights, learned_mix
 from speechssl.embed.finished import Finished
 from speechssl.embed.inputs import Item, Plan, read_plan
 from speechssl.embed.local import Engine, Job, run_local
@@ -167,16 +167,13 @@ def extract(
 
 def _job(opened: Source, *, pooling: str, layer: Any, dtype: Precision, compiled: bool) -> Job:
     """What every encoder of the run does; unknown layers are refused here."""
-    import torch
-
     mix = None if opened.folder is None else learned_mix(opened.folder)
     encoder = opened.encoder
     layers = list(range(encoder.config.transformer.layers + 1)) if layer == "all" else [layer]
-    trial = Encoding(encoder, device=torch.device("cpu"), mix=mix)
     for each in layers:
-        trial.choice(each)
+        layer_weights(each, blocks=encoder.config.transformer.layers, mix=mix)
     kept: Pooling | None = "mean" if pooling == "mean" else "mean+std" if pooling == "mean+std" else None
-    return Job(kept, tuple(layers), trial.dim, mix, dtype, compiled)
+    return Job(kept, tuple(layers), encoder.config.dim, mix, dtype, compiled)
 
 
 def _vector_names(layers: int) -> tuple[str, ...]:
@@ -243,7 +240,8 @@ class _Run:
             key = item.key
             self._digest.update(key)
             place = self.parts.place(key)
-            failed = self.parts.failed.get(key.hex()) if place is None else None
+            # What lies behind an address may have failed for the network's sake: it is tried again.
+            failed = self.parts.failed.get(key.hex()) if place is None and item.fingerprint else None
             if place is not None:
                 self._order.append(place)
             elif failed is not None:
@@ -265,7 +263,7 @@ class _Run:
             row += done
         self._fresh_failed += failed
         if failed:
-            with self.errors.open("a", encoding="utf-8") as file:
+            with self.errors.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.writelines(each.line() for each in failed)
 
     def finish(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, overload
 
 from pydantic import ValidationError
 
@@ -28,6 +28,8 @@ from speechssl.embed.remote import is_address, list_address
 
 KNOWN = ("speaker", "text", "label", "language", "split")
 _GLOB = frozenset("*?[")
+_TAKEN = ("path", "offset", "duration", "fingerprint", "key", "num_frames", "first_frame", "file", "speechssl")
+_Value = str | int | float | bool | None
 _log = logging.getLogger(__name__)
 
 
@@ -156,7 +158,7 @@ def _listed(locations: Sequence[str], name: str, *, empty: str = "an empty list 
         raise UserError(empty)
 
     def items() -> Iterator[Item]:
-        return (Item(each, each, 0.0, 0.0, fingerprint=fingerprint(each)) for each in locations)
+        return (Item(_readable(each), each, 0.0, 0.0, fingerprint=fingerprint(each)) for each in locations)
 
     return Plan(name, items, len(locations), None, {})
 
@@ -195,18 +197,29 @@ def _utterances(source: str, root: Path, read: Callable[[], Iterator[Utterance]]
 
 
 def _item(each: Utterance, root: Path, mark: str) -> Item:
-    known = [(name, getattr(each, name)) for name in KNOWN if getattr(each, name) is not None]
-    extras = [(_extra(name), value) for name, value in each.extras.items() if value is not None]
+    known = [(name, _readable(getattr(each, name))) for name in KNOWN if getattr(each, name) is not None]
+    extras = [(_extra(name), _readable(value)) for name, value in each.extras.items() if value is not None]
     path = Path(each.audio)
     shown = each.audio
     if not is_address(shown) and path.is_relative_to(root):
         shown = path.relative_to(root).as_posix()
-    return Item(shown, each.audio, each.offset, each.duration, tuple(known + extras), mark)
+    return Item(_readable(shown), each.audio, each.offset, each.duration, tuple(known + extras), mark)
+
+
+@overload
+def _readable(value: str) -> str: ...
+@overload
+def _readable(value: _Value) -> _Value: ...
+def _readable(value: _Value) -> _Value:
+    """Words as an output can hold them: bytes of a file's name that are not UTF-8 are spelt out."""
+    if not isinstance(value, str):
+        return value
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _extra(name: str) -> str:
     """The column of an extra; one that would hide a column of the output is called `extra_NAME`."""
-    own = name in ("path", "offset", "duration", "fingerprint", "frames", *KNOWN) or name.startswith("vector")
+    own = name in _TAKEN or name in KNOWN or name.startswith(("vector", "frames"))
     return f"extra_{name}" if own else name
 
 
@@ -265,7 +278,7 @@ def _folder(root: Path) -> Plan:
             for name in names:
                 if _is_audio(name):
                     location = os.path.join(folder, name)  # noqa: PTH118 -- a million times
-                    yield Item(prefix + name, location, 0.0, 0.0, metadata, fingerprint(location))
+                    yield Item(_readable(prefix + name), location, 0.0, 0.0, metadata, fingerprint(location))
 
     columns: dict[str, ColumnType] = {name: "text" for meaning in meanings.values() for name in meaning}
     return Plan(str(root), items, files, None, {name: columns[name] for name in KNOWN if name in columns})

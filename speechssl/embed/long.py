@@ -7,8 +7,7 @@ Decoding is hundreds of times faster than encoding.
 
 import itertools
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +20,7 @@ from speechssl.audio import RECEPTIVE_FIELD, SILENCE_PEAK, AudioError
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.nn.conv import ConvLayer
 from speechssl.nn.packed import FoldedConvLayer
-from speechssl.nn.time_norm import TimeNorm, WindowMoments
+from speechssl.nn.time_norm import FixedNorm, TimeNorm, WindowMoments
 
 Block = Float32[np.ndarray, " _"]
 _PART = 160_000  # samples whose windows are held at once: 2.5 MB in BASE
@@ -121,42 +120,54 @@ def windows(blocks: Iterable[Block], num_frames: int, *, hop: int, context: int,
         yield Window(np.ascontiguousarray(stretch, dtype=np.float32), first - start, last - start)
 
 
-@contextmanager
-def norm_of_the_whole(encoder: SpeechEncoder, clip: LongClip) -> Generator[None]:
-    """Inside, a group-norm encoder normalises windows of the clip as it would the whole; others are left alone.
+def norm_of_the_whole(encoder: SpeechEncoder, clip: LongClip) -> FixedNorm | None:
+    """What a group-norm encoder does to the channels of the whole clip, and so to those of its windows.
 
-    The whole clip is read once for it, in blocks.
+    None where there is no such norm. The whole clip is read once for it, in blocks.
     """
-    with _norm_by(encoder, lambda conv: _moments(conv, clip, encoder)):
-        yield
+    layer = _normed_over_time(encoder)
+    return None if layer is None else _moments(layer.conv, clip, encoder).norm(layer.conv, layer.norm)
 
 
-@contextmanager
-def norm_of_all(encoder: SpeechEncoder, samples: Float[Tensor, " samples"]) -> Generator[None]:
-    """Inside, a group-norm encoder normalises as these samples ask for, whatever comes behind them."""
+@torch.inference_mode()
+def norm_of_all(encoder: SpeechEncoder, samples: Float[Tensor, " samples"]) -> FixedNorm | None:
+    """The same of a clip in memory, whatever comes behind it when it is padded."""
+    layer = _normed_over_time(encoder)
+    if layer is None:
+        return None
+    (kernel,), (stride,), padding = layer.conv.kernel_size, layer.conv.stride, encoder.features.config.padding
+    moments = WindowMoments.of(F.pad(samples, (padding, padding)), kernel=kernel, stride=stride)
+    return moments.norm(layer.conv, layer.norm)
+
+
+def latents(
+    encoder: SpeechEncoder, waveforms: Float[Tensor, "batch samples"], norm: FixedNorm | None
+) -> Float[Tensor, "batch frames channels"]:
+    """The encoder's latent frames, with a norm over time that is known, where it has one."""
+    layer = _normed_over_time(encoder)
+    if norm is None or layer is None:
+        return encoder.latents(waveforms)
     padding = encoder.features.config.padding
-
-    def moments(conv: nn.Conv1d) -> WindowMoments:
-        (kernel,), (stride,) = conv.kernel_size, conv.stride
-        return WindowMoments.of(F.pad(samples, (padding, padding)), kernel=kernel, stride=stride)
-
-    with _norm_by(encoder, moments):
-        yield
+    x = layer.normed(F.pad(waveforms, (padding, padding)).unsqueeze(-1), norm)  # batch frames channels
+    for later in list(encoder.features.layers)[1:]:
+        x = later(x)
+    return encoder.feature_norm(x)
 
 
-@contextmanager
-def _norm_by(encoder: SpeechEncoder, moments: Callable[[nn.Conv1d], WindowMoments]) -> Generator[None]:
-    """A norm over time in the first layer has these moments inside; one that is fixed already stays."""
+@dataclass(frozen=True)
+class _First:
+    """A first layer with a norm over time."""
+
+    conv: nn.Conv1d
+    norm: TimeNorm
+    normed: Callable[[Tensor, FixedNorm], Tensor]
+
+
+def _normed_over_time(encoder: SpeechEncoder) -> _First | None:
     layer = encoder.features.layers[0]
-    if not isinstance(layer, ConvLayer | FoldedConvLayer) or not isinstance(layer.norm, TimeNorm):
-        yield
-        return
-    norm = layer.norm
-    layer.norm = moments(layer.conv).norm(layer.conv, norm)
-    try:
-        yield
-    finally:
-        layer.norm = norm
+    if isinstance(layer, ConvLayer | FoldedConvLayer) and isinstance(layer.norm, TimeNorm):
+        return _First(layer.conv, layer.norm, layer.normed)
+    return None
 
 
 @torch.inference_mode()

@@ -35,13 +35,15 @@ class Moments:
     @classmethod
     def of(cls, piece: Piece) -> "Moments":
         """Those of one piece."""
-        states = piece.states.double()
-        count = piece.num_frames.double()[None, :, None]  # (1, batch, 1)
-        valid = torch.arange(states.shape[2], device=states.device) < piece.num_frames[:, None]  # (batch, frames)
-        mask = valid[None, :, :, None]
-        mean = (states * mask).sum(dim=2) / count  # (layers, batch, dim)
-        squares = ((states - mean[:, :, None]) * mask).square().sum(dim=2)
-        return cls(count, mean, squares)
+        count = piece.num_frames.double()[:, None]  # (batch, 1)
+        valid = torch.arange(piece.states.shape[2], device=count.device) < piece.num_frames[:, None]  # (batch, frames)
+        means: list[Tensor] = []
+        squares: list[Tensor] = []
+        for states in piece.states:  # one after another: all layers in float64 would be the largest thing in memory
+            used = states.double() * valid[:, :, None]
+            means.append(used.sum(dim=1) / count)  # (batch, dim)
+            squares.append(((used - means[-1][:, None]) * valid[:, :, None]).square().sum(dim=1))
+        return cls(count[None], torch.stack(means), torch.stack(squares))
 
     def merged(self, other: "Moments") -> "Moments":
         """Both together (Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983)."""

@@ -40,6 +40,7 @@ def packed(encoder: SpeechEncoder, *, dtype: DType = "float32") -> SpeechEncoder
     if dtype == "int8" or can_pack(number):
         for parent in list(own.modules()):
             for name, child in list(parent.named_children()):
+                # A gate's inputs are a head wide: too small for a layout to matter.
                 if type(child) is nn.Linear and not isinstance(parent, RelativeGate):
                     setattr(parent, name, _linear(parent, name, child, dtype))
     return own

@@ -193,9 +193,13 @@ class Parts:
         keys: list[int] = []
         places: list[int] = []
         while self.path(self.count).exists():
-            with pq.ParquetFile(self.path(self.count)) as file:
-                found = file.read(columns=["key"])["key"].to_pylist()
-                told = json.loads((file.schema_arrow.metadata or {}).get(FAILED_KEY, b"[]"))
+            try:
+                with pq.ParquetFile(self.path(self.count)) as file:
+                    found = file.read(columns=["key"])["key"].to_pylist()
+                    told = json.loads((file.schema_arrow.metadata or {}).get(FAILED_KEY, b"[]"))
+            except (OSError, ValueError, KeyError) as error:
+                words = " ".join(str(error).split())
+                raise UserError(f"{self.path(self.count)}: damaged ({words}); remove it and all after it") from None
             keys += [int(key, 16) for key in found]
             places += [self.count << 32 | row for row in range(len(found))]
             self.failed |= {each["key"]: FailedClip(**each) for each in told}

@@ -50,9 +50,9 @@ def check_out(out: Path) -> None:
         raise UserError(f"{out}: end it in .parquet, .npz, .h5 or .zarr, or in nothing for a folder of .npy files")
     try:
         if out.suffix == ".h5":
-            import h5py  # noqa: F401  # pyright: ignore[reportUnusedImport]
+            import h5py  # noqa: F401 -- whether it is there  # pyright: ignore[reportUnusedImport]
         elif out.suffix == ".zarr":
-            import zarr  # noqa: F401  # pyright: ignore[reportUnusedImport]
+            import zarr  # noqa: F401 -- whether it is there  # pyright: ignore[reportUnusedImport]
     except ImportError:
         extra = "hdf5" if out.suffix == ".h5" else "zarr"
         raise UserError(f"{out}: pip install 'speechssl[{extra}]' to write it") from None

@@ -128,12 +128,17 @@ class ConvLayer(nn.Module):
         super().__init__()
         self.conv = nn.Conv1d(inputs, channels, kernel, stride=stride, bias=bias)
         nn.init.kaiming_normal_(self.conv.weight)
-        made = {"layer": LayerNorm, "group": TimeNorm, "none": lambda _: nn.Identity()}[norm](channels)
-        self.norm: LayerNorm | TimeNorm | FixedNorm | nn.Identity = made
+        self.norm = {"layer": LayerNorm, "group": TimeNorm, "none": lambda _: nn.Identity()}[norm](channels)
 
     def forward(self, x: Float[Tensor, "batch time inputs"]) -> Float[Tensor, "batch frames channels"]:
         """One layer; ``frames = (time - kernel) // stride + 1``."""
-        return F.gelu(self.norm(convolve(x, self.conv.weight, self.conv.bias, stride=self.conv.stride[0])))
+        return self.normed(x, self.norm)
+
+    def normed(
+        self, x: Float[Tensor, "batch time inputs"], norm: nn.Module | FixedNorm
+    ) -> Float[Tensor, "batch frames channels"]:
+        """The layer with another norm than its own."""
+        return F.gelu(norm(convolve(x, self.conv.weight, self.conv.bias, stride=self.conv.stride[0])))
 
 
 class GaborLayer(nn.Module):

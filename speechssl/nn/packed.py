@@ -31,7 +31,8 @@ def can_pack(dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
     x = torch.linspace(-1, 1, 240).reshape(1, 30, 8)
-    linear, conv = nn.Linear(8, 4), nn.Conv1d(8, 4, 3, stride=2)
+    with torch.random.fork_rng(devices=[]):
+        linear, conv = nn.Linear(8, 4), nn.Conv1d(8, 4, 3, stride=2)
     near = 1e-5 if dtype == torch.float32 else 0.05
     try:
         with torch.inference_mode():
@@ -108,28 +109,29 @@ class FoldedConvLayer(nn.Module):
     """The first layer of a group-norm encoder: the norm of an utterance is folded into the convolution's weights.
 
     Its mean and variance are known before anything is convolved (:class:`WindowMoments`), so that what is the largest
-    tensor of the encoder is written once, after GELU, instead of three times. `norm` may be a :class:`FixedNorm`, too.
+    tensor of the encoder is written once, after GELU, instead of three times.
     """
 
     def __init__(self, layer: ConvLayer, *, dtype: torch.dtype):
         super().__init__()
         assert layer.conv.in_channels == 1
+        assert isinstance(layer.norm, TimeNorm)
         self.conv, self.norm, self.dtype = layer.conv, layer.norm, dtype
 
     def forward(self, x: Float[Tensor, "batch time 1"]) -> Float[Tensor, "batch frames channels"]:
         """One layer; every utterance fills its row."""
-        return torch.cat([self._one(samples) for samples in x[..., 0]])
-
-    def _one(self, samples: Float[Tensor, " time"]) -> Float[Tensor, "1 frames channels"]:
         (kernel,), (stride,) = self.conv.kernel_size, self.conv.stride
-        norm = self.norm
-        if isinstance(norm, TimeNorm):
-            norm = WindowMoments.of(samples, kernel=kernel, stride=stride).norm(self.conv, norm)
-        assert isinstance(norm, FixedNorm)
-        weight, bias = self.conv.weight[:, 0] * norm.scale[:, None], norm.shift  # channels kernel
+        moments = [WindowMoments.of(samples, kernel=kernel, stride=stride) for samples in x[..., 0]]
+        rows = zip(x.split(1), moments, strict=True)
+        return torch.cat([self.normed(row, each.norm(self.conv, self.norm)) for row, each in rows])
+
+    def normed(self, x: Float[Tensor, "batch time 1"], norm: FixedNorm) -> Float[Tensor, "batch frames channels"]:
+        """The layer with a norm that is known."""
+        (kernel,), (stride,) = self.conv.kernel_size, self.conv.stride
+        weight, bias = self.conv.weight[:, 0] * norm.scale[:, None], norm.shift + norm.pull  # channels kernel
         if self.conv.bias is not None:
             bias = bias + self.conv.bias * norm.scale
-        windows = samples.unfold(0, kernel, stride)[None].to(self.dtype)  # 1 frames kernel
+        windows = (x[..., 0] - norm.centre).unfold(1, kernel, stride).to(self.dtype)  # batch frames kernel
         weight, bias = weight.to(self.dtype), bias.to(self.dtype)
         return torch.ops.mkldnn._linear_pointwise(windows, weight, bias, *_after(gelu=True))
 

@@ -32,16 +32,26 @@ class TimeNorm(nn.Module):
         )
 
 
-class FixedNorm(nn.Module):
-    """The norm over time where mean and variance are known before: a scale and a shift of each channel."""
+@dataclass(frozen=True)
+class FixedNorm:
+    """The norm over time of a convolution where mean and variance are known before.
 
-    def __init__(self, scale: Float[Tensor, " channels"], shift: Float[Tensor, " channels"]):
-        super().__init__()
-        self.scale, self.shift = scale, shift
+    Attributes:
+        scale: of each channel.
+        shift: of each channel after that.
+        centre: about the mean of the samples. Filters are applied to samples without it, so that an offset of the
+            recording costs no digits.
+        pull: what the centre adds to a channel, scaled; the shift without it is small.
+    """
 
-    def forward(self, x: Float[Tensor, "batch frames channels"]) -> Float[Tensor, "batch frames channels"]:
-        """Scaled and shifted."""
-        return x * self.scale + self.shift
+    scale: Float64[Tensor, " channels"]
+    shift: Float64[Tensor, " channels"]
+    centre: float
+    pull: Float64[Tensor, " channels"]
+
+    def __call__(self, x: Float[Tensor, "batch frames channels"]) -> Float[Tensor, "batch frames channels"]:
+        """Channels scaled and shifted."""
+        return x * self.scale.to(x.dtype) + self.shift.to(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -81,4 +91,5 @@ class WindowMoments:
             mean = mean + conv.bias.detach().double()
         variance = ((filters @ self.products) * filters).sum(dim=1) / self.count
         scale = norm.weight.detach().double() / (variance + norm.eps).sqrt()
-        return FixedNorm(scale.float(), (norm.bias.detach().double() - mean * scale).float())
+        centre = float(self.mean.mean())
+        return FixedNorm(scale, norm.bias.detach().double() - mean * scale, centre, filters.sum(dim=1) * centre * scale)

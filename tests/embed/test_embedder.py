@@ -1,5 +1,6 @@
 """The Python API: what a clip gives does not depend on its company, its window or how it was handed in."""
 
+import copy
 import shutil
 
 import numpy as np
@@ -56,6 +57,7 @@ def test_a_group_norm_encoder_is_not_changed_by_padding():
     clips = [*CLIPS, tone(16000, 333), tone(7777, 99)]
     together = model.embed(clips)
     np.testing.assert_allclose(together, np.stack([model.embed(clip) for clip in clips]), atol=1e-5)
+    # They share batches: only their convolutions run alone.
     assert max(len(batch) for batch in model.encoding.batches([len(clip) for clip in clips])) > 1
 
 
@@ -78,7 +80,9 @@ def test_long_clips_go_through_windows_and_keep_every_frame(model, monkeypatch):
     windows = []
     encode = model.encoding.encode
     monkeypatch.setattr(
-        model.encoding, "encode", lambda waves, layers: windows.extend(map(len, waves)) or encode(waves, layers)
+        model.encoding,
+        "encode",
+        lambda waves, layers, **kw: windows.extend(map(len, waves)) or encode(waves, layers, **kw),
     )
     np.testing.assert_allclose(model.frames(clip, layer=0), whole, atol=1e-4)
     assert len(windows) == 8  # 30 s in steps of 4 s
@@ -303,3 +307,9 @@ def test_the_learned_mix_of_a_fine_tuned_model(model, tmp_path):
     np.testing.assert_allclose(mixed, expected, atol=1e-5)
     with pytest.raises(UserError, match="'mix' is what a fine-tuned head has learnt"):
         model.embed(CLIPS[0], layer="mix")
+
+
+def test_a_model_can_be_copied(model):
+    other = copy.deepcopy(model)
+    assert other.encoder is not model.encoder
+    np.testing.assert_array_equal(other.embed(CLIPS), model.embed(CLIPS))

@@ -409,3 +409,33 @@ def test_an_error_of_the_program_ends_the_run(audio, model_folder, tmp_path, mon
         extract(model_folder, audio, tmp_path / "v.parquet")
     assert not (tmp_path / "v.parquet").exists()
     shutil.rmtree(tmp_path / "v.parquet.parts")
+
+
+def test_names_and_columns_that_an_output_cannot_hold_are_told_otherwise(audio, model_folder, tmp_path):
+    """A name that is not UTF-8, as old archives have them, and columns that an output has already."""
+    (audio / "calm" / "0.wav").rename(os.fsdecode(bytes(audio / "calm" / "caf") + b"\xe9.wav"))
+    (audio / "calm" / "1.wav").rename(os.fsdecode(bytes(audio / "calm" / "bad") + b"\xe9.wav"))
+    os.truncate(os.fsdecode(bytes(audio / "calm" / "bad") + b"\xe9.wav"), 5)
+    (audio / "metadata.csv").write_text("file_name,key,num_frames\nglad/2.wav,one,7\n")
+    extract(model_folder, audio, tmp_path / "v.parquet")
+    (audio / "metadata.csv").unlink()
+    report = extract(model_folder, audio, tmp_path / "w.npz")
+    table = pq.ParquetFile(tmp_path / "v.parquet").read()
+    assert table["extra_key"].to_pylist() == ["one"]
+    assert table["extra_num_frames"].to_pylist() == [7]
+    with np.load(tmp_path / "w.npz") as found:
+        assert "calm/caf\\xe9.wav" in found["path"].tolist()
+    assert "bad" in report.errors.read_text()
+
+
+def test_a_damaged_part_is_named(audio, model_folder, tmp_path, monkeypatch, small_parts):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        extract(model_folder, audio, tmp_path / "v.parquet")
+    monkeypatch.undo()
+    os.truncate(tmp_path / "v.parquet.parts" / "part-00001.parquet", 100)
+    with pytest.raises(UserError, match=r"part-00001\.parquet: damaged"):
+        extract(model_folder, audio, tmp_path / "v.parquet")
