@@ -422,7 +422,7 @@ def test_names_and_columns_that_an_output_cannot_hold_are_told_otherwise(audio, 
     report = extract(model_folder, audio, tmp_path / "w.npz")
     table = pq.ParquetFile(tmp_path / "v.parquet").read()
     assert table["extra_key"].to_pylist() == ["one"]
-    assert table["extra_num_frames"].to_pylist() == [7]
+    assert table["extra_num_frames"].to_pylist() == ["7"]
     with np.load(tmp_path / "w.npz") as found:
         assert "calm/caf\\xe9.wav" in found["path"].tolist()
     assert "bad" in report.errors.read_text()
