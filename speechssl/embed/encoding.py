@@ -2,12 +2,12 @@
 
 What a clip gives does not depend on the company it is in: padding is masked. Where padding would change the result of
 the convolutions (a group norm), and on a CPU, where it would only cost time, each clip goes through them alone, and the
-Transformer alone sees a padded batch. A clip longer than a window is encoded in overlapping windows; every
-frame then has at least two seconds of context on both sides, and memory stays bounded. At the input to the first block such frames are those of
-the unsplit clip to 1e-5; deeper, attention ends with the window (three minutes of speech, a trained encoder of four
-blocks: pooled vectors within 2 % of their largest number, frames of the final output at a cosine above 0.95). What is
-normalised over a whole clip (the waveform, and the first convolution of a group-norm encoder) is so over the whole of a
-long one too.
+Transformer alone sees a padded batch. A clip longer than a window is encoded in overlapping windows; every frame then
+has at least two seconds of context on both sides, and memory stays bounded. At the input to the first block such frames
+are those of the unsplit clip to 1e-5; deeper, attention ends with the window (three minutes of speech, a trained
+encoder of four blocks: pooled vectors within 2 % of their largest number, frames of the final output at a cosine above
+0.95). What is normalised over a whole clip (the waveform, and the first convolution of a group-norm encoder) is so over
+the whole of a long one too.
 """
 
 import math
