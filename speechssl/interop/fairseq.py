@@ -116,6 +116,8 @@ def read_content(path: Path, content: Mapping[str, Any]) -> Checkpoint:
         objective = None if fine_tuned else _objective(settings, tensors)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+    except (TypeError, AttributeError, KeyError) as error:  # none or a word where a number is due
+        raise UserError(f"{path}: a setting is missing or of another kind ({error})") from None
     peer = Peer(ours=_our_name, theirs=_back_to(_FINE_TUNED if fine_tuned else ""), is_head=_is_head)
     kind = f"fairseq {settings.model.get('_name') or 'wav2vec2'}{' ctc' if fine_tuned else ''}"
     return read_checkpoint(path, tensors, config, kind=kind, peer=peer, objective=objective)

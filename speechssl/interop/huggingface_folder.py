@@ -59,9 +59,11 @@ def read_folder(folder: Path) -> Checkpoint:
         encoder = huggingface.import_config(config, normalize=_normalizes(folder))
     except ValueError as error:
         raise error if isinstance(error, UserError) else UserError(f"{path}: {error}") from None
+    except (TypeError, AttributeError, KeyError) as error:  # null or a word where a list is due
+        raise UserError(f"{path}: a setting is missing or of another kind ({error})") from None
     try:
         objective = huggingface.import_objective(config) if kind == "wav2vec2" else None
-    except ValueError:
+    except (ValueError, TypeError, KeyError):
         objective = None  # an objective that cannot be followed is left out, and named
     weights = _read_weights(folder)
     peer = Peer(ours=huggingface.our_name, theirs=_their_name, is_head=lambda name: name.startswith(_HEADS))

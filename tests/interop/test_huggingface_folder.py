@@ -179,6 +179,7 @@ def test_inputs_that_are_no_waveforms_at_16_khz(change: dict[str, object], messa
         ({"feat_extract_norm": "batch"}, "feat_extract_norm='batch' cannot be expressed here: Input should be 'layer'"),
         ({"num_hidden_layers": "two"}, "num_hidden_layers='two' cannot be expressed here: Input should be a valid int"),
         ({"conv_dim": [16, 16]}, r"one value a layer is needed: conv_dim=\[16, 16\], conv_kernel=\[10, 4, 4\]"),
+        ({"conv_dim": None}, "a setting is missing or of another kind"),
         ({"model_type": "hubert", "conv_pos_batch_norm": True}, "conv_pos_batch_norm=True cannot be expressed here"),
     ],
 )
