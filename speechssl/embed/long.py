@@ -135,9 +135,8 @@ def norm_of_all(encoder: SpeechEncoder, samples: Float[Tensor, " samples"]) -> F
     layer = _normed_over_time(encoder)
     if layer is None:
         return None
-    (kernel,), (stride,), padding = layer.conv.kernel_size, layer.conv.stride, encoder.features.config.padding
-    moments = WindowMoments.of(F.pad(samples, (padding, padding)), kernel=kernel, stride=stride)
-    return moments.norm(layer.conv, layer.norm)
+    padding = encoder.features.config.padding
+    return WindowMoments.of(F.pad(samples, (padding, padding)), layer.conv).norm(layer.conv, layer.norm)
 
 
 def latents(
@@ -184,7 +183,7 @@ def _moments(conv: nn.Conv1d, clip: LongClip, encoder: SpeechEncoder) -> WindowM
         held = torch.cat([held, new])
         windows = (len(held) - kernel) // stride + 1
         if windows > 0:
-            found = WindowMoments.of(held, kernel=kernel, stride=stride)
+            found = WindowMoments.of(held, conv)
             total = found if total is None else total.merged(found)
             held = held[windows * stride :]
     assert total is not None

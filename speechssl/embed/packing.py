@@ -42,7 +42,9 @@ def packed(encoder: SpeechEncoder, *, dtype: DType = "float32") -> SpeechEncoder
             for name, child in list(parent.named_children()):
                 # A gate's inputs are a head wide: too small for a layout to matter.
                 if type(child) is nn.Linear and not isinstance(parent, RelativeGate):
-                    setattr(parent, name, _linear(parent, name, child, dtype))
+                    setattr(
+                        parent, name, DynamicLinear(child) if dtype == "int8" else _linear(parent, name, child, number)
+                    )
     return own
 
 
@@ -55,10 +57,9 @@ def _twin(module: nn.Module, dtype: torch.dtype) -> nn.Module | None:
     return None
 
 
-def _linear(parent: nn.Module, name: str, linear: nn.Linear, dtype: DType) -> nn.Module:
-    if dtype == "int8":
-        return DynamicLinear(linear)
+def _linear(parent: nn.Module, name: str, linear: nn.Linear, dtype: torch.dtype) -> PackedLinear:
+    """With GELU where that follows, which the block then leaves out."""
     gelu = isinstance(parent, TransformerLayer) and name == "expand"
     if gelu:
         parent.activation = nn.Identity()
-    return PackedLinear(linear, dtype=torch.bfloat16 if dtype == "bfloat16" else torch.float32, gelu=gelu)
+    return PackedLinear(linear, dtype=dtype, gelu=gelu)

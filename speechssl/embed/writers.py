@@ -17,6 +17,7 @@ Settings, version and model hash lie in it as one JSON object: in Parquet's meta
 as the attribute `speechssl`, in npz as the array `speechssl`, of a folder in its index.parquet.
 """
 
+import importlib
 import json
 import os
 import shutil
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SUFFIXES = (".parquet", ".npz", ".h5", ".zarr", "")
+_LIBRARY = {".h5": "h5py", ".zarr": "zarr"}  # what an extension needs beside the core packages
 _ROW_GROUP_BYTES = 1 << 25
 
 
@@ -48,14 +50,12 @@ def check_out(out: Path) -> None:
     """
     if out.suffix not in SUFFIXES:
         raise UserError(f"{out}: end it in .parquet, .npz, .h5 or .zarr, or in nothing for a folder of .npy files")
-    try:
-        if out.suffix == ".h5":
-            import h5py  # noqa: F401 -- whether it is there  # pyright: ignore[reportUnusedImport]
-        elif out.suffix == ".zarr":
-            import zarr  # noqa: F401 -- whether it is there  # pyright: ignore[reportUnusedImport]
-    except ImportError:
-        extra = "hdf5" if out.suffix == ".h5" else "zarr"
-        raise UserError(f"{out}: pip install 'speechssl[{extra}]' to write it") from None
+    if out.suffix in _LIBRARY:
+        try:
+            importlib.import_module(_LIBRARY[out.suffix])
+        except ImportError:
+            extra = "hdf5" if out.suffix == ".h5" else "zarr"
+            raise UserError(f"{out}: pip install 'speechssl[{extra}]' to write it") from None
     if out.is_dir() and out.suffix not in (".zarr", ""):
         raise UserError(f"{out}: is a folder; give the name of a file")
     if out.is_dir() and out.suffix == "" and any(out.iterdir()) and not (out / "index.parquet").exists():

@@ -63,8 +63,7 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         """The same as the layer's."""
-        y = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self._weight, self._bias, *self._after)
-        return y  # noqa: RET504 -- an operator has no annotation
+        return torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self._weight, self._bias, *self._after)
 
 
 class DynamicLinear(nn.Module):
@@ -87,7 +86,7 @@ class DynamicLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         """The same as the layer's, to about two digits."""
-        return torch.ops.quantized.linear_dynamic(x.float(), self._packed, True)  # noqa: FBT003 -- reduce_range; positional only
+        return torch.ops.quantized.linear_dynamic(x.float(), self._packed, reduce_range=True)
 
 
 class PackedConvLayer(nn.Module):
@@ -120,15 +119,15 @@ class FoldedConvLayer(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch time 1"]) -> Float[Tensor, "batch frames channels"]:
         """One layer; every utterance fills its row."""
-        (kernel,), (stride,) = self.conv.kernel_size, self.conv.stride
-        moments = [WindowMoments.of(samples, kernel=kernel, stride=stride) for samples in x[..., 0]]
-        rows = zip(x.split(1), moments, strict=True)
-        return torch.cat([self.normed(row, each.norm(self.conv, self.norm)) for row, each in rows])
+        norms = [WindowMoments.of(samples, self.conv).norm(self.conv, self.norm) for samples in x[..., 0]]
+        return torch.cat([self.normed(row, norm) for row, norm in zip(x.split(1), norms, strict=True)])
 
     def normed(self, x: Float[Tensor, "batch time 1"], norm: FixedNorm) -> Float[Tensor, "batch frames channels"]:
         """The layer with a norm that is known."""
         (kernel,), (stride,) = self.conv.kernel_size, self.conv.stride
-        weight, bias = self.conv.weight[:, 0] * norm.scale[:, None], norm.shift + norm.pull  # channels kernel
+        weight = self.conv.weight[:, 0] * norm.scale[:, None]  # channels kernel
+        # Filters see samples without their mean, and the bias adds it: an offset of the recording costs no digits.
+        bias = norm.shift + weight.sum(dim=1) * norm.centre
         if self.conv.bias is not None:
             bias = bias + self.conv.bias * norm.scale
         windows = (x[..., 0] - norm.centre).unfold(1, kernel, stride).to(self.dtype)  # batch frames kernel

@@ -39,15 +39,12 @@ class FixedNorm:
     Attributes:
         scale: of each channel.
         shift: of each channel after that.
-        centre: about the mean of the samples. Filters are applied to samples without it, so that an offset of the
-            recording costs no digits.
-        pull: what the centre adds to a channel, scaled; the shift without it is small.
+        centre: about the mean of the samples.
     """
 
     scale: Float64[Tensor, " channels"]
     shift: Float64[Tensor, " channels"]
     centre: float
-    pull: Float64[Tensor, " channels"]
 
     def __call__(self, x: Float[Tensor, "batch frames channels"]) -> Float[Tensor, "batch frames channels"]:
         """Channels scaled and shifted."""
@@ -59,7 +56,7 @@ class WindowMoments:
     """Count, mean and summed products of deviations of the windows of samples that a convolution sees.
 
     >>> samples = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0])
-    >>> found = WindowMoments.of(samples, kernel=2, stride=1)
+    >>> found = WindowMoments.of(samples, nn.Conv1d(1, 3, kernel_size=2))
     >>> found.count, found.mean
     (4, tensor([3.7500, 7.5000], dtype=torch.float64))
     """
@@ -69,8 +66,9 @@ class WindowMoments:
     products: Float64[Tensor, "kernel kernel"]
 
     @classmethod
-    def of(cls, samples: Float[Tensor, " samples"], *, kernel: int, stride: int) -> "WindowMoments":
-        """Those of a stretch of at least a kernel of samples."""
+    def of(cls, samples: Float[Tensor, " samples"], conv: nn.Conv1d) -> "WindowMoments":
+        """Those of a stretch of at least a kernel of samples, as a convolution of one input sees them."""
+        (kernel,), (stride,) = conv.kernel_size, conv.stride
         windows = samples.unfold(0, kernel, stride).double()  # frames kernel
         mean = windows.mean(dim=0)
         away = windows - mean
@@ -91,5 +89,4 @@ class WindowMoments:
             mean = mean + conv.bias.detach().double()
         variance = ((filters @ self.products) * filters).sum(dim=1) / self.count
         scale = norm.weight.detach().double() / (variance + norm.eps).sqrt()
-        centre = float(self.mean.mean())
-        return FixedNorm(scale, norm.bias.detach().double() - mean * scale, centre, filters.sum(dim=1) * centre * scale)
+        return FixedNorm(scale, norm.bias.detach().double() - mean * scale, float(self.mean.mean()))

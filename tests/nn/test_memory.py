@@ -12,7 +12,8 @@ from speechssl.nn.memory import give_back_freed_memory
 STATM = Path("/proc/self/statm")
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc" or not STATM.exists(), reason="the C library is not glibc")
+# malloc_trim is glibc's, and what is resident stands in Linux's /proc.
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc" or not STATM.exists(), reason="needs glibc and /proc")
 def test_holes_between_blocks_are_given_back():
     def resident() -> int:
         return int(STATM.read_text().split()[1]) * 4096

@@ -80,8 +80,8 @@ def test_positions(dtype, kernel):
 def test_moments_of_windows_are_those_of_the_channels():
     layer = ConvLayer(1, 6, 10, 5, norm="group", bias=True)
     samples = torch.randn(1003).cumsum(0)
-    one = WindowMoments.of(samples, kernel=10, stride=5)
-    parts = [WindowMoments.of(part, kernel=10, stride=5) for part in (samples[:405], samples[400:])]  # 80 windows, rest
+    one = WindowMoments.of(samples, layer.conv)
+    parts = [WindowMoments.of(part, layer.conv) for part in (samples[:405], samples[400:])]  # 80 windows, rest
     two = parts[0].merged(parts[1])
     assert one.count == two.count == 199
     torch.testing.assert_close(two.products, one.products)
