@@ -23,9 +23,10 @@ from torch import Tensor
 
 from speechssl.audio import SAMPLE_RATE, normalize
 from speechssl.config import UserError
-from speechssl.embed.long import LongClip, Window, latents, norm_of_all, norm_of_the_whole, scan, windows
+from speechssl.embed.long import LongClip, Window, norm_of_the_whole, scan, windows
 from speechssl.embed.moments import POOLINGS, Moments, Piece, Pooling
-from speechssl.embed.packing import DType, packed
+from speechssl.embed.packing import DType, float_type, packed
+from speechssl.embed.tiles import projected
 from speechssl.models.encoder import EncoderOutput, SpeechEncoder
 from speechssl.models.storage import HEAD, read_tensors
 from speechssl.nn.time_norm import FixedNorm
@@ -48,7 +49,8 @@ class Encoding:
         encoder: any; it is moved, not copied. On a CPU a copy of it does the work, in which the weights are laid out
             for the processor (see `packing`): a weight that is changed later is not seen.
         device: where to.
-        dtype: of the arithmetic; what comes out is float32. `int8`: of the linear layers, on a CPU.
+        dtype: of the arithmetic; what comes out is float32. `int8`: of the linear layers, on
+            a CPU.
         mix: weights of the hidden states that the layer `mix` stands for (see `learned_mix`).
         compiled: compile it; batches then have few shapes. Not for group-norm encoders.
 
@@ -67,7 +69,8 @@ class Encoding:
     ):
         if dtype not in ("float32", "bfloat16", "int8"):
             raise UserError(f"dtype must be float32, bfloat16 or int8, got {dtype!r}")
-        self.device, self.dtype, self.mix = device, dtype, mix
+        self.device, self.mix = device, mix
+        self.dtype: DType = dtype
         encoder = encoder.to(device).eval().requires_grad_(requires_grad=False)
         on_cpu = device.type == "cpu" and not compiled
         self.encoder = packed(encoder, dtype=dtype) if on_cpu else encoder  # what does the work
@@ -176,8 +179,9 @@ class Encoding:
         return num_samples > min(self.window_seconds, WINDOW_SECONDS) * SAMPLE_RATE
 
     def _padded(self, length: int) -> int:
+        """Samples that a clip takes in a batch where it is the longest."""
         if not self.bucketed:
-            return length
+            return few_lengths(length // self.hop) * self.hop if self.alone else length
         return next((round(each * SAMPLE_RATE) for each in BUCKETS if each * SAMPLE_RATE >= length), length)
 
     def _moments(self, waveforms: Sequence[Waveform], chosen: Sequence[Tensor]) -> Moments:
@@ -226,7 +230,8 @@ class Encoding:
             chosen: as `choice` gives it.
             norm: over time of the clip that they are windows of.
         """
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16"):
+        half = float_type(self.dtype, self.device) == torch.bfloat16
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
             output = self._one_by_one(waveforms, norm) if self.alone else self._padded_batch(waveforms)
         assert output.hidden_states is not None
         assert output.num_frames is not None
@@ -243,16 +248,8 @@ class Encoding:
         rows: list[Float[Tensor, "frames dim"]] = []
         for waveform, frames in zip(waveforms, num_frames.tolist(), strict=True):
             samples = torch.from_numpy(np.ascontiguousarray(waveform)).to(self.device)
-            behind = self._samples_of(few_lengths(frames)) - len(samples)
-            own = norm_of_all(self.encoder, samples) if norm is None else norm
-            found = self.encoder.project(latents(self.encoder, F.pad(samples, (0, behind))[None], own))[0]
-            rows.append(F.pad(found[:frames], (0, 0, 0, longest - frames)))
+            rows.append(F.pad(projected(self.encoder, samples, norm), (0, 0, 0, longest - frames)))
         return self.encoder.contextualize(torch.stack(rows), num_frames.to(self.device), all_layers=True)
-
-    def _samples_of(self, frames: int) -> int:
-        """The most samples that give so many frames."""
-        conv = self.encoder.config.conv
-        return frames * conv.hop + conv.receptive_field - 2 * conv.padding - 1
 
     def _padded_batch(self, waveforms: Sequence[Waveform]) -> EncoderOutput:
         """All waveforms together; rows may be more than they are."""

@@ -12,15 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Float32
-from torch import Tensor, nn
+from jaxtyping import Float32
+from torch import nn
 
 from speechssl.audio import RECEPTIVE_FIELD, SILENCE_PEAK, AudioError
+from speechssl.embed.tiles import normed_over_time
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.nn.conv import ConvLayer
-from speechssl.nn.packed import FoldedConvLayer
-from speechssl.nn.time_norm import FixedNorm, TimeNorm, WindowMoments
+from speechssl.nn.time_norm import FixedNorm, WindowMoments
 
 Block = Float32[np.ndarray, " _"]
 _PART = 160_000  # samples whose windows are held at once: 2.5 MB in BASE
@@ -125,48 +123,8 @@ def norm_of_the_whole(encoder: SpeechEncoder, clip: LongClip) -> FixedNorm | Non
 
     None where there is no such norm. The whole clip is read once for it, in blocks.
     """
-    layer = _normed_over_time(encoder)
+    layer = normed_over_time(encoder)
     return None if layer is None else _moments(layer.conv, clip, encoder).norm(layer.conv, layer.norm)
-
-
-@torch.inference_mode()
-def norm_of_all(encoder: SpeechEncoder, samples: Float[Tensor, " samples"]) -> FixedNorm | None:
-    """The same of a clip in memory, whatever comes behind it when it is padded."""
-    layer = _normed_over_time(encoder)
-    if layer is None:
-        return None
-    padding = encoder.features.config.padding
-    return WindowMoments.of(F.pad(samples, (padding, padding)), layer.conv).norm(layer.conv, layer.norm)
-
-
-def latents(
-    encoder: SpeechEncoder, waveforms: Float[Tensor, "batch samples"], norm: FixedNorm | None
-) -> Float[Tensor, "batch frames channels"]:
-    """The encoder's latent frames, with a norm over time that is known, where it has one."""
-    layer = _normed_over_time(encoder)
-    if norm is None or layer is None:
-        return encoder.latents(waveforms)
-    padding = encoder.features.config.padding
-    x = layer.normed(F.pad(waveforms, (padding, padding)).unsqueeze(-1), norm)  # batch frames channels
-    for later in list(encoder.features.layers)[1:]:
-        x = later(x)
-    return encoder.feature_norm(x)
-
-
-@dataclass(frozen=True)
-class _First:
-    """A first layer with a norm over time."""
-
-    conv: nn.Conv1d
-    norm: TimeNorm
-    normed: Callable[[Tensor, FixedNorm], Tensor]
-
-
-def _normed_over_time(encoder: SpeechEncoder) -> _First | None:
-    layer = encoder.features.layers[0]
-    if isinstance(layer, ConvLayer | FoldedConvLayer) and isinstance(layer.norm, TimeNorm):
-        return _First(layer.conv, layer.norm, layer.normed)
-    return None
 
 
 @torch.inference_mode()

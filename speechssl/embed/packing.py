@@ -1,6 +1,7 @@
 """A frozen encoder for a CPU: a copy in which what can be laid out once is (see `nn.packed`)."""
 
 import copy
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -14,6 +15,31 @@ from speechssl.nn.time_norm import TimeNorm
 from speechssl.nn.transformer import PositionalConvolution, TransformerLayer
 
 DType = Literal["float32", "bfloat16", "int8"]
+_CPUINFO = Path("/proc/cpuinfo")
+_NATIVE_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86; the last is Arm's
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the processor multiplies bfloat16 natively; elsewhere it is slower than float32.
+
+    A GPU does from compute capability 8 (Ampere) on. Of CPUs, those that say so in /proc/cpuinfo.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    if device.type != "cpu":
+        return False
+    try:
+        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return bool(_NATIVE_FLAGS & set(flags.split()))
+
+
+def float_type(dtype: DType, device: torch.device) -> torch.dtype:
+    """Of the products that are not in int8: beside those, whatever the processor is fastest in."""
+    half = dtype == "bfloat16" or (dtype == "int8" and has_bfloat16(device))
+    return torch.bfloat16 if half else torch.float32
 
 
 def packed(encoder: SpeechEncoder, *, dtype: DType = "float32") -> SpeechEncoder:
@@ -21,7 +47,7 @@ def packed(encoder: SpeechEncoder, *, dtype: DType = "float32") -> SpeechEncoder
 
     Args:
         encoder: on a CPU, in evaluation mode.
-        dtype: of the products. `int8`: of the linear layers; all other products are in float32.
+        dtype: of the products. `int8`: of the linear layers; all others are in what `float_type` says.
 
     >>> from speechssl.models.encoder import PRESETS
     >>> encoder = SpeechEncoder(PRESETS["tiny"]).eval()
@@ -30,7 +56,7 @@ def packed(encoder: SpeechEncoder, *, dtype: DType = "float32") -> SpeechEncoder
     """
     shared = {id(tensor): tensor for tensor in [*encoder.parameters(), *encoder.buffers()]}
     own = copy.deepcopy(encoder, shared)
-    number = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    number = float_type(dtype, torch.device("cpu"))
     if can_pack(number):
         for parent in list(own.modules()):
             for name, child in list(parent.named_children()):
@@ -42,9 +68,9 @@ def packed(encoder: SpeechEncoder, *, dtype: DType = "float32") -> SpeechEncoder
             for name, child in list(parent.named_children()):
                 # A gate's inputs are a head wide: too small for a layout to matter.
                 if type(child) is nn.Linear and not isinstance(parent, RelativeGate):
-                    setattr(
-                        parent, name, DynamicLinear(child) if dtype == "int8" else _linear(parent, name, child, number)
-                    )
+                    eight = dtype == "int8"
+                    twin = DynamicLinear(child, dtype=number) if eight else _linear(parent, name, child, number)
+                    setattr(parent, name, twin)
     return own
 
 

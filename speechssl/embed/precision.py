@@ -2,12 +2,12 @@
 
 `auto` is bfloat16 only on a processor that multiplies it natively, and only where the first batch's vectors have a
 cosine above 0.999 with those of float32. int8 is dynamic quantisation (weights once, a scale for each output channel;
-inputs as they come) of the linear layers on a CPU; it is used when asked for, and the same check is reported.
+inputs as they come) of the linear layers on a CPU, with all else in bfloat16 where the processor has it; it is used
+when asked for, and the same check is reported.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,13 +16,12 @@ from jaxtyping import Float, Float32
 
 from speechssl.config import UserError
 from speechssl.embed.encoding import Encoding, Layer, Waveform
+from speechssl.embed.packing import has_bfloat16
 from speechssl.models.encoder import SpeechEncoder
 
 Precision = Literal["float32", "bfloat16", "int8", "auto"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8", "auto")
 MIN_COSINE = 0.999
-_CPUINFO = Path("/proc/cpuinfo")
-_NATIVE_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86; the last is Arm's
 
 
 @dataclass(frozen=True)
@@ -36,23 +35,6 @@ class Choice:
 
     dtype: Precision
     cosine: float | None
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the processor multiplies bfloat16 natively; elsewhere it is slower than float32.
-
-    A GPU does from compute capability 8 (Ampere) on. Of CPUs, those that say so in /proc/cpuinfo.
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8
-    if device.type != "cpu":
-        return False
-    try:
-        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return False
-    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-    return bool(_NATIVE_FLAGS & set(flags.split()))
 
 
 def check_precision(dtype: str, device: torch.device) -> None:

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 
 import torch
 
+from speechssl.audio import SAMPLE_RATE
 from speechssl.config import UserError
 from speechssl.embed.encoding import CPU_BATCH_SECONDS, GPU_BATCH_SECONDS, WINDOW_SECONDS, device_of
 from speechssl.embed.pipeline import PART_SECONDS
 from speechssl.models.encoder import EncoderConfig
+from speechssl.nn.transformer import LONG_SEQUENCE
 
 DEFAULT_MEMORY = 2 << 30  # bytes of host memory beside the program and the weights
 MIN_WINDOW_SECONDS = 10.0
 _AUDIO_SHARE = 0.25  # of the memory, at most; the rest is for a batch
-_AHEAD_PARTS = 4  # for each device, decoded and waiting: more would only take longer to fill
+_AHEAD_PARTS = 1  # for each device, decoded and waiting: more would only take longer to fill
 _SECOND = 64000  # bytes of a second of audio at 16 kHz
 
 
@@ -100,16 +102,16 @@ def divide(memory: int, config: EncoderConfig, devices: list[torch.device], *, t
 def bytes_of_second(config: EncoderConfig) -> int:
     """Memory that a second of audio takes in a forward pass on a CPU, about.
 
-    Three copies of the first convolution's output (itself, normalised, after the activation), and all hidden states.
+    Hidden states, and a copy of those that are read; what is inside a block; scores of all pairs of frames, three times
+    over, up to the length from which they are no longer held at once. The convolutions take little (see `tiles`).
 
     >>> from speechssl.models.encoder import PRESETS
-    >>> bytes_of_second(PRESETS["base"])  # 20 MB in the first convolution, 2 MB of hidden states
-    21657600
+    >>> bytes_of_second(PRESETS["base"])
+    19968000
     """
-    channels, _, stride = config.conv.layers[0]
-    doubled = 2 if config.conv.front == "gabor" else 1
-    states = (config.transformer.layers + 1) * config.dim * 16000 // config.conv.hop
-    return 4 * (3 * doubled * channels * 16000 // stride + states)
+    shape = config.transformer
+    states, inside = 2 * (shape.layers + 1) * shape.dim, 4 * shape.dim + shape.feedforward
+    return 4 * (states + inside + 3 * shape.heads * LONG_SEQUENCE) * SAMPLE_RATE // config.conv.hop
 
 
 def peak_memory() -> int:

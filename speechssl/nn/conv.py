@@ -151,11 +151,23 @@ class GaborLayer(nn.Module):
         self.norm = LayerNorm(channels)
 
     def forward(self, x: Float[Tensor, "batch time 1"]) -> Float[Tensor, "batch frames channels"]:
-        """Power of each pair, log(1 + gain x), norm, GELU."""
-        emphasised = x - PRE_EMPHASIS * F.pad(x, (0, 0, 1, -1))
-        pairs = convolve(emphasised, self.conv.weight, None, stride=self.conv.stride[0]).unflatten(-1, (2, -1))
+        """Pre-emphasis, power of each pair, log(1 + gain x), norm, GELU."""
+        return self.powers(pre_emphasis(x))
+
+    def powers(self, x: Float[Tensor, "batch time 1"]) -> Float[Tensor, "batch frames channels"]:
+        """The layer without pre-emphasis."""
+        pairs = convolve(x, self.conv.weight, None, stride=self.conv.stride[0]).unflatten(-1, (2, -1))
         power = pairs.square().sum(dim=-2)  # batch frames channels
         return F.gelu(self.norm(torch.log1p(GABOR_GAIN * power)))
+
+
+def pre_emphasis(x: Float[Tensor, "batch time 1"]) -> Float[Tensor, "batch time 1"]:
+    """Each sample less most of the one before it.
+
+    >>> pre_emphasis(torch.tensor([[[1.0], [1.0], [0.97]]])).flatten().round(decimals=2)
+    tensor([1.0000, 0.0300, 0.0000])
+    """
+    return x - PRE_EMPHASIS * F.pad(x, (0, 0, 1, -1))
 
 
 def convolve(

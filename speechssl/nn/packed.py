@@ -66,15 +66,31 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self._weight, self._bias, *self._after)
 
 
+@functools.cache
+def _saturates() -> bool:
+    """Whether sums of two products overflow, as without VNNI instructions: inputs then have 7 bits instead of 8."""
+    ones = torch.ones(64, 64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # as below
+        weight = torch.quantize_per_tensor(ones, 1 / 127, 0, torch.qint8)
+        packed = torch.ops.quantized.linear_prepack(weight, None)
+        products = torch.ops.quantized.linear_dynamic(ones[:1], packed, reduce_range=False)
+    return not torch.allclose(products, torch.tensor(64.0), rtol=0.01)
+
+
 class DynamicLinear(nn.Module):
     """A linear layer whose weights are int8 with a scale for each output channel; inputs are quantised as they come.
 
     `torch.ao.quantization.quantize_dynamic` does the same and is deprecated; these are the operators below it.
+
+    Args:
+        linear: what it does.
+        dtype: of what comes out.
     """
 
-    def __init__(self, linear: nn.Linear):
+    def __init__(self, linear: nn.Linear, *, dtype: torch.dtype = torch.float32):
         super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.in_features, self.out_features, self.dtype = linear.in_features, linear.out_features, dtype
         weight, bias = linear.weight.detach().float(), _bias(linear)
         scales = (weight.abs().amax(dim=1) / 127).clamp(min=1e-12).double()
         zeros = torch.zeros(len(scales), dtype=torch.long)
@@ -86,7 +102,8 @@ class DynamicLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         """The same as the layer's, to about two digits."""
-        return torch.ops.quantized.linear_dynamic(x.float(), self._packed, reduce_range=True)
+        y = torch.ops.quantized.linear_dynamic(x.float(), self._packed, reduce_range=_saturates())
+        return y.to(self.dtype)
 
 
 class PackedConvLayer(nn.Module):

@@ -6,9 +6,9 @@ import torch
 
 from speechssl.embed import packing
 from speechssl.embed.encoding import Encoding
-from speechssl.embed.packing import packed
+from speechssl.embed.packing import float_type, packed
 from speechssl.models.encoder import PRESETS, SpeechEncoder
-from speechssl.nn.packed import can_pack
+from speechssl.nn.packed import DynamicLinear, PackedPositions, can_pack
 
 from .conftest import MICRO, MICRO_GROUP, micro_encoder, tone
 
@@ -58,6 +58,16 @@ def test_lesser_precision_is_near(kind, dtype):
     exact, lesser = (Encoding(encoder, device=CPU, dtype=each).embed_layers(CLIPS)[0] for each in ("float32", dtype))
     cosine = (exact * lesser).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(lesser, axis=1)
     assert 0.99 < cosine.min() < 0.9999999
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_beside_int8_the_processor_does_what_it_is_fastest_in(native, monkeypatch):
+    monkeypatch.setattr(packing, "has_bfloat16", lambda _: native)
+    encoder = packed(micro_encoder(), dtype="int8")
+    kinds = [each.dtype for each in encoder.modules() if isinstance(each, DynamicLinear)]
+    kinds += [each._convolve.dtype for each in encoder.modules() if isinstance(each, PackedPositions)]
+    assert set(kinds) == {torch.bfloat16 if native else torch.float32}
+    assert float_type("float32", CPU) == torch.float32
 
 
 @pytest.mark.parametrize("kind", KINDS)

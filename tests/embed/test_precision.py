@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from speechssl.config import UserError
-from speechssl.embed import precision
-from speechssl.embed.packing import packed
-from speechssl.embed.precision import Choice, choose, encoding_of, has_bfloat16
+from speechssl.embed import packing, precision
+from speechssl.embed.packing import has_bfloat16, packed
+from speechssl.embed.precision import Choice, choose, encoding_of
 
 from .conftest import micro_encoder, tone
 
@@ -26,9 +26,9 @@ CLIPS = [tone(9000), tone(16000, 300)]
 )
 def test_the_processor_says_whether_it_has_bfloat16(tmp_path, monkeypatch, line, has):
     (tmp_path / "cpuinfo").write_text(f"processor : 0\n{line}\n")
-    monkeypatch.setattr(precision, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(packing, "_CPUINFO", tmp_path / "cpuinfo")
     assert has_bfloat16(CPU) is has
-    monkeypatch.setattr(precision, "_CPUINFO", tmp_path / "nothing")
+    monkeypatch.setattr(packing, "_CPUINFO", tmp_path / "nothing")
     assert not has_bfloat16(CPU)
     assert not has_bfloat16(torch.device("meta"))
 

@@ -7,7 +7,14 @@ from torch import nn
 
 from speechssl.nn import packed
 from speechssl.nn.conv import ConvLayer
-from speechssl.nn.packed import FoldedConvLayer, PackedConvLayer, PackedLinear, PackedPositions, can_pack
+from speechssl.nn.packed import (
+    DynamicLinear,
+    FoldedConvLayer,
+    PackedConvLayer,
+    PackedLinear,
+    PackedPositions,
+    can_pack,
+)
 from speechssl.nn.time_norm import TimeNorm, WindowMoments
 from speechssl.nn.transformer import PositionalConvolution
 
@@ -101,3 +108,23 @@ def test_without_the_operators_nothing_is_packed(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert not can_pack.__wrapped__(torch.float32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sums_in_int8_do_not_overflow(dtype):
+    """All inputs and all weights are as large as they can be."""
+    linear = nn.Linear(64, 8)
+    nn.init.ones_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    y = DynamicLinear(linear, dtype=dtype)(torch.ones(3, 64))
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.float(), torch.full((3, 8), 64.0), rtol=0.01, atol=0)
+
+
+def test_inputs_in_int8_have_seven_bits_where_sums_would_overflow(monkeypatch):
+    linear, x = nn.Linear(64, 8), torch.randn(50, 64)
+    errors: list[float] = []
+    for saturates in (False, True):
+        monkeypatch.setattr(packed, "_saturates", lambda saturates=saturates: saturates)
+        errors.append(float((DynamicLinear(linear)(x) - linear(x)).norm()))
+    assert errors[0] < errors[1]
