@@ -15,9 +15,9 @@ extract`, and for the others the loop that people write. Start-up, decoding and 
 of the process. The sides take turns by `--rounds`.
 
 In bf16 ours is what `--dtype bfloat16` does; the peers' weights are converted, which is what `dtype=torch.bfloat16`
-does, and faster for them than autocast. What transformers gives one by one in fp32 stands beside it, because that is
-what most scripts do. Padded batches of a group-norm encoder give other numbers than one by one: the column `cosine`
-tells.
+does, and no slower for them than autocast. What transformers gives one by one in fp32 stands beside it, because that is
+what most scripts do, and what ours gives with `--dtype int8`. Padded batches of a group-norm encoder give other numbers
+than one by one: the column `cosine` tells.
 """
 
 import argparse
@@ -44,14 +44,15 @@ from torch import Tensor
 import speechssl
 from speechssl.audio import SAMPLE_RATE, AudioError, decode, normalize, probe
 from speechssl.embed.embedder import EmbeddingModel
+from speechssl.embed.precision import Precision
 from speechssl.interop import huggingface
 from speechssl.interop import torchaudio as torchaudio_names
 from speechssl.models.encoder import PRESETS, EncoderConfig, SpeechEncoder
 from speechssl.models.storage import load_encoder, save_model
 from speechssl.nn.packed import PackedLinear, can_pack
 
-OURS, ONE, EIGHT, TORCHAUDIO, FP32 = (
-    "ours", "transformers, one by one", "transformers, padded batches of 8", "torchaudio, one by one",
+OURS, INT8, ONE, EIGHT, TORCHAUDIO, FP32 = (
+    "ours", "ours, int8", "transformers, one by one", "transformers, padded batches of 8", "torchaudio, one by one",
     "transformers, one by one, fp32",
 )  # fmt: skip
 BATCH = 8
@@ -184,15 +185,17 @@ def model_only(options: argparse.Namespace, work: Path, paths: Sequence[Path]) -
 
 
 def contenders(options: argparse.Namespace) -> list[str]:
-    """The sides of a comparison; in bf16 also what most scripts do."""
-    return [OURS, ONE, EIGHT, TORCHAUDIO, *([FP32] if options.precision == "bf16" else [])]
+    """The sides of a comparison; in bf16 also what most scripts do, and on a CPU our int8."""
+    more = [FP32] if options.precision == "bf16" else []
+    more += [INT8] if more and options.device == "cpu" else []
+    return [OURS, ONE, EIGHT, TORCHAUDIO, *more]
 
 
 def side_of(name: str, work: Path, precision: str, *, device: torch.device) -> Callable[[Waveforms], np.ndarray]:
     """How a side embeds waveforms."""
     encoder = load_encoder(work / "model")
-    if name == OURS:
-        model = EmbeddingModel(encoder, device=str(device), dtype="bfloat16" if precision == "bf16" else "float32")
+    if name in (OURS, INT8):
+        model = EmbeddingModel(encoder, device=str(device), dtype=our_dtype(name, precision))
         return lambda waveforms: model.embed(list(waveforms))
     dtype = torch.bfloat16 if precision == "bf16" and name != FP32 else torch.float32
     embed = _torchaudio(encoder) if name == TORCHAUDIO else _transformers(encoder)
@@ -215,6 +218,11 @@ def side_of(name: str, work: Path, precision: str, *, device: torch.device) -> C
         return np.stack(vectors)
 
     return run
+
+
+def our_dtype(name: str, precision: str) -> Precision:
+    """As `--dtype` calls it."""
+    return "int8" if name == INT8 else "bfloat16" if precision == "bf16" else "float32"
 
 
 class _Transformers(torch.nn.Module):
@@ -367,8 +375,8 @@ def start_up(work: Path, options: argparse.Namespace, paths: Sequence[Path]) -> 
 
 def command_of(name: str, work: Path, options: argparse.Namespace, *, clips: str = "clips") -> list[str]:
     """The command line of a side."""
-    if name == OURS:
-        dtype = "bfloat16" if options.precision == "bf16" else "float32"
+    if name in (OURS, INT8):
+        dtype = our_dtype(name, options.precision)
         out = work / "ours.npz"
         out.unlink(missing_ok=True)
         words = ["extract", str(work / "model"), str(work / clips), "--out", str(out), "--dtype", dtype]

@@ -5,8 +5,8 @@
 Threads decode ahead of the encoder, which takes batches by duration; memory is bounded whatever the number of files and
 their length. A run that is killed goes on where it stopped when it is started again, and its output equals that of a
 run that was not. What cannot be used gets a line in OUT.errors.jsonl and stops nothing. Asked for again, a finished
-output is left as it is; where files were added, changed or taken away since, a Parquet output is brought up to date,
-and only those files are encoded. Another model, or other settings, are refused.
+output is left as it is; where files were added, changed or taken away since, or an address could not be read, a Parquet
+output is brought up to date, and only those files are encoded. Another model, or other settings, are refused.
 """
 
 import hashlib
@@ -30,6 +30,7 @@ from speechssl.embed.moments import Pooling
 from speechssl.embed.parts import FailedClip, Layout, Parts, check_same, locked, pin, pinned
 from speechssl.embed.precision import Precision, check_precision
 from speechssl.embed.progress import Progress, Tally
+from speechssl.embed.remote import is_address
 from speechssl.embed.resources import DEFAULT_MEMORY, devices_of, divide, peak_memory
 from speechssl.embed.writers import check_out, settings_of, write
 from speechssl.interop.sources import Source, open_source
@@ -176,6 +177,11 @@ def _job(opened: Source, *, pooling: str, layer: Any, dtype: Precision, compiled
     return Job(kept, tuple(layers), encoder.config.dim, mix, dtype, compiled)
 
 
+def _may_succeed(item: Item) -> bool:
+    """Whether it is worth another try: what lies behind an address may have failed for the network's sake."""
+    return is_address(item.location)
+
+
 def _vector_names(layers: int) -> tuple[str, ...]:
     return ("vector",) if layers == 1 else tuple(f"vector_{number}" for number in range(layers))
 
@@ -208,12 +214,14 @@ class _Run:
         if old is None:
             return None
         check_same(self.out, old, self.settings)
-        digest = hashlib.blake2b(digest_size=8)
+        digest, again = hashlib.blake2b(digest_size=8), False
         for item in self.plan.items():
             digest.update(item.key)
-        if digest.hexdigest() == old.get("plan"):
+            again = again or (old["failed"] > 0 and _may_succeed(item))
+        can_grow = self.settings["format"] == "parquet" and not self.parts.layout.frames
+        if digest.hexdigest() == old.get("plan") and not (again and can_grow):
             return old
-        if self.settings["format"] != "parquet" or self.parts.layout.frames:
+        if not can_grow:
             raise UserError(
                 f"{self.out}: finished, and the files of {self.plan.source} have changed since; give another name "
                 "(vectors in .parquet can be added to)"
@@ -240,8 +248,7 @@ class _Run:
             key = item.key
             self._digest.update(key)
             place = self.parts.place(key)
-            # What lies behind an address may have failed for the network's sake: it is tried again.
-            failed = self.parts.failed.get(key.hex()) if place is None and item.fingerprint else None
+            failed = self.parts.failed.get(key.hex()) if place is None and not _may_succeed(item) else None
             if place is not None:
                 self._order.append(place)
             elif failed is not None:

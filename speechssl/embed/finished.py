@@ -1,5 +1,6 @@
 """All rows of a run, read from its parts in the order of the plan, in bounded memory."""
 
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,26 +71,33 @@ class Finished:
 
 
 class _PartReader:
-    """Rows of parts, one row group in memory."""
+    """Rows of parts, two row groups in memory: new files may lie between old ones, and their parts take turns."""
 
     def __init__(self, parts: Parts):
-        self._parts, self._held = parts, (-1, -1)
-        self._table: pa.Table | None = None
+        self._parts = parts
+        self._group = functools.lru_cache(maxsize=2)(self._read)
+        self._sizes = functools.lru_cache(maxsize=2)(self._count)
 
     def rows(self, part: int, first: int, count: int) -> "Iterator[pa.Table]":
+        start = 0
+        for group, size in enumerate(self._sizes(part)):
+            low, high = max(first, start), min(first + count, start + size)
+            if low < high:
+                yield self._group(part, group).slice(low - start, high - low)
+            start += size
+
+    def _count(self, part: int) -> list[int]:
+        """Rows of each row group."""
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(self._parts.path(part)) as file:
-            start = 0
-            for group in range(file.num_row_groups):
-                size = file.metadata.row_group(group).num_rows
-                low, high = max(first, start), min(first + count, start + size)
-                if low < high:
-                    if self._held != (part, group):
-                        self._table, self._held = file.read_row_group(group), (part, group)
-                    assert self._table is not None
-                    yield _conform(self._table.slice(low - start, high - low), self._parts.layout)
-                start += size
+            return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+
+    def _read(self, part: int, group: int) -> "pa.Table":
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(self._parts.path(part)) as file:
+            return _conform(file.read_row_group(group), self._parts.layout)
 
 
 def _conform(table: "pa.Table", layout: Layout) -> "pa.Table":

@@ -333,6 +333,11 @@ def test_globs_lists_and_addresses_are_sources(audio, model_folder, tmp_path, mo
     report = extract(model_folder, addresses, tmp_path / "a.parquet")
     assert (report.written, report.failed) == (1, 1)
     assert "cannot be fetched" in report.errors.read_text()
+    assert "cannot be fetched" in extract(model_folder, addresses, tmp_path / "a.parquet").errors.read_text()
+    memory.pipe("/bucket/none.wav", (audio / "calm" / "1.wav").read_bytes())
+    again = extract(model_folder, addresses, tmp_path / "a.parquet")  # what failed far away is tried again
+    assert (again.written, again.failed, again.resumed, again.errors) == (2, 0, 1, None)
+    assert extract(model_folder, addresses, tmp_path / "a.parquet").finished_before
     one = vectors_of(tmp_path / "glob.parquet")
     for other in ("list", "bucket"):
         np.testing.assert_array_equal(vectors_of(tmp_path / f"{other}.parquet"), one)
