@@ -97,6 +97,17 @@ def test_few_labels_by_make(tmp_path: Path) -> None:
     assert "data/lists/speechocean762-10min.txt" in asr[1]
 
 
+@pytest.fixture(scope="module")
+def toy_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as `make demo` leaves it after pretraining, at toy size."""
+    folder = tmp_path_factory.mktemp("demo")
+    corpus = ["--root", f"{folder}/voices", "--set", "voices=6", "--set", "hours=0.05", "--out", f"{folder}/corpus"]
+    assert cli.main(["prepare", "espeak", *corpus]) == 0
+    sets = shlex.split(TOY["pretrain"])
+    assert cli.main(["pretrain", f"{folder}/corpus", "--out", f"{folder}/pretrain", "--preset", "tiny", *sets]) == 0
+    return folder
+
+
 @pytest.fixture
 def home(toy_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home with ~/recordings and their metadata.csv, and a working folder with runs/demo of the toy demo."""

@@ -3,6 +3,7 @@
 import os
 import shlex
 import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -323,6 +324,21 @@ def test_a_recipe_holds_differences_only(path: Path) -> None:
     assert same(values, preset) == []
 
 
+@pytest.fixture(scope="module")
+def toy_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a real `make demo` at toy size; `words` holds make's words and `said` what it said."""
+    folder = tmp_path_factory.mktemp("demo")
+    toy = "crops.batch_seconds=4 loop.validate_every=2 loop.checkpoint_every=2"
+    words = [f"OUT={folder}", f"ROOT={folder}/voices", "HOURS=0.05", "CORPUS_SET=voices=6", "STEPS=4"]
+    words += [f"SET={toy}", "SHOTS=1,2", "SEEDS=2"]
+    words = [f"BIN={Path(sys.executable).parent}", *words, "demo"]
+    done = make(*words)
+    (folder / "words").write_text(shlex.join(words))
+    (folder / "said").write_text(done.stdout + done.stderr)
+    return folder
+
+
+@pytest.mark.slow
 def test_the_demo(toy_demo: Path) -> None:
     names = ["corpus/manifest.jsonl", "pretrain/model.safetensors", "pretrain/results.json", "report.html"]
     names += [f"{stage}/{file}" for stage in ("emotion", "asr") for file in ("results.json", "report.html")]
@@ -335,6 +351,7 @@ def test_the_demo(toy_demo: Path) -> None:
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_the_demo_redoes_nothing(toy_demo: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in toy_demo.rglob("*") if path.is_file()}
     again = make(*shlex.split((toy_demo / "words").read_text()))
