@@ -1,13 +1,13 @@
 """The encoder at work on checked waveforms: batches by duration, windows of long clips, pooling over frames.
 
 What a clip gives does not depend on the company it is in: padding is masked. Where padding would change the result of
-the convolutions (a group norm), and on a CPU, where it would only cost time, each clip goes through them alone, and the
-Transformer alone sees a padded batch. A clip longer than a window is encoded in overlapping windows; every frame then
-has at least two seconds of context on both sides, and memory stays bounded. At the input to the first block such frames
-are those of the unsplit clip to 1e-5; deeper, attention ends with the window (three minutes of speech, a trained
-encoder of four blocks: pooled vectors within 2 % of their largest number, frames of the final output at a cosine above
-0.95). What is normalised over a whole clip (the waveform, and the first convolution of a group-norm encoder) is so over
-the whole of a long one too.
+the convolutions (a group norm), and on a CPU, where it would only cost time, each clip goes through them alone (see
+`tiles`), and the Transformer alone sees a padded batch. A clip longer than a window is encoded in overlapping windows;
+every frame then has at least two seconds of context on both sides, and memory stays bounded. At the input to the first
+block such frames are those of the unsplit clip to 1e-5; deeper, attention ends with the window (three minutes of
+speech, a trained encoder of four blocks: pooled vectors within 2 % of their largest number, frames of the final output
+at a cosine above 0.95). What is normalised over a whole clip (the waveform, and the first convolution of a group-norm
+encoder) is so over the whole of a long one too.
 """
 
 import math
@@ -49,8 +49,7 @@ class Encoding:
         encoder: any; it is moved, not copied. On a CPU a copy of it does the work, in which the weights are laid out
             for the processor (see `packing`): a weight that is changed later is not seen.
         device: where to.
-        dtype: of the arithmetic; what comes out is float32. `int8`: of the linear layers, on
-            a CPU.
+        dtype: of the arithmetic; what comes out is float32. `int8`: of the linear layers, on a CPU.
         mix: weights of the hidden states that the layer `mix` stands for (see `learned_mix`).
         compiled: compile it; batches then have few shapes. Not for group-norm encoders.
 
@@ -71,6 +70,7 @@ class Encoding:
             raise UserError(f"dtype must be float32, bfloat16 or int8, got {dtype!r}")
         self.device, self.mix = device, mix
         self.dtype: DType = dtype
+        self._half = float_type(dtype, device) == torch.bfloat16
         encoder = encoder.to(device).eval().requires_grad_(requires_grad=False)
         on_cpu = device.type == "cpu" and not compiled
         self.encoder = packed(encoder, dtype=dtype) if on_cpu else encoder  # what does the work
@@ -230,8 +230,7 @@ class Encoding:
             chosen: as `choice` gives it.
             norm: over time of the clip that they are windows of.
         """
-        half = float_type(self.dtype, self.device) == torch.bfloat16
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._half):
             output = self._one_by_one(waveforms, norm) if self.alone else self._padded_batch(waveforms)
         assert output.hidden_states is not None
         assert output.num_frames is not None

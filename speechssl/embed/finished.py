@@ -74,9 +74,8 @@ class _PartReader:
     """Rows of parts, two row groups in memory: new files may lie between old ones, and their parts take turns."""
 
     def __init__(self, parts: Parts):
-        self._parts = parts
-        self._group = functools.lru_cache(maxsize=2)(self._read)
-        self._sizes = functools.lru_cache(maxsize=2)(self._count)
+        self._group = functools.lru_cache(maxsize=2)(functools.partial(_row_group, parts))
+        self._sizes = functools.lru_cache(maxsize=2)(functools.partial(_sizes, parts))
 
     def rows(self, part: int, first: int, count: int) -> "Iterator[pa.Table]":
         start = 0
@@ -86,18 +85,20 @@ class _PartReader:
                 yield self._group(part, group).slice(low - start, high - low)
             start += size
 
-    def _count(self, part: int) -> list[int]:
-        """Rows of each row group."""
-        import pyarrow.parquet as pq
 
-        with pq.ParquetFile(self._parts.path(part)) as file:
-            return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+def _sizes(parts: Parts, part: int) -> list[int]:
+    """Rows of each row group."""
+    import pyarrow.parquet as pq
 
-    def _read(self, part: int, group: int) -> "pa.Table":
-        import pyarrow.parquet as pq
+    with pq.ParquetFile(parts.path(part)) as file:
+        return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
 
-        with pq.ParquetFile(self._parts.path(part)) as file:
-            return _conform(file.read_row_group(group), self._parts.layout)
+
+def _row_group(parts: Parts, part: int, group: int) -> "pa.Table":
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(parts.path(part)) as file:
+        return _conform(file.read_row_group(group), parts.layout)
 
 
 def _conform(table: "pa.Table", layout: Layout) -> "pa.Table":
