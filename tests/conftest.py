@@ -1,5 +1,6 @@
 """What holds for the whole suite: shapes and types are checked, and torch uses few threads."""
 
+import gc
 import os
 
 # Before torch is imported anywhere: OpenMP reads this once. Two threads are the machine that CI promises.
@@ -19,6 +20,12 @@ torch.set_num_threads(min(2, torch.get_num_threads()))
 # The same examples on every machine, and no clock: a slow machine is no failure.
 hypothesis.settings.register_profile("suite", derandomize=True, deadline=None, database=None, max_examples=50)
 hypothesis.settings.load_profile("suite")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported until here is for good: the garbage collector need not look through it in every test."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from speechssl.models.encoder import SpeechEncoder
@@ -35,6 +36,7 @@ def test_one_batch_is_learned_by_heart() -> None:
     assert learn_by_heart(150) < 1.8
 
 
+@pytest.mark.slow
 def test_the_loop_learns_to_predict_unheard_tones_in_bf16(tmp_path: Path) -> None:
     config = changed(
         MICRO_RUN,
