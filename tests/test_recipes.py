@@ -35,7 +35,7 @@ def make(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run make in the repository as a user would; the environment is the one of this test run."""
     clean = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
     done = subprocess.run(
-        ["make", "READY=", *words], cwd=REPOSITORY, env=clean, capture_output=True, text=True, timeout=300, check=False
+        ["make", "READY=", *words], cwd=REPOSITORY, env=clean, capture_output=True, text=True, timeout=600, check=False
     )
     assert not check or done.returncode == 0, done.stderr
     return done

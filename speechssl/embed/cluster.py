@@ -83,8 +83,8 @@ def run_on_ray(
     """
     if job.pooling is None:
         raise UserError("engine ray gives vectors only; frames (pooling none) are for engine local")
-    if job.dtype == "auto":
-        raise UserError("engine ray needs a dtype by name, float32 or bfloat16: its machines may differ")
+    if job.dtype not in ("float32", "bfloat16"):
+        raise UserError(f"engine ray needs dtype float32 or bfloat16, not {job.dtype}: its machines may differ")
     try:
         import ray
         import ray.data

@@ -1,13 +1,13 @@
 """The encoder at work on checked waveforms: batches by duration, windows of long clips, pooling over frames.
 
-What a clip gives does not depend on the company it is in: padding is masked. Where padding would change the result of
-the convolutions (a group norm), and on a CPU, where it would only cost time, each clip goes through them alone (see
-`tiles`), and the Transformer alone sees a padded batch. A clip longer than a window is encoded in overlapping windows;
-every frame then has at least two seconds of context on both sides, and memory stays bounded. At the input to the first
-block such frames are those of the unsplit clip to 1e-5; deeper, attention ends with the window (three minutes of
-speech, a trained encoder of four blocks: pooled vectors within 2 % of their largest number, frames of the final output
-at a cosine above 0.95). What is normalised over a whole clip (the waveform, and the first convolution of a group-norm
-encoder) is so over the whole of a long one too.
+What a clip gives does not depend on the company it is in: padding is masked (in int8, where the inputs of a layer have
+one scale, it does a little). Where padding would change the result of the convolutions (a group norm), and on a CPU,
+where it would only cost time, each clip goes through them alone (see `tiles`), and the Transformer alone sees a padded
+batch. A clip longer than a window is encoded in overlapping windows; every frame then has at least two seconds of
+context on both sides, and memory stays bounded. At the input to the first block such frames are those of the unsplit
+clip to 1e-5; deeper, attention ends with the window (three minutes of speech, a trained encoder of four blocks: pooled
+vectors within 2 % of their largest number, frames of the final output at a cosine above 0.95). What is normalised over
+a whole clip (the waveform, and the first convolution of a group-norm encoder) is so over the whole of a long one too.
 """
 
 import math
@@ -54,7 +54,7 @@ class Encoding:
         compiled: compile it; batches then have few shapes. Not for group-norm encoders.
 
     Raises:
-        UserError: an unknown dtype, or a group-norm encoder to compile.
+        UserError: an unknown dtype; int8, or a group-norm encoder, to compile.
     """
 
     def __init__(
@@ -82,6 +82,8 @@ class Encoding:
         grouped = encoder.config.conv.norm == "group"
         self.alone = on_cpu or grouped  # each clip by itself in the convolutions
         self.bucketed = compiled
+        if compiled and dtype == "int8":
+            raise UserError("dtype int8 and compile do not go together: what is compiled has no int8 layers")
         if compiled and grouped:
             raise UserError(
                 "a group-norm encoder cannot be compiled here: its clips must not be padded to equal shapes"
@@ -179,9 +181,8 @@ class Encoding:
         return num_samples > min(self.window_seconds, WINDOW_SECONDS) * SAMPLE_RATE
 
     def _padded(self, length: int) -> int:
-        """Samples that a clip takes in a batch where it is the longest."""
         if not self.bucketed:
-            return few_lengths(length // self.hop) * self.hop if self.alone else length
+            return length
         return next((round(each * SAMPLE_RATE) for each in BUCKETS if each * SAMPLE_RATE >= length), length)
 
     def _moments(self, waveforms: Sequence[Waveform], chosen: Sequence[Tensor]) -> Moments:

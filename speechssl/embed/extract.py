@@ -27,7 +27,7 @@ from speechssl.embed.finished import Finished
 from speechssl.embed.inputs import Item, Plan, read_plan
 from speechssl.embed.local import Engine, Job, run_local
 from speechssl.embed.moments import Pooling
-from speechssl.embed.parts import FailedClip, Layout, Parts, check_same, locked, pin, pinned
+from speechssl.embed.parts import FailedClip, Layout, Parts, check_same, keys_of, locked, pin, pinned
 from speechssl.embed.precision import Precision, check_precision
 from speechssl.embed.progress import Progress, Tally
 from speechssl.embed.remote import is_address
@@ -214,12 +214,13 @@ class _Run:
         if old is None:
             return None
         check_same(self.out, old, self.settings)
+        can_grow = self.settings["format"] == "parquet" and not self.parts.layout.frames
+        done = keys_of(self.out) if can_grow and old["failed"] else None
         digest, again = hashlib.blake2b(digest_size=8), False
         for item in self.plan.items():
             digest.update(item.key)
-            again = again or (old["failed"] > 0 and _may_succeed(item))
-        can_grow = self.settings["format"] == "parquet" and not self.parts.layout.frames
-        if digest.hexdigest() == old.get("plan") and not (again and can_grow):
+            again = again or (done is not None and _may_succeed(item) and item.key.hex() not in done)
+        if digest.hexdigest() == old.get("plan") and not again:
             return old
         if not can_grow:
             raise UserError(
@@ -235,7 +236,8 @@ class _Run:
     def begin(self) -> None:
         """The error file of what an earlier run has done."""
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        self._write_errors(list(self.parts.failed.values()))
+        if not self.out.exists():  # those of a finished output are told until it is replaced
+            self._write_errors(list(self.parts.failed.values()))
 
     def settle(self, dtype: str, cosine: float | None) -> None:
         """Keep the settings with the arithmetic that was chosen; from here on they are those of the output."""

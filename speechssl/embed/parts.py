@@ -209,6 +209,14 @@ class Parts:
         self._places = np.array(places, dtype=np.uint64)[order]
 
 
+def keys_of(finished: Path) -> set[str]:
+    """Keys of the rows of a finished Parquet output."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(finished) as file:
+        return set(file.read(columns=["key"])["key"].to_pylist())
+
+
 def write_table(table: "pa.Table", path: Path) -> None:
     """A Parquet file of one row group, whole or not at all."""
     import pyarrow.parquet as pq

@@ -3,7 +3,7 @@
 `auto` is bfloat16 only on a processor that multiplies it natively, and only where the first batch's vectors have a
 cosine above 0.999 with those of float32. int8 is dynamic quantisation (weights once, a scale for each output channel;
 inputs as they come) of the linear layers on a CPU, with all else in bfloat16 where the processor has it; it is used
-when asked for, and the same check is reported.
+when asked for, and the same check is reported. Its numbers are those of one kind of processor.
 """
 
 from collections.abc import Sequence

@@ -3,8 +3,8 @@
 What lies between two convolutions is the largest thing an encoder makes: 6.5 MB for a second of audio behind BASE's
 first. On a CPU a clip goes through all of them in tiles of little more than a second, which stay in the caches: ten
 seconds took 156 to 186 ms in fp32 where one pass took 349, 68 ms instead of 79 in bf16 (two cores of an AMD EPYC). The
-frames are those of one pass. Tiles have few lengths, too: oneDNN compiles a kernel for each length, in 5 ms, and keeps
-a thousand of them, in 300 MB.
+frames are those of one pass (in int8, where each tile has a scale of its own, nearly). Tiles have few lengths, too:
+oneDNN compiles a kernel for each length, in 5 ms, and keeps a thousand of them, in 300 MB.
 """
 
 from collections.abc import Callable, Iterator

@@ -24,7 +24,7 @@ def audio(tmp_path):
 def test_what_one_machine_alone_can_do_is_refused(audio, model_folder, tmp_path):
     with pytest.raises(UserError, match="engine ray gives vectors only"):
         extract(model_folder, audio, tmp_path / "v.parquet", engine="ray", pooling="none")
-    with pytest.raises(UserError, match="engine ray needs a dtype by name"):
+    with pytest.raises(UserError, match="engine ray needs dtype float32 or bfloat16, not auto"):
         extract(model_folder, audio, tmp_path / "v.parquet", engine="ray", dtype="auto")
 
 

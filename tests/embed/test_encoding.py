@@ -143,5 +143,7 @@ def test_a_compiled_encoder_sees_few_shapes_and_gives_the_same(monkeypatch):
     np.testing.assert_allclose(compiled.embed_layers(clips), plain.embed_layers(clips), atol=1e-5)
     assert shapes == {(6, 48000), (3, 16000), (2, 24000), (1, 48000)}
     assert all(width / 16000 in BUCKETS for _, width in shapes)
+    with pytest.raises(UserError, match="int8 and compile do not go together"):
+        encoding(dtype="int8", compiled=True)
     with pytest.raises(UserError, match="group-norm encoder cannot be compiled"):
         encoding(MICRO_GROUP, compiled=True)

@@ -334,10 +334,19 @@ def test_globs_lists_and_addresses_are_sources(audio, model_folder, tmp_path, mo
     assert (report.written, report.failed) == (1, 1)
     assert "cannot be fetched" in report.errors.read_text()
     assert "cannot be fetched" in extract(model_folder, addresses, tmp_path / "a.parquet").errors.read_text()
+    monkeypatch.setattr(pipeline.PartEncoder, "__call__", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # a try that is broken off
+        extract(model_folder, addresses, tmp_path / "a.parquet")
+    assert "cannot be fetched" in report.errors.read_text()
+    monkeypatch.undo()
     memory.pipe("/bucket/none.wav", (audio / "calm" / "1.wav").read_bytes())
     again = extract(model_folder, addresses, tmp_path / "a.parquet")  # what failed far away is tried again
     assert (again.written, again.failed, again.resumed, again.errors) == (2, 0, 1, None)
     assert extract(model_folder, addresses, tmp_path / "a.parquet").finished_before
+    (tmp_path / "empty.wav").touch()
+    mixed = [addresses[0], str(tmp_path / "empty.wav")]
+    assert extract(model_folder, mixed, tmp_path / "m.parquet").failed == 1
+    assert extract(model_folder, mixed, tmp_path / "m.parquet").finished_before  # no address has failed
     one = vectors_of(tmp_path / "glob.parquet")
     for other in ("list", "bucket"):
         np.testing.assert_array_equal(vectors_of(tmp_path / f"{other}.parquet"), one)

@@ -9,26 +9,32 @@ from speechssl.embed.packing import packed
 from speechssl.embed.tiles import TILE_FRAMES, projected
 from speechssl.models.encoder import SpeechEncoder
 
-from .conftest import MICRO, tone
+from .conftest import MICRO, MICRO_GROUP, tone
 from .test_packing import KINDS
 
 CPU = torch.device("cpu")
 
 
-def samples_of(frames):
-    return torch.from_numpy(tone(frames * 320 + 80))
+WIDE = MICRO_GROUP.conv.model_copy(update={"layers": ((8, 165, 5), *MICRO_GROUP.conv.layers[1:])})
+ALL = KINDS | {"group norm over padding": MICRO_GROUP.model_copy(update={"conv": WIDE})}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def samples_of(frames, more=0):
+    """Of so many frames, and some behind the last."""
+    return torch.from_numpy(tone(frames * 320 + 80 + more))
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("more", [0, 319])
 @pytest.mark.parametrize("frames", [1, 2, TILE_FRAMES - 1, TILE_FRAMES, TILE_FRAMES + 1, 2 * TILE_FRAMES + 9])
-def test_tiles_equal_one_pass(kind, frames):
-    encoder = SpeechEncoder(KINDS[kind]).eval()
-    samples = samples_of(frames)
+def test_tiles_equal_one_pass(kind, frames, more):
+    encoder = SpeechEncoder(ALL[kind]).eval()
+    samples = samples_of(frames, more)
     with torch.inference_mode():
         whole = encoder.project(encoder.latents(samples[None]))[0]
     for each in (encoder, packed(encoder)):
         torch.testing.assert_close(projected(each, samples, None), whole, atol=2e-5, rtol=2e-5)
-    assert len(whole) == frames
+    assert len(whole) == int(encoder.num_frames(torch.tensor(len(samples))))
 
 
 def test_clips_of_any_length_share_a_few_shapes():
@@ -38,15 +44,3 @@ def test_clips_of_any_length_share_a_few_shapes():
     for frames in range(20, 160, 3):
         encoding.embed_layers([np.asarray(samples_of(frames))])
     assert len(seen) == 8
-
-
-def test_batches_share_a_few_shapes():
-    """oneDNN compiles a kernel for each."""
-    encoding = Encoding(SpeechEncoder(MICRO), device=CPU)
-    lengths = np.random.default_rng(0).integers(16000, 64000, size=4000).tolist()
-    shapes: set[tuple[int, int]] = set()
-    for batch in encoding.batches(lengths):
-        shapes.add((len(batch), encoding._padded(max(lengths[index] for index in batch))))
-    full = {shape for shape in shapes if (shape[0] + 1) * shape[1] > encoding.batch_seconds * 16000}
-    assert len({width for _, width in full}) <= 34  # two octaves
-    assert len(full) <= 2 * len({width for _, width in full})
