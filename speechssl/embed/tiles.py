@@ -2,9 +2,9 @@
 
 What lies between two convolutions is the largest thing an encoder makes: 6.5 MB for a second of audio behind BASE's
 first. On a CPU a clip goes through all of them in tiles of little more than a second, which stay in the caches: ten
-seconds took 156 to 186 ms in fp32 where one pass took 349, 68 ms instead of 79 in bf16 (two cores of an AMD EPYC). The
-frames are those of one pass (in int8, where each tile has a scale of its own, nearly). Tiles have few lengths, too:
-oneDNN compiles a kernel for each length, in 5 ms, and keeps a thousand of them, in 300 MB.
+seconds took 156 to 186 ms in fp32 where one pass took 349, 68 ms instead of 79 in bf16 (two cores of an AMD EPYC; the
+best of five). The frames are those of one pass (in int8, where each tile has a scale of its own, nearly). Tiles have
+few lengths, too: oneDNN compiles a kernel for each length, in 5 ms, and keeps a thousand of them, in 300 MB.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.nn.conv import ConvLayer, GaborLayer, pre_emphasis
+from speechssl.nn.conv import ConvConfig, ConvLayer, GaborLayer, pre_emphasis
 from speechssl.nn.packed import FoldedConvLayer
 from speechssl.nn.time_norm import FixedNorm, TimeNorm, WindowMoments
 
@@ -36,9 +36,10 @@ def projected(encoder: SpeechEncoder, samples: Samples, norm: FixedNorm | None) 
         samples: of a clip, as they are; at least one frame.
         norm: over time of the first convolution, where it has one that is known; None: that of these samples.
     """
-    samples, first = _beginning(encoder, samples, norm)
+    total = int(encoder.num_frames(torch.tensor(len(samples))))
+    padded, first = _beginning(encoder, samples, norm)
     found: list[Float[Tensor, "frames dim"]] = []
-    for tile, frames in _tiles(encoder, samples):
+    for tile, frames in _tiles(encoder.features.config, padded, total):
         x = first(tile[None, :, None])
         for layer in list(encoder.features.layers)[1:]:
             x = layer(x)
@@ -46,16 +47,14 @@ def projected(encoder: SpeechEncoder, samples: Samples, norm: FixedNorm | None) 
     return torch.cat(found)
 
 
-def _tiles(encoder: SpeechEncoder, samples: Samples) -> Iterator[tuple[Samples, int]]:
-    """Stretches of the padded samples, and how many of their frames belong to the clip."""
-    conv = encoder.features.config
-    total = (len(samples) - conv.receptive_field) // conv.hop + 1
-    on_cpu = samples.device.type == "cpu"
-    for start in range(0, total, TILE_FRAMES) if on_cpu else (0,):
-        frames = min(TILE_FRAMES, total - start) if on_cpu else total
-        rounded = -(-frames // _STEP) * _STEP if on_cpu else frames
+def _tiles(conv: ConvConfig, padded: Samples, total: int) -> Iterator[tuple[Samples, int]]:
+    """Stretches of the padded samples, and how many of their frames belong to the clip; on a GPU one for all."""
+    longest, step = (TILE_FRAMES, _STEP) if padded.device.type == "cpu" else (total, 1)
+    for start in range(0, total, longest):
+        frames = min(longest, total - start)
+        rounded = -(-frames // step) * step
         length = (rounded - 1) * conv.hop + conv.receptive_field
-        tile = samples[start * conv.hop :][:length]
+        tile = padded[start * conv.hop :][:length]
         yield F.pad(tile, (0, length - len(tile))), frames
 
 
