@@ -1,19 +1,20 @@
 """When each word was said: CTC forced alignment.
 
-The likeliest path of CTC symbols that collapses to a given text (torchaudio's `forced_align`; Kürzinger et al. 2020,
-arXiv 2007.09127, section 2). CTC models emit a character for a frame or two near its middle, so that times are good to
-about a tenth of a second, and pauses between words belong to neither.
+The likeliest path of CTC symbols that collapses to a given text (Kürzinger et al. 2020, arXiv 2007.09127, section 2),
+found by :mod:`speechssl.scoring.trellis`: torchaudio's `forced_align` finds the same path, but takes memory for frames
+x symbols, and ends the process where that product passes 2^31. CTC models emit a character for a frame or two near its
+middle, so that times are good to about a tenth of a second, and pauses between words belong to neither.
 """
 
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from speechssl.config import UserError
-from speechssl.scoring.decode import check_emissions, import_torchaudio
+from speechssl.scoring.decode import check_emissions
+from speechssl.scoring.trellis import SearchTooLargeError, likeliest_path
 from speechssl.text import WORD_BOUNDARY, Vocabulary
 
 FRAME_SECONDS = 0.02  # one output frame of the encoder: 320 samples at 16 kHz
@@ -57,7 +58,8 @@ def word_times(
         character's last frame. Empty for an empty text.
 
     Raises:
-        UserError: a character outside the vocabulary, or more symbols than the frames have room for.
+        UserError: a character outside the vocabulary, more symbols than the frames have room for, or a search that
+            would take too long (see `trellis.MAX_CELLS`).
         ValueError: another number of symbols than the vocabulary has, or values that are not a number.
 
     >>> vocabulary = Vocabulary.from_texts(["ab"])
@@ -76,9 +78,11 @@ def word_times(
     needed = len(symbols) + sum(one == two for one, two in pairwise(symbols))
     if needed > len(log_probs):
         raise UserError(f"{text[:60]!r} cannot be aligned: it needs {needed} frames, the audio has {len(log_probs)}")
-    emissions = torch.from_numpy(np.ascontiguousarray(log_probs, dtype=np.float32))[None]
-    paths, _ = import_torchaudio("functional").forced_align(emissions, torch.tensor([symbols]), blank=0)
-    spans = _spans(paths[0].tolist())
+    try:
+        states = likeliest_path(np.asarray(log_probs, dtype=np.float32), symbols)
+    except SearchTooLargeError as error:
+        raise UserError(f"{text[:60]!r} cannot be aligned: {error}") from None
+    spans = _spans(states, len(symbols))
     times: list[WordTime] = []
     boundary = vocabulary.symbols.index(WORD_BOUNDARY)
     first = 0
@@ -92,7 +96,8 @@ def word_times(
     return times
 
 
-def _spans(path: list[int]) -> list[range]:
-    """The frames of each symbol of a path: runs of one index, blanks left out."""
-    edges = [0, *(place for place in range(1, len(path)) if path[place] != path[place - 1]), len(path)]
-    return [range(start, stop) for start, stop in pairwise(edges) if path[start] != 0]
+def _spans(states: Int[np.ndarray, " frames"], symbols: int) -> list[range]:
+    """The frames of each symbol; states as `likeliest_path` numbers them."""
+    numbers = 2 * np.arange(symbols) + 1
+    starts, stops = np.searchsorted(states, numbers, side="left"), np.searchsorted(states, numbers, side="right")
+    return [range(start, stop) for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]

@@ -37,10 +37,12 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from speechssl.config import Config, UserError
 from speechssl.scoring.arpa import UNKNOWN, arpa_words
+from speechssl.scoring.pieces import pieces
 from speechssl.text import BLANK, WORD_BOUNDARY, Vocabulary
 
 EXTRA = "beam search needs the extra 'lm': pip install 'speechssl[lm]' (kenlm is built from source: a C++ compiler)"
 _KENLM_BINARY = b"mmap lm http://kheafield.com"
+MAX_STATES = 1 << 22  # frames x beam of one search: flashlight keeps about 100 bytes each, 400 MB in all
 _FORBIDDEN = -1e6  # nats; far below what any whole utterance adds up to
 
 
@@ -197,6 +199,10 @@ class BeamDecoder:
     def decode(self, log_probs: Float[np.ndarray, "frames symbols"]) -> Hypothesis:
         """Recognise an utterance.
 
+        Where frames x beam pass `MAX_STATES` (14 minutes of audio with a beam of 100), the utterance is cut in pauses
+        between words (see `pieces`) and each piece is searched alone, without the words before it; the hypothesis
+        then has one candidate, the product of the pieces' best.
+
         Args:
             log_probs: natural logarithms, from a CTC model.
 
@@ -204,6 +210,18 @@ class BeamDecoder:
             ValueError: another number of symbols than the vocabulary has, or values that are not a number.
         """
         check_emissions(log_probs, self.vocabulary)
+        cut = pieces(log_probs, self.vocabulary, most=max(2, MAX_STATES // self.config.beam_size))
+        if len(cut) == 1:
+            return self._decode(log_probs)
+        found = [self._decode(log_probs[piece.first : piece.stop]) for piece in cut]
+        joints = [" " if piece.ends_word or self.config.lexicon else "" for piece in cut]
+        text = " ".join("".join(each.text + joint for each, joint in zip(found, joints, strict=True)).split())
+        score, confidence = sum(each.score for each in found), float(np.prod([each.confidence for each in found]))
+        candidates = (Candidate(text, score, confidence),)
+        return Hypothesis(text, score, confidence, character_probability(log_probs), candidates)
+
+    def _decode(self, log_probs: Float[np.ndarray, "frames symbols"]) -> Hypothesis:
+        """One search."""
         heard = log_probs.astype(np.float32)
         if self.config.lexicon:
             # Spellings end with the boundary, transcripts do not: one more frame that can be nothing else.
