@@ -9,12 +9,9 @@ output is left as it is; where files were added, changed or taken away since, or
 output is brought up to date, and only those files are encoded. Another model, or other settings, are refused.
 """
 
-import hashlib
-import math
 import shutil
 import time
-from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,20 +21,19 @@ from speechssl import __version__
 from speechssl.config import UserError
 from speechssl.embed.encoding import Layer, layer_weights, learned_mix
 from speechssl.embed.finished import Finished
-from speechssl.embed.inputs import Item, Plan, read_plan
+from speechssl.embed.inputs import read_plan
 from speechssl.embed.local import Engine, Job, run_local
 from speechssl.embed.moments import Pooling
-from speechssl.embed.parts import FailedClip, Layout, Parts, check_same, keys_of, locked, pin, pinned
+from speechssl.embed.parts import Layout, locked
 from speechssl.embed.precision import Precision, check_precision
 from speechssl.embed.progress import Progress, Tally
-from speechssl.embed.remote import is_address
 from speechssl.embed.resources import DEFAULT_MEMORY, devices_of, divide, peak_memory
+from speechssl.embed.runs import Results, Run
 from speechssl.embed.writers import check_out, settings_of, write
 from speechssl.interop.sources import Source, open_source
 from speechssl.nn.memory import give_back_freed_memory
 
 LEVELS = ("mean", "mean+std", "none")
-_NEW, _FAILED = 2**64 - 1, 2**64 - 2  # places of clips: not done before; cannot be used
 
 
 @dataclass(frozen=True)
@@ -144,7 +140,8 @@ def extract(
     }
     folder = out.with_name(f"{out.name}.parts")
     with locked(folder):
-        run = _Run(out, folder, plan=plan, layout=layout, settings=settings, tally=Tally(plan, progress))
+        output = _VectorFile(out, layout)
+        run = Run(output, folder, plan=plan, layout=layout, settings=settings, tally=Tally(plan, progress))
         before = run.finished_before()
         if before is not None:
             shutil.rmtree(folder)
@@ -177,134 +174,22 @@ def _job(opened: Source, *, pooling: str, layer: Any, dtype: Precision, compiled
     return Job(kept, tuple(layers), encoder.config.dim, mix, dtype, compiled)
 
 
-def _may_succeed(item: Item) -> bool:
-    """Whether it is worth another try: what lies behind an address may have failed for the network's sake."""
-    return is_address(item.location)
-
-
 def _vector_names(layers: int) -> tuple[str, ...]:
     return ("vector",) if layers == 1 else tuple(f"vector_{number}" for number in range(layers))
 
 
-class _Run:
-    """One output under way: which clips are left, where the rows of the others lie, what failed."""
+class _VectorFile:
+    """Output of an extraction, as `runs.Run` needs it: a finished one holds its rows and settings itself."""
 
-    def __init__(self, out: Path, folder: Path, *, plan: Plan, layout: Layout, settings: dict[str, Any], tally: Tally):
-        self.out, self.folder, self.plan, self.settings, self.tally = out, folder, plan, settings, tally
-        self.errors = out.with_name(f"{out.name}.errors.jsonl")
-        old = pinned(folder)
-        if old is not None:
-            check_same(folder, old, settings)
-            settings.update({name: old[name] for name in ("dtype", "cosine") if name in old})
-        self.parts = Parts(folder, layout)
-        self.resumed = 0
-        self._digest = hashlib.blake2b(digest_size=8)
-        self._order = array("Q")  # of the plan: places, _NEW or _FAILED
-        self._fresh = array("Q")  # of what was new: places or _FAILED
-        self._known_failed: list[FailedClip] = []
-        self._fresh_failed: list[FailedClip] = []
+    def __init__(self, path: Path, layout: Layout):
+        self.path, self.errors = path, path.with_name(f"{path.name}.errors.jsonl")
+        self.rows = path if path.suffix == ".parquet" and not layout.frames else None
 
-    def finished_before(self) -> dict[str, Any] | None:
-        """The settings of a finished output that is all that was asked for; its rows are taken over where it is not.
+    def settings(self) -> dict[str, Any] | None:
+        return settings_of(self.path)
 
-        Raises:
-            UserError: it was made with other settings, or cannot be added to.
-        """
-        old = settings_of(self.out)
-        if old is None:
-            return None
-        check_same(self.out, old, self.settings)
-        can_grow = self.settings["format"] == "parquet" and not self.parts.layout.frames
-        done = keys_of(self.out) if can_grow and old["failed"] else None
-        digest, again = hashlib.blake2b(digest_size=8), False
-        for item in self.plan.items():
-            digest.update(item.key)
-            again = again or (done is not None and _may_succeed(item) and item.key.hex() not in done)
-        if digest.hexdigest() == old.get("plan") and not again:
-            return old
-        if not can_grow:
-            raise UserError(
-                f"{self.out}: finished, and the files of {self.plan.source} have changed since; give another name "
-                "(vectors in .parquet can be added to)"
-            )
-        if not self.parts.count:
-            self.settings.update({name: old[name] for name in ("dtype", "cosine") if name in old})
-            pin(self.folder, self.settings)
-            self.parts.adopt(self.out)
-        return None
-
-    def begin(self) -> None:
-        """The error file of what an earlier run has done."""
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        if not self.out.exists():  # those of a finished output are told until it is replaced
-            self._write_errors(list(self.parts.failed.values()))
-
-    def settle(self, dtype: str, cosine: float | None) -> None:
-        """Keep the settings with the arithmetic that was chosen; from here on they are those of the output."""
-        self.settings.update(dtype=dtype, cosine=cosine)
-        pin(self.folder, self.settings)
-
-    def remaining(self) -> Iterator[Item]:
-        """The clips that are not done, in order."""
-        for item in self.plan.items():
-            key = item.key
-            self._digest.update(key)
-            place = self.parts.place(key)
-            failed = self.parts.failed.get(key.hex()) if place is None and not _may_succeed(item) else None
-            if place is not None:
-                self._order.append(place)
-            elif failed is not None:
-                self._order.append(_FAILED)
-                self._known_failed.append(failed)
-            else:
-                self._order.append(_NEW)
-                yield item
-                continue
-            self.tally.known(failed=failed is not None)
-
-    def commit(self, part: Any) -> None:
-        """Write a part, and its errors."""
-        number = self.parts.count
-        failed = self.parts.commit(part, self.settings)
-        row = 0
-        for done in part.done:
-            self._fresh.append(number << 32 | row if done else _FAILED)
-            row += done
-        self._fresh_failed += failed
-        if failed:
-            with self.errors.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.writelines(each.line() for each in failed)
-
-    def finish(self) -> dict[str, Any]:
-        """Write the output of all parts, and the errors in order; returns what is kept beside it."""
-        fresh, known, new = iter(self._fresh), iter(self._known_failed), iter(self._fresh_failed)
-        places = array("Q")
-        failed: list[FailedClip] = []
-        for place in self._order:
-            found = next(fresh) if place == _NEW else place
-            if found == _FAILED:
-                failed.append(next(new if place == _NEW else known))
-            else:
-                places.append(found)
-                self.resumed += place != _NEW
-        finished = Finished(self.parts, places, self.settings)
-        self.settings.update(
-            written=len(places),
-            failed=len(failed),
-            seconds=math.fsum(finished.column("duration")),
-            plan=self._digest.hexdigest(),
-        )
-        self._write_errors(failed)
-        write(self.out, finished, self.folder)
-        return self.settings
-
-    def _write_errors(self, failed: Sequence[FailedClip]) -> None:
-        if not failed:
-            self.errors.unlink(missing_ok=True)
-            return
-        partial = self.folder / ".errors.partial"
-        partial.write_text("".join(each.line() for each in failed), encoding="utf-8", errors="backslashreplace")
-        partial.replace(self.errors)
+    def write(self, results: Results[Layout], settings: dict[str, Any], scratch: Path) -> None:
+        write(self.path, Finished(results.parts, results.places, settings), scratch)
 
 
 def _report(

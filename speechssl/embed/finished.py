@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32
 
-from speechssl.embed.parts import Layout, Parts
+from speechssl.embed.parts import Layout, Parts, RowLayout
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,7 +25,7 @@ class Finished:
         settings: JSON values.
     """
 
-    parts: Parts
+    parts: Parts[Layout]
     places: Sequence[int]
     settings: Mapping[str, Any]
 
@@ -36,16 +36,7 @@ class Finished:
 
     def tables(self) -> "Iterator[tuple[int, pa.Table]]":
         """Runs of rows that lie together, with the number of their part."""
-        reader = _PartReader(self.parts)
-        start = 0
-        while start < len(self.places):
-            stop = start + 1
-            while stop < len(self.places) and self.places[stop] == self.places[stop - 1] + 1:
-                stop += 1
-            part, row = self.places[start] >> 32, self.places[start] & 0xFFFFFFFF
-            for table in reader.rows(part, row, stop - start):
-                yield part, table
-            start = stop
+        return tables_of(self.parts, self.places)
 
     def column(self, name: str) -> list[Any]:
         """One column of all rows."""
@@ -70,10 +61,29 @@ class Finished:
         return json.dumps(dict(self.settings))
 
 
+def tables_of(parts: Parts[Any], places: Sequence[int]) -> "Iterator[tuple[int, pa.Table]]":
+    """Rows of parts in a given order: runs that are together, with the number of their part.
+
+    Args:
+        parts: where the rows are.
+        places: of the rows in order: part << 32 | row.
+    """
+    reader = _PartReader(parts)
+    start = 0
+    while start < len(places):
+        stop = start + 1
+        while stop < len(places) and places[stop] == places[stop - 1] + 1:
+            stop += 1
+        part, row = places[start] >> 32, places[start] & 0xFFFFFFFF
+        for table in reader.rows(part, row, stop - start):
+            yield part, table
+        start = stop
+
+
 class _PartReader:
     """Rows of parts, two row groups in memory: new files may lie between old ones, and their parts take turns."""
 
-    def __init__(self, parts: Parts):
+    def __init__(self, parts: Parts[Any]):
         self._group = functools.lru_cache(maxsize=2)(functools.partial(_row_group, parts))
         self._sizes = functools.lru_cache(maxsize=2)(functools.partial(_sizes, parts))
 
@@ -86,7 +96,7 @@ class _PartReader:
             start += size
 
 
-def _sizes(parts: Parts, part: int) -> list[int]:
+def _sizes(parts: Parts[Any], part: int) -> list[int]:
     """Rows of each row group."""
     import pyarrow.parquet as pq
 
@@ -94,14 +104,14 @@ def _sizes(parts: Parts, part: int) -> list[int]:
         return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
 
 
-def _row_group(parts: Parts, part: int, group: int) -> "pa.Table":
+def _row_group(parts: Parts[Any], part: int, group: int) -> "pa.Table":
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(parts.path(part)) as file:
         return _conform(file.read_row_group(group), parts.layout)
 
 
-def _conform(table: "pa.Table", layout: Layout) -> "pa.Table":
+def _conform(table: "pa.Table", layout: RowLayout) -> "pa.Table":
     """The rows with the columns of now: what an earlier run did not know is null, numbers and words become wider."""
     import pyarrow as pa
 

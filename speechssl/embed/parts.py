@@ -18,11 +18,12 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from speechssl.config import UserError
+from speechssl.embed.decoding import Failed
 from speechssl.embed.inputs import ColumnType
 from speechssl.embed.pipeline import Encoded
 from speechssl.models.storage import write_atomic
@@ -32,8 +33,42 @@ if TYPE_CHECKING:
 
 METADATA_KEY = b"speechssl"
 FAILED_KEY = b"speechssl.failed"
-# What has to agree for vectors to lie in one output, with the words for it.
-PINNED = ("format", "model_hash", "source", "pooling", "layer", "dtype", "window_seconds", "compile")
+# What has to agree for rows to be in one output, with the words for it.
+PINNED = ("format", "model_hash", "source", "pooling", "layer", "dtype", "window_seconds", "compile", "decoder")
+
+
+@runtime_checkable
+class Part(Protocol):
+    """What every part has, whatever its rows are.
+
+    Attributes:
+        failed: clips that could not be used.
+        done: of each clip of the part in order, whether it is a row.
+        frames: a file of frames to keep beside the rows.
+    """
+
+    @property
+    def failed(self) -> Sequence[Failed]: ...  # noqa: D102 -- above
+    @property
+    def done(self) -> Sequence[bool]: ...  # noqa: D102 -- above
+    @property
+    def frames(self) -> Path | None: ...  # noqa: D102 -- above
+
+
+@runtime_checkable
+class RowLayout(Protocol):
+    """The columns of an output's rows, and how a part becomes rows; `path`, `duration` and `key` are among them."""
+
+    def schema(self) -> "pa.Schema":
+        """Of the rows of a part."""
+        ...
+
+    def table(self, part: Any) -> "pa.Table":
+        """The rows of a part."""
+        ...
+
+
+L = TypeVar("L", bound=RowLayout)
 
 
 @dataclass(frozen=True)
@@ -69,6 +104,10 @@ class Layout:
         fields += [(name, kinds[kind]) for name, kind in self.columns.items()]
         return pa.schema([pa.field(name, kind) for name, kind in (*fields, ("key", pa.string()))])
 
+    def table(self, part: Encoded) -> "pa.Table":
+        """The rows of a part, with their vectors."""
+        return _table(part, self)
+
 
 @dataclass(frozen=True)
 class FailedClip:
@@ -85,6 +124,17 @@ class FailedClip:
         if self.offset:
             told["offset"] = self.offset
         return json.dumps(told, ensure_ascii=False) + "\n"
+
+
+@contextmanager
+def naming(path: Path) -> Generator[None]:
+    """Errors of the disk name the file that was written: a full disk does not say so by itself."""
+    try:
+        yield
+    except OSError as error:
+        if error.strerror is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextmanager
@@ -129,7 +179,7 @@ def _still_there(handle: int, path: Path) -> bool:
         return False
 
 
-class Parts:
+class Parts(Generic[L]):
     """The parts of one run; the lock is held by the caller.
 
     Args:
@@ -137,7 +187,7 @@ class Parts:
         layout: of the rows to come; parts of an earlier run may have other metadata columns.
     """
 
-    def __init__(self, folder: Path, layout: Layout):
+    def __init__(self, folder: Path, layout: L):
         self.folder, self.layout = folder, layout
         for path in [*folder.glob(".*.partial"), *folder.glob(".*.f32")]:
             path.unlink()  # what a killed run was writing
@@ -161,10 +211,10 @@ class Parts:
         at = int(np.searchsorted(self._keys, number))
         return int(self._places[at]) if at < len(self._keys) and self._keys[at] == number else None
 
-    def commit(self, part: Encoded, settings: Mapping[str, Any]) -> list[FailedClip]:
+    def commit(self, part: Part, settings: Mapping[str, Any]) -> list[FailedClip]:
         """Write a part; returns what failed in it."""
         failed = [FailedClip(f.item.key.hex(), f.item.path, f.reason, f.item.offset) for f in part.failed]
-        table = _table(part, self.layout)
+        table = self.layout.table(part)
         metadata = {METADATA_KEY: json.dumps(dict(settings)), FAILED_KEY: json.dumps([vars(each) for each in failed])}
         if part.frames is not None:
             with part.frames.open("rb+") as file:
@@ -175,7 +225,7 @@ class Parts:
         return failed
 
     def adopt(self, finished: Path) -> None:
-        """Take the rows of a finished Parquet output for the first part of what goes on from it."""
+        """Take the rows of a finished Parquet file for the first part of what goes on from it."""
         target = self.path(0)
         try:
             os.link(finished, target)
@@ -210,7 +260,7 @@ class Parts:
 
 
 def keys_of(finished: Path) -> set[str]:
-    """Keys of the rows of a finished Parquet output."""
+    """Keys of the rows of a finished Parquet file."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(finished) as file:
@@ -222,7 +272,7 @@ def write_table(table: "pa.Table", path: Path) -> None:
     import pyarrow.parquet as pq
 
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+    with naming(path), partial.open("wb") as file:
         pq.write_table(table, file, compression="zstd", row_group_size=max(1, table.num_rows))
         file.flush()
         os.fsync(file.fileno())
@@ -242,7 +292,8 @@ def pinned(folder: Path) -> dict[str, Any] | None:
 
 def pin(folder: Path, settings: Mapping[str, Any]) -> None:
     """Keep the settings of a run that begins."""
-    write_atomic(folder / "_run.json", (json.dumps(dict(settings), indent=2) + "\n").encode())
+    with naming(folder / "_run.json"):
+        write_atomic(folder / "_run.json", (json.dumps(dict(settings), indent=2) + "\n").encode())
 
 
 def check_same(where: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -150,7 +150,7 @@ def test_vectors_do_not_depend_on_parts_and_memory(audio, model_folder, tmp_path
 
 def interrupted(audio, model_folder, out, monkeypatch, after):
     """A run that dies after so many parts."""
-    commit = module._Run.commit
+    commit = module.Run.commit
 
     def dying(run, part):
         if run.parts.count == after:
@@ -158,7 +158,7 @@ def interrupted(audio, model_folder, out, monkeypatch, after):
         commit(run, part)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._Run, "commit", dying)
+        patch.setattr(module.Run, "commit", dying)
         with pytest.raises(KeyboardInterrupt):
             extract(model_folder, audio, out)
 
@@ -263,11 +263,11 @@ def test_two_devices_share_the_work_and_keep_the_order(audio, model_folder, tmp_
 def test_bfloat16_is_chosen_once_and_kept(audio, model_folder, tmp_path, monkeypatch, small_parts):
     out = tmp_path / "v.parquet"
     monkeypatch.setattr(precision, "has_bfloat16", lambda _: True)
-    commit = module._Run.commit
-    monkeypatch.setattr(module._Run, "commit", lambda run, part: 1 / 0 if run.parts.count else commit(run, part))
+    commit = module.Run.commit
+    monkeypatch.setattr(module.Run, "commit", lambda run, part: 1 / 0 if run.parts.count else commit(run, part))
     with pytest.raises(ZeroDivisionError):
         extract(model_folder, audio, out, dtype="auto")
-    monkeypatch.setattr(module._Run, "commit", commit)
+    monkeypatch.setattr(module.Run, "commit", commit)
     monkeypatch.setattr(local, "choose", None)  # not asked again
     report = extract(model_folder, audio, out, dtype="auto")
     assert report.dtype == "bfloat16"

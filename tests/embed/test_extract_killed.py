@@ -24,8 +24,8 @@ import torch
 torch.set_num_threads(1)
 from speechssl.embed import extract as module, parts, pipeline
 pipeline.PART_CLIPS = 2
-commit, write = module._Run.commit, parts.write_table
-module._Run.commit = lambda run, part: (time.sleep(0.05), commit(run, part))
+commit, write = module.Run.commit, parts.write_table
+module.Run.commit = lambda run, part: (time.sleep(0.05), commit(run, part))
 parts.write_table = lambda table, path: (write(table, path), time.sleep(0.05))
 module.extract(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
 """
