@@ -196,36 +196,41 @@ def finetune(
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="Fine-tuned model folder.")],
-    audio: Annotated[list[str], typer.Argument(metavar="AUDIO...", help="Sound files, or folders of them.")],
+    audio: Annotated[
+        list[str],
+        typer.Argument(metavar="AUDIO...", help="Sound files, folders, manifests, globs, addresses; - reads stdin."),
+    ],
     layout: Annotated[
-        Literal["table", "jsonl", "csv"], typer.Option("--format", help="How predictions are written.")
-    ] = "table",
-    out: Annotated[Path | None, typer.Option(help="File to write; without it: standard output.")] = None,
+        Literal["table", "jsonl", "csv"] | None,
+        typer.Option("--format", help="Of the rows [default: by the suffix of OUT, else table].", show_default=False),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write [default: standard output].")] = None,
     lm: Annotated[Path | None, typer.Option(help="N-gram (ARPA) for transcripts instead of the model's own.")] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Transcripts without any n-gram.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="End with code 4 when a file could not be used.")] = False,
 ) -> None:
-    """Say what a fine-tuned model hears: a class with probabilities, or a transcript with word times."""
+    """Say what a fine-tuned model hears: a class with probabilities, or a transcript with word times.
+
+    With --out, a run that was killed resumes when the same command is run again. In csv, a path that a spreadsheet
+    would take for a formula begins with ./, other such cells with an apostrophe; jsonl has them as they are.
+    """
     from speechssl.config import UserError
-    from speechssl.embed.predict import Predictor, audio_files, predict_files, write_predictions
+    from speechssl.embed.predict import Predictor
+    from speechssl.embed.predict_cli import predict_to_file, predict_to_stream
 
     if greedy and lm is not None:
         raise UserError("--greedy and --lm exclude each other")
     predictor = Predictor(model, lm=False if greedy else lm)
-    paths = audio_files(audio)
-    reasons: list[str] = []
-
-    def told():
-        for spoken in predict_files(predictor, paths):
-            if spoken.prediction is None:
-                reasons.append(spoken.path)
-                say(f"{spoken.path}: {spoken.reason}")
-            yield spoken
-
-    with contextlib.nullcontext(sys.stdout) if out is None else out.open("w", encoding="utf-8") as file:
-        write_predictions(told(), file, layout=layout)
-    if reasons:
-        say(f"{len(reasons)} of {len(paths)} files could not be used")
-    if len(reasons) == len(paths):
+    if out is None:
+        report = predict_to_stream(predictor, audio, sys.stdout, layout=layout or "table")
+    else:
+        report = predict_to_file(predictor, audio, out, layout=layout)
+    total = report.written + report.failed
+    if report.failed:
+        say(f"{report.failed} of {total} files could not be used")
+    if report.failed and strict:
+        raise typer.Exit(BAD_FILES)
+    if report.failed == total:
         raise typer.Exit(USER_ERROR)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Generator
 from typing import Protocol, runtime_checkable
 
@@ -71,14 +72,32 @@ def plain(value: object) -> str:
     return "-" if value in (None, "") else str(value)
 
 
+def printable(text: str) -> str:
+    r"""A text in which nothing but letters, signs and spaces reaches a terminal: all else is spelled out.
+
+    Names of files may hold what moves the cursor, changes colours or turns the direction of writing.
+
+    >>> printable("bell" + chr(7) + " and escape" + chr(27))
+    'bell\\x07 and escape\\x1b'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if _is_shown(c) else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def _is_shown(character: str) -> bool:
+    """Joiners (U+200C, U+200D) are parts of words in Persian and in scripts of India."""
+    return character.isprintable() or character in "\u200c\u200d" or unicodedata.category(character) == "Zs"
+
+
 def put(line: str) -> None:
-    """A line of what was asked for, on stdout."""
-    print(line)  # noqa: T201 -- stdout is for what was asked for, and this is the one way to it
+    """A line of what was asked for, on stdout; what is no letter, sign or space is spelled out."""
+    print(printable(line))  # noqa: T201 -- stdout is for what was asked for, and this is the one way to it
 
 
 def say(line: str) -> None:
-    """A line on stderr, at once."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 -- words go to stderr, and this is the one way to it
+    """A line on stderr, at once; what is no letter, sign or space is spelled out."""
+    print(printable(line), file=sys.stderr, flush=True)  # noqa: T201 -- words go to stderr, and this is the one way to it
 
 
 def say_once(line: str) -> None:

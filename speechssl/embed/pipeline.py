@@ -57,14 +57,24 @@ class Encoded:
     done: list[bool]
 
 
-def parts_of(clips: Iterable[Clip]) -> Iterator[list[Clip]]:
-    """Runs of clips that are encoded and written together."""
+def parts_of(
+    clips: Iterable[Clip], *, most_seconds: float | None = None, most_clips: int | None = None
+) -> Iterator[list[Clip]]:
+    """Runs of clips that are encoded and written together.
+
+    Args:
+        clips: in the order of the plan.
+        most_seconds: a part ends when it has so much audio; None: PART_SECONDS.
+        most_clips: or so many clips; None: PART_CLIPS.
+    """
+    most_seconds = PART_SECONDS if most_seconds is None else most_seconds
+    most_clips = PART_CLIPS if most_clips is None else most_clips
     part: list[Clip] = []
     seconds = 0.0
     for clip in clips:
         part.append(clip)
         seconds += 0.0 if isinstance(clip, Failed) else clip.seconds
-        if seconds >= PART_SECONDS or len(part) >= PART_CLIPS:
+        if seconds >= most_seconds or len(part) >= most_clips:
             yield part
             part, seconds = [], 0.0
     if part:

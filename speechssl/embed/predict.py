@@ -3,26 +3,28 @@
     model = speechssl.load("runs/emotion/model")
     model.predict("call.wav").label
 
-A transcript is greedy, or found by beam search with the n-gram that lies in the model's folder (``lm.arpa`` and
-``decoder.json``, as `speechssl asr` leaves them) or that the caller names.
+A transcript is greedy, or found by beam search with the n-gram in the model's folder (``lm.arpa`` and
+``decoder.json``, as `speechssl asr` leaves them) or one that the caller names.
 """
 
-import csv
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32
 
-from speechssl.audio import SAMPLE_RATE, AudioError, check_waveform, decode
+from speechssl.audio import SAMPLE_RATE, AudioError
 from speechssl.config import UserError
-from speechssl.data.corpora import folder as audio_folder
 from speechssl.embed.encoding import Waveform, device_of
+from speechssl.embed.long import LongClip
+from speechssl.embed.predict_long import TooLongError, classify_long, emissions_long
 from speechssl.models.ctc import CTCModel
 from speechssl.models.heads import classify, emissions, load_head
+from speechssl.models.storage import model_hash
 from speechssl.scoring.alignment import WordTime, word_times
 from speechssl.scoring.decode import (
     EXTRA,
@@ -34,8 +36,7 @@ from speechssl.scoring.decode import (
 )
 
 LM, DECODER = "lm.arpa", "decoder.json"
-CHUNK_SECONDS = 240.0  # of audio decoded together
-Format = Literal["table", "jsonl", "csv"]
+NOT_FINITE = "the model gives numbers that are not finite"
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,19 @@ class ClassPrediction:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was said, when (seconds), and the mean probability of the characters that were heard, in [0, 1]."""
+    """What was said.
+
+    Attributes:
+        text: the words.
+        confidence: mean probability of the characters that were heard, in [0, 1].
+        words: when each word was said, seconds; empty where there is no word, or a `words_error`.
+        words_error: why the text has no word times; empty where it has.
+    """
 
     text: str
     confidence: float
     words: tuple[WordTime, ...]
+    words_error: str = ""
 
 
 Prediction = ClassPrediction | Transcript
@@ -73,6 +82,7 @@ class Predictor:
 
     def __init__(self, folder: Path, *, device: str = "auto", lm: Path | Literal[False] | None = None):
         self.model = load_head(folder).to(device_of(device))
+        self.folder = folder
         self.decoder: BeamDecoder | None = None
         if not isinstance(self.model, CTCModel):
             if lm:
@@ -85,28 +95,74 @@ class Predictor:
         if arpa is not None:
             self.decoder = BeamDecoder(self.model.vocabulary, config=decoder_config(folder), lm=arpa)
 
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The classes that are told apart; None of a model that writes."""
+        return None if isinstance(self.model, CTCModel) else self.model.classes
+
+    def settings(self) -> dict[str, str]:
+        """What predictions depend on: a hash of the model, and how text is found."""
+        decoder = "" if isinstance(self.model, CTCModel) else "none"
+        if self.decoder is not None and self.decoder.lm is not None:
+            with self.decoder.lm.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+            decoder = f"n-gram {digest} {self.decoder.config.model_dump_json()}"
+        return {"model_hash": model_hash(self.folder), "decoder": decoder or "greedy"}
+
     def predict(self, waveforms: Sequence[Waveform]) -> list[Prediction]:
-        """One prediction a waveform.
+        """One prediction per waveform.
 
         Args:
             waveforms: mono at 16 kHz in [-1, 1], checked.
+
+        Raises:
+            AudioError: the model gives NaN for one of them.
+        """
+        found: list[Prediction] = []
+        for number, outcome in enumerate(self.outcomes(waveforms)):
+            if isinstance(outcome, str):
+                raise AudioError(f"clip {number}", outcome)
+            found.append(outcome)
+        return found
+
+    def outcomes(self, waveforms: Sequence[Waveform]) -> list[Prediction | str]:
+        """As `predict`, with the reason in the place of a prediction that there is not."""
+        if not waveforms:
+            return []
+        if isinstance(self.model, CTCModel):
+            return [self._transcript(self.model, log_probs) for log_probs in emissions(self.model, waveforms)]
+        return [_class_prediction(self.model.classes, row) for row in classify(self.model, waveforms)]
+
+    def outcome_long(self, clip: LongClip) -> Prediction | str:
+        """The prediction of a clip that is read window by window, or why there is none.
+
+        Raises:
+            AudioError: the clip cannot be read.
         """
         if not isinstance(self.model, CTCModel):
-            rows = classify(self.model, waveforms)
-            return [_class_prediction(self.model.classes, row) for row in rows]
-        return [self._transcript(self.model, log_probs) for log_probs in emissions(self.model, waveforms)]
+            return _class_prediction(self.model.classes, classify_long(self.model, clip))
+        try:
+            return self._transcript(self.model, emissions_long(self.model, clip))
+        except TooLongError as error:
+            return str(error)
 
-    def _transcript(self, model: CTCModel, log_probs: Float32[np.ndarray, "frames symbols"]) -> Transcript:
+    def _transcript(self, model: CTCModel, log_probs: Float32[np.ndarray, "frames symbols"]) -> Transcript | str:
+        if np.isnan(log_probs).any():
+            return NOT_FINITE
         text = greedy(log_probs, model.vocabulary) if self.decoder is None else self.decoder.decode(log_probs).text
         seconds = model.trunk.encoder.config.conv.hop / SAMPLE_RATE
+        words: tuple[WordTime, ...] = ()
+        reason = ""
         try:
             words = tuple(word_times(log_probs, text, model.vocabulary, frame_seconds=seconds))
-        except UserError:  # a beam may find a text that has more symbols than the audio has frames
-            words = ()
-        return Transcript(text=text, confidence=character_probability(log_probs), words=words)
+        except UserError as error:  # a beam may find a text that has more symbols than the audio has frames
+            reason = str(error)
+        return Transcript(text, character_probability(log_probs), words, reason)
 
 
-def _class_prediction(classes: Sequence[str], row: Float32[np.ndarray, " classes"]) -> ClassPrediction:
+def _class_prediction(classes: Sequence[str], row: Float32[np.ndarray, " classes"]) -> ClassPrediction | str:
+    if not np.isfinite(row).all():
+        return NOT_FINITE
     best = int(row.argmax())
     probabilities = {name: round(float(value), 6) for name, value in zip(classes, row, strict=True)}
     return ClassPrediction(label=classes[best], probability=probabilities[classes[best]], probabilities=probabilities)
@@ -125,97 +181,3 @@ def decoder_config(folder: Path) -> DecoderConfig:
         return DecoderConfig.model_validate(json.loads(path.read_text(encoding="utf-8"))["config"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not the settings of a decoder: {' '.join(str(error).split())}") from None
-
-
-@dataclass(frozen=True)
-class Spoken:
-    """A file with what the model says of it, or why it cannot say anything."""
-
-    path: str
-    prediction: Prediction | None
-    reason: str = ""
-
-
-def predict_files(predictor: Predictor, paths: Sequence[str]) -> Iterator[Spoken]:
-    """Predictions in the order of the paths; a file that cannot be used has a reason instead, and stops nothing."""
-    chunk: list[tuple[str, Waveform | str]] = []
-    seconds = 0.0
-    for path in paths:
-        try:
-            waveform = decode(path)
-            check_waveform(waveform, path)
-        except AudioError as error:
-            chunk.append((path, error.reason))
-            continue
-        chunk.append((path, waveform))
-        seconds += len(waveform) / SAMPLE_RATE
-        if seconds > CHUNK_SECONDS:
-            yield from _predict_chunk(predictor, chunk)
-            chunk, seconds = [], 0.0
-    yield from _predict_chunk(predictor, chunk)
-
-
-def _predict_chunk(predictor: Predictor, chunk: Sequence[tuple[str, Waveform | str]]) -> Iterator[Spoken]:
-    good = [found for _, found in chunk if not isinstance(found, str)]
-    predictions = iter(predictor.predict(good) if good else [])
-    for path, found in chunk:
-        yield Spoken(path, None, found) if isinstance(found, str) else Spoken(path, next(predictions))
-
-
-def audio_files(sources: Sequence[str]) -> list[str]:
-    """Files as given, and folders as the sound files below them, whatever metadata says about those.
-
-    Raises:
-        UserError: a folder without any.
-    """
-    paths: list[str] = []
-    for source in sources:
-        if not Path(source).is_dir():
-            paths.append(source)
-            continue
-        found = audio_folder.sound_files(Path(source))
-        if not found:
-            raise UserError(f"{source}: no sound file in it")
-        paths += map(str, found)
-    return paths
-
-
-def write_predictions(spoken: Iterator[Spoken], file: IO[str], *, layout: Format) -> int:
-    """Write predictions as they come; returns how many files had none.
-
-    ``jsonl`` is one object a line, with ``path`` and either the prediction or ``error``; ``csv`` has a column a class,
-    or ``text``; ``table`` is for eyes.
-    """
-    failed = 0
-    rows = csv.writer(file, lineterminator="\n")
-    header: list[str] = []
-    for each in spoken:
-        found = each.prediction
-        failed += found is None
-        if layout == "jsonl":
-            content = {"error": each.reason} if found is None else asdict(found)
-            file.write(json.dumps({"path": each.path, **content}, ensure_ascii=False) + "\n")
-        elif found is not None and layout == "csv":
-            values = _columns(found)
-            if not header:
-                header = ["path", *values]
-                rows.writerow(header)
-            rows.writerow([each.path, *values.values()])
-        elif found is not None:
-            file.write(f"{each.path}\t{_words(found)}\n")
-        file.flush()
-    return failed
-
-
-def _columns(found: Prediction) -> dict[str, str]:
-    if isinstance(found, Transcript):
-        return {"text": found.text, "confidence": f"{found.confidence:.4f}"}
-    names = {f"p_{name}": f"{value:.4f}" for name, value in found.probabilities.items()}
-    return {"label": found.label, "probability": f"{found.probability:.4f}", **names}
-
-
-def _words(found: Prediction) -> str:
-    if isinstance(found, ClassPrediction):
-        return f"{found.label}\t{found.probability:.2f}"
-    times = " ".join(f"{word.word}@{word.start:.2f}-{word.end:.2f}" for word in found.words)
-    return f"{found.text}\t{times}"

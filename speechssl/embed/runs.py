@@ -186,8 +186,8 @@ class Run(Generic[L]):
                 continue
             self.tally.known(failed=failed is not None)
 
-    def commit(self, part: Part) -> None:
-        """Write a part, and its errors."""
+    def commit(self, part: Part) -> list[FailedClip]:
+        """Write a part, and its errors; returns what failed in it."""
         number = self.parts.count
         failed = self.parts.commit(part, self.settings)
         row = 0
@@ -201,6 +201,7 @@ class Run(Generic[L]):
                 self.output.errors.open("a", encoding="utf-8", errors="backslashreplace") as file,
             ):
                 file.writelines(each.line() for each in failed)
+        return failed
 
     def finish(self) -> dict[str, Any]:
         """Write the output of all parts, and the errors in order; returns what is kept beside it."""

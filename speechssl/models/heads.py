@@ -113,13 +113,10 @@ def classify(
             pieces.append(piece.astype(np.float32, copy=False))
             owners.append(number)
     probabilities = np.zeros((len(waveforms), len(model.classes)), dtype=np.float32)
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        for places in batches_by_length([len(piece) for piece in pieces], equal=_needs_equal(model)):
-            padded, num_samples = pad([pieces[place] for place in places])
-            logits = model(padded.to(device), num_samples.to(device))
-            for place, row in zip(places, logits.float().softmax(dim=-1).cpu().numpy(), strict=True):
-                probabilities[owners[place]] += row
+    for places in batches_by_length([len(piece) for piece in pieces], equal=_needs_equal(model)):
+        rows = class_probabilities(model, [pieces[place] for place in places])
+        for place, row in zip(places, rows, strict=True):
+            probabilities[owners[place]] += row
     windows = np.bincount(np.array(owners, dtype=np.int64), minlength=len(waveforms))
     return probabilities / windows[:, None].astype(np.float32)
 
@@ -143,19 +140,43 @@ def emissions(model: CTCModel, waveforms: Sequence[Waveform]) -> list[Float32[np
             number, len(waveform), int(model.trunk.encoder.num_frames(torch.tensor(len(waveform)))), hop
         )
     ]
-    device = next(model.parameters()).device
     results: dict[int, Float32[np.ndarray, "frames symbols"]] = {}
-    with torch.inference_mode():
-        lengths = [stop - start for _, start, stop, _, _ in windows]
-        for places in batches_by_length(lengths, equal=_needs_equal(model)):
-            cut = [ready[windows[place][0]][windows[place][1] : windows[place][2]] for place in places]
-            padded, num_samples = pad([piece.astype(np.float32, copy=False) for piece in cut])
-            log_probs = model(padded.to(device), num_samples.to(device)).log_probs.cpu().numpy()
-            for place, rows in zip(places, log_probs, strict=True):
-                results[place] = rows[windows[place][3] : windows[place][4]]
+    lengths = [stop - start for _, start, stop, _, _ in windows]
+    for places in batches_by_length(lengths, equal=_needs_equal(model)):
+        cut = [ready[windows[place][0]][windows[place][1] : windows[place][2]] for place in places]
+        for place, rows in zip(places, symbol_log_probs(model, cut), strict=True):
+            results[place] = rows[windows[place][3] : windows[place][4]]
     for place, window in enumerate(windows):
         found[window[0]].append(results[place])
     return [np.concatenate(parts) for parts in found]
+
+
+@torch.inference_mode()
+def class_probabilities(
+    model: Classifier | LogMelClassifier, waveforms: Sequence[Waveform]
+) -> Float32[np.ndarray, "clips classes"]:
+    """One pass over waveforms that are ready: normalised where the model asks for it, none of them long."""
+    padded, num_samples = pad(waveforms)
+    device = next(model.parameters()).device
+    return model(padded.to(device), num_samples.to(device)).float().softmax(dim=-1).cpu().numpy()
+
+
+@torch.inference_mode()
+def symbol_log_probs(model: CTCModel, waveforms: Sequence[Waveform]) -> Float32[np.ndarray, "clips frames symbols"]:
+    """One pass over waveforms as for `class_probabilities`; frames behind the end of a shorter one mean nothing."""
+    padded, num_samples = pad(waveforms)
+    device = next(model.parameters()).device
+    return model(padded.to(device), num_samples.to(device)).log_probs.cpu().numpy()
+
+
+def window_frames(hop: int) -> tuple[int, int]:
+    """Frames of context on either side of a window, and frames that a window gives; samples from frame to frame.
+
+    >>> window_frames(320)
+    (100, 1300)
+    """
+    context = round(CONTEXT_SECONDS * SAMPLE_RATE / hop)
+    return context, round(WINDOW_SECONDS * SAMPLE_RATE / hop) - 2 * context
 
 
 def _windows(number: int, samples: int, frames: int, hop: int) -> Iterator[tuple[int, int, int, int, int]]:
@@ -163,8 +184,7 @@ def _windows(number: int, samples: int, frames: int, hop: int) -> Iterator[tuple
     if samples <= WINDOW_SECONDS * SAMPLE_RATE:
         yield number, 0, samples, 0, frames
         return
-    context = round(CONTEXT_SECONDS * SAMPLE_RATE / hop)
-    step = round(WINDOW_SECONDS * SAMPLE_RATE / hop) - 2 * context
+    context, step = window_frames(hop)
     for first in range(0, frames, step):
         last = min(first + step, frames)
         start, stop = max(0, first - context), min(frames, last + context)

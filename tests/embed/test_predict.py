@@ -15,10 +15,7 @@ from speechssl.embed.predict import (
     ClassPrediction,
     Predictor,
     Transcript,
-    audio_files,
     decoder_config,
-    predict_files,
-    write_predictions,
 )
 from speechssl.models.classifier import Classifier, ClassifierConfig
 from speechssl.models.ctc import CTCConfig, CTCModel
@@ -95,7 +92,10 @@ def test_probabilities_sum_to_one_and_do_not_depend_on_company(classifier):
 def test_a_bad_file_is_named_and_stops_nothing(classifier, sounds, capfd):
     code, out, err = said(["predict", classifier, *paths(sounds), sounds / "none.wav"], capfd)
     assert code == 0
-    assert [line.split("\t")[0] for line in out.splitlines()] == [paths(sounds)[0], paths(sounds)[3]]
+    rows = [line.split("\t") for line in out.splitlines()]
+    assert [row[0] for row in rows] == [*paths(sounds), f"{sounds}/none.wav"]
+    assert [row[2].startswith("error: ") for row in rows] == [False, True, True, False, True]
+    assert rows[3][1] == "0.00-1.50"
     for bad in (*paths(sounds)[1:3], f"{sounds}/none.wav"):
         assert f"{bad}: " in err
     assert err.splitlines()[-1] == "3 of 5 files could not be used"
@@ -103,20 +103,27 @@ def test_a_bad_file_is_named_and_stops_nothing(classifier, sounds, capfd):
 
 def test_nothing_but_bad_files_is_a_mistake(classifier, sounds, capfd):
     code, out, err = said(["predict", classifier, *paths(sounds)[1:3]], capfd)
-    assert (code, out) == (2, "")
+    assert code == 2
+    assert [line.split("\t")[0] for line in out.splitlines()] == paths(sounds)[1:3]
     assert "2 of 2 files could not be used" in err
+
+
+def test_strict_is_code_4(classifier, sounds, capfd, tmp_path):
+    out = tmp_path / "out.csv"
+    for words in (paths(sounds), paths(sounds)[1:3], [*paths(sounds), "--out", out], [*paths(sounds), "--out", out]):
+        assert said(["predict", classifier, *words, "--strict"], capfd)[0] == 4
+    assert said(["predict", classifier, paths(sounds)[0], "--strict"], capfd)[0] == 0
 
 
 def test_a_folder_is_all_the_sound_below_it(classifier, sounds, capfd, tmp_path):
     (sounds / "notes.txt").write_text("no sound")
-    (sounds / "metadata.csv").write_text("file_name,label\na.wav,calm\n")  # says what a corpus is; here all is asked
     code, out, _ = said(["predict", classifier, sounds, "--format", "jsonl"], capfd)
     assert code == 0
     assert [json.loads(line)["path"] for line in out.splitlines()] == sorted(paths(sounds))
     (tmp_path / "empty").mkdir()
     code, _, err = said(["predict", classifier, tmp_path / "empty"], capfd)
     assert code == 2
-    assert err == f"speechssl: {tmp_path}/empty: no sound file in it\n"
+    assert err == f"speechssl: {tmp_path}/empty: no audio files in it\n"
 
 
 def test_layouts_of_classes(classifier, sounds, capfd, tmp_path):
@@ -129,10 +136,14 @@ def test_layouts_of_classes(classifier, sounds, capfd, tmp_path):
     assert "silence" in lines[2]["error"]
     _, out, _ = said(["predict", classifier, *paths(sounds), "--format", "csv"], capfd)
     rows = list(csv.DictReader(io.StringIO(out)))
-    assert list(rows[0]) == ["path", "label", "probability", *(f"p_{name}" for name in CLASSES)]
-    assert [row["label"] for row in rows] == [line["label"] for line in lines if "label" in line]
+    known = ["path", "offset", "duration", "label", "probability"]
+    assert list(rows[0]) == [*known, *(f"p_{name}" for name in CLASSES), "error"]
+    assert [row["path"] for row in rows] == paths(sounds)
+    assert [row["label"] for row in rows] == [line.get("label", "") for line in lines]
+    assert [row["error"] for row in rows] == [line.get("error", "") for line in lines]
+    assert [row["duration"] for row in rows] == ["1", "", "", "1.5"]
     file = tmp_path / "out.jsonl"
-    code, out, _ = said(["predict", classifier, *paths(sounds), "--format", "jsonl", "--out", file], capfd)
+    code, out, _ = said(["predict", classifier, *paths(sounds), "--out", file], capfd)
     assert (code, out) == (0, "")
     assert [json.loads(line) for line in file.read_text().splitlines()] == lines
 
@@ -145,11 +156,15 @@ def test_layouts_of_transcripts_with_word_times(writer, sounds, monkeypatch, cap
     assert [word["word"] for word in line["words"]] == ["ab", "c"]
     assert [(word["start"], word["end"]) for word in line["words"]] == [(0.04, 0.16), (0.22, 0.28)]
     assert line["confidence"] == pytest.approx(0.92)
+    assert line["words_error"] == ""
     assert out.count("0000") == 0  # no 0.16000000000000003
     _, out, _ = said(["predict", writer, paths(sounds)[0]], capfd)
-    assert out == f"{paths(sounds)[0]}\tab c\tab@0.04-0.16 c@0.22-0.28\n"
+    assert out == f"{paths(sounds)[0]}\t0.00-1.00\tab c\tab@0.04-0.16 c@0.22-0.28\n"
     _, out, _ = said(["predict", writer, paths(sounds)[0], "--format", "csv"], capfd)
-    assert out.splitlines()[0] == "path,text,confidence"
+    assert out.splitlines() == [
+        "path,offset,duration,text,confidence,words_error,error",
+        f"{paths(sounds)[0]},0,1,ab c,0.9200,,",
+    ]
 
 
 @pytest.fixture
@@ -180,7 +195,7 @@ def test_the_ngram_of_the_folder_is_used_unless_greedy(with_ngram, sounds, monke
 
     train_ngram(["ab ab", "ab"], tmp_path / "other.arpa", order=2)
     _, out, _ = said(["predict", with_ngram, paths(sounds)[0], "--lm", tmp_path / "other.arpa"], capfd)
-    assert out.split("\t")[1].split()[0] == "ab"
+    assert out.split("\t")[2].split()[0] == "ab"
     code, _, err = said(["predict", with_ngram, "a.wav", "--lm", "x.arpa", "--greedy"], capfd)
     assert (code, err.count("\n")) == (2, 1)
 
@@ -220,21 +235,26 @@ def test_a_model_without_a_head_says_what_to_do(model_folder, classifier):
         Predictor(classifier, lm=model_folder / "x.arpa")
 
 
-def test_many_files_are_told_in_order_and_in_chunks(classifier, sounds, monkeypatch):
-    monkeypatch.setattr("speechssl.embed.predict.CHUNK_SECONDS", 1.2)
-    asked = []
-    predictor = Predictor(classifier, device="cpu")
-    whole = predictor.predict
+def test_a_text_without_word_times_says_why(writer, sounds, monkeypatch, capfd):
+    spoken(monkeypatch)
+    monkeypatch.setattr("speechssl.scoring.trellis.MAX_CELLS", 20)
+    _, out, _ = said(["predict", writer, paths(sounds)[0], "--format", "jsonl"], capfd)
+    line = json.loads(out)
+    assert (line["text"], line["words"]) == ("ab c", [])
+    assert line["words_error"] == "'ab c' cannot be aligned: more than 20 frames x states to search"
+    _, out, _ = said(["predict", writer, paths(sounds)[0]], capfd)
+    assert out.endswith("\tab c\t(no word times: 'ab c' cannot be aligned: more than 20 frames x states to search)\n")
+    _, out, _ = said(["predict", writer, paths(sounds)[0], "--format", "csv"], capfd)
+    assert next(csv.DictReader(io.StringIO(out)))["words_error"] == line["words_error"]
 
-    def predict(waveforms):
-        asked.append(len(waveforms))
-        return whole(waveforms)
 
-    monkeypatch.setattr(predictor, "predict", predict)
-    several = paths(sounds) * 2
-    out = sounds / "out.jsonl"
-    with out.open("w") as file:
-        assert write_predictions(predict_files(predictor, several), file, layout="jsonl") == 4
-    assert [json.loads(line)["path"] for line in out.read_text().splitlines()] == several
-    assert asked == [2, 2]
-    assert audio_files(several) == several
+def test_numbers_that_are_none_are_no_prediction(classifier, writer, sounds, monkeypatch, capfd):
+    nan = np.full((1, len(CLASSES)), np.nan, dtype=np.float32)
+    monkeypatch.setattr("speechssl.embed.predict.classify", lambda *_: nan)
+    monkeypatch.setattr("speechssl.embed.predict.emissions", lambda *_: [np.full((9, len(WORDS)), np.nan, np.float32)])
+    for folder in (classifier, writer):
+        code, out, _ = said(["predict", folder, paths(sounds)[0], "--format", "jsonl"], capfd)
+        assert code == 2
+        assert json.loads(out)["error"] == "the model gives numbers that are not finite"
+        with pytest.raises(UserError, match="clip 0: the model gives numbers that are not finite"):
+            load(folder, device="cpu").predict(tone(16000))

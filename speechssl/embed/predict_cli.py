@@ -1,0 +1,75 @@
+"""What the command `predict` shows: rows on a stream as they come, or a bar and a summary beside a file."""
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO
+
+from speechssl.embed.decoding import Failed
+from speechssl.embed.predict import Predictor
+from speechssl.embed.predict_rows import Format, RowWriter
+from speechssl.embed.predict_run import PredictReport, predict_each, predict_to, read_sources
+from speechssl.embed.summary import told_by
+from speechssl.terminal import bars, say
+
+_SUFFIXES: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl"}
+
+
+def predict_to_file(
+    predictor: Predictor, sources: Sequence[str], out: Path, *, layout: Format | None = None
+) -> PredictReport:
+    """Write predictions to a file, with a bar while it runs, a line for each file that fails, and a summary.
+
+    Args:
+        predictor: the model.
+        sources: as `predict_run.read_sources` takes them.
+        out: the file; a pipe or a device gets the rows as they come.
+        layout: of the rows; None: by the suffix of `out`, else a table.
+    """
+    layout = layout or _SUFFIXES.get(out.suffix.lower(), "table")
+    if out.exists() and not out.is_file() and not out.is_dir():
+        with out.open("w", encoding="utf-8", newline="") as file:
+            return predict_to_stream(predictor, sources, file, layout=layout)
+    with bars() as bar:
+        report = predict_to(
+            predictor,
+            sources,
+            out,
+            layout=layout,
+            progress=told_by(bar("predicting")),
+            failed=lambda each: say(f"{each.path}: {each.reason}"),
+        )
+    say(f"{out}: {report.written} predictions, {report.seconds / 3600:.2f} h of audio")
+    if report.finished_before:
+        say("all of it was there already; nothing was done")
+    elif report.resumed:
+        say(f"{report.resumed} of the predictions were there already")
+    return report
+
+
+def predict_to_stream(predictor: Predictor, sources: Sequence[str], file: IO[str], *, layout: Format) -> PredictReport:
+    """Write rows to a stream as they come, and the reasons of what fails to standard error too."""
+    plan = read_sources(sources)
+    if isinstance(file, io.TextIOWrapper):  # whatever the locale can encode
+        file.reconfigure(errors="backslashreplace")
+    writer = RowWriter(file, layout, predictor.classes)
+    writer.header()
+    written, failed, seconds = 0, 0, 0.0
+    with (
+        tempfile.TemporaryDirectory(prefix="speechssl-") as spool,
+        contextlib.closing(predict_each(predictor, plan.items(), spool=Path(spool))) as parts,
+    ):
+        for part in parts:
+            for row in part.in_order():
+                if isinstance(row, Failed):
+                    writer.failed(row.item.path, row.item.offset, row.reason)
+                    say(f"{row.item.path}: {row.reason}")
+                    failed += 1
+                else:
+                    writer.row(row.item.path, row.item.offset, row.seconds, asdict(row.prediction))
+                    written, seconds = written + 1, seconds + row.seconds
+            file.flush()
+    return PredictReport(written, failed, seconds, 0, finished_before=False)

@@ -1,0 +1,121 @@
+"""Predictions as rows: a table for eyes, JSON lines or CSV for programs.
+
+    table   path, stretch, then label and probability, or text and word times, between tabs; control characters of
+            names are spelled out
+    jsonl   one object per line: `path`, `offset`, `duration` (s), and the prediction or `error`
+    csv     `path`, `offset`, `duration`; `label`, `probability` and `p_CLASS` of each class, or `text`, `confidence`
+            and `words_error`; `error`
+
+A spreadsheet takes a cell that begins with =, +, -, @, a tab or a carriage return for a formula, and names of files and
+classes are not always one's own. In csv such a path begins with `./`, which is the same file, and any other such cell
+with an apostrophe. Numbers are left alone; jsonl has everything as it is.
+"""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import IO, Any, Literal
+
+from speechssl.terminal import printable
+
+Format = Literal["table", "jsonl", "csv"]
+_FORMULA = re.compile(r"[=+\-@\t\r]")
+_NUMBER = re.compile(r"[-+]?[\d.,]*")  # no formula: also a sign alone
+_TABLE_DECIMALS = 2
+
+
+class RowWriter:
+    """Writes rows to an open file as they come.
+
+    Args:
+        file: open for text.
+        layout: of the rows.
+        classes: of the model; None of one that writes.
+    """
+
+    def __init__(self, file: IO[str], layout: Format, classes: Sequence[str] | None):
+        self.file, self.layout = file, layout
+        self._classes = classes
+        self._at_terminal = file.isatty()
+
+    def header(self) -> None:
+        """What comes before all rows."""
+        if self.layout != "csv":
+            return
+        words = ["text", "confidence", "words_error"]
+        found = words if self._classes is None else ["label", "probability", *(f"p_{name}" for name in self._classes)]
+        self._write_cells(["path", "offset", "duration", *found, "error"])
+
+    def row(self, path: str, offset: float, duration: float, prediction: Mapping[str, Any]) -> None:
+        """A clip with its prediction, a `ClassPrediction` or a `Transcript` as a dictionary."""
+        if self.layout == "jsonl":
+            self._write_json({"path": path, "offset": offset, "duration": duration, **prediction})
+        elif self.layout == "csv":
+            cells = _transcript_cells(prediction) if self._classes is None else _class_cells(prediction)
+            self._write_cells([_path_cell(path), _number(offset), _number(duration), *map(harmless, cells), ""])
+        else:
+            stretch = f"{offset:.{_TABLE_DECIMALS}f}-{offset + duration:.{_TABLE_DECIMALS}f}"
+            self._write_words([path, stretch, *_words(prediction)])
+
+    def failed(self, path: str, offset: float, reason: str) -> None:
+        """A clip that could not be used, and why."""
+        if self.layout == "jsonl":
+            self._write_json({"path": path, "offset": offset, "error": reason})
+        elif self.layout == "csv":
+            middle = [""] * (3 if self._classes is None else 2 + len(self._classes))
+            self._write_cells([_path_cell(path), _number(offset), "", *middle, harmless(reason)])
+        else:
+            self._write_words([path, f"{offset:.{_TABLE_DECIMALS}f}-", f"error: {reason}"])
+
+    def _write_json(self, content: Mapping[str, Any]) -> None:
+        line = json.dumps(content, ensure_ascii=False)
+        self.file.write("".join(c if c.isprintable() else _json_escape(c) for c in line) + "\n")
+
+    def _write_cells(self, cells: Sequence[str]) -> None:
+        line = io.StringIO(newline="")
+        # The csv module quotes what is in its line terminator: a lone carriage return ends a row for most readers.
+        csv.writer(line, lineterminator="\r\n").writerow(map(printable, cells) if self._at_terminal else cells)
+        self.file.write(line.getvalue().removesuffix("\r\n") + "\n")
+
+    def _write_words(self, cells: Sequence[str]) -> None:
+        self.file.write("\t".join(map(printable, cells)) + "\n")
+
+
+def harmless(cell: str) -> str:
+    """A cell that no spreadsheet takes for a formula.
+
+    >>> [harmless(cell) for cell in ("=1+1", "-anger", "-1", "+", "calm")]
+    ["'=1+1", "'-anger", '-1', '+', 'calm']
+    """
+    return f"'{cell}" if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
+
+
+def _path_cell(path: str) -> str:
+    return f"./{path}" if harmless(path) != path else path
+
+
+def _json_escape(character: str) -> str:
+    """As JSON escapes it: `json.dumps` leaves some control characters as they are."""
+    return json.dumps(character)[1:-1]
+
+
+def _number(value: float) -> str:
+    return f"{value:.10g}"
+
+
+def _class_cells(prediction: Mapping[str, Any]) -> list[str]:
+    values = [f"{value:.4f}" for value in prediction["probabilities"].values()]
+    return [prediction["label"], f"{prediction['probability']:.4f}", *values]
+
+
+def _transcript_cells(prediction: Mapping[str, Any]) -> list[str]:
+    return [prediction["text"], f"{prediction['confidence']:.4f}", prediction["words_error"]]
+
+
+def _words(prediction: Mapping[str, Any]) -> list[str]:
+    if "label" in prediction:
+        return [prediction["label"], f"{prediction['probability']:.2f}"]
+    times = " ".join(f"{each['word']}@{each['start']:.2f}-{each['end']:.2f}" for each in prediction["words"])
+    return [prediction["text"], f"(no word times: {prediction['words_error']})" if prediction["words_error"] else times]

@@ -1,0 +1,340 @@
+"""Recordings to predictions: what `speechssl predict` does with the sources that `extract` takes.
+
+    predict_to(Predictor(Path("runs/tone")), ["recordings"], Path("tones.csv"), layout="csv")
+
+Written to a file, a run works like `extract` (see `runs`): finished predictions are kept in `OUT.parts`, so that a run
+that was killed resumes; the output appears under its name when it is whole; a second process is refused. Beside it,
+`OUT.run.parquet` keeps the settings and every prediction, so that the same command does nothing where nothing has
+changed, and predicts only new and changed files where something has.
+"""
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speechssl import __version__
+from speechssl.audio import AudioError
+from speechssl.config import UserError
+from speechssl.embed.decoding import Clip, Decoded, Failed, Streamed, decoding
+from speechssl.embed.finished import tables_of
+from speechssl.embed.inputs import Item, Plan, read_plan
+from speechssl.embed.parts import METADATA_KEY, FailedClip, locked, naming, pinned
+from speechssl.embed.pipeline import parts_of
+from speechssl.embed.predict import Prediction, Predictor
+from speechssl.embed.predict_rows import Format, RowWriter
+from speechssl.embed.progress import Progress, Tally
+from speechssl.embed.remote import is_address
+from speechssl.embed.runs import Results, Run
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PART_SECONDS, PART_CLIPS = 120.0, 256  # predicted together, and kept together
+LONG_SECONDS = 120.0  # a longer clip is read window by window
+_AUDIO_BYTES = 1 << 26  # of decoded audio that may wait
+_TABLES = frozenset((".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".tar"))
+
+
+@dataclass(frozen=True)
+class PredictedRow:
+    """A clip, its length in seconds, and the prediction."""
+
+    item: Item
+    seconds: float
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class PredictedPart:
+    """A part of a run, as `parts.Part` has it."""
+
+    rows: Sequence[PredictedRow]
+    failed: Sequence[Failed]
+    done: Sequence[bool]
+    frames: None = None
+
+    def in_order(self) -> Iterator[PredictedRow | Failed]:
+        """Rows and failures in the order of the plan."""
+        rows, failed = iter(self.rows), iter(self.failed)
+        for done in self.done:
+            yield next(rows) if done else next(failed)
+
+
+@dataclass(frozen=True)
+class PredictReport:
+    """What was predicted.
+
+    Attributes:
+        written: clips with a prediction.
+        failed: clips that could not be used.
+        seconds: of audio, s.
+        resumed: of the clips written, those that an earlier run had done.
+        finished_before: the output was there and is what was asked for; nothing was done.
+    """
+
+    written: int
+    failed: int
+    seconds: float
+    resumed: int
+    finished_before: bool
+
+
+def read_sources(sources: Sequence[str]) -> Plan:
+    """The clips of several sources, one after the other.
+
+    A file is taken as it is named, whatever its suffix; everything else is what `inputs.read_plan` takes. Clips of a
+    folder are named with the folder in front.
+
+    Raises:
+        UserError: a folder, manifest, glob or address with nothing in it.
+    """
+    plans = [_plan(source) for source in sources]
+    if len(plans) == 1:
+        return plans[0]
+
+    def items() -> Iterator[Item]:
+        for plan in plans:
+            yield from plan.items()
+
+    files = [plan.files for plan in plans]
+    seconds = [plan.seconds for plan in plans]
+    return Plan(
+        shlex.join(plan.source for plan in plans),
+        items,
+        None if None in files else sum(each for each in files if each is not None),
+        None if None in seconds else sum(each for each in seconds if each is not None),
+        {},
+    )
+
+
+def _plan(source: str) -> Plan:
+    if Path(source).is_dir():
+        plan = read_plan(source)
+        front = source.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        return replace(plan, items=lambda: (_in_folder(front, item) for item in plan.items()))
+    is_file = source != "-" and not is_address(source) and Path(source).suffix.lower() not in _TABLES
+    if is_file and (Path(source).exists() or not set("*?[") & set(source)):
+        return replace(read_plan([source]), source=source)
+    return read_plan(source)
+
+
+def _in_folder(folder: str, item: Item) -> Item:
+    return item if is_address(item.path) else replace(item, path=str(Path(folder) / item.path))
+
+
+def predict_each(
+    predictor: Predictor,
+    items: Iterator[Item],
+    *,
+    spool: Path,
+    tell: Callable[[int, float, int], None] = lambda *_: None,
+) -> Generator[PredictedPart]:
+    """Predict clips in order, part by part; decoding runs ahead in threads.
+
+    Args:
+        predictor: the model.
+        items: the clips.
+        spool: a folder for local copies of what is behind addresses.
+        tell: called with clips, seconds of audio and failures that are newly done.
+    """
+    threads, long_samples = min(4, os.cpu_count() or 1), round(LONG_SECONDS * 16000)
+    with decoding(items, threads=threads, budget=_AUDIO_BYTES, long_samples=long_samples, spool=spool) as clips:
+        for part in parts_of(clips, most_seconds=PART_SECONDS, most_clips=PART_CLIPS):
+            found = _predict_part(predictor, part, release=clips.release)
+            tell(len(part), sum(row.seconds for row in found.rows), len(found.failed))
+            yield found
+
+
+def _predict_part(predictor: Predictor, part: Sequence[Clip], *, release: Callable[[Clip], None]) -> PredictedPart:
+    whole = [clip for clip in part if isinstance(clip, Decoded)]
+    outcomes = iter(predictor.outcomes([clip.waveform for clip in whole]))
+    rows: list[PredictedRow] = []
+    failed: list[Failed] = []
+    done: list[bool] = []
+    for clip in part:
+        if isinstance(clip, Failed):
+            failed.append(clip)
+            done.append(False)
+            continue
+        outcome = next(outcomes) if isinstance(clip, Decoded) else _predict_long(predictor, clip)
+        release(clip)
+        done.append(not isinstance(outcome, str))
+        if isinstance(outcome, str):
+            failed.append(Failed(clip.item, outcome))
+        else:
+            rows.append(PredictedRow(clip.item, clip.seconds, outcome))
+    return PredictedPart(rows, failed, done)
+
+
+def _predict_long(predictor: Predictor, clip: Streamed) -> Prediction | str:
+    try:
+        return predictor.outcome_long(clip.clip)
+    except AudioError as error:
+        return error.reason
+
+
+def predict_to(
+    predictor: Predictor,
+    sources: Sequence[str],
+    out: Path,
+    *,
+    layout: Format = "jsonl",
+    progress: Callable[[Progress], None] | None = None,
+    failed: Callable[[FailedClip], None] = lambda _: None,
+) -> PredictReport:
+    """Predict every clip of some sources, and write one file.
+
+    Args:
+        predictor: the model.
+        sources: see `read_sources`.
+        out: the file.
+        layout: of its rows (see `predict_rows`).
+        progress: called after each part.
+        failed: called with each clip that could not be used.
+
+    Raises:
+        UserError: no such source; an output of another model or of other settings, or not of this command; a run that
+            is writing there.
+    """
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; give the name of a file")
+    plan = read_sources(sources)
+    settings: dict[str, Any] = {
+        "format": layout,
+        "version": __version__,
+        "model": str(predictor.folder),
+        "source": plan.source,
+        "dtype": "float32",
+        **predictor.settings(),
+    }
+    folder = out.with_name(f"{out.name}.parts")
+    with locked(folder):
+        output = PredictionFile(out, layout, predictor.classes, under_way=pinned(folder) is not None)
+        tally = Tally(plan, progress)
+        run = Run(output, folder, plan=plan, layout=PredictionRows(), settings=settings, tally=tally)
+        told = run.finished_before()
+        before = told is not None
+        if told is None:
+            run.begin()
+            run.settle("float32", None)
+            with closing(predict_each(predictor, run.remaining(), spool=folder, tell=tally.tell)) as parts:
+                for part in parts:
+                    for each in run.commit(part):
+                        failed(each)
+            told = run.finish()
+        shutil.rmtree(folder)
+    resumed = told["written"] if before else run.resumed
+    return PredictReport(told["written"], told["failed"], told["seconds"], resumed, before)
+
+
+class PredictionRows:
+    """The layout of the rows that a run keeps: the prediction is JSON."""
+
+    def schema(self) -> "pa.Schema":
+        """Of the rows of a part."""
+        import pyarrow as pa
+
+        numbers = [(name, pa.float64()) for name in ("offset", "duration")]
+        return pa.schema([("path", pa.string()), *numbers, ("prediction", pa.string()), ("key", pa.string())])
+
+    def table(self, part: PredictedPart) -> "pa.Table":
+        """The rows of a part."""
+        import pyarrow as pa
+
+        columns: dict[str, Sequence[str | float]] = {
+            "path": [row.item.path for row in part.rows],
+            "offset": [row.item.offset for row in part.rows],
+            "duration": [row.seconds for row in part.rows],
+            "prediction": [json.dumps(asdict(row.prediction)) for row in part.rows],
+            "key": [row.item.key.hex() for row in part.rows],
+        }
+        return pa.Table.from_pydict(columns, schema=self.schema())
+
+
+class PredictionFile:
+    """The output of a run, as `runs.Run` needs it.
+
+    Args:
+        path: its name.
+        layout: of its rows.
+        classes: of the model; None of one that writes.
+        under_way: whether a run has begun to write there: what has its name may be half of a finished output.
+    """
+
+    errors = None
+
+    def __init__(self, path: Path, layout: Format, classes: Sequence[str] | None, *, under_way: bool):
+        self.path, self.rows = path, path.with_name(f"{path.name}.run.parquet")
+        self._layout: Format = layout
+        self._classes, self._under_way = classes, under_way
+
+    def settings(self) -> dict[str, Any] | None:
+        """The settings of a finished output; None where there is none.
+
+        Raises:
+            UserError: something else has this name, or the output was changed.
+        """
+        import pyarrow.parquet as pq
+
+        if not self.path.exists():
+            return None
+        if not self.rows.exists():
+            if self._under_way:
+                return None
+            raise UserError(
+                f"{self.path}: is there, and {self.rows.name}, which `predict` writes beside its outputs, is not; "
+                "remove it or give another name"
+            )
+        try:
+            found: dict[str, Any] = json.loads(pq.read_schema(self.rows).metadata[METADATA_KEY])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            words = " ".join(str(error).split())
+            raise UserError(f"{self.rows}: damaged ({words}); remove it and {self.path.name}") from None
+        if found.get("output") == _digest(self.path):
+            return found
+        if self._under_way:
+            return None
+        raise UserError(f"{self.path}: was changed after `predict` wrote it; remove it or give another name")
+
+    def write(self, results: Results[PredictionRows], settings: dict[str, Any], scratch: Path) -> None:
+        """Write the output and the rows beside it."""
+        partial, rows = scratch / ".finished", scratch / ".finished.parquet"
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            writer = RowWriter(file, self._layout, self._classes)
+            writer.header()
+            for row in results.rows():
+                if isinstance(row, FailedClip):
+                    writer.failed(row.path, row.offset, row.reason)
+                else:
+                    writer.row(row["path"], row["offset"], row["duration"], json.loads(row["prediction"]))
+            file.flush()
+            os.fsync(file.fileno())
+        settings["output"] = _digest(partial)
+        with naming(self.rows):
+            _write_rows(rows, results, settings)
+            rows.replace(self.rows)
+        partial.replace(self.path)
+
+
+def _write_rows(path: Path, results: Results[PredictionRows], settings: dict[str, Any]) -> None:
+    import pyarrow.parquet as pq
+
+    schema = results.parts.layout.schema().with_metadata({METADATA_KEY: json.dumps(settings)})
+    with path.open("wb") as file:
+        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            for _, table in tables_of(results.parts, results.places):
+                writer.write_table(table.replace_schema_metadata(schema.metadata))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
