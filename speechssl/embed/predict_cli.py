@@ -6,11 +6,10 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO
 
 from speechssl.embed.decoding import Failed
 from speechssl.embed.predict import Predictor
-from speechssl.embed.predict_rows import Format, RowWriter
+from speechssl.embed.predict_rows import Format, RowWriter, TextStream
 from speechssl.embed.predict_run import PredictReport, predict_each, predict_to, read_sources
 from speechssl.embed.summary import told_by
 from speechssl.terminal import bars, say
@@ -50,7 +49,9 @@ def predict_to_file(
     return report
 
 
-def predict_to_stream(predictor: Predictor, sources: Sequence[str], file: IO[str], *, layout: Format) -> PredictReport:
+def predict_to_stream(
+    predictor: Predictor, sources: Sequence[str], file: TextStream, *, layout: Format
+) -> PredictReport:
     """Write rows to a stream as they come, and the reasons of what fails to standard error too."""
     plan = read_sources(sources)
     if isinstance(file, io.TextIOWrapper):  # whatever the locale can encode

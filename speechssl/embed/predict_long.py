@@ -11,9 +11,9 @@ from jaxtyping import Float32
 
 from speechssl.audio import SAMPLE_RATE
 from speechssl.embed.long import Block, LongClip, windows
+from speechssl.models import heads
 from speechssl.models.classifier import Classifier, LogMelClassifier
 from speechssl.models.ctc import CTCModel
-from speechssl.models.heads import WINDOW_SECONDS, class_probabilities, symbol_log_probs, window_frames
 
 MAX_BYTES = 1 << 30  # of emissions of one clip: 50 hours with 30 symbols
 
@@ -24,10 +24,10 @@ class TooLongError(ValueError):
 
 def classify_long(model: Classifier | LogMelClassifier, clip: LongClip) -> Float32[np.ndarray, " classes"]:
     """Probabilities of the classes: the mean over equal windows, as :func:`heads.classify` has it."""
-    count = -(-clip.num_samples // round(WINDOW_SECONDS * SAMPLE_RATE))
+    count = -(-clip.num_samples // round(heads.WINDOW_SECONDS * SAMPLE_RATE))
     total = np.zeros(len(model.classes), dtype=np.float32)
     for piece in equal_pieces(clip.normalized(normalize=model.normalized), clip.num_samples, count=count):
-        total += class_probabilities(model, [piece])[0]
+        total += heads.class_probabilities(model, [piece])[0]
     return total / np.float32(count)
 
 
@@ -46,12 +46,12 @@ def emissions_long(model: CTCModel, clip: LongClip) -> Float32[np.ndarray, "fram
             f"{frames * symbols * 4 / 2**30:.1f} GiB, at most {MAX_BYTES / 2**30:.1f}; cut the recording"
         )
     hop = encoder.config.conv.hop
-    context, step = window_frames(hop)
+    context, step = heads.window_frames(hop)
     found = np.empty((frames, symbols), dtype=np.float32)
     done = 0
     blocks = clip.normalized(normalize=model.normalized)
     for window in windows(blocks, frames, hop=hop, context=context, step=step):
-        rows = symbol_log_probs(model, [window.samples])[0, window.first : window.last]
+        rows = heads.symbol_log_probs(model, [window.samples])[0, window.first : window.last]
         found[done : done + len(rows)] = rows
         done += len(rows)
     return found

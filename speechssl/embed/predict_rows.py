@@ -16,7 +16,7 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import IO, Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from speechssl.terminal import printable
 
@@ -24,6 +24,23 @@ Format = Literal["table", "jsonl", "csv"]
 _FORMULA = re.compile(r"[=+\-@\t\r]")
 _NUMBER = re.compile(r"[-+]?[\d.,]*")  # no formula: also a sign alone
 _TABLE_DECIMALS = 2
+
+
+@runtime_checkable
+class TextStream(Protocol):
+    """What rows are written to: a file, standard output, a string in memory."""
+
+    def write(self, text: str, /) -> int:
+        """Write a text."""
+        ...
+
+    def flush(self) -> None:
+        """Hand on what was written."""
+        ...
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        ...
 
 
 class RowWriter:
@@ -35,7 +52,7 @@ class RowWriter:
         classes: of the model; None of one that writes.
     """
 
-    def __init__(self, file: IO[str], layout: Format, classes: Sequence[str] | None):
+    def __init__(self, file: TextStream, layout: Format, classes: Sequence[str] | None):
         self.file, self.layout = file, layout
         self._classes = classes
         self._at_terminal = file.isatty()
