@@ -1,8 +1,9 @@
 """What a clip may be, and the one way from any of it to checked mono samples at 16 kHz.
 
 A path; samples at 16 kHz; samples with their rate; a torch tensor instead of either array; a file open for reading
-bytes. Everything else gets one line that says what was given. The rate is never guessed: samples without one are at
-16 kHz, and a pair in the wrong order or a rate in kHz is refused.
+bytes; what datasets, torchaudio, soundfile and torchcodec give (see `clip_forms`). Everything else gets one line that
+says what was given. The rate is never guessed: samples without one are at 16 kHz, and a pair in the wrong order or a
+rate in kHz is refused.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from speechssl.audio import MAX_RATE, MIN_RATE, SAMPLE_RATE, AudioError, check_waveform, decode, resample
 from speechssl.config import UserError
+from speechssl.embed.clip_forms import arrow_values, columns_of, is_arrow, is_clip_mapping, mono, unwrapped
 from speechssl.embed.encoding import Waveform
 
 
@@ -33,14 +35,19 @@ class BinaryFile(Protocol):
 
 
 Samples = Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."]
-Clip = str | PathLike[str] | Samples | tuple[Samples, int | float] | BinaryFile
-"""A path, mono samples at 16 kHz (floating point, or int16 of full scale 32768), such samples and their rate in Hz, or
-a file open for reading bytes.
+Clip = str | PathLike[str] | Samples | tuple[Samples, int | float] | BinaryFile | Mapping[str, Any]
+"""A path, mono samples at 16 kHz (floating point, or int16 of full scale 32768), such samples and their rate in Hz, a
+file open for reading bytes, or `{"array": samples, "sampling_rate": Hz}`.
+
+Samples with their rate may have channels, (channels, samples) or (samples, channels), at most eight: they are averaged.
 
 The shape is checked by `to_waveform`, with a better message than a type check has.
 """
 
-_ALLOWED = "a clip is a path, an array of samples, (samples, rate) or a file open for reading bytes"
+_ALLOWED = (
+    "a clip is a path, an array of samples, (samples, rate) or {'array', 'sampling_rate'}, or a file open for "
+    "reading bytes"
+)
 
 
 def to_waveform(clip: object, *, name: str) -> Waveform:
@@ -63,6 +70,7 @@ def to_waveform(clip: object, *, name: str) -> Waveform:
     Traceback (most recent call last):
     speechssl.audio.AudioError: clip 3: a list of numbers; make samples an array: numpy.array(samples, numpy.float32)
     """
+    clip = unwrapped(clip, name=name)
     if isinstance(clip, str | PathLike):
         path = str(cast("str | PathLike[str]", clip))
         waveform = decode(path)
@@ -70,10 +78,11 @@ def to_waveform(clip: object, *, name: str) -> Waveform:
         return waveform
     if hasattr(clip, "read"):
         return _from_file(cast(BinaryFile, clip), name)
-    samples, rate = clip if isinstance(clip, tuple) and len(clip) == 2 else (clip, SAMPLE_RATE)
+    with_rate = isinstance(clip, tuple) and len(clip) == 2
+    samples, rate = cast("tuple[object, object]", clip) if with_rate else (clip, SAMPLE_RATE)
     if _is_number(samples) and not _is_number(rate):
         raise AudioError(name, "a rate before the samples; the pair is (samples, rate)")
-    return _from_samples(samples, rate, name)
+    return _from_samples(samples, rate, name, with_rate=with_rate)
 
 
 def is_single(clips: object) -> bool:
@@ -86,7 +95,9 @@ def is_single(clips: object) -> bool:
         return clips.dtype.kind not in "OSU"  # those hold paths or clips
     if isinstance(clips, tuple):  # samples with their rate, or several clips
         return len(clips) == 2 and (_is_number(clips[1]) or _is_number(clips[0]))
-    return isinstance(clips, str | bytes | PathLike | Tensor) or hasattr(clips, "read")
+    if isinstance(clips, str | bytes | PathLike | Tensor) or hasattr(clips, "read"):
+        return True
+    return is_clip_mapping(clips) or hasattr(clips, "get_all_samples") or hasattr(clips, "sample_rate")
 
 
 def decoded(clips: object) -> Iterator[Waveform]:
@@ -109,9 +120,11 @@ def each(clips: object) -> Iterator[object]:
     Raises:
         UserError: a table or a mapping, whose own order is that of names, or nothing to iterate over.
     """
-    if isinstance(clips, Mapping) or hasattr(clips, "columns"):
+    if isinstance(clips, Mapping) or columns_of(clips) is not None:
         kind = type(clips).__name__
         raise UserError(f"clips: a {kind} has names, not clips, in a row; give one of its columns, or its values")
+    if is_arrow(clips):
+        return arrow_values(clips)
     if not isinstance(clips, Iterable):
         raise UserError(f"clips: got {_kind(clips)}; {_ALLOWED}, or several of them")
     return iter(cast("Iterable[object]", clips))
@@ -132,8 +145,16 @@ def rows_of(clips: object) -> Sequence[object]:
     rows: Any = clips
     if hasattr(rows, "toarray"):
         raise UserError("X: a sparse matrix; a row of X is a path, a waveform or another clip")
-    if hasattr(rows, "columns"):
-        rows = rows[rows.columns[0]] if len(rows.columns) == 1 else rows.to_numpy()
+    columns = columns_of(rows)
+    if columns is not None and not hasattr(rows, "to_numpy"):  # of pyarrow or datasets
+        if len(columns) != 1:
+            kind = type(rows).__name__
+            raise UserError(f"X: a {kind} of {len(columns)} columns ({', '.join(columns)}); give the one of clips")
+        rows = rows[columns[0]]
+    elif columns is not None:
+        rows = rows[rows.columns[0]] if len(columns) == 1 else rows.to_numpy()
+    if is_arrow(rows):
+        return list(arrow_values(rows))
     lists = [row for row in cast("list[Any]", rows) if isinstance(row, list)] if isinstance(rows, list) else []
     # Lists of other lengths are no array; what is wrong with them is told one by one.
     nested = (
@@ -195,11 +216,16 @@ def content_digest(clip: object) -> str | None:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except (OSError, ValueError):  # decoding tells why
             return None
+    try:
+        clip = unwrapped(clip, name="clip")
+    except AudioError:  # decoding tells why
+        return None
     samples, rate = clip if isinstance(clip, tuple) and len(clip) == 2 else (clip, SAMPLE_RATE)
     array = _array(samples)
     if array is None or array.dtype.hasobject or not _is_number(rate):
         return None
-    digest = hashlib.sha256(f"{array.dtype.str} {array.shape} {float(cast(float, rate))}".encode())
+    axes = "" if array.ndim == 1 else f" {isinstance(clip, tuple)}"  # with a rate, an axis may be one of channels
+    digest = hashlib.sha256(f"{array.dtype.str} {array.shape} {float(cast(float, rate))}{axes}".encode())
     digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
@@ -231,7 +257,7 @@ def _from_file(file: BinaryFile, name: str) -> Waveform:
     return waveform
 
 
-def _from_samples(samples: object, rate: object, name: str) -> Waveform:
+def _from_samples(samples: object, rate: object, name: str, *, with_rate: bool) -> Waveform:
     array = _array(samples)
     if array is None:
         raise AudioError(name, _what(samples))
@@ -240,15 +266,13 @@ def _from_samples(samples: object, rate: object, name: str) -> Waveform:
     hertz = float(cast(float, rate))
     if not (MIN_RATE <= hertz <= MAX_RATE and hertz == int(hertz)):
         raise AudioError(name, f"need a rate of {MIN_RATE} to {MAX_RATE} Hz, a whole number, got {rate}")
-    if array.ndim != 1:
-        hint = "average its channels, or give several clips as a list" if array.ndim == 2 else "one clip has one axis"
-        raise AudioError(name, f"need mono samples of shape (samples,), got shape {array.shape}; {hint}")
     if array.dtype == np.int16:
         waveform = array.astype(np.float32) / 32768
     elif np.issubdtype(array.dtype, np.floating):
         waveform = array.astype(np.float32)
     else:
         raise AudioError(name, f"need samples of a floating type or int16, got {array.dtype}")
+    waveform = mono(waveform, with_rate=with_rate, name=name)
     if not np.isfinite(waveform).all():  # before the resampler smears them
         raise AudioError(name, f"{int((~np.isfinite(waveform)).sum())} samples are NaN or infinite")
     waveform = np.ascontiguousarray(resample(waveform, int(hertz), SAMPLE_RATE))

@@ -42,8 +42,9 @@ class ClipWarning(UserWarning):
 class Embedder(TransformerMixin, BaseEstimator):
     """One vector a clip, as a scikit-learn transformer.
 
-    `X` is a list, an array, a Series or a one-column table of clips (see `clips.Clip`), or a two-dimensional array or
-    tensor of numbers whose rows are waveforms at 16 kHz. Parameters are stored as they are and looked at by `fit`.
+    `X` is a list, an array, a Series, a column of pyarrow or datasets, or a one-column table of clips (see
+    `clips.Clip`), or a two-dimensional array or tensor of numbers whose rows are waveforms at 16 kHz. Parameters are
+    stored as they are and looked at by `fit`.
 
     Args:
         model: what `speechssl.load` takes.

@@ -36,6 +36,57 @@ def test_every_kind_of_clip_is_the_same_samples(wav):
     np.testing.assert_array_equal(to_waveform(CLIP[::-1].copy()[::-1], name="clip"), CLIP)  # a view
 
 
+def test_what_other_libraries_give_is_the_same_samples(wav):
+    """datasets, pyannote.audio, torchaudio, soundfile and torchcodec."""
+    tensor = torch.from_numpy(CLIP.copy())
+
+    class Samples:
+        data, sample_rate = tensor[None], 16000
+
+    class Decoder:
+        def get_all_samples(self):
+            return Samples()
+
+    for clip in (
+        {"array": CLIP, "sampling_rate": 16000},
+        {"array": CLIP, "sampling_rate": 16000, "path": "a.wav"},
+        {"array": CLIP},
+        {"bytes": wav.read_bytes(), "path": "elsewhere.wav"},
+        {"bytes": wav.read_bytes(), "path": None},
+        {"bytes": None, "path": str(wav)},
+        {"waveform": tensor[None], "sample_rate": 16000, "uri": "a"},
+        tensor[None],
+        CLIP[:, None],
+        (tensor[None], 16000),
+        (torch.stack([tensor * 2, tensor * 0]), 16000),
+        (np.stack([CLIP] * 8), 16000),
+        soundfile.read(wav, always_2d=True, dtype="float32"),
+        (np.stack([CLIP * 2, CLIP * 0], axis=1), 16000),
+        Decoder(),
+        Samples(),
+    ):
+        assert is_single(clip)
+        np.testing.assert_allclose(to_waveform(clip, name="clip"), CLIP, atol=1e-7)
+    stereo = (np.stack([CLIP, CLIP], axis=1) * 32767).astype(np.int16)
+    np.testing.assert_allclose(to_waveform((stereo, 16000), name="clip"), CLIP, atol=1e-4)
+    assert len(to_waveform({"array": CLIP, "sampling_rate": 8000}, name="clip")) == 16000
+    with pytest.raises(AudioError, match=r"^elsewhere\.wav: not audio"):
+        to_waveform({"bytes": b'{"a": 1}', "path": "elsewhere.wav"}, name="clip")
+
+
+def test_columns_of_arrow_are_several_clips(wav):
+    pa = pytest.importorskip("pyarrow")
+    paths = pa.chunked_array([[str(wav)], [str(wav)]])
+    records = pa.array([{"bytes": wav.read_bytes(), "path": "a.wav"}, {"bytes": None, "path": str(wav)}])
+    samples = pa.array([CLIP.tolist(), CLIP.tolist()], pa.list_(pa.float32()))
+    for column in (paths, records, samples):
+        assert not is_single(column)
+        for found in decoded(column):
+            np.testing.assert_allclose(found, CLIP, atol=1e-7)
+    with pytest.raises(UserError, match="clips: a Table has names, not clips, in a row"):
+        list(decoded(pa.table({"path": paths})))
+
+
 def test_a_file_that_can_seek_is_put_back_where_it_stood(wav):
     with wav.open("rb") as file:
         for _ in range(2):
@@ -98,7 +149,17 @@ def test_what_is_wrong_with_an_open_file_is_told_under_its_name(wav, tmp_path):
         (0.1, "a number; if the list is samples, make it an array"),
         (b"RIFF", "bytes; give the path, or io.BytesIO"),
         (None, "got None; a clip is a path, an array of samples"),
-        ({"array": CLIP, "sampling_rate": 16000}, "got an object of type dict; a clip is a path"),
+        ({"array": CLIP, "samplerate": 8000}, "a dict with the keys array, samplerate; a clip is {'array', 'samp"),
+        ({"array": CLIP, "waveform": CLIP}, "a dict with the keys array, waveform;"),
+        ({"audio": {"array": CLIP}, "label": 3}, "a dict with the keys audio, label; a clip is"),
+        ({"bytes": "text", "path": "a.wav"}, "a dict with the keys bytes, path;"),
+        ({"bytes": None, "path": None}, "got None; a clip is a path"),
+        ({"array": CLIP, "sampling_rate": None}, "need a rate in Hz beside the samples, got None"),
+        ({"array": [0.1, 0.2], "sampling_rate": 16000}, "a list of numbers; make samples an array"),
+        ((np.zeros((3, 5)), 16000), "got shape (3, 5); average its channels"),
+        ((np.zeros((9, 8000)), 16000), "got shape (9, 8000); average its channels"),
+        ((np.zeros((8000, 2), dtype=np.int64), 16000), "need samples of a floating type or int16, got int64"),
+        (np.zeros((8000, 2)), "got shape (8000, 2); average its channels"),
         ((16000, CLIP), "a rate before the samples; the pair is (samples, rate)"),
         ((CLIP, "16000"), "need a rate in Hz beside the samples, got an object of type str"),
         ((CLIP, 16), "need a rate of 4000 to 192000 Hz, a whole number, got 16"),
@@ -151,6 +212,9 @@ def test_digests_tell_contents_apart(wav, tmp_path):
     assert len(set(digests)) == len(digests)
     assert None not in digests
     assert content_digest(torch.from_numpy(CLIP)) == content_digest((CLIP, 16000)) == content_digest(CLIP)
+    assert content_digest({"array": CLIP, "sampling_rate": 16000}) == content_digest(CLIP)
+    stereo = np.stack([CLIP, CLIP])
+    assert content_digest((stereo, 16000)) != content_digest(stereo)
     for other in (tmp_path, tmp_path / "none.wav", "a\0b", io.BytesIO(b"x"), [0.1], np.array([None]), (CLIP, None)):
         assert content_digest(other) is None
 

@@ -235,6 +235,31 @@ def test_in_a_column_transformer(embedder, paths):
     assert one.get_feature_names_out()[0] == "voice__mean0"
 
 
+def test_tables_of_arrow_and_datasets(embedder, paths):
+    pa = pytest.importorskip("pyarrow")
+    expected = embedder.fit_transform(paths)
+    table = pa.table({"path": paths, "age": [1, 2, 3, 4]})
+    column = table["path"]
+    records = pa.table({"audio": [{"bytes": None, "path": path} for path in paths]})
+    for given in (table.select(["path"]), column, column.combine_chunks(), records, records["audio"]):
+        np.testing.assert_array_equal(embedder.fit_transform(given), expected)
+    np.testing.assert_array_equal(embedder.fit_transform(table.select(["path"]).to_batches()[0]), expected)
+    samples = pa.table({"samples": [clip.tolist() for clip in CLIPS]})
+    np.testing.assert_allclose(embedder.fit_transform(samples), expected, atol=1e-5)
+    with pytest.raises(UserError, match=r"^X: a Table of 2 columns \(path, age\); give the one of clips$"):
+        embedder.fit(table)
+
+    class Dataset:
+        column_names = ("audio", "label")
+
+        def __getitem__(self, key):
+            return [{"array": clip, "sampling_rate": 16000} for clip in CLIPS]
+
+    np.testing.assert_allclose(embedder.fit_transform(Dataset()["audio"]), expected, atol=1e-5)
+    with pytest.raises(UserError, match=r"^X: a Dataset of 2 columns \(audio, label\); give the one of clips$"):
+        embedder.fit(Dataset())
+
+
 def test_a_search_over_layers_encodes_every_clip_once(model_folder, encoded):
     clips = [tone(2000, 150 if number % 2 else 400, seed=number) for number in range(12)]
     labels = ["low" if number % 2 else "high" for number in range(12)]
