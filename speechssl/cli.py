@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from speechssl.terminal import bars, plain, put, say, say_once
+from speechssl.terminal import bars, plain, put, say, say_once, say_warnings
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     _spoken.set(shlex.join(["speechssl", *words]))
+    say_warnings()
     command = typer.main.get_command(app)
     try:
         return command.main(words, "speechssl", standalone_mode=False) or 0

@@ -1,6 +1,7 @@
 """How commands and experiments speak: words and progress on stderr, what was asked for on stdout."""
 
 import contextlib
+import logging
 import os
 import sys
 import time
@@ -104,3 +105,15 @@ def say_once(line: str) -> None:
     """For what every process of a torchrun launch ends with."""
     if os.environ.get("RANK", "0") == "0":
         say(line)
+
+
+def say_warnings() -> None:
+    """Warnings that the package logs are said like everything else: names of files in them move no cursor."""
+    logger = logging.getLogger("speechssl")
+    if not any(isinstance(handler, _Saying) for handler in logger.handlers):
+        logger.addHandler(_Saying(logging.WARNING))
+
+
+class _Saying(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())

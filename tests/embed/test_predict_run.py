@@ -391,6 +391,15 @@ def test_hostile_names(model, tmp_path, monkeypatch, capfd):
         assert Path(cell.replace("\\xe9", os.fsdecode(b"\xe9"))).samefile(folder / name)
 
 
+def test_warnings_about_hostile_names_move_no_cursor(model, audio, tmp_path, capfd):
+    folder = audio.rename(tmp_path / "a\x1b[2Jb")
+    (folder / "metadata.csv").write_text("file_name,label\n0.wav,calm\n")
+    code, _, err = command(["predict", model, folder], capfd)
+    assert code == 0
+    assert "a\\x1b[2Jb: 5 audio files are not named in the metadata and are left out\n" in err
+    assert "\x1b" not in err
+
+
 def test_cells_that_spreadsheets_obey():
     file = io.StringIO(newline="")
     writer = RowWriter(file, "csv", ("=a", "-1"))

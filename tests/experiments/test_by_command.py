@@ -80,7 +80,7 @@ def test_speech_recognition(told):
     assert "The worst utterances" in Path("asr/report.html").read_text()
     clip = sorted(Path("audio/s5").glob("*.wav"))[0]
     found = json.loads(told(f"predict asr/models/fine-tuned {clip} --format jsonl").out)
-    assert set(found) == {"path", "text", "confidence", "words"}
+    assert set(found) == {"path", "offset", "duration", "text", "confidence", "words", "words_error"}
     answer = told(
         "compare asr/results.json asr/results.json --contender-a fine-tuned --contender-b fine-tuned --json"
     ).out
