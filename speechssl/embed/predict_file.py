@@ -81,7 +81,7 @@ class PredictionFile:
         path: its name.
         layout: of its rows.
         classes: of the model; None of one that writes.
-        under_way: whether a run has begun to write there: what has its name may be half of a finished output.
+        under_way: whether a run has begun to write there: `OUT.run.parquet` may be newer than `OUT`.
     """
 
     errors = None
@@ -102,8 +102,6 @@ class PredictionFile:
         if not self.path.exists():
             return None
         if not self.rows.exists():
-            if self._under_way:
-                return None
             raise UserError(
                 f"{self.path}: is there, and {self.rows.name}, which `predict` writes beside its outputs, is not; "
                 "remove it or give another name"

@@ -218,6 +218,15 @@ def test_what_is_not_ours_is_not_replaced(model, audio, tmp_path, capfd):
     assert not (tmp_path / "p.csv.parts").exists()
 
 
+def test_a_file_that_appeared_while_a_run_was_away_is_kept(model, audio, tmp_path, monkeypatch, small_parts):
+    out = tmp_path / "p.jsonl"
+    broken_off(model, audio, out, monkeypatch, 1)
+    out.write_text("my notes")
+    with pytest.raises(UserError, match=r"p\.jsonl: is there, and p\.jsonl\.run\.parquet, .* is not"):
+        predict_to(Predictor(model, device="cpu"), [str(audio)], out)
+    assert out.read_text() == "my notes"
+
+
 def test_a_second_process_is_refused(model, audio, tmp_path, capfd):
     out = tmp_path / "p.jsonl"
     with locked(tmp_path / "p.jsonl.parts"):
