@@ -25,6 +25,7 @@ from jaxtyping import Float32, Int
 from speechssl.audio import SAMPLE_RATE
 from speechssl.config import UserError, digest
 from speechssl.data.names import is_synthetic, utterance_ids
+from speechssl.data.utterance import said
 from speechssl.data.waveforms import WaveformStore
 from speechssl.embed.display import Display
 from speechssl.embed.embedder import EmbeddingModel, load
@@ -203,7 +204,7 @@ def _task(store: WaveformStore, name: str, *, shots: Sequence[int], seeds: int, 
             name,
             labels=[item.label for item in items],
             speakers=[item.speaker for item in items],
-            texts=[item.text for item in items],
+            texts=[said(item) or item.text for item in items],  # one sentence, however it is punctuated
             shots=shots,
             seeds=seeds,
             test_limit=test_limit,

@@ -90,7 +90,7 @@ def recognise(
     store = WaveformStore(corpus)
     for note in division.notes:
         say(note)
-    text = None if lm_text is None else read_sentences(lm_text)
+    text = None if lm_text is None else read_sentences(lm_text, language=_language(store))
     out.mkdir(parents=True, exist_ok=True)
     ngrams = Ngrams(out, division, text=text, order=config.order)
     run = _Run(store, encoder, out, division=division, config=config, ngrams=ngrams, command=command, say=say)
@@ -281,6 +281,12 @@ class _Run:
         shutil.copyfile(lm, folder / LM)
         write_atomic(path, json.dumps(content, indent=1).encode())
         return tuning.config
+
+
+def _language(store: WaveformStore) -> str | None:
+    """The language of a corpus; None where it is not known or there are several."""
+    found = {item.language for item in store.utterances}
+    return found.pop() if len(found) == 1 else None
 
 
 def _load(folder: Path) -> CTCModel:

@@ -91,8 +91,12 @@ def part_of(sentence: str) -> int:
     return int(hashlib.sha256(sentence.encode()).hexdigest(), 16) % PARTS
 
 
-def read_sentences(path: Path) -> list[str]:
+def read_sentences(path: Path, *, language: str | None = None) -> list[str]:
     """The sentences of a text file, a line each, normalised.
+
+    Args:
+        path: a text file, UTF-8.
+        language: of the text, as in `normalize_transcript`.
 
     Raises:
         UserError: the file cannot be read, is not UTF-8, or holds no sentence.
@@ -103,7 +107,7 @@ def read_sentences(path: Path) -> list[str]:
         raise UserError(f"{path}: the text cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise UserError(f"{path}: not UTF-8 text ({error})") from None
-    sentences = [sentence for sentence in map(normalize_transcript, lines) if sentence]
+    sentences = [sentence for line in lines if (sentence := normalize_transcript(line, language))]
     if not sentences:
         raise UserError(f"{path}: no sentence in it")
     return sentences

@@ -6,6 +6,7 @@ from typing import Any
 
 from speechssl.config import UserError, digest
 from speechssl.data.names import is_synthetic, utterance_ids
+from speechssl.data.utterance import Utterance, said
 from speechssl.data.waveforms import WaveformStore
 from speechssl.embed.evaluate import waveform_of
 from speechssl.embed.predict import Predictor, Transcript
@@ -14,7 +15,7 @@ from speechssl.scoring.items import Answers, items_path, write_items
 from speechssl.scoring.results import ResultRow, write_results
 from speechssl.scoring.wer import EditCounts, Unit, count_errors, error_rate
 from speechssl.terminal import say
-from speechssl.text import normalize_transcript
+from speechssl.text import TEXT_RULES, dotless_i
 
 TASK = "recognition"
 UNITS: dict[str, Unit] = {"WER": "word", "CER": "character"}
@@ -27,11 +28,7 @@ def transcribed(store: WaveformStore, *, split: str | None) -> list[int]:
     Raises:
         UserError: there is none.
     """
-    chosen = [
-        index
-        for index, item in enumerate(store.utterances)
-        if split in (None, item.split) and normalize_transcript(item.text or "")
-    ]
+    chosen = [index for index, item in enumerate(store.utterances) if split in (None, item.split) and said(item)]
     if len(chosen) < 2:
         where = "" if split is None else f" in the split {split!r}"
         raise UserError(f"{store.folder}: {len(chosen)} utterances with a transcript{where}; an interval needs 2")
@@ -54,7 +51,9 @@ def evaluate_recogniser(
     Returns:
         The rows, with intervals by utterance.
     """
-    said = [normalize_transcript(store.utterances[index].text or "") for index in chosen]
+    for note in rules_notes(config, [store.utterances[index] for index in chosen]):
+        say(note)
+    references = [said(store.utterances[index]) for index in chosen]
     every = utterance_ids(store.utterances)
     ids = [every[index] for index in chosen]
     rows: list[ResultRow] = []
@@ -62,7 +61,7 @@ def evaluate_recogniser(
     for probe, predictor in _ways(model):
         written = _written(predictor, store, chosen)
         for metric, unit in UNITS.items():
-            counts = count_errors(said, written, unit=unit)
+            counts = count_errors(references, written, unit=unit)
             answers.append(_answers(metric, probe, counts, ids))
             rows.append(_row(metric, probe, counts, store, model=model, ids=ids, config=config, command=command))
     write_items(items_path(out), answers)
@@ -70,6 +69,32 @@ def evaluate_recogniser(
     for row in rows:
         say(f"{row.metric}, {row.probe}: {row.value:.3f} [{row.low:.3f}, {row.high:.3f}] on {row.n} utterances")
     return rows
+
+
+def rules_notes(config: Mapping[str, Any], items: Sequence[Utterance]) -> list[str]:
+    """Where the transcripts that a model learnt were normalised in another way than those it is scored on.
+
+    Args:
+        config: the model's `config.json`.
+        items: the test utterances.
+    """
+    training: Mapping[str, Any] = config.get("training", {})
+    rules = training.get("text_rules", 1)
+    notes: list[str] = []
+    if rules != TEXT_RULES:
+        notes.append(
+            f"the model learnt transcripts by version {rules} of the rules for words, and is scored by version "
+            f"{TEXT_RULES}: where the two differ (tone letters, joiners, 3.14, İ), it is counted wrong; train it again"
+        )
+    learnt = {dotless_i(name) for name in training.get("languages", ())} or {False}
+    scored = {dotless_i(item.language) for item in items}
+    if learnt.isdisjoint(scored):
+        given = ("training", "test") if True in learnt else ("test", "training")
+        notes.append(
+            f"the {given[0]} corpus has a language with a dotless ı (I becomes ı), the {given[1]} corpus does not; "
+            "write the language into both manifests"
+        )
+    return notes
 
 
 def _ways(model: Path) -> list[tuple[str, Predictor]]:

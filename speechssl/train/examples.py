@@ -10,7 +10,7 @@ from speechssl.data.labelled import Example
 from speechssl.data.lists import read_list, select
 from speechssl.data.store import WaveformStore
 from speechssl.data.subsets import k_shot, minutes_subset, split_by_speaker
-from speechssl.text import normalize_transcript
+from speechssl.data.utterance import said
 
 Learn = Literal["label", "text"]
 MIN_HELD_OUT_SPEAKERS = 4  # with fewer, holding one out takes too much away
@@ -33,7 +33,7 @@ def examples_of(store: WaveformStore, learn: Learn) -> list[Example]:
     """
     found: list[Example] = []
     for index, utterance in enumerate(store.utterances):
-        target = utterance.label if learn == "label" else normalize_transcript(utterance.text or "")
+        target = utterance.label if learn == "label" else said(utterance)
         if target:
             found.append(Example(index, target))
     if not found:

@@ -28,7 +28,7 @@ from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.heads import Head, save_head
 from speechssl.models.storage import HEAD, load_encoder, model_hash, read_tensors
 from speechssl.nn.memory import keep_freed_memory
-from speechssl.text import Vocabulary
+from speechssl.text import TEXT_RULES, Vocabulary
 from speechssl.train.claim import claim
 from speechssl.train.criteria import Loss, criterion_of
 from speechssl.train.distributed import Place, processes
@@ -300,6 +300,9 @@ def _saver(
             "speakers": sorted({item.speaker for item in items if item.speaker is not None}),
             "audio": sorted(place_of(item) for item in items),
         }
+        if isinstance(model, CTCModel):
+            training["text_rules"] = TEXT_RULES
+            training["languages"] = sorted({item.language for item in items if item.language is not None})
         provenance = {
             "speechssl": __version__,
             "torch": torch.__version__,
