@@ -7,6 +7,7 @@ without the sentences of that part (cross-fitting, as in cross-validation).
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from speechssl.scoring.decode import EXTRA, beam_search_installed
 from speechssl.scoring.ngram import train_ngram
 from speechssl.text import normalize_transcript
 
+LM_TEXT = "lm_text.json"  # beside an n-gram in a model folder: digests of the sentences it was made of
+MIN_WORDS = 4  # of a transcript that is looked for in a text: shorter ones are said by everybody
 PARTS = 4  # of the unlabelled side; each n-gram lacks about a quarter of its sentences
 
 
@@ -52,7 +55,12 @@ class Ngrams:
             f"n-gram of order {self.order} on {len(self.sentences)} sentences; it lacks {lacking} of {len(words)} "
             "words of the test side"
         )
+        say(f"in the text of the n-gram: {self.tested()}")
         return True
+
+    def tested(self) -> str:
+        """How many transcripts of the test side the text holds, in words."""
+        return transcripts_in_text([example.target for example in self.division.test], self.sentences)
 
     def whole(self) -> Path:
         """The one for the development and test sides, and for use."""
@@ -80,6 +88,63 @@ class Ngrams:
             train_ngram(sentences, path, order=self.order)
             write_atomic(key, self.key.encode())
         return path
+
+
+def transcripts_in_text(transcripts: Sequence[str], sentences: Iterable[str]) -> str:
+    """How many transcripts are word for word in a text, alone on a line or within a longer one.
+
+    Args:
+        transcripts: normalised ones.
+        sentences: the text, normalised.
+
+    Returns:
+        Such as `3 of 24 test transcripts of 4 or more words`.
+
+    >>> transcripts_in_text(["a b c d", "b c d e", "a"], ["z a b c d y", "a"])
+    '1 of 2 test transcripts of 4 or more words'
+    """
+    wanted: dict[tuple[str, ...], set[tuple[str, ...]]] = {}  # by the first words
+    long = [words for each in transcripts if len(words := tuple(each.split())) >= MIN_WORDS]
+    for words in long:
+        wanted.setdefault(words[:MIN_WORDS], set()).add(words)
+    found: set[tuple[str, ...]] = set()
+    for sentence in sentences:
+        words = tuple(sentence.split())
+        for start in range(len(words) - MIN_WORDS + 1):
+            for candidate in wanted.get(words[start : start + MIN_WORDS], ()):
+                if words[start : start + len(candidate)] == candidate:
+                    found.add(candidate)
+    return _count(sum(words in found for words in long), len(long))
+
+
+def write_text_record(path: Path, sentences: Iterable[str]) -> None:
+    """Write digests of an n-gram's sentences, by which a later evaluation finds the transcripts that it tests on."""
+    ids = sorted({_sentence_id(each) for each in sentences if len(each.split()) >= MIN_WORDS})
+    write_atomic(path, json.dumps({"version": 1, "min_words": MIN_WORDS, "sentences": ids}).encode())
+
+
+def transcripts_in_record(transcripts: Sequence[str], path: Path) -> str:
+    """As `transcripts_in_text`, for whole lines of the text of a model's n-gram; `unknown` without its record.
+
+    Raises:
+        UserError: the file is not such a record.
+    """
+    if not path.exists():
+        return "unknown"
+    try:
+        known = set(json.loads(path.read_text(encoding="utf-8"))["sentences"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: not the record of an n-gram's text; restore or remove it") from None
+    long = [each for each in transcripts if len(each.split()) >= MIN_WORDS]
+    return _count(sum(_sentence_id(each) in known for each in long), len(long))
+
+
+def _count(found: int, of: int) -> str:
+    return f"{found} of {of} test transcripts of {MIN_WORDS} or more words"
+
+
+def _sentence_id(sentence: str) -> str:
+    return hashlib.blake2b(sentence.encode(), digest_size=8).hexdigest()
 
 
 def part_of(sentence: str) -> int:

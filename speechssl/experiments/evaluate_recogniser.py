@@ -1,6 +1,7 @@
 """A fine-tuned recogniser scored on a prepared corpus whose speakers it was not trained on."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from speechssl.data.utterance import Utterance, said
 from speechssl.data.waveforms import WaveformStore
 from speechssl.embed.evaluate import waveform_of
 from speechssl.embed.predict import Predictor, Transcript
+from speechssl.experiments.asr_ngram import LM_TEXT, transcripts_in_record
+from speechssl.experiments.held_out import HeldOut
 from speechssl.models.storage import model_hash
 from speechssl.scoring.items import Answers, items_path, write_items
 from speechssl.scoring.results import ResultRow, write_results
@@ -36,14 +39,14 @@ def transcribed(store: WaveformStore, *, split: str | None) -> list[int]:
 
 
 def evaluate_recogniser(
-    model: Path, store: WaveformStore, chosen: Sequence[int], out: Path, *, config: Mapping[str, Any], command: str
+    model: Path, store: WaveformStore, side: HeldOut, out: Path, *, config: Mapping[str, Any], command: str
 ) -> list[ResultRow]:
     """Word and character error rates, greedy and with the n-gram of the model's folder where there is one.
 
     Args:
         model: the folder of a model that writes.
         store: the test corpus.
-        chosen: its utterances with transcripts, by speakers the model was not trained on.
+        side: its utterances with transcripts that are scored, and what is known about them.
         out: the JSON file of rows; beside it go the errors of each utterance, for `speechssl compare`.
         config: the model's `config.json`.
         command: the command line, kept in every row.
@@ -51,6 +54,9 @@ def evaluate_recogniser(
     Returns:
         The rows, with intervals by utterance.
     """
+    chosen = side.chosen
+    if len(chosen) < 2:
+        raise UserError(f"{store.folder}: {len(chosen)} utterances are left to score; an interval needs 2")
     for note in rules_notes(config, [store.utterances[index] for index in chosen]):
         say(note)
     references = [said(store.utterances[index]) for index in chosen]
@@ -59,11 +65,15 @@ def evaluate_recogniser(
     rows: list[ResultRow] = []
     answers: list[Answers] = []
     for probe, predictor in _ways(model):
+        text = "" if probe == "greedy" else transcripts_in_record(references, model / LM_TEXT)
+        if text:
+            say(f"in the text of the n-gram: {text}")
         written = _written(predictor, store, chosen)
         for metric, unit in UNITS.items():
             counts = count_errors(references, written, unit=unit)
             answers.append(_answers(metric, probe, counts, ids))
-            rows.append(_row(metric, probe, counts, store, model=model, ids=ids, config=config, command=command))
+            row = _row(metric, probe, counts, store, model=model, ids=ids, side=side, command=command)
+            rows.append(replace(row, lm_text=text))
     write_items(items_path(out), answers)
     write_results(rows, out)
     for row in rows:
@@ -137,11 +147,11 @@ def _row(
     *,
     model: Path,
     ids: Sequence[str],
-    config: Mapping[str, Any],
+    side: HeldOut,
     command: str,
 ) -> ResultRow:
     rate = error_rate(counts)
-    known = bool(config.get("training", {}).get("speakers"))
+    known = "speakers" if side.speakers_known else "utterances"
     return ResultRow(
         task=TASK,
         contender="fine-tuned",
@@ -153,11 +163,14 @@ def _row(
         high=rate.high,
         n=rate.utterances,
         seeds=1,
-        split=f"{'speakers' if known else 'utterances'} the model was not trained on, interval by utterance",
+        split=f"{side.rule(known)}, interval by utterance",
         command=command,
         corpus=str(store.folder),
         synthetic=is_synthetic(store),
         unit="minutes",
         split_hash=digest(sorted(ids)),
         model_hash=model_hash(model),
+        training_audio=side.training,
+        pretraining_audio=side.pretraining,
+        left_out=side.left_out,
     )

@@ -10,6 +10,7 @@ from speechssl.data.labelled import Example
 from speechssl.data.lists import read_list, select
 from speechssl.data.store import WaveformStore
 from speechssl.data.subsets import k_shot, minutes_subset, split_by_speaker
+from speechssl.data.training_audio import AudioRecord
 from speechssl.data.utterance import said
 
 Learn = Literal["label", "text"]
@@ -116,4 +117,8 @@ def _hold_out(store: WaveformStore, examples: Sequence[Example], learn: Learn, *
             note = f"nothing is held out for early stopping: all speakers of {lost[0]!r} would be"
             return Labelled(list(examples), [], (note,))
     people = len({item.speaker for item in parts["valid"]})
-    return Labelled(train, valid, (f"held out for early stopping: {len(valid)} utterances of {people} speakers",))
+    notes = [f"held out for early stopping: {len(valid)} utterances of {people} speakers"]
+    again = set(AudioRecord.of(store, (each.index for each in valid)).find(store, (each.index for each in train)))
+    if again:
+        notes.append(f"{len(again)} training utterances left out: their audio is held out, with another speaker")
+    return Labelled([each for each in train if each.index not in again], valid, tuple(notes))
