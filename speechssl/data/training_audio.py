@@ -12,6 +12,7 @@ it.
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -181,20 +182,37 @@ def refuse_trained(audio: TrainingAudio, store: WaveformStore, indices: Iterable
         )
 
 
-def copies(store: WaveformStore, indices: Iterable[int], *, names: Sequence[str]) -> dict[int, int]:
-    """Utterances with the samples of another one, and which that is: the first by name.
+def copies(store: WaveformStore, *, names: Sequence[str], one_speaker: bool = False) -> dict[int, int]:
+    """Utterances that repeat audio of another one, and which that is: the first by name.
+
+    They have the same samples, or are an overlapping stretch of the same file that is said to be of another speaker.
 
     Args:
         store: the corpus.
-        indices: the utterances that are compared.
-        names: of every utterance of the corpus, so that the order of the manifest makes no difference.
+        names: of its utterances, so that the order of the manifest makes no difference.
+        one_speaker: overlapping stretches of one speaker are repetitions, too: for divisions that do not keep speakers
+            apart.
     """
     ids = store.content_ids()
     first: dict[str, int] = {}
+    kept: dict[str, list[tuple[float, float, int]]] = {}
     found: dict[int, int] = {}
-    for index in sorted(indices, key=names.__getitem__):
-        if first.setdefault(ids[index], index) != index:
+    for index in sorted(range(len(store)), key=names.__getitem__):
+        path, begin, end = _stretch(store, index)
+        speaker = store.utterances[index].speaker
+        overlapping = [
+            other
+            for start, stop, other in kept.setdefault(path, [])
+            if min(end, stop) - max(begin, start) >= MIN_OVERLAP
+            and (one_speaker or store.utterances[other].speaker != speaker)
+        ]
+        if ids[index] in first:
             found[index] = first[ids[index]]
+        elif overlapping:
+            found[index] = overlapping[0]
+        else:
+            first[ids[index]] = index
+            kept[path].append((begin, end, index))
     return found
 
 
@@ -204,14 +222,15 @@ def copies_note(store: WaveformStore, found: Mapping[int, int]) -> str:
     others = sum(store.utterances[a].speaker != store.utterances[b].speaker for a, b in found.items())
     speakers = f", {others} of them with another speaker" if others else ""
     return (
-        f"{len(found)} utterances left out: their samples are those of another one{speakers}, for example "
+        f"{len(found)} utterances left out: their audio is that of another one{speakers}, for example "
         f"{store.utterances[index].audio} and {store.utterances[kept].audio}"
     )
 
 
 def _stretch(store: WaveformStore, index: int) -> tuple[str, float, float]:
     item = store.utterances[index]
-    path = hashlib.blake2b(item.audio.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+    name = unicodedata.normalize("NFC", item.audio).encode("utf-8", "surrogateescape")
+    path = hashlib.blake2b(name, digest_size=8).hexdigest()
     begin = round(item.offset, 6)
     return path, begin, round(begin + samples_to_seconds(int(store.lengths[index])), 6)
 

@@ -209,7 +209,7 @@ def write_map(
 
 def _task(store: WaveformStore, name: str, *, shots: Sequence[int], seeds: int, test_limit: int) -> ProbeTask:
     items = store.utterances
-    again = copies(store, range(len(items)), names=utterance_ids(items))
+    again = copies(store, names=utterance_ids(items), one_speaker=name == "speaker")
     try:
         task = make_task(
             name,

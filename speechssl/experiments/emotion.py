@@ -142,7 +142,7 @@ def label_efficiency(
 
 def _task(store: WaveformStore, *, shots: Sequence[int], draws: int, folds: int, test_limit: int) -> FewLabels:
     ids = utterance_ids(store.utterances)
-    again = copies(store, range(len(store)), names=ids)
+    again = copies(store, names=ids)
     try:
         task = few_labels(
             [None if i in again else item.label for i, item in enumerate(store.utterances)],

@@ -13,6 +13,7 @@ from speechssl.data.training_audio import (
     TRAINING_AUDIO,
     AudioRecord,
     TrainingAudio,
+    copies,
     read_training_audio,
     write_training_audio,
 )
@@ -208,6 +209,20 @@ def test_probes_state_what_the_encoder_heard(start: Path, tmp_path: Path, capsys
     assert f"was fine-tuned on {tested} of {tested} test utterances" in capsys.readouterr().err
 
 
+def test_stretches_that_repeat_audio(tmp_path: Path) -> None:
+    path = tmp_path / "long.wav"
+    soundfile.write(path, tones(4.0, seed=1), RATE)
+    stretches = [(0.0, 1.0, "a"), (0.0, 2.0, "a"), (0.95, 1.0, "b"), (1.5, 1.0, "b"), (2.5, 1.0, "b")]
+    items = [Utterance(audio=str(path), offset=o, duration=d, speaker=s) for o, d, s in stretches]
+    store = WaveformStore(prepared(tmp_path / "corpus", [item for item in items if item.offset or item.duration < 2]))
+    names = [str(number) for number in range(len(store))]
+    assert copies(store, names=names) == {}  # .05 s is the rounding of neighbours
+    assert copies(store, names=names, one_speaker=True) == {2: 1}
+    other = [item.model_copy(update={"speaker": "c"}) if item.offset == 1.5 else item for item in items]
+    store = WaveformStore(prepared(tmp_path / "other", [item for item in other if item.offset or item.duration < 2]))
+    assert copies(store, names=names) == {2: 1}
+
+
 def test_copies_within_a_corpus_are_tested_and_trained_once(
     start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -217,7 +232,7 @@ def test_copies_within_a_corpus_are_tested_and_trained_once(
     copy = items[0].model_copy(update={"audio": str(again), "speaker": "s3"})
     corpus = prepared(tmp_path / "corpus", [*items, copy])
     evaluated(start, corpus, tmp_path / "r.json", "--shots=1", "--seeds=1", "--no-baselines")
-    told = "1 utterances left out: their samples are those of another one, 1 of them with another speaker"
+    told = "1 utterances left out: their audio is that of another one, 1 of them with another speaker"
     assert told in " ".join(capsys.readouterr().err.split())
     label_efficiency(corpus, start, tmp_path / "emotion", shots=[1], draws=2, contenders=["mfcc-svm"])
     assert told in " ".join(capsys.readouterr().err.split())
