@@ -126,6 +126,17 @@ def test_what_is_known_is_stated_in_every_row(trained: tuple[Path, list[Utteranc
     assert {row.training_audio for row in evaluated(bare, corpus, tmp_path / "r.json")} == {"unknown"}
 
 
+def test_audio_that_chose_the_checkpoint_is_refused(
+    trained: tuple[Path, list[Utterance]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = prepared(tmp_path / "corpus", recordings(tmp_path / "new", first=100, count=8, speakers="t"))
+    model = shutil.copytree(trained[0], tmp_path / "model")
+    selection = AudioRecord.of(WaveformStore(corpus), [1, 2])
+    write_training_audio(model, TrainingAudio(selection=selection))
+    assert main(["evaluate", str(model), str(corpus), "--out", str(tmp_path / "r.json")]) == 2
+    assert "2 of 8 test utterances were trained on, or used to choose the checkpoint" in capsys.readouterr().err
+
+
 def test_records_are_carried_from_model_to_model(
     start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
