@@ -343,6 +343,10 @@ def evaluate(
     other_speakers: Annotated[
         bool, typer.Option("--other-speakers", help="Of a fine-tuned model: equal speaker names are other people.")
     ] = False,
+    leave_out: Annotated[
+        bool,
+        typer.Option("--leave-out-trained", help="Of a fine-tuned model: without recordings and speakers of training."),
+    ] = False,
 ) -> None:
     """Probe a frozen model with few labels, beside the baselines; or score a fine-tuned one as it is."""
     from speechssl.config import UserError
@@ -352,10 +356,21 @@ def evaluate(
     if "head" in read_model_config(model):
         from speechssl.experiments.evaluate_head import evaluate_head
 
-        evaluate_head(model, corpus, out, split=split, other_speakers=other_speakers, command=_spoken.get())
+        evaluate_head(
+            model,
+            corpus,
+            out,
+            split=split,
+            other_speakers=other_speakers,
+            leave_out=leave_out,
+            command=_spoken.get(),
+        )
         return
-    if split is not None or other_speakers:
-        raise UserError(f"{model}: --split and --other-speakers are for fine-tuned models; this one has no head")
+    if split is not None or other_speakers or leave_out:
+        raise UserError(
+            f"{model}: --split, --other-speakers and --leave-out-trained are for fine-tuned models; this one has no "
+            "head"
+        )
     from speechssl.embed.evaluate import evaluate as run
 
     tasks = [each.value for each in task]

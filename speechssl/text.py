@@ -1,39 +1,173 @@
 """Transcripts: their normalisation and the character vocabulary of CTC.
 
+Words are those of Unicode's default word boundaries (Unicode Standard Annex 29, "Unicode Text Segmentation", section
+4), by the character data of the `regex` package: it is one wheel of 3 MB, and it has the property `Word_Break` together
+with the categories and syllable classes that the exceptions need. (`uniseg` has the boundaries alone in 11 MB of
+Python; `PyICU` has to be compiled against ICU.)
+
 The vocabulary is that of wav2vec 2.0's fine-tuning (Baevski et al. 2020, section 4.2, arXiv 2006.11477): characters and
 a word boundary, with CTC's blank at index 0.
 """
 
-import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import regex
+
 BLANK = "<blank>"  # CTC's "no output"; always index 0
 WORD_BOUNDARY = "|"  # stands for the space between words, as in fairseq's letter dictionaries
 
-# What people type for an apostrophe: typographic quotes, modifier letter, prime, grave and acute accent.
-_APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u201b\u02bc\u2032`\u00b4", "'"))
-_LONE_APOSTROPHE = re.compile(r"(?<!\w)'|'(?!\w)")
+TEXT_RULES = 2
+"""Version of `normalize_transcript`; higher when the same text gives other words. Version 1 cut words at everything
+that is no letter, mark or digit. Model folders hold the version that their transcripts were normalised by."""
+
+# Languages whose I is the capital of ı and whose İ is that of i (Unicode's SpecialCasing.txt has tr and az; Crimean
+# Tatar and Gagauz are written with the same letters), as ISO 639 codes and English names.
+_DOTLESS = frozenset(["tr", "tur", "turkish", "az", "aze", "azj", "azerbaijani", "azeri", "crh", "gag"])
+
+# What people type for an apostrophe: typographic quotes, prime, grave and acute accent, Greek elision, Armenian.
+_APOSTROPHES = frozenset("'\u2018\u2019\u201b\u2032`\u00b4\u1fbd\u1fbf\u1fef\u1ffd\u055a\uff07\uff40")
+_LETTER_APOSTROPHE = "\u02bc"  # a letter in some languages, an apostrophe in others
+_STRETCHERS = frozenset("\u0640\u07fa\u180a")  # Arabic tatweel, NKo lajanyalan, Mongolian nirugu: width, no sound
+_ZERO_WIDTH_SPACE, _JOINERS = "\u200b", "\u200c\u200d"
+_WHOLE = frozenset("\u0e33\u0eb3\u037a")  # Thai and Lao AM, Greek iota below: letters that NFKC takes apart
+_GERESH, _GERSHAYIM = "\u05f3", "\u05f4"
+
+_IGNORED = regex.compile(  # without a sound, and not between words: format characters, emoji modifiers, …
+    r"[\p{Cf}\p{Default_Ignorable_Code_Point}\p{Me}[\p{WB=Extend}--\p{M}]]", flags=regex.V1
+)
+_INNER_PUNCTUATION = regex.compile(r"[\u055b\u055c\u055e\u055f]")  # Armenian, on the stressed vowel
+_MODIFIER = regex.compile(r"\p{Lm}")
+_IS_LETTER = regex.compile(r"\p{WB=ALetter}")
+
+_A = r"[[\p{WB=ALetter}\p{WB=Hebrew_Letter}]&&[\p{L}\p{N}\p{Sk}\u05f3]]"  # letters of alphabets, tone letters
+_D = r"\p{Nd}"
+_W = rf"[\p{{L}}\p{{M}}\p{{N}}[\p{{Sk}}&&\p{{WB=ALetter}}]{_JOINERS}{_GERESH}]"
+_H = r"\p{WB=Hebrew_Letter}"
+_M = rf"[\p{{M}}{_JOINERS}]*+"
 
 
-def normalize_transcript(text: str) -> str:
+def _pattern(text: str) -> "regex.Pattern[str]":
+    return regex.compile(text, flags=regex.V1)
+
+
+_RAISED = _pattern(rf"(?<={_D})(?=[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u2080-\u2089])")  # 10² is not 102
+_TYPED_AM = _pattern(r"([\u0e4d\u0ecd])([\u0e48-\u0e4b\u0ec8-\u0ecb]?)([\u0e32\u0eb2])")
+_MANY_JOINERS = _pattern(rf"([{_JOINERS}])[{_JOINERS}]+")
+# A joiner changes how letters are written in cursive and Indic scripts (and, in Bengali, how they are read); elsewhere
+# it is a trace of typesetting.
+_SHAPED = r"[[\p{jt=D}\p{jt=R}[\p{L}--\p{InSC=Other}]]&&\p{L}]"
+_IDLE_JOINER = _pattern(rf"(?<!{_SHAPED}\p{{M}}*)[{_JOINERS}]|[{_JOINERS}](?![[\p{{L}}--{_LETTER_APOSTROPHE}]\p{{M}}])")
+_BESIDE = rf"[{_W}--[{_LETTER_APOSTROPHE}{_GERESH}]]"
+_INNER_LETTER_APOSTROPHE = _pattern(rf"(?<={_BESIDE}){_LETTER_APOSTROPHE}(?!\p{{M}})(?={_BESIDE})")
+_HEBREW_ACRONYM = _pattern(rf"""(?<={_H}{_M})(?:''|["\u201c-\u201f{_GERSHAYIM}])(?={_H})""")
+_QUOTED = _pattern(rf"(?<!{_W})'([^']+)'(?!{_W})")
+_HEBREW_ABBREVIATION = _pattern(rf"(?<={_H}{_M})['{_LETTER_APOSTROPHE}]")
+_LONE_GERESH = _pattern(rf"(?<![{_W}--[\p{{Mn}}{_JOINERS}{_GERESH}]][\p{{Mn}}{_JOINERS}]*){_GERESH}+")
+_NEW_SENTENCE = _pattern(r"(?<=\p{Ll}\p{M}*)\.(?=\p{Lu}\p{M}*\p{Ll})")  # a space is missing: "the end.Then"
+_HYPHENATION_POINT = _pattern(rf"(?<={_A}{_M})\u2027(?={_A})")
+_WORD = _pattern(
+    rf"""(?:[{_W}--[\p{{Mn}}{_JOINERS}]]){_W}*+
+    (?:(?:(?<={_W})'(?={_W})
+      |(?<={_A}{_M})[.:\u00b7{_GERSHAYIM}](?={_M}{_A})
+      |(?<={_D}{_M})[.\u066b\p{{WB=MidNum}}](?={_M}{_D})
+    ){_W}++)*+""".replace("\n", "").replace(" ", "")
+)
+_DOTTED = _pattern(r"(?<=\p{Soft_Dotted})\u0307+")
+
+
+def normalize_transcript(text: str, language: str | None = None) -> str:
     """A transcript as the words that are heard: lower case, no punctuation, single spaces.
 
-    Letters, their combining marks and digits of every script stay. An apostrophe stays inside a word; every other
-    character separates words. Compatibility forms (ligatures, full-width letters) become plain ones (Unicode NFKC).
-    Numbers are not spelled out.
+    Letters, combining marks, digits, modifier letters and tone letters of every script stay. No word is cut where
+    Unicode Standard Annex 29 has no word boundary: apostrophes, the points of Catalan l·l, Finnish eu:n and u.s.a stay
+    inside a word, geresh and gershayim in Hebrew ones, and the separators between digits of a number (3.14, 1,000).
+    Soft hyphens, word joiners, bidirectional marks, variation selectors and tatweel are removed without cutting the
+    word; zero-width joiners stay where they change how letters are written.
+
+    Other than in Annex 29:
+
+    - hyphens, underscores and other connectors, and spaces of every width separate words;
+    - a full stop between a small letter and a capitalised word ends a sentence ("the end.Then");
+    - scripts without spaces (Han, Kana, Thai, Lao, Khmer, Burmese) are not cut into words: a run of letters is one
+      word, and the character error rate is the one to read;
+    - emoji and other symbols are no words, and a mark without a letter is removed.
+
+    Compatibility forms (ligatures, full-width letters, Arabic presentation forms) become plain ones (Unicode NFKC),
+    except superscript modifier letters, which mean something else than plain ones. Numbers are not spelled out.
+
+    Args:
+        text: a transcript.
+        language: an ISO 639 code, a language tag or an English name, as a manifest has it ("tr", "tr-TR"). It decides
+            about I, which is the capital of ı in Turkish, Azerbaijani, Crimean Tatar and Gagauz.
 
     >>> normalize_transcript("  «It’s», she said, a well-known “café”…")
     "it's she said a well known café"
     >>> normalize_transcript("Ёлка, 2 шт.")
     'ёлка 2 шт'
+    >>> normalize_transcript("ISPARTA İli", "tr"), normalize_transcript("El col·legi, 3.14")
+    ('ısparta ili', 'el col·legi 3.14')
     """
-    # Apostrophes first: NFKC takes the acute accent apart into a space and a combining mark.
-    plain = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).lower()
-    plain = unicodedata.normalize("NFKC", plain)  # some pairs compose in lower case only, as ǰ
-    kept = "".join(c if c == "'" or unicodedata.category(c)[0] in "LMN" else " " for c in plain)
-    return " ".join(_LONE_APOSTROPHE.sub(" ", kept).split())
+    plain = unicodedata.normalize("NFC", text)
+    if not plain.isascii():
+        plain = unicodedata.normalize("NFC", _RAISED.sub(" ", plain).translate(_PLAIN))
+        plain = _TYPED_AM.sub(_composed_am, _IDLE_JOINER.sub("", _MANY_JOINERS.sub(r"\1", plain)))
+        plain = _HEBREW_ACRONYM.sub(_GERSHAYIM, _HYPHENATION_POINT.sub("", plain))
+        plain = _HEBREW_ABBREVIATION.sub(_GERESH, _QUOTED.sub(r" \1 ", plain))
+        plain = _INNER_LETTER_APOSTROPHE.sub("'", _LONE_GERESH.sub(" ", plain))
+    words = " ".join(_WORD.findall(_NEW_SENTENCE.sub(" ", plain)))
+    if dotless_i(language):
+        words = words.replace("I", "ı").replace("İ", "i")
+    return unicodedata.normalize("NFC", _DOTTED.sub("", unicodedata.normalize("NFC", words.lower())))
+
+
+def dotless_i(language: str | None) -> bool:
+    """Whether I is the capital of ı in a language.
+
+    >>> dotless_i("tr-TR"), dotless_i("en"), dotless_i(None)
+    (True, False, False)
+    """
+    return language is not None and language.strip().lower().replace("_", "-").split("-")[0] in _DOTLESS
+
+
+class _PlainForms(dict[int, str]):
+    """What each character becomes whatever is beside it, for `str.translate`; found when first met."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = found = _plain_form(chr(code))
+        return found
+
+
+_PLAIN = _PlainForms()
+
+
+def _plain_form(character: str) -> str:
+    if character in _APOSTROPHES:
+        return "'"
+    if character == _ZERO_WIDTH_SPACE:
+        return " "
+    if character == "\u0149":  # ŉ, whose first half is the apostrophe of Afrikaans
+        return "'n"
+    if character in _JOINERS or character in _WHOLE:
+        return character
+    if character in _STRETCHERS or _IGNORED.match(character) or _INNER_PUNCTUATION.match(character):
+        return ""
+    form = unicodedata.decomposition(character).split(" ")[0]
+    if _MODIFIER.match(character) and form in ("<super>", "<sub>"):
+        return character
+    plain = unicodedata.normalize("NFKC", character)
+    if plain.startswith(" ") and len(plain) > 1:  # a mark that stands alone: on nothing, or a letter's in Arabic
+        return plain[1:] if _IS_LETTER.match(character) else " "
+    if unicodedata.category(character) == "No" and form.startswith("<") and form not in ("<super>", "<sub>"):
+        return f" {plain} "  # 2½ is not 21⁄2, ①② is not 12
+    return "".join(c for c in plain if c not in _STRETCHERS)
+
+
+def _composed_am(match: "regex.Match[str]") -> str:
+    nikhahit, tone, _ = match.groups()
+    am = "\u0e33" if nikhahit == "\u0e4d" else "\u0eb3"
+    return tone + am
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,14 @@ class WaveformStore:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def content_ids(self) -> list[str]:
+        """A digest of each utterance's samples, whatever its file is called: the same audio has the same digest.
+
+        Returns:
+            One for each utterance, in order.
+        """
+        return [f"{length:08x}{crc32:08x}" for length, crc32 in zip(self.lengths.tolist(), self._crc32s, strict=False)]
+
     def content_hash(self) -> str:
         """Sixteen hexadecimal digits that change with the samples or their order, from the index alone."""
         return hashlib.sha256(json.dumps([self.lengths.tolist(), self._crc32s]).encode()).hexdigest()[:16]

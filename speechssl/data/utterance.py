@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from speechssl.config import Config
+from speechssl.text import normalize_transcript
 
 
 class Utterance(Config):
@@ -43,3 +44,12 @@ class Reject(Config):
     audio: str
     reason: str
     offset: float | None = None
+
+
+def said(utterance: Utterance) -> str:
+    """The transcript of an utterance by the rules of its language; empty where there is none.
+
+    >>> said(Utterance(audio="a.wav", duration=1.0, text="Isı 3,5 derece.", language="tr"))
+    'ısı 3,5 derece'
+    """
+    return normalize_transcript(utterance.text or "", utterance.language)

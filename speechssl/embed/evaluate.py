@@ -25,6 +25,8 @@ from jaxtyping import Float32, Int
 from speechssl.audio import SAMPLE_RATE
 from speechssl.config import UserError, digest
 from speechssl.data.names import is_synthetic, utterance_ids
+from speechssl.data.training_audio import copies, copies_note, pretraining_overlap, read_training_audio, refuse_trained
+from speechssl.data.utterance import said
 from speechssl.data.waveforms import WaveformStore
 from speechssl.embed.display import Display
 from speechssl.embed.embedder import EmbeddingModel, load
@@ -81,12 +83,15 @@ def evaluate(
     if out.is_dir():
         raise UserError(f"{out}: is a folder; give the name of a JSON file")
     store = WaveformStore(corpus)
+    audio = read_training_audio(model_folder)
     drawn = [_task(store, name, shots=shots, seeds=seeds, test_limit=test_limit) for name in tasks]
     model = load(model_folder, device=device)
     used = np.unique(np.concatenate([task.utterances() for task in drawn]))
+    heard = {task.name: pretraining_overlap(audio, store, _tested(task)) for task in drawn}
+    refuse_trained(audio, store, [index for task in drawn for index in _tested(task)], model=model_folder)
     with Display() as display:
         for task in drawn:
-            for note in task.notes:
+            for note in (*task.notes, f"in the audio of pretraining: {heard[task.name]}"):
                 display.say(note)
         features = _features(store, model, used, baselines=baselines, display=display)
         scores: list[ProbeScore] = []
@@ -107,6 +112,7 @@ def evaluate(
                 synthetic=is_synthetic(store),
                 split_hash="" if row.contender == CHANCE else splits[row.task, row.labels],  # chance answers nothing
                 model_hash=own if row.family == MODEL else "",
+                pretraining_audio=heard[row.task] if row.family == MODEL else "",
             )
             for row in rows
         ]
@@ -123,6 +129,11 @@ def evaluate(
         write_results(rows, out)
         display.results(rows)
     return rows
+
+
+def _tested(task: ProbeTask) -> list[int]:
+    """The test utterances of all draws."""
+    return np.unique(np.concatenate([draw.test for draw in task.divisions])).tolist()
 
 
 def _split_hash(task: ProbeTask, shots: int, names: Sequence[str]) -> str:
@@ -198,18 +209,20 @@ def write_map(
 
 def _task(store: WaveformStore, name: str, *, shots: Sequence[int], seeds: int, test_limit: int) -> ProbeTask:
     items = store.utterances
+    again = copies(store, names=utterance_ids(items), one_speaker=name == "speaker")
     try:
-        return make_task(
+        task = make_task(
             name,
-            labels=[item.label for item in items],
-            speakers=[item.speaker for item in items],
-            texts=[item.text for item in items],
+            labels=[None if i in again else item.label for i, item in enumerate(items)],
+            speakers=[None if i in again else item.speaker for i, item in enumerate(items)],
+            texts=[said(item) or item.text for item in items],  # one sentence, however it is punctuated
             shots=shots,
             seeds=seeds,
             test_limit=test_limit,
         )
     except ValueError as error:
         raise UserError(f"{store.folder}: {error}") from None
+    return replace(task, notes=(*task.notes, copies_note(store, again))) if again else task
 
 
 def _features(

@@ -9,6 +9,7 @@ encoder, the labels, the text of the n-gram) is made anew, and said.
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,18 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from speechssl.config import Config, digest
 from speechssl.data.labelled import Example
+from speechssl.data.training_audio import (
+    AudioRecord,
+    TrainingAudio,
+    pretraining_overlap,
+    read_training_audio,
+    refuse_trained,
+    write_training_audio,
+)
 from speechssl.data.waveforms import WaveformStore
 from speechssl.embed.predict import DECODER, LM, decoder_config
 from speechssl.experiments.asr_division import Division
-from speechssl.experiments.asr_ngram import Ngrams, read_sentences
+from speechssl.experiments.asr_ngram import LM_TEXT, Ngrams, read_sentences, write_text_record
 from speechssl.experiments.asr_scores import Scores, answers_of, rows_of, score, worst_of
 from speechssl.models.ctc import CTCModel
 from speechssl.models.encoder import EncoderConfig
@@ -88,9 +97,13 @@ def recognise(
     """
     load_encoder(encoder)  # one that cannot be read is told before anything is computed
     store = WaveformStore(corpus)
-    for note in division.notes:
+    tested = [example.index for example in division.test]
+    audio = read_training_audio(encoder)
+    refuse_trained(audio, store, tested, model=encoder)
+    heard = pretraining_overlap(audio, store, tested)
+    for note in (*division.notes, f"in the audio of pretraining: {heard}"):
         say(note)
-    text = None if lm_text is None else read_sentences(lm_text)
+    text = None if lm_text is None else read_sentences(lm_text, language=_language(store))
     out.mkdir(parents=True, exist_ok=True)
     ngrams = Ngrams(out, division, text=text, order=config.order)
     run = _Run(store, encoder, out, division=division, config=config, ngrams=ngrams, command=command, say=say)
@@ -106,7 +119,15 @@ def recognise(
     if config.scratch:
         like = EncoderConfig.model_validate_json(json.dumps(read_model_config(encoder)["encoder"]))
         scores += run.train(SCRATCH, scratch.model_copy(update={"encoder": like}), None)
-    rows = rows_of(store, division, scores, corpus=corpus, command=command)
+    rows = [
+        replace(
+            row,
+            pretraining_audio="" if row.contender == SCRATCH else heard,
+            training_audio="known" if row.contender == SCRATCH or audio.fine_tuning.known else "unknown",
+            lm_text=ngrams.tested() if row.probe == NGRAM else "",
+        )
+        for row in rows_of(store, division, scores, corpus=corpus, command=command)
+    ]
     write_items(items_path(out / "results.json"), answers_of(store, division, scores))
     worst = json.dumps(worst_of(store, division, scores), ensure_ascii=False, indent=1)
     write_atomic(out / "worst.json", worst.encode())
@@ -279,8 +300,17 @@ class _Run:
         }
         path.unlink(missing_ok=True)  # never another n-gram's weights beside this one
         shutil.copyfile(lm, folder / LM)
+        write_text_record(folder / LM_TEXT, self.ngrams.sentences)
+        audio = TrainingAudio(selection=AudioRecord.of(self.store, indices))
+        write_training_audio(folder, read_training_audio(folder) | audio)
         write_atomic(path, json.dumps(content, indent=1).encode())
         return tuning.config
+
+
+def _language(store: WaveformStore) -> str | None:
+    """The language of a corpus; None where it is not known or there are several."""
+    found = {item.language for item in store.utterances}
+    return found.pop() if len(found) == 1 else None
 
 
 def _load(folder: Path) -> CTCModel:

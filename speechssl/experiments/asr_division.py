@@ -19,6 +19,7 @@ from speechssl.data.lists import read_list, select, utterance_id
 from speechssl.data.names import utterance_ids
 from speechssl.data.store import WaveformStore
 from speechssl.data.subsets import minutes_subset, split_by_speaker
+from speechssl.data.training_audio import AudioRecord
 from speechssl.train.examples import examples_of
 
 TEST_SHARE, DEV_SHARE, DEV_MINUTES = 0.2, 0.1, 10.0  # where no list and no official split says otherwise
@@ -82,12 +83,14 @@ def divide(
     alone = len(speakers) == 1  # one speaker, or none is known: the same one may be trained and tested on
     held_speakers = {store.utterances[index].speaker for index in tested}
     others = [i for i in known if i not in set(tested) and (alone or store.utterances[i].speaker not in held_speakers)]
+    others, again = _without_audio_of(store, tested, others)
     listed = _transcribed(_listed(store, labels), examples, names) if labels else []
     if dev:
         developed = apart = _transcribed(_listed(store, dev), examples, names)
     else:
         developed, apart = _dev_side(store, others, listed, names=names, seed=seed)
-    rest = [index for index in others if index not in set(apart)]
+    rest, repeated = _without_audio_of(store, apart, [index for index in others if index not in set(apart)])
+    again += repeated
     labelled = listed or _minutes(store, rest, minutes, seed=seed)
     _refuse_gaps(store, labelled=labelled, developed=developed, tested=tested)
     _refuse_shared(store, labelled, tested, words=("labelled", "tested on"), speakers=not alone)
@@ -106,6 +109,11 @@ def divide(
     if len(rest) > len(free):
         notes.append(
             f"{len(rest) - len(free)} recordings of test or development sentences are not among the unlabelled"
+        )
+    if again:
+        notes.append(
+            f"{again} recordings left out: their audio is on the test or development side too, under another name or "
+            "in another stretch"
         )
     return Division(
         *([examples[index] for index in side] for side in (labelled, developed, tested, unlabelled)),
@@ -213,12 +221,24 @@ def _refuse_gaps(
             raise UserError(f"{store.folder}: no utterance with a transcript is {words}, beside {len(tested)} tested")
 
 
+def _without_audio_of(store: WaveformStore, side: Sequence[int], others: Sequence[int]) -> tuple[list[int], int]:
+    """Utterances that share no audio with a side, and how many do."""
+    shared = set(AudioRecord.of(store, side).find(store, others))
+    return [index for index in others if index not in shared], len(shared)
+
+
 def _refuse_shared(
     store: WaveformStore, one: Sequence[int], other: Sequence[int], *, words: tuple[str, str], speakers: bool
 ) -> None:
     both = sorted(set(one) & set(other))
     if both:
         raise UserError(f"{store.utterances[both[0]].audio}: is both {words[0]} and {words[1]}")
+    copied = AudioRecord.of(store, other).find(store, one)
+    if copied:
+        raise UserError(
+            f"{store.utterances[copied[0]].audio}: its audio is both {words[0]} and {words[1]}, under another name or "
+            "in another stretch"
+        )
     first, second = ({store.utterances[index].speaker for index in side} for side in (one, other))
     shared = sorted(speaker for speaker in first & second if speaker is not None)
     if shared and speakers:

@@ -7,6 +7,7 @@ without the sentences of that part (cross-fitting, as in cross-validation).
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from speechssl.scoring.decode import EXTRA, beam_search_installed
 from speechssl.scoring.ngram import train_ngram
 from speechssl.text import normalize_transcript
 
+LM_TEXT = "lm_text.json"  # beside an n-gram in a model folder: digests of the sentences it was made of
+MIN_WORDS = 4  # of a transcript that is looked for in a text: shorter ones are said by everybody
 PARTS = 4  # of the unlabelled side; each n-gram lacks about a quarter of its sentences
 
 
@@ -52,7 +55,12 @@ class Ngrams:
             f"n-gram of order {self.order} on {len(self.sentences)} sentences; it lacks {lacking} of {len(words)} "
             "words of the test side"
         )
+        say(f"in the text of the n-gram: {self.tested()}")
         return True
+
+    def tested(self) -> str:
+        """How many transcripts of the test side the text holds, in words."""
+        return transcripts_in_text([example.target for example in self.division.test], self.sentences)
 
     def whole(self) -> Path:
         """The one for the development and test sides, and for use."""
@@ -82,6 +90,63 @@ class Ngrams:
         return path
 
 
+def transcripts_in_text(transcripts: Sequence[str], sentences: Iterable[str]) -> str:
+    """How many transcripts are word for word in a text, alone on a line or within a longer one.
+
+    Args:
+        transcripts: normalised ones.
+        sentences: the text, normalised.
+
+    Returns:
+        Such as `3 of 24 test transcripts of 4 or more words`.
+
+    >>> transcripts_in_text(["a b c d", "b c d e", "a"], ["z a b c d y", "a"])
+    '1 of 2 test transcripts of 4 or more words'
+    """
+    wanted: dict[tuple[str, ...], set[tuple[str, ...]]] = {}  # by the first words
+    long = [words for each in transcripts if len(words := tuple(each.split())) >= MIN_WORDS]
+    for words in long:
+        wanted.setdefault(words[:MIN_WORDS], set()).add(words)
+    found: set[tuple[str, ...]] = set()
+    for sentence in sentences:
+        words = tuple(sentence.split())
+        for start in range(len(words) - MIN_WORDS + 1):
+            for candidate in wanted.get(words[start : start + MIN_WORDS], ()):
+                if words[start : start + len(candidate)] == candidate:
+                    found.add(candidate)
+    return _count(sum(words in found for words in long), len(long))
+
+
+def write_text_record(path: Path, sentences: Iterable[str]) -> None:
+    """Write digests of an n-gram's sentences, by which a later evaluation finds the transcripts that it tests on."""
+    ids = sorted({_sentence_id(each) for each in sentences if len(each.split()) >= MIN_WORDS})
+    write_atomic(path, json.dumps({"version": 1, "min_words": MIN_WORDS, "sentences": ids}).encode())
+
+
+def transcripts_in_record(transcripts: Sequence[str], path: Path) -> str:
+    """As `transcripts_in_text`, for whole lines of the text of a model's n-gram; `unknown` without its record.
+
+    Raises:
+        UserError: the file is not such a record.
+    """
+    if not path.exists():
+        return "unknown"
+    try:
+        known = set(json.loads(path.read_text(encoding="utf-8"))["sentences"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: not the record of an n-gram's text; restore or remove it") from None
+    long = [each for each in transcripts if len(each.split()) >= MIN_WORDS]
+    return _count(sum(_sentence_id(each) in known for each in long), len(long))
+
+
+def _count(found: int, of: int) -> str:
+    return f"{found} of {of} test transcripts of {MIN_WORDS} or more words"
+
+
+def _sentence_id(sentence: str) -> str:
+    return hashlib.blake2b(sentence.encode(), digest_size=8).hexdigest()
+
+
 def part_of(sentence: str) -> int:
     """The part of a sentence, the same for every recording of it.
 
@@ -91,8 +156,12 @@ def part_of(sentence: str) -> int:
     return int(hashlib.sha256(sentence.encode()).hexdigest(), 16) % PARTS
 
 
-def read_sentences(path: Path) -> list[str]:
+def read_sentences(path: Path, *, language: str | None = None) -> list[str]:
     """The sentences of a text file, a line each, normalised.
+
+    Args:
+        path: a text file, UTF-8.
+        language: of the text, as in `normalize_transcript`.
 
     Raises:
         UserError: the file cannot be read, is not UTF-8, or holds no sentence.
@@ -103,7 +172,7 @@ def read_sentences(path: Path) -> list[str]:
         raise UserError(f"{path}: the text cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise UserError(f"{path}: not UTF-8 text ({error})") from None
-    sentences = [sentence for sentence in map(normalize_transcript, lines) if sentence]
+    sentences = [sentence for line in lines if (sentence := normalize_transcript(line, language))]
     if not sentences:
         raise UserError(f"{path}: no sentence in it")
     return sentences

@@ -11,11 +11,12 @@ The run folder holds `cells/` (one file a contender, level and draw; a killed ru
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from speechssl.config import UserError, digest
 from speechssl.data.names import is_synthetic, sessions_of, utterance_ids
+from speechssl.data.training_audio import copies, copies_note, pretraining_overlap, read_training_audio, refuse_trained
 from speechssl.data.waveforms import WaveformStore
 from speechssl.experiments.cells import Cell, read_cell, write_cell
 from speechssl.experiments.contenders import (
@@ -105,7 +106,11 @@ def label_efficiency(
     names = contender_names(contenders)
     load_encoder(encoder)  # an encoder that cannot be read is told before anything is computed
     task = _task(store, shots=shots, draws=draws, folds=folds, test_limit=test_limit)
-    for note in task.notes:
+    audio = read_training_audio(encoder)
+    tested = sorted({i for draw in task.draws for i in draw.test.tolist()})
+    refuse_trained(audio, store, tested, model=encoder)
+    heard = pretraining_overlap(audio, store, tested)
+    for note in (*task.notes, f"in the audio of pretraining: {heard}"):
         say(note)
     run = _Run(
         store=store,
@@ -119,7 +124,13 @@ def label_efficiency(
     )
     cells = run.all_cells(names)
     found = [answers_of(task, cells, contender=name, shots=level) for name in names for level in task.levels]
-    origin = Origin(command=command, corpus=str(corpus), synthetic=is_synthetic(store), model_hash=run.encoder_hash)
+    origin = Origin(
+        command=command,
+        corpus=str(corpus),
+        synthetic=is_synthetic(store),
+        model_hash=run.encoder_hash,
+        pretraining_audio=heard,
+    )
     rows = result_rows(task, found, origin=origin, with_model=(FINE_TUNED, FROZEN))
     results = out / "results.json"
     write_confusion(confusion_path(results), task.classes, found)
@@ -130,11 +141,13 @@ def label_efficiency(
 
 
 def _task(store: WaveformStore, *, shots: Sequence[int], draws: int, folds: int, test_limit: int) -> FewLabels:
+    ids = utterance_ids(store.utterances)
+    again = copies(store, names=ids)
     try:
-        return few_labels(
-            [item.label for item in store.utterances],
+        task = few_labels(
+            [None if i in again else item.label for i, item in enumerate(store.utterances)],
             [item.speaker for item in store.utterances],
-            ids=utterance_ids(store.utterances),
+            ids=ids,
             shots=shots,
             draws=draws,
             folds=folds,
@@ -143,6 +156,10 @@ def _task(store: WaveformStore, *, shots: Sequence[int], draws: int, folds: int,
         )
     except ValueError as error:
         raise UserError(f"{store.folder}: {error}") from None
+    tested = {store.utterances[i].speaker for draw in task.draws for i in draw.test.tolist()}
+    if len(tested) < 2:
+        raise UserError(f"{store.folder}: {draws} draws test one speaker, an interval needs two; ask for more draws")
+    return replace(task, notes=(*task.notes, copies_note(store, again))) if again else task
 
 
 @dataclass

@@ -1,21 +1,22 @@
 """A fine-tuned model scored on a prepared corpus whose speakers it was not trained on.
 
-The model's `config.json` says on whom it was trained. A speaker on both sides is refused: the score would be that of a
-model that knows the voice. Speakers are known by their names in a manifest, so in another corpus the same name may be
-another person; whoever knows that it is says so.
+The model's `training_audio.json` and `config.json` say on what and on whom it was trained. A recording or a speaker on
+both sides is refused, or left out where that is asked for: the score would be that of a model that knows the voice.
+Recordings are known by their samples, so a copy under another name is found. Speakers are known by their names in a
+manifest, so in another corpus the same name may be another person; whoever knows that it is says so.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from speechssl.config import UserError, digest
-from speechssl.data.names import is_synthetic, place_of, utterance_ids
+from speechssl.data.names import is_synthetic, utterance_ids
 from speechssl.data.utterance import Utterance
 from speechssl.data.waveforms import WaveformStore
 from speechssl.experiments.evaluate_recogniser import evaluate_recogniser, transcribed
+from speechssl.experiments.held_out import HeldOut, untrained
 from speechssl.experiments.scores import confusion_path, write_confusion
 from speechssl.experiments.training import predict_classes
 from speechssl.models.storage import model_hash, read_model_config
@@ -34,6 +35,7 @@ def evaluate_head(
     *,
     split: str | None = None,
     other_speakers: bool = False,
+    leave_out: bool = False,
     command: str = "",
 ) -> list[ResultRow]:
     """Score a fine-tuned classifier on the labelled utterances of a corpus, or a recogniser on the transcribed ones.
@@ -44,13 +46,15 @@ def evaluate_head(
         out: the JSON file of rows; beside it go the answers item by item, for `speechssl compare`.
         split: only utterances of this split; None for all.
         other_speakers: speakers of this corpus that have a name of the training corpus are other people.
+        leave_out: leave out utterances that the model was trained on, and those of its training speakers.
         command: the command line, kept in every row.
 
     Returns:
         The rows: UAR, WA and macro F1 with intervals by speaker; WER and CER with intervals by utterance.
 
     Raises:
-        UserError: no model or corpus, a model without a head, a speaker who was trained on, nothing to score.
+        UserError: no model or corpus, a model without a head, a recording or a speaker that was trained on, nothing to
+            score.
     """
     if out.is_dir():
         raise UserError(f"{out}: is a folder; give the name of a JSON file")
@@ -58,61 +62,30 @@ def evaluate_head(
     kind = config.get("head", {}).get("kind")
     store = WaveformStore(corpus)
     if kind == "ctc":
-        chosen = transcribed(store, split=split)
-        refuse_trained_speakers(config, store, chosen, other_speakers=other_speakers)
-        return evaluate_recogniser(model, store, chosen, out, config=config, command=command)
+        found = transcribed(store, split=split)
+        side = untrained(model, config, store, found, other_speakers=other_speakers, leave_out=leave_out)
+        return evaluate_recogniser(model, store, side, out, config=config, command=command)
     if kind != "classifier":
         raise UserError(f"{model}: a head of kind {kind!r} is not scored here; a classifier or a recogniser is")
-    return _evaluate_classifier(
-        model, store, out, config=config, split=split, other_speakers=other_speakers, command=command
-    )
-
-
-def refuse_trained_speakers(
-    config: Mapping[str, Any], store: WaveformStore, chosen: Sequence[int], *, other_speakers: bool
-) -> None:
-    """Raise when a model was trained on a speaker or a file that it is to be tested on.
-
-    Args:
-        config: the model's `config.json`, whose key `training` holds `content_hash` and `speakers`.
-        store: the test corpus.
-        chosen: its utterances that are tested.
-        other_speakers: equal names in another corpus are other people. In the corpus that was trained on they are not.
-
-    Raises:
-        UserError: names a speaker, or a file.
-    """
-    training = config.get("training", {})
-    heard = set(training.get("audio", ()))
-    items = [store.utterances[i] for i in chosen]
-    repeated = sorted(heard.intersection(map(place_of, items)))
-    if repeated:
-        raise UserError(f"{store.folder}: {len(repeated)} test utterances were trained on, the first is {repeated[0]}")
-    shared = sorted({item.speaker for item in items if item.speaker is not None} & set(training.get("speakers", ())))
-    if not shared:
-        return
-    same = training.get("content_hash") == store.content_hash()
-    if same or not other_speakers:
-        way = "" if same else "; if the name is that of somebody else, say so with --other-speakers"
-        raise UserError(f"{store.folder}: the model was trained on speaker {shared[0]!r} ({len(shared)} such){way}")
+    classes = [str(name) for name in config["head"]["classes"]]
+    found = _labelled(store, split=split, classes=classes)
+    side = untrained(model, config, store, found, other_speakers=other_speakers, leave_out=leave_out)
+    return _evaluate_classifier(model, store, side, out, classes=classes, command=command)
 
 
 def _evaluate_classifier(
     model: Path,
     store: WaveformStore,
+    side: HeldOut,
     out: Path,
     *,
-    config: Mapping[str, Any],
-    split: str | None,
-    other_speakers: bool,
+    classes: Sequence[str],
     command: str,
 ) -> list[ResultRow]:
-    classes = [str(name) for name in config["head"]["classes"]]
-    chosen = _labelled(store, split=split, classes=classes)
-    refuse_trained_speakers(config, store, chosen, other_speakers=other_speakers)
+    chosen = side.chosen
     items = [store.utterances[i] for i in chosen]
     every = utterance_ids(store.utterances)
-    groups, rule = _groups(items, [every[i] for i in chosen])
+    groups, rule = _groups(items, [every[i] for i in chosen], side)
     answers = Answers(
         task=TASK,
         contender="fine-tuned",
@@ -149,6 +122,9 @@ def _evaluate_classifier(
                 synthetic=is_synthetic(store),
                 split_hash=answers.split_hash,
                 model_hash=model_hash(model),
+                training_audio=side.training,
+                pretraining_audio=side.pretraining,
+                left_out=side.left_out,
             )
         )
     write_confusion(confusion_path(out), sorted({*classes, *answers.truth}), [answers])
@@ -176,11 +152,11 @@ def _labelled(store: WaveformStore, *, split: str | None, classes: Sequence[str]
     return known
 
 
-def _groups(items: Sequence[Utterance], ids: Sequence[str]) -> tuple[list[str], str]:
+def _groups(items: Sequence[Utterance], ids: Sequence[str], side: HeldOut) -> tuple[list[str], str]:
     """What the interval resamples, an entry an item, and the split in words."""
     speakers = [item.speaker for item in items]
     if None not in speakers and len(set(speakers)) > 1:
-        return [str(speaker) for speaker in speakers], "speakers the model was not trained on, interval by speaker"
+        return [str(speaker) for speaker in speakers], f"{side.rule('speakers')}, interval by speaker"
     if len(items) < 2:
         raise UserError("an interval needs at least 2 test utterances")
-    return list(ids), "utterances the model was not trained on, interval by utterance"
+    return list(ids), f"{side.rule('utterances')}, interval by utterance"

@@ -1,20 +1,24 @@
 """A fine-tuned recogniser scored on a prepared corpus whose speakers it was not trained on."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from speechssl.config import UserError, digest
 from speechssl.data.names import is_synthetic, utterance_ids
+from speechssl.data.utterance import Utterance, said
 from speechssl.data.waveforms import WaveformStore
 from speechssl.embed.evaluate import waveform_of
 from speechssl.embed.predict import Predictor, Transcript
+from speechssl.experiments.asr_ngram import LM_TEXT, transcripts_in_record
+from speechssl.experiments.held_out import HeldOut
 from speechssl.models.storage import model_hash
 from speechssl.scoring.items import Answers, items_path, write_items
 from speechssl.scoring.results import ResultRow, write_results
 from speechssl.scoring.wer import EditCounts, Unit, count_errors, error_rate
 from speechssl.terminal import say
-from speechssl.text import normalize_transcript
+from speechssl.text import TEXT_RULES, dotless_i
 
 TASK = "recognition"
 UNITS: dict[str, Unit] = {"WER": "word", "CER": "character"}
@@ -27,11 +31,7 @@ def transcribed(store: WaveformStore, *, split: str | None) -> list[int]:
     Raises:
         UserError: there is none.
     """
-    chosen = [
-        index
-        for index, item in enumerate(store.utterances)
-        if split in (None, item.split) and normalize_transcript(item.text or "")
-    ]
+    chosen = [index for index, item in enumerate(store.utterances) if split in (None, item.split) and said(item)]
     if len(chosen) < 2:
         where = "" if split is None else f" in the split {split!r}"
         raise UserError(f"{store.folder}: {len(chosen)} utterances with a transcript{where}; an interval needs 2")
@@ -39,14 +39,14 @@ def transcribed(store: WaveformStore, *, split: str | None) -> list[int]:
 
 
 def evaluate_recogniser(
-    model: Path, store: WaveformStore, chosen: Sequence[int], out: Path, *, config: Mapping[str, Any], command: str
+    model: Path, store: WaveformStore, side: HeldOut, out: Path, *, config: Mapping[str, Any], command: str
 ) -> list[ResultRow]:
     """Word and character error rates, greedy and with the n-gram of the model's folder where there is one.
 
     Args:
         model: the folder of a model that writes.
         store: the test corpus.
-        chosen: its utterances with transcripts, by speakers the model was not trained on.
+        side: its utterances with transcripts that are scored, and what is known about them.
         out: the JSON file of rows; beside it go the errors of each utterance, for `speechssl compare`.
         config: the model's `config.json`.
         command: the command line, kept in every row.
@@ -54,22 +54,57 @@ def evaluate_recogniser(
     Returns:
         The rows, with intervals by utterance.
     """
-    said = [normalize_transcript(store.utterances[index].text or "") for index in chosen]
+    chosen = side.chosen
+    if len(chosen) < 2:
+        raise UserError(f"{store.folder}: {len(chosen)} utterances are left to score; an interval needs 2")
+    for note in rules_notes(config, [store.utterances[index] for index in chosen]):
+        say(note)
+    references = [said(store.utterances[index]) for index in chosen]
     every = utterance_ids(store.utterances)
     ids = [every[index] for index in chosen]
     rows: list[ResultRow] = []
     answers: list[Answers] = []
     for probe, predictor in _ways(model):
+        text = "" if probe == "greedy" else transcripts_in_record(references, model / LM_TEXT)
+        if text:
+            say(f"in the text of the n-gram: {text}")
         written = _written(predictor, store, chosen)
         for metric, unit in UNITS.items():
-            counts = count_errors(said, written, unit=unit)
+            counts = count_errors(references, written, unit=unit)
             answers.append(_answers(metric, probe, counts, ids))
-            rows.append(_row(metric, probe, counts, store, model=model, ids=ids, config=config, command=command))
+            row = _row(metric, probe, counts, store, model=model, ids=ids, side=side, command=command)
+            rows.append(replace(row, lm_text=text))
     write_items(items_path(out), answers)
     write_results(rows, out)
     for row in rows:
         say(f"{row.metric}, {row.probe}: {row.value:.3f} [{row.low:.3f}, {row.high:.3f}] on {row.n} utterances")
     return rows
+
+
+def rules_notes(config: Mapping[str, Any], items: Sequence[Utterance]) -> list[str]:
+    """Where the transcripts that a model learnt were normalised in another way than those it is scored on.
+
+    Args:
+        config: the model's `config.json`.
+        items: the test utterances.
+    """
+    training: Mapping[str, Any] = config.get("training", {})
+    rules = training.get("text_rules", 1)
+    notes: list[str] = []
+    if rules != TEXT_RULES:
+        notes.append(
+            f"the model learnt transcripts by version {rules} of the rules for words, and is scored by version "
+            f"{TEXT_RULES}: where the two differ (tone letters, joiners, 3.14, İ), it is counted wrong; train it again"
+        )
+    learnt = {dotless_i(name) for name in training.get("languages", ())} or {False}
+    scored = {dotless_i(item.language) for item in items}
+    if learnt.isdisjoint(scored):
+        given = ("training", "test") if True in learnt else ("test", "training")
+        notes.append(
+            f"the {given[0]} corpus has a language with a dotless ı (I becomes ı), the {given[1]} corpus does not; "
+            "write the language into both manifests"
+        )
+    return notes
 
 
 def _ways(model: Path) -> list[tuple[str, Predictor]]:
@@ -112,11 +147,11 @@ def _row(
     *,
     model: Path,
     ids: Sequence[str],
-    config: Mapping[str, Any],
+    side: HeldOut,
     command: str,
 ) -> ResultRow:
     rate = error_rate(counts)
-    known = bool(config.get("training", {}).get("speakers"))
+    known = "speakers" if side.speakers_known else "utterances"
     return ResultRow(
         task=TASK,
         contender="fine-tuned",
@@ -128,11 +163,14 @@ def _row(
         high=rate.high,
         n=rate.utterances,
         seeds=1,
-        split=f"{'speakers' if known else 'utterances'} the model was not trained on, interval by utterance",
+        split=f"{side.rule(known)}, interval by utterance",
         command=command,
         corpus=str(store.folder),
         synthetic=is_synthetic(store),
         unit="minutes",
         split_hash=digest(sorted(ids)),
         model_hash=model_hash(model),
+        training_audio=side.training,
+        pretraining_audio=side.pretraining,
+        left_out=side.left_out,
     )

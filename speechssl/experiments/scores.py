@@ -32,6 +32,7 @@ class Origin:
     corpus: str
     synthetic: bool
     model_hash: str
+    pretraining_audio: str = ""
 
 
 def answers_of(task: FewLabels, cells: Sequence[Cell], *, contender: str, shots: int) -> Answers:
@@ -73,8 +74,9 @@ def result_rows(
         for metric in METRICS:
             gains = _gains(each, counts, metric) if each.contender in OURS else {}
             row = _row(task, each, metric, bootstrap_interval(mine, metric))
-            known = origin.model_hash if each.contender in with_model else ""
-            rows.append(replace(row, gains=gains, model_hash=known))
+            if each.contender in with_model:
+                row = replace(row, model_hash=origin.model_hash, pretraining_audio=origin.pretraining_audio)
+            rows.append(replace(row, gains=gains))
     for shots in task.levels:
         first = next(each for each in found if each.labels == shots)
         for metric, value in chance_values(first.truth).items():

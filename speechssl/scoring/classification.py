@@ -231,7 +231,7 @@ def bootstrap_difference(
     Interval(value=0.0, low=0.0, high=0.0)
     """
     if counts.truth.shape != other.truth.shape or not np.array_equal(counts.truth, other.truth):
-        raise ValueError("a paired difference needs the same seeds, groups and classes on both sides")
+        raise ValueError("a paired difference needs the same seeds, speakers and classes on both sides")
     means = _replicates(counts, metric, resample=resample, seed=seed, replicates=replicates)
     others = _replicates(other, metric, resample=resample, seed=seed, replicates=replicates)
     return _percentile(means - others, metric_of(counts, metric) - metric_of(other, metric), level=level)
@@ -244,7 +244,8 @@ def _replicates(
     seeds, groups, classes = counts.truth.shape
     units = groups if resample == "groups" else classes
     if units < 2:
-        raise ValueError(f"a bootstrap by {resample} needs at least 2 {resample}, got {units}")
+        what = "classes" if resample == "classes" else "speakers (utterances, where no speaker is known)"
+        raise ValueError(f"an interval needs at least 2 {what} on the test side, got {units}")
     if replicates < 1:
         raise ValueError(f"replicates must be at least 1, got {replicates}")
     rng = np.random.default_rng(seed)

@@ -20,6 +20,9 @@ from speechssl.scoring.results import LOWER_IS_BETTER, ResultRow, outcome, read_
 _TOLERANCE = 1e-6  # between a row and what its items give: rounding only
 
 
+_NAMES = {"groups": "speakers", "words": "number of words", "truth": "labels"}  # of what is compared, in messages
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One row of A against the row of B that it answers to. `difference` is B minus A, paired.
@@ -181,7 +184,7 @@ def _aligned(answers: Answers, model: Answers, *, a: Path, b: Path) -> Answers:
     same = ("groups", "words") if answers.metric else ("groups", "truth")
     for name in same:
         if columns[name] != list(getattr(model, name)):
-            raise UserError(f"{a} and {b} disagree about the {name} of their test items")
+            raise UserError(f"{a} and {b} disagree about the {_NAMES[name]} of their test items")
     return replace(answers, **columns)
 
 
@@ -197,7 +200,10 @@ def _difference(answers: Answers, other: Answers, metric: str, *, seed: int) -> 
 def _rate_difference(answers: Answers, other: Answers, *, seed: int) -> Interval:
     names = {name: number for number, name in enumerate(sorted(set(answers.groups)))}
     if len(names) < 2:
-        raise UserError(f"an interval needs at least 2 groups of test items, got {len(names)}")
+        raise UserError(
+            "an interval needs at least 2 speakers (utterances, where no speaker is known) on the test side, got "
+            f"{len(names)}"
+        )
     rows = np.array([names[name] for name in answers.groups])
     words, errors, others = (
         _sums(rows, column, len(names)) for column in (answers.words, answers.errors, other.errors)

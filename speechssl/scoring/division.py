@@ -112,14 +112,15 @@ def make_task(
     targets: list[str | None] = list({"label": labels, "speaker": speakers, "text": texts}[kind])
     groups, rule = _groups(kind, speakers=speakers, texts=texts)
     known = [t if t is not None and g is not None else None for t, g in zip(targets, groups, strict=True)]
-    classes, notes = _choose_classes(kind, known, groups, smallest=levels[0], max_classes=max_classes)
+    unit = unit_of(rule)
+    classes, notes = _choose_classes(kind, known, groups, unit=unit, smallest=levels[0], max_classes=max_classes)
     chosen = set(classes)
     kept = tuple(target if target in chosen else None for target in known)
     table = _Table.of(kept, groups, classes)
     divisions: list[Division] = []
     usable = levels
     for seed in range(seeds):
-        train = _divide(table, seed=seed, wanted=levels[-1])
+        train = _divide(table, unit=unit, seed=seed, wanted=levels[-1])
         fits, scarcest, count = _fitting(table, train, levels)
         if not fits:
             raise ValueError(
@@ -149,21 +150,30 @@ def make_task(
     )
 
 
+def unit_of(rule: str) -> str:
+    """What a group is called, from what is disjoint.
+
+    >>> unit_of("speakers disjoint")
+    'speaker'
+    """
+    return rule.removesuffix("s disjoint")
+
+
 def refuse_leak(
     train: Int[np.ndarray, " trains"],
     test: Int[np.ndarray, " tests"],
     *,
     groups: Sequence[Hashable | None],
-    what: str = "group",
+    what: str = "speaker",
 ) -> None:
-    """Raise when a group (a speaker, say) or an utterance lies on both sides; ``what`` is what a group is called.
+    """Raise when a group or an utterance is on both sides; ``what`` is what a group is called.
 
     Raises:
         ValueError: naming one of the groups.
 
     >>> refuse_leak(np.array([0, 1]), np.array([2]), groups=["anna", "ben", "ben"])
     Traceback (most recent call last):
-    ValueError: 1 group lies on both the training and the test side, for example 'ben'
+    ValueError: 1 speaker lies on both the training and the test side, for example 'ben'
     """
     shared = {groups[i] for i in train.tolist()} & {groups[i] for i in test.tolist()}
     if shared:
@@ -225,7 +235,13 @@ def _groups(
 
 
 def _choose_classes(
-    name: Task, targets: Sequence[str | None], groups: Sequence[Hashable | None], *, smallest: int, max_classes: int
+    name: Task,
+    targets: Sequence[str | None],
+    groups: Sequence[Hashable | None],
+    *,
+    unit: str,
+    smallest: int,
+    max_classes: int,
 ) -> tuple[tuple[str, ...], list[str]]:
     sizes: dict[str, int] = {}
     members: dict[str, set[Hashable]] = {}
@@ -240,11 +256,11 @@ def _choose_classes(
         shown = ", ".join(repr(c) for c in dropped[:5]) + (" …" if len(dropped) > 5 else "")
         notes.append(
             f"task {name!r}: {len(dropped)} of {len(sizes)} classes left out, with fewer than {2 * smallest} "
-            f"utterances or only one group to draw from: {shown}"
+            f"utterances or only one {unit} to draw from: {shown}"
         )
     if len(able) < 2:
         raise ValueError(
-            f"task {name!r} needs at least 2 classes with {2 * smallest} utterances from 2 groups each, "
+            f"task {name!r} needs at least 2 classes with {2 * smallest} utterances from 2 {unit}s each, "
             f"found {len(able)} among {len(sizes)}"
         )
     if len(able) > max_classes:
@@ -253,7 +269,7 @@ def _choose_classes(
     return tuple(sorted(able)), notes
 
 
-def _divide(table: _Table, *, seed: int, wanted: int) -> Bool[np.ndarray, " groups"]:
+def _divide(table: _Table, *, unit: str, seed: int, wanted: int) -> Bool[np.ndarray, " groups"]:
     """Which groups train: the first of several draws that gives every class `wanted` shots, else the best of them."""
     best, best_score = None, (-1, -1)
     for attempt in range(_ATTEMPTS):
@@ -267,7 +283,7 @@ def _divide(table: _Table, *, seed: int, wanted: int) -> Bool[np.ndarray, " grou
     assert best is not None
     if best_score[0] == 0:
         lost = table.classes[int(np.argmin(table.counts[~best].sum(axis=0)))]
-        raise ValueError(f"no division with every class on both sides was found; class {lost!r} shares all its groups")
+        raise ValueError(f"no division with every class on both sides was found; class {lost!r} shares all its {unit}s")
     return best
 
 

@@ -28,7 +28,7 @@ from speechssl.scoring.classification import (
     bootstrap_interval,
     count_repetitions,
 )
-from speechssl.scoring.division import Division, ProbeTask, refuse_leak
+from speechssl.scoring.division import Division, ProbeTask, refuse_leak, unit_of
 from speechssl.scoring.results import CHANCE, ResultRow
 
 ProbeName = Literal["k-NN", "logistic", "none"]
@@ -126,7 +126,7 @@ def probe_scores(
 
     _check_features(task, features)
     for division in task.divisions:
-        refuse_leak(division.shots.ravel(), division.test, groups=task.groups)
+        refuse_leak(division.shots.ravel(), division.test, groups=task.groups, what=unit_of(task.rule))
     rows: list[ProbeScore] = []
     # The matrices are small: on many cores the threads of the linear algebra cost more than they save.
     with threadpool_limits(limits=1), warnings.catch_warnings():

@@ -237,7 +237,7 @@ def _totals(
     """Errors and reference words of each utterance, or of each group in the order of first appearance."""
     keys: Sequence[Hashable] = range(len(counts)) if groups is None else groups
     if len(keys) != len(counts):
-        raise ValueError(f"need a group an utterance, got {len(keys)} groups for {len(counts)} utterances")
+        raise ValueError(f"need one speaker per utterance, got {len(keys)} for {len(counts)} utterances")
     number = {key: place for place, key in enumerate(dict.fromkeys(keys))}
     rows = np.array([number[key] for key in keys], dtype=np.int64)
     errors, words = np.zeros(len(number)), np.zeros(len(number))
@@ -254,7 +254,7 @@ def _replicates(
     """The rate of each draw; the draws depend on the number of units, on which of them hold words, and the seed."""
     units = len(errors)
     if units < 2:
-        raise ValueError(f"a bootstrap needs at least 2 utterances or groups, got {units}")
+        raise ValueError(f"an interval needs at least 2 utterances or speakers, got {units}")
     if replicates < 1:
         raise ValueError(f"replicates must be at least 1, got {replicates}")
     rng = np.random.default_rng(seed)

@@ -10,7 +10,8 @@ from speechssl.data.labelled import Example
 from speechssl.data.lists import read_list, select
 from speechssl.data.store import WaveformStore
 from speechssl.data.subsets import k_shot, minutes_subset, split_by_speaker
-from speechssl.text import normalize_transcript
+from speechssl.data.training_audio import AudioRecord
+from speechssl.data.utterance import said
 
 Learn = Literal["label", "text"]
 MIN_HELD_OUT_SPEAKERS = 4  # with fewer, holding one out takes too much away
@@ -33,7 +34,7 @@ def examples_of(store: WaveformStore, learn: Learn) -> list[Example]:
     """
     found: list[Example] = []
     for index, utterance in enumerate(store.utterances):
-        target = utterance.label if learn == "label" else normalize_transcript(utterance.text or "")
+        target = utterance.label if learn == "label" else said(utterance)
         if target:
             found.append(Example(index, target))
     if not found:
@@ -116,4 +117,8 @@ def _hold_out(store: WaveformStore, examples: Sequence[Example], learn: Learn, *
             note = f"nothing is held out for early stopping: all speakers of {lost[0]!r} would be"
             return Labelled(list(examples), [], (note,))
     people = len({item.speaker for item in parts["valid"]})
-    return Labelled(train, valid, (f"held out for early stopping: {len(valid)} utterances of {people} speakers",))
+    notes = [f"held out for early stopping: {len(valid)} utterances of {people} speakers"]
+    again = set(AudioRecord.of(store, (each.index for each in valid)).find(store, (each.index for each in train)))
+    if again:
+        notes.append(f"{len(again)} training utterances left out: their audio is held out, with another speaker")
+    return Labelled([each for each in train if each.index not in again], valid, tuple(notes))

@@ -20,7 +20,7 @@ from speechssl import __version__
 from speechssl.audio import seconds_to_samples
 from speechssl.config import UserError, digest
 from speechssl.data.labelled import Example, LabelledBatch, LabelledBatches
-from speechssl.data.names import place_of
+from speechssl.data.training_audio import AudioRecord, TrainingAudio, read_training_audio, write_training_audio
 from speechssl.data.waveforms import WaveformStore
 from speechssl.models.classifier import Classifier, LogMelClassifier
 from speechssl.models.ctc import CTCModel, frames_needed
@@ -28,7 +28,7 @@ from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.heads import Head, save_head
 from speechssl.models.storage import HEAD, load_encoder, model_hash, read_tensors
 from speechssl.nn.memory import keep_freed_memory
-from speechssl.text import Vocabulary
+from speechssl.text import TEXT_RULES, Vocabulary
 from speechssl.train.claim import claim
 from speechssl.train.criteria import Loss, criterion_of
 from speechssl.train.distributed import Place, processes
@@ -81,7 +81,7 @@ def finetune(
             holds another run.
         HealthError: gradients stayed broken; the last good checkpoint stays.
     """
-    refuse_shared_speakers(store, train, valid)
+    refuse_shared(store, train, valid)
     _refuse_settings(config, out=out, start=start)
     with processes(config.device) as place:
         if place.device.type == "cpu":
@@ -96,7 +96,7 @@ def finetune(
             start_as_probe(model, store, train, seed=config.seed)
         if not config.train_conv and start is not None:
             encoder.features.requires_grad_(requires_grad=False)
-        save = _saver(model, store, train, out=out, start=start, command=command, keep_start=config.keep_start)
+        save = _saver(model, store, train, valid, out=out, start=start, command=command, keep_start=config.keep_start)
         task, batches = _task(model, store, train, valid, config=config, save=save, place=place)
         held = batches.valid
         result = fit(
@@ -120,11 +120,17 @@ def finetune(
     )
 
 
-def refuse_shared_speakers(store: WaveformStore, train: Sequence[Example], valid: Sequence[Example]) -> None:
-    """Raises `UserError` where an utterance, or a known speaker, is both trained on and held out."""
+def refuse_shared(store: WaveformStore, train: Sequence[Example], valid: Sequence[Example]) -> None:
+    """Raises `UserError` where an utterance, its audio, or a known speaker, is both trained on and held out."""
     both = {example.index for example in train} & {example.index for example in valid}
     if both:
         raise UserError(f"{store.utterances[min(both)].audio}: is both trained on and held out")
+    copied = AudioRecord.of(store, (each.index for each in valid)).find(store, (each.index for each in train))
+    if copied:
+        raise UserError(
+            f"{store.utterances[copied[0]].audio}: its audio is both trained on and held out, under another name or in "
+            "another stretch" + (f", with {len(copied) - 1} others" if len(copied) > 1 else "")
+        )
     trained, held = ({store.utterances[example.index].speaker for example in part} for part in (train, valid))
     shared = sorted(speaker for speaker in trained & held if speaker is not None)
     if shared:
@@ -277,6 +283,7 @@ def _saver(
     model: Head,
     store: WaveformStore,
     train: Sequence[Example],
+    valid: Sequence[Example],
     *,
     out: Path,
     start: Path | None,
@@ -289,6 +296,11 @@ def _saver(
     and after fine-tuning is better than either on what fine-tuning did not see, such as other speakers and rooms.
     """
     items = [store.utterances[example.index] for example in train]
+    used = TrainingAudio(
+        fine_tuning=AudioRecord.of(store, (example.index for example in train)),
+        selection=AudioRecord.of(store, (example.index for example in valid)),
+    )
+    heard = read_training_audio(start) | used
     begin = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()} if keep_start else {}
 
     def save(step: int, seconds_seen: float) -> None:
@@ -298,8 +310,10 @@ def _saver(
             "utterances": len(items),
             "minutes": round(sum(item.duration for item in items) / 60, 2),
             "speakers": sorted({item.speaker for item in items if item.speaker is not None}),
-            "audio": sorted(place_of(item) for item in items),
         }
+        if isinstance(model, CTCModel):
+            training["text_rules"] = TEXT_RULES
+            training["languages"] = sorted({item.language for item in items if item.language is not None})
         provenance = {
             "speechssl": __version__,
             "torch": torch.__version__,
@@ -314,6 +328,7 @@ def _saver(
             saved = copy.deepcopy(model).cpu()
             now = saved.state_dict()
             saved.load_state_dict({name: torch.lerp(value, begin[name], keep_start) for name, value in now.items()})
+        write_training_audio(out, heard)  # before the model: never a model without its record
         save_head(out, saved, extra={"training": training, "provenance": provenance})
 
     return save

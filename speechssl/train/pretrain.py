@@ -17,11 +17,13 @@ from speechssl import __version__
 from speechssl.audio import samples_to_seconds, seconds_to_samples
 from speechssl.config import UserError
 from speechssl.data.batching import CropBatch, CropBatches
+from speechssl.data.training_audio import AudioRecord, TrainingAudio, read_training_audio, write_training_audio
 from speechssl.data.waveforms import WaveformStore
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.storage import model_hash, save_model
 from speechssl.nn.memory import keep_freed_memory
 from speechssl.objectives.wav2vec2 import Crops, Wav2Vec2
+from speechssl.terminal import say_once
 from speechssl.train.adapt import carry_over
 from speechssl.train.claim import claim
 from speechssl.train.distributed import Place, processes, sum_over_ranks
@@ -94,7 +96,11 @@ def pretrain(
             "hours": round(train.seconds / 3600, 3),
             "synthetic": any(_is_synthetic(store) for store in stores),
         }
-        task = _task(objective, config, valid, out=out, provenance=provenance, place=place)
+        heard = TrainingAudio()
+        for store in stores:
+            heard |= TrainingAudio(pretraining=AudioRecord.of(store))
+        heard |= read_training_audio(start)
+        task = _task(objective, config, valid, out=out, provenance=provenance, heard=heard, place=place)
         result: FitResult = fit(
             task,
             lambda number: train.batch(number, rank=place.rank, world_size=place.world_size),
@@ -118,7 +124,7 @@ def split(stores: Sequence[WaveformStore], config: PretrainConfig) -> tuple[Crop
     """Training and validation batches over disjoint utterances.
 
     The held-out utterances tell whether the contrastive task is learnt, not how speakers generalise: they are drawn at
-    random.
+    random. Copies of a held-out recording, and other stretches of it, are not trained on.
     """
     if max(len(store) for store in stores) == 1:
         raise UserError(
@@ -135,6 +141,16 @@ def split(stores: Sequence[WaveformStore], config: PretrainConfig) -> tuple[Crop
         count = min(int(np.searchsorted(samples, share * samples[-1])) + 1, len(order) - 1) if len(order) else 0
         held_out.append(sorted(order[:count].tolist()))
         training.append(sorted(order[count:].tolist()))
+    held = AudioRecord()
+    for store, indices in zip(stores, held_out, strict=True):
+        held |= AudioRecord.of(store, indices)
+    again = [set(held.find(store, indices)) for store, indices in zip(stores, training, strict=True)]
+    kept = [[i for i in indices if i not in found] for indices, found in zip(training, again, strict=True)]
+    if any(again):
+        if not any(kept):
+            raise UserError(f"{stores[0].folder}: all utterances are copies of those held out for validation")
+        say_once(f"{sum(map(len, again))} utterances left out: their audio is held out for validation, by another name")
+        training = kept
     return (
         CropBatches(stores, config.crops, seed=config.seed, keep=training),
         CropBatches(stores, config.crops, seed=config.seed, keep=held_out),
@@ -159,6 +175,7 @@ def _task(
     *,
     out: Path,
     provenance: Mapping[str, object],
+    heard: TrainingAudio,
     place: Place,
 ) -> Task[CropBatch]:
     whole = _WholeBatch()
@@ -190,6 +207,7 @@ def _task(
             "objective": {"name": "wav2vec2", **config.objective.model_dump(mode="json")},
             "provenance": {**provenance, "steps": step, "seconds_seen": round(seconds_seen, 1)},
         }
+        write_training_audio(out, heard)  # before the model: never a model without its record
         save_model(out, objective.encoder, extra=extra, tensors=rest)
 
     def rate(name: str) -> float:

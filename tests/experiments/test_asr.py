@@ -8,11 +8,18 @@ import numpy as np
 import pytest
 
 from speechssl.config import UserError
+from speechssl.data.training_audio import read_training_audio
 from speechssl.data.waveforms import WaveformStore
 from speechssl.experiments import asr, asr_ngram
 from speechssl.experiments.asr import AsrConfig, recognise
 from speechssl.experiments.asr_division import divide
-from speechssl.experiments.asr_ngram import Ngrams, read_sentences
+from speechssl.experiments.asr_ngram import (
+    Ngrams,
+    read_sentences,
+    transcripts_in_record,
+    transcripts_in_text,
+    write_text_record,
+)
 from speechssl.experiments.asr_scores import Scores, rows_of
 from speechssl.scoring.compare import compare
 from speechssl.scoring.decode import beam_search_installed
@@ -270,3 +277,41 @@ def test_a_development_side_is_tuned_on_in_part(prepared, encoder, tmp_path, mon
     )
     assert [len(each) for each in asked] == [2]
     assert np.isfinite(json.loads((tmp_path / "run/models/fine-tuned/decoder.json").read_text())["trials"][0]["wer"])
+
+
+def test_transcripts_of_the_test_side_are_found_in_a_text(tmp_path):
+    tested = ["one two three four", "two three four five", "one two three", "one two three four"]
+    text = ["zero one two three four five", "one two three"]
+    assert transcripts_in_text(tested, text) == "3 of 3 test transcripts of 4 or more words"
+    assert transcripts_in_text(tested, ["one two three", "two three four six"]).startswith("0 of 3")
+    path = tmp_path / "lm_text.json"
+    assert transcripts_in_record(tested, path) == "unknown"
+    write_text_record(path, ["one two three four", *text])
+    assert transcripts_in_record(tested, path) == "2 of 3 test transcripts of 4 or more words"  # whole lines alone
+    path.write_text("[]")
+    with pytest.raises(UserError, match=r"lm_text\.json: not the record of an n-gram's text"):
+        transcripts_in_record(tested, path)
+
+
+@needs_beam
+def test_a_text_with_the_test_side_is_told(prepared, tmp_path):
+    division = divide(WaveformStore(prepared), minutes=MINUTES)
+    sentence = "ab ba ab ba"
+    tested = replace(division, test=[replace(example, target=sentence) for example in division.test[:3]])
+    said = []
+    ngrams = Ngrams(tmp_path, tested, text=[f"a {sentence}", "b"], order=2)
+    assert ngrams.usable(said.append)
+    assert "in the text of the n-gram: 3 of 3 test transcripts of 4 or more words" in said
+
+
+def test_rows_state_what_is_known_of_the_encoder(finished):
+    out, rows, said = finished
+    assert {row.pretraining_audio for row in rows if row.contender == "fine-tuned"} == {"unknown"}
+    assert {row.pretraining_audio for row in rows if row.contender == "from scratch"} == {""}
+    assert {bool(row.lm_text) for row in rows if row.probe == "greedy"} == {False}
+    assert "in the audio of pretraining: unknown" in said
+    audio = read_training_audio(out / "models" / "self-trained")
+    assert len(audio.fine_tuning.ids) > 1
+    scratch = read_training_audio(out / "models" / "from-scratch")
+    assert scratch.pretraining.known
+    assert not scratch.pretraining.ids

@@ -1,5 +1,7 @@
 """Who is labelled, tuned on and tested: nothing leaks, and the manifest's order makes no difference."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -110,6 +112,21 @@ def test_leaks_are_refused(store, tmp_path):
         divide(store, labels=labels, dev=speaker, test=test)
     with pytest.raises(UserError, match=r"0\.wav: is both labelled and used to tune"):
         divide(store, labels=labels, dev=listed(tmp_path / "dev.txt", ["s0/0"]), test=test)
+
+
+def test_a_tested_recording_under_another_name_and_speaker_is_left_out(store, tmp_path):
+    items = spoken_utterances(tmp_path / "audio")
+    tested = next(item for item in items if item.split == "test")
+    again = shutil.copyfile(tested.audio, tmp_path / "again.wav")
+    copy = tested.model_copy(update={"audio": str(again), "speaker": "s0", "split": "train", "text": "aabb"})
+    found = divide(packed([*items, copy], tmp_path / "prepared"), minutes=MINUTES)
+    sides = (*found.labelled, *found.dev, *found.unlabelled)
+    assert "aabb" not in {example.target for example in sides}
+    assert "aabb" not in found.sentences
+    assert any("1 recordings left out: their audio is on the test or development side too" in n for n in found.notes)
+    labels = listed(tmp_path / "labels.txt", ["s0/0", "s0/again"])
+    with pytest.raises(UserError, match=r"again\.wav: its audio is both labelled and tested on"):
+        divide(WaveformStore(tmp_path / "prepared"), labels=labels)
 
 
 def test_one_speaker_is_told(tmp_path):

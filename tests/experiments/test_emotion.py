@@ -221,3 +221,9 @@ def test_leftovers_of_a_training_that_was_cut_off_are_removed(corpus, encoder_fo
 
 def test_the_table_keeps_its_order():
     assert contender_names(list(CONTENDERS)[::-1]) == [*SIX, SVM_NO_LEVEL]
+
+
+def test_draws_that_test_one_speaker_are_refused_before_training(tmp_path, encoder_folder):
+    corpus = make_corpus(tmp_path, speakers=3)
+    with pytest.raises(UserError, match="1 draws test one speaker, an interval needs two; ask for more draws"):
+        label_efficiency(corpus, encoder_folder, tmp_path / "run", shots=[1], draws=1)

@@ -18,7 +18,8 @@ from speechssl.models.heads import emissions, load_head, save_head
 from speechssl.scoring.decode import greedy
 from speechssl.scoring.results import read_results
 from speechssl.scoring.wer import count_errors
-from speechssl.text import Vocabulary, normalize_transcript
+from speechssl.text import TEXT_RULES, Vocabulary, normalize_transcript
+from speechssl.train.examples import examples_of
 from tests.toys import MICRO_ENCODER, RATE, tones
 
 TEXTS = ["A cab.", "bad dad", "add a bed", "dead", "a bee", "bade"]
@@ -36,13 +37,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "corpus"
 
 
-def model_folder(folder: Path, *, speakers: list[str], seed: int = 0) -> Path:
+def model_folder(folder: Path, *, speakers: list[str], seed: int = 0, **training: object) -> Path:
     """A recogniser that was never trained, and writes something."""
     torch.manual_seed(seed)
     model = CTCModel(SpeechEncoder(MICRO_ENCODER), Vocabulary.from_texts(["abcde"]), CTCConfig())
     with torch.no_grad():
         model.output.weight.mul_(20.0)
-    save_head(folder, model, extra={"training": {"content_hash": "other", "speakers": speakers, "audio": []}})
+    known = {"content_hash": "other", "speakers": speakers, "audio": [], "text_rules": TEXT_RULES}
+    save_head(folder, model, extra={"training": known | training})
     return folder
 
 
@@ -86,3 +88,27 @@ def test_two_models_are_compared(corpus: Path, tmp_path: Path, capsys: pytest.Ca
     said = capsys.readouterr().out
     assert "WER" in said
     assert "CER" in said
+
+
+def test_a_model_that_learnt_other_words_is_told(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def notes(**training: object) -> str:
+        evaluate_head(model_folder(tmp_path / "model", speakers=[], **training), corpus, tmp_path / "r.json")
+        return capsys.readouterr().err
+
+    assert "rules for words" not in notes()
+    assert "the model learnt transcripts by version 1 of the rules for words" in notes(text_rules=1)
+    said = notes(languages=["tr"])
+    assert "the training corpus has a language with a dotless ı" in said
+    assert "the test corpus does not" in said
+
+
+def test_references_are_normalised_by_their_language(tmp_path: Path) -> None:
+    made: list[Utterance] = []
+    for number, text in enumerate(["IABI", "IDA"]):
+        path = tmp_path / f"{number}.wav"
+        soundfile.write(path, tones(0.8, seed=number), RATE)
+        made.append(Utterance(audio=str(path), duration=0.0, text=text, language="tr"))
+    pack(made, tmp_path / "corpus", workers=1)
+    assert [example.target for example in examples_of(WaveformStore(tmp_path / "corpus"), "text")] == ["ıabı", "ıda"]

@@ -148,12 +148,12 @@ def test_paired_difference_is_narrower_than_the_two_intervals():
 def test_a_pair_must_share_its_test_utterances():
     a = scores.count(["a", "b"], ["a", "b"], groups=["s", "t"])
     b = scores.count(["a", "a"], ["a", "b"], groups=["s", "t"])
-    with pytest.raises(ValueError, match="the same seeds, groups and classes"):
+    with pytest.raises(ValueError, match="the same seeds, speakers and classes"):
         scores.bootstrap_difference(a, b, metric="UAR")
 
 
 def test_an_interval_over_one_group_is_refused():
-    with pytest.raises(ValueError, match="at least 2 groups, got 1"):
+    with pytest.raises(ValueError, match=r"at least 2 speakers .*, got 1"):
         scores.bootstrap_interval(scores.count(["a", "b"], ["a", "b"]), "UAR")
 
 

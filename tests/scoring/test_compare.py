@@ -130,7 +130,7 @@ def test_what_is_not_paired_is_refused_by_name(tmp_path):
         compare(a, written(tmp_path / "b.json", word_answers(0.1)))
     with pytest.raises(UserError, match="not tested on the same items"):
         compare(a, written(tmp_path / "b.json", answers(0.5, items=100)))
-    with pytest.raises(UserError, match="disagree about the groups"):
+    with pytest.raises(UserError, match="disagree about the speakers"):
         compare(a, written(tmp_path / "b.json", answers(0.5, speakers=5)))
     write_results([row(answers(0.5), "UAR", split_hash="")], tmp_path / "old.json")
     with pytest.raises(UserError, match="no row with a split hash"):

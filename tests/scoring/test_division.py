@@ -87,7 +87,7 @@ def test_without_texts_voices_are_divided_by_utterance_and_the_row_says_so():
 
 
 def test_a_planted_leak_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"2 groups lie on both .* for example 'anna'"):
+    with pytest.raises(ValueError, match=r"2 speakers lie on both .* for example 'anna'"):
         refuse_leak(np.array([0, 1, 2]), np.array([3, 4]), groups=["anna", "ben", "carl", "ben", "anna"])
     refuse_leak(np.array([0, 1, 2]), np.array([3, 4]), groups=["anna", "ben", "carl", "dora", "emma"])
 
@@ -119,7 +119,7 @@ def test_a_class_of_one_speaker_is_left_out_loudly():
     labels = ["mine" if s == "s0" and c == "c0" else c for c, s in zip(data["labels"], data["speakers"], strict=True)]
     task = make_task("label", **{**data, "labels": labels}, shots=[2])
     assert "mine" not in task.classes
-    assert "only one group" in task.notes[0]
+    assert "only one speaker" in task.notes[0]
 
 
 def test_a_number_of_shots_that_a_class_cannot_fill_is_left_out_loudly():

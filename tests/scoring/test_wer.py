@@ -116,9 +116,9 @@ def test_what_cannot_be_compared_is_refused():
         error_rate_difference(one, two)
     with pytest.raises(ValueError, match="got 2 and 1"):
         count_errors(["a", "b"], ["a"])
-    with pytest.raises(ValueError, match="at least 2 utterances or groups, got 1"):
+    with pytest.raises(ValueError, match="at least 2 utterances or speakers, got 1"):
         error_rate(one, groups=["s", "s"])
-    with pytest.raises(ValueError, match="got 1 groups for 2 utterances"):
+    with pytest.raises(ValueError, match="got 1 for 2 utterances"):
         error_rate(one, groups=["s"])
     with pytest.raises(ValueError, match="level"):
         error_rate(one, level=95.0)

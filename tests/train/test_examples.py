@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from speechssl.config import UserError
@@ -13,7 +14,7 @@ from speechssl.data.lists import utterance_id
 from speechssl.data.utterance import Utterance
 from speechssl.data.waveforms import WaveformStore
 from speechssl.train.examples import Labelled, Learn, choose, examples_of
-from speechssl.train.finetune import refuse_shared_speakers
+from speechssl.train.finetune import refuse_shared
 
 ITEMS = [
     Utterance(
@@ -28,11 +29,19 @@ ITEMS = [
 ]
 
 
+class NoSamples(WaveformStore):
+    """A prepared corpus of which nothing but the utterances is looked at; their audio has the id in `extras`."""
+
+    def __init__(self, items: list[Utterance]) -> None:
+        self.utterances, self.folder = list(items), Path("corpus")
+        self.lengths = np.array([round(16000 * item.duration) for item in items])
+
+    def content_ids(self) -> list[str]:
+        return [str(item.extras.get("id", item.audio)) for item in self.utterances]
+
+
 def store_of(items: list[Utterance]) -> WaveformStore:
-    """A prepared corpus of which nothing but the utterances is looked at."""
-    store = WaveformStore.__new__(WaveformStore)
-    store.utterances, store.folder = list(items), Path("corpus")
-    return store
+    return NoSamples(items)
 
 
 def chosen(items: list[Utterance], learn: Learn = "label", **options: Any) -> Labelled:
@@ -101,7 +110,7 @@ def test_a_list_and_a_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
 def test_held_out_by_speaker(learn: Learn, share: float) -> None:
     found = chosen(ITEMS, learn, valid_share=share, seed=1)
-    refuse_shared_speakers(store_of(ITEMS), found.train, found.valid)
+    refuse_shared(store_of(ITEMS), found.train, found.valid)
     assert len(found.train) + len(found.valid) == len(ITEMS)
     assert abs(len(found.valid) / len(ITEMS) - share) < 1 / 6
     people = {ITEMS[example.index].speaker for example in found.valid}
@@ -130,3 +139,17 @@ def test_no_class_is_lost_to_the_held_out_side() -> None:
 def test_an_impossible_share_is_one_line() -> None:
     with pytest.raises(UserError, match="corpus: fractions must be above 0"):
         chosen(ITEMS, valid_share=1.0)
+
+
+def test_copies_of_what_is_held_out_are_not_trained_on() -> None:
+    """The second utterance of every speaker has the audio of the next speaker's first."""
+    items = [
+        item.model_copy(update={"extras": {"id": f"{(number + 1) % 6 if 6 <= number < 12 else number}"}})
+        for number, item in enumerate(ITEMS)
+    ]
+    found = chosen(items, valid_share=0.2)
+    ids = [str(item.extras["id"]) for item in items]
+    assert {ids[each.index] for each in found.train}.isdisjoint(ids[each.index] for each in found.valid)
+    assert any("training utterances left out: their audio is held out" in note for note in found.notes)
+    with pytest.raises(UserError, match="its audio is both trained on and held out"):
+        refuse_shared(store_of(items), [Example(6, "a")], [Example(1, "a")])

@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 
 from speechssl.config import UserError, dump_config, load_config
+from speechssl.data.training_audio import read_training_audio
 from speechssl.data.waveforms import WaveformStore
 from speechssl.models.encoder import PRESETS
 from speechssl.models.storage import load_encoder, read_model_config
@@ -27,7 +28,8 @@ def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_run_folder_is_a_model_folder(run: Path) -> None:
     names = {path.name for path in run.iterdir() if path.is_file()}
-    assert names == {"config.json", "model.safetensors", "recipe.toml", "data.json", "log.jsonl", "last.pt", "best.pt"}
+    model = {"config.json", "model.safetensors", "training_audio.json"}
+    assert names == model | {"recipe.toml", "data.json", "log.jsonl", "last.pt", "best.pt"}
     state = torch.load(run / "last.pt", weights_only=True)["model"]
     encoder = load_encoder(run)
     assert not encoder.training
@@ -100,8 +102,22 @@ def test_other_weights_for_another_seed(run: Path, corpus: Path, tmp_path: Path)
 # What is held out
 
 
+class Renamed(WaveformStore):
+    """The same corpus as if its recordings were others."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        super().__init__(folder)
+        self.number = number
+        self.utterances = [
+            each.model_copy(update={"audio": f"/{number}/{place}.wav"}) for place, each in enumerate(self.utterances)
+        ]
+
+    def content_ids(self) -> list[str]:
+        return [each.audio for each in self.utterances]
+
+
 def test_training_and_validation_share_nothing(corpus: Path) -> None:
-    stores = [WaveformStore(corpus)] * 2
+    stores = [Renamed(corpus, number) for number in range(2)]
     train, valid = split(stores, MICRO_RUN)
     members = [{(unit.store, index) for unit in part.units for index in unit.utterances} for part in (train, valid)]
     assert members[0] & members[1] == set()
@@ -114,6 +130,27 @@ def test_training_and_validation_share_nothing(corpus: Path) -> None:
         assert part.seconds >= 2 * MICRO_RUN.crops.batch_seconds
 
 
+def test_copies_of_what_is_held_out_are_not_trained_on(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second corpus has the recordings of the first under other names; each side keeps those of its own."""
+    stores = [WaveformStore(corpus), Renamed(corpus, 1)]
+    ids = stores[0].content_ids()
+    stores[1].content_ids = lambda: ids  # type: ignore[method-assign]
+    train, valid = split(stores, MICRO_RUN)
+    trained, held = ({ids[i] for unit in part.units for i in unit.utterances} for part in (train, valid))
+    assert trained
+    assert trained.isdisjoint(held)
+    assert "their audio is held out for validation, by another name" in capsys.readouterr().err
+
+
+def test_what_was_heard_is_recorded(run: Path, corpus: Path, tmp_path: Path) -> None:
+    store = WaveformStore(corpus)
+    audio = read_training_audio(run)
+    assert audio.pretraining.known
+    assert audio.pretraining.ids == set(store.content_ids())
+    assert not audio.fine_tuning.ids
+    assert not read_training_audio(tmp_path).pretraining.known  # a model without a record
+
+
 def test_no_store_is_held_out_whole(corpus: Path) -> None:
     """Also of a corpus with two long recordings one is trained on; of one there is nothing to hold out."""
     store = WaveformStore(corpus)
@@ -124,7 +161,7 @@ def test_no_store_is_held_out_whole(corpus: Path) -> None:
 
 
 def test_a_large_corpus_holds_out_its_share(corpus: Path) -> None:
-    train, valid = split([WaveformStore(corpus)] * 60, changed(MICRO_RUN, valid_share=0.1))
+    train, valid = split([Renamed(corpus, number) for number in range(60)], changed(MICRO_RUN, valid_share=0.1))
     assert valid.seconds / (train.seconds + valid.seconds) == pytest.approx(0.1, abs=0.03)
 
 

@@ -1,0 +1,129 @@
+"""The test side of a fine-tuned model: without what it was trained on, and with what is known about that in words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speechssl.config import UserError
+from speechssl.data.names import place_of
+from speechssl.data.training_audio import TrainingAudio, pretraining_overlap, read_training_audio
+from speechssl.data.waveforms import WaveformStore
+from speechssl.terminal import say
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The utterances that a model is scored on.
+
+    Attributes:
+        chosen: their places in the corpus.
+        left_out: how many were left out because the model was trained on them or their speakers.
+        known: whether all audio of the model's fine-tuning is known.
+        speakers_known: whether all speakers of it are.
+        pretraining: how many of `chosen` are in the audio of pretraining, in words.
+    """
+
+    chosen: list[int]
+    left_out: int
+    known: bool
+    speakers_known: bool
+    pretraining: str
+
+    @property
+    def training(self) -> str:
+        """`known` or `unknown`, for a result row."""
+        return "known" if self.known else "unknown"
+
+    def rule(self, what: str) -> str:
+        """What is disjoint, in words, for `speakers` or `utterances`.
+
+        >>> HeldOut([], 0, known=False, speakers_known=False, pretraining="unknown").rule("speakers")
+        'not known whether the model was trained on these speakers'
+        """
+        known = self.speakers_known if what == "speakers" else self.known
+        return (
+            f"{what} the model was not trained on"
+            if known
+            else f"not known whether the model was trained on these {what}"
+        )
+
+
+def untrained(
+    model: Path,
+    config: Mapping[str, Any],
+    store: WaveformStore,
+    chosen: Sequence[int],
+    *,
+    other_speakers: bool,
+    leave_out: bool,
+) -> HeldOut:
+    """The test utterances that a model was not trained on, as far as that is known.
+
+    Args:
+        model: the model folder.
+        config: its `config.json`, whose key `training` holds `content_hash` and `speakers`.
+        store: the test corpus.
+        chosen: its utterances that are meant to be tested.
+        other_speakers: equal names in another corpus are other people. In the corpus that was trained on they are not.
+        leave_out: leave out utterances that were trained on, and those of speakers that were, instead of refusing.
+
+    Raises:
+        UserError: something was trained on (names an example) and is not to be left out, or nothing is left.
+    """
+    audio = read_training_audio(model)
+    trained = _trained(audio, config, store, chosen)
+    if trained and not leave_out:
+        raise UserError(
+            f"{store.folder}: {len(trained)} of {len(chosen)} test utterances were trained on, or used to choose the "
+            f"checkpoint; files are compared by their samples, not by their names. The first is "
+            f"{place_of(store.utterances[trained[0]])}; add --leave-out-trained to score the others"
+        )
+    rest = [index for index in chosen if index not in set(trained)]
+    spoken = _of_trained_speakers(audio, config, store, rest, other_speakers=other_speakers)
+    if spoken and not leave_out:
+        shared = sorted({str(store.utterances[index].speaker) for index in spoken})
+        same = config.get("training", {}).get("content_hash") == store.content_hash()
+        way = "" if same else "; if the name is that of somebody else, say so with --other-speakers"
+        raise UserError(f"{store.folder}: the model was trained on speaker {shared[0]!r} ({len(shared)} such){way}")
+    rest = [index for index in rest if index not in set(spoken)]
+    if trained or spoken:
+        say(
+            f"{len(trained) + len(spoken)} of {len(chosen)} test utterances left out: the model was trained on "
+            f"{len(trained)} of them, and on the speakers of {len(spoken)} others"
+        )
+        if not rest:
+            raise UserError(f"{store.folder}: the model was trained on all test utterances or their speakers")
+    stage = audio.fine_tuning
+    side = HeldOut(
+        chosen=rest,
+        left_out=len(trained) + len(spoken),
+        known=stage.known and audio.selection.known,
+        speakers_known=stage.known and bool(stage.speakers) and not stage.nameless,
+        pretraining=pretraining_overlap(audio, store, rest),
+    )
+    if not side.known:
+        say("training audio: unknown, the model has no record of it; copies of its recordings cannot be found")
+    say(f"in the audio of pretraining: {side.pretraining}")
+    return side
+
+
+def _trained(audio: TrainingAudio, config: Mapping[str, Any], store: WaveformStore, chosen: Sequence[int]) -> list[int]:
+    by_name = set(config.get("training", {}).get("audio", ()))  # models of earlier versions
+    found = {index for index in chosen if by_name and place_of(store.utterances[index]) in by_name}
+    return sorted(found.union(audio.fine_tuning.find(store, chosen), audio.selection.find(store, chosen)))
+
+
+def _of_trained_speakers(
+    audio: TrainingAudio,
+    config: Mapping[str, Any],
+    store: WaveformStore,
+    chosen: Sequence[int],
+    *,
+    other_speakers: bool,
+) -> list[int]:
+    training: Mapping[str, Any] = config.get("training", {})
+    if other_speakers and training.get("content_hash") != store.content_hash():
+        return []
+    names = audio.fine_tuning.speakers | set(training.get("speakers", ()))
+    return [index for index in chosen if store.utterances[index].speaker in names]
