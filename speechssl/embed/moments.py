@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from speechssl.nn.pooling import zero_padding
+
 Pooling = Literal["mean", "mean+std"]
 POOLINGS: tuple[Pooling, ...] = ("mean", "mean+std")
 
@@ -36,13 +38,12 @@ class Moments:
     def of(cls, piece: Piece) -> "Moments":
         """Those of one piece."""
         count = piece.num_frames.double()[:, None]  # (batch, 1)
-        valid = torch.arange(piece.states.shape[2], device=count.device) < piece.num_frames[:, None]  # (batch, frames)
         means: list[Tensor] = []
         squares: list[Tensor] = []
         for states in piece.states:  # one after another: all layers in float64 would be the largest thing in memory
-            used = states.double() * valid[:, :, None]
+            used = zero_padding(states.double(), piece.num_frames)
             means.append(used.sum(dim=1) / count)  # (batch, dim)
-            squares.append(((used - means[-1][:, None]) * valid[:, :, None]).square().sum(dim=1))
+            squares.append(zero_padding(used - means[-1][:, None], piece.num_frames).square().sum(dim=1))
         return cls(count[None], torch.stack(means), torch.stack(squares))
 
     def merged(self, other: "Moments") -> "Moments":

@@ -6,8 +6,10 @@ Inputs are ``waveforms`` (batch, samples; float32, mono, 16 kHz, in [-1, 1], pad
 request ``hidden_states`` (layers + 1, batch, frames, dim).
 
 The zero mean and unit variance that a model wants are made inside: whoever hands in normalised waveforms loses nothing.
-Padding never changes a result, not even with the group norm of public BASE models, whose statistics are taken over each
-utterance's own frames here. Dropout and layer drop are gone, and the weight norm is multiplied out.
+Padding never changes a result, whatever it holds (NaN and infinities too), not even with the group norm of public BASE
+models, whose statistics are taken over each utterance's own frames here. An utterance shorter than one frame, one of
+zero samples for example, has ``num_frames`` 0 and ``probabilities`` of zero; the rest of the batch is not affected.
+Dropout and layer drop are gone, and the weight norm is multiplied out.
 
 Traced by torch.export, which knows dynamic lengths; the older tracer of torch fixed the example's length in places.
 """
@@ -36,7 +38,7 @@ from speechssl.models.classifier import Classifier
 from speechssl.models.ctc import CTCModel
 from speechssl.models.encoder import EncoderOutput, SpeechEncoder
 from speechssl.nn.conv import ConvConfig, ConvLayer, convolve
-from speechssl.nn.pooling import valid_frames
+from speechssl.nn.pooling import valid_frames, zero_padding
 from speechssl.nn.time_norm import TimeNorm
 
 OPSET = 20  # the first with GELU as one operator
@@ -164,23 +166,26 @@ class _Network(nn.Module):
 
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, ...]:
         """What is named in ``outputs``."""
-        waveforms = waveforms * valid_frames(num_samples, waveforms.shape[1])
+        waveforms = zero_padding(waveforms, num_samples)
         if self.encoder.config.normalize:
             waveforms = _normalized(waveforms, num_samples)
         latents = self.latents(waveforms, num_samples)
         num_frames = _num_frames(num_samples, self.encoder.config.conv)
-        valid = valid_frames(num_frames, latents.shape[1])
+        # An utterance without a frame attends to one frame of silence: the mean of nothing would be NaN.
+        counted = num_frames.clamp(min=1)
+        valid = valid_frames(counted, latents.shape[1])
         context = self.encoder.transformer(self.encoder.project(latents), valid, all_layers=True)
-        output = EncoderOutput(context.frames, num_frames, context.hidden_states)
+        output = EncoderOutput(context.frames, counted, context.hidden_states)
         layers = (torch.stack(context.hidden_states),) if self.hidden_states else ()
-        return (self.main(output), num_frames, *layers)
+        return (self.main(output, num_frames), num_frames, *layers)
 
-    def main(self, output: EncoderOutput) -> Tensor:
-        """What the model is for."""
+    def main(self, output: EncoderOutput, num_frames: Tensor) -> Tensor:
+        """What the model is for; probabilities of an utterance without a frame are zeros."""
         if isinstance(self.model, CTCModel):
             return self.model.logits(output).log_softmax(dim=-1)
         if isinstance(self.model, Classifier):
-            return self.model.logits(self.model.pool(output)).softmax(dim=-1)
+            probabilities = self.model.logits(self.model.pool(output)).softmax(dim=-1)
+            return probabilities.masked_fill((num_frames < 1).unsqueeze(-1), 0.0)
         return output.frames
 
     def latents(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
@@ -215,19 +220,18 @@ def _normalized(
     waveforms: Float[Tensor, "batch samples"], num_samples: Int[Tensor, " batch"]
 ) -> Float[Tensor, "batch samples"]:
     """Zero mean and unit variance of each; ``waveforms`` are zero behind their end, and stay so."""
-    count = num_samples.unsqueeze(-1).to(waveforms.dtype)
+    count = num_samples.clamp(min=1).unsqueeze(-1).to(waveforms.dtype)
     mean = waveforms.sum(dim=-1, keepdim=True) / count
-    centred = (waveforms - mean) * valid_frames(num_samples, waveforms.shape[1])
+    centred = zero_padding(waveforms - mean, num_samples)
     return centred / (centred.square().sum(dim=-1, keepdim=True) / count + _FLOOR).sqrt()
 
 
 def _time_normed(layer: ConvLayer, norm: TimeNorm, x: Tensor, num_frames: Tensor) -> Tensor:
     """A first layer whose norm over time leaves out frames behind an utterance's end."""
     y = convolve(x, layer.conv.weight, layer.conv.bias, stride=layer.conv.stride[0])
-    valid = valid_frames(num_frames, y.shape[1]).unsqueeze(-1)  # batch frames 1
-    count = num_frames[:, None, None].to(y.dtype)
-    centred = y - (y * valid).sum(dim=1, keepdim=True) / count
-    variance = (centred * valid).square().sum(dim=1, keepdim=True) / count
+    count = num_frames.clamp(min=1)[:, None, None].to(y.dtype)
+    centred = y - zero_padding(y, num_frames).sum(dim=1, keepdim=True) / count
+    variance = zero_padding(centred, num_frames).square().sum(dim=1, keepdim=True) / count
     return F.gelu(centred / (variance + norm.eps).sqrt() * norm.weight + norm.bias)
 
 
@@ -292,7 +296,7 @@ def _metadata(model: Model) -> dict[str, str]:
         "opset": str(OPSET),
         "sample_rate": str(SAMPLE_RATE),
         "normalization": "zero mean and unit variance, inside" if config.normalize else "none",
-        "padding": "at the end; never changes a result",
+        "padding": "at the end, of any value; never changes a result",
         "hop": str(config.conv.hop),
         "shortest": str(max(1, config.conv.receptive_field - 2 * config.conv.padding)),
         "output": _MAIN[type(model)],

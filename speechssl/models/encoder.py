@@ -16,7 +16,7 @@ from speechssl.config import Config
 from speechssl.nn.conv import PAPER_LAYERS, ConvConfig, ConvFeatureEncoder
 from speechssl.nn.dropout import dropout
 from speechssl.nn.norm import LayerNorm
-from speechssl.nn.pooling import valid_frames
+from speechssl.nn.pooling import valid_frames, zero_padding
 from speechssl.nn.transformer import Transformer, TransformerConfig
 
 
@@ -135,8 +135,8 @@ class SpeechEncoder(nn.Module):
         """Encode.
 
         Args:
-            waveforms: 16 kHz, normalised per utterance when ``config.normalize``; anything beyond ``num_samples``
-                is ignored.
+            waveforms: 16 kHz, normalised per utterance when ``config.normalize``; anything beyond ``num_samples``,
+                NaN and infinities too, is ignored.
             num_samples: valid samples of each utterance; None when nothing is padded.
             all_layers: return every hidden state.
 
@@ -151,7 +151,7 @@ class SpeechEncoder(nn.Module):
         num_frames = self.num_frames(num_samples)
         if bool((num_frames < 1).any()):
             raise ValueError(f"an utterance of {int(num_samples.min())} samples is shorter than one frame")
-        waveforms = waveforms * valid_frames(num_samples, waveforms.shape[1])
+        waveforms = zero_padding(waveforms, num_samples)
         return self.contextualize(self.project(self.latents(waveforms)), num_frames, all_layers=all_layers)
 
     def latents(self, waveforms: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames channels"]:

@@ -23,7 +23,7 @@ from speechssl.audio import SAMPLE_RATE
 from speechssl.config import Config
 from speechssl.nn.dropout import dropout
 from speechssl.nn.norm import LayerNorm
-from speechssl.nn.pooling import mean_pool, valid_frames
+from speechssl.nn.pooling import mean_pool, valid_frames, zero_padding
 
 BANDS = 64  # PANNs, section IV-A
 WINDOW = 400  # samples, 25 ms
@@ -76,19 +76,26 @@ class LogMelCNN(nn.Module):
         """Logits.
 
         Args:
-            waveforms: 16 kHz in [-1, 1] as recorded, not normalised; what lies beyond an utterance's length is ignored.
+            waveforms: 16 kHz in [-1, 1] as recorded, not normalised; anything beyond an utterance's length, NaN and
+                infinities too, is ignored.
             num_samples: length of each, 400 or more.
+
+        Raises:
+            ValueError: an utterance is shorter than one frame.
         """
+        if bool((num_samples < WINDOW).any()):
+            raise ValueError(f"an utterance of {int(num_samples.min())} samples is shorter than one frame ({WINDOW})")
         num_frames = torch.div(num_samples - WINDOW, HOP, rounding_mode="floor") + 1
+        # A window of 400 samples is zero at both ends of the 512 that are transformed, and zero times NaN is NaN.
+        waveforms = zero_padding(waveforms, num_samples)
         x = self.scale * log_mel(waveforms, self.mel) + self.shift  # (batch, frames, bands)
         x = x.unsqueeze(-1)  # (batch, frames, bands, channels)
-        inside = valid_frames(num_frames, x.shape[1])
-        x = x * inside[:, :, None, None]  # padding is zero, as beyond the edges of an utterance that stands alone
+        x = zero_padding(x, num_frames)  # as beyond the edges of an utterance that stands alone
         for block in self.blocks:
-            x = _halve(block(x) * inside[:, :, None, None])
+            x = _halve(zero_padding(block(x), num_frames))
             num_frames = torch.div(num_frames + 1, 2, rounding_mode="floor")
-            inside = valid_frames(num_frames, x.shape[1])
         frames = x.flatten(2)  # (batch, frames, bands x channels)
+        inside = valid_frames(num_frames, x.shape[1])
         highest = frames.masked_fill(~inside.unsqueeze(-1), float("-inf")).amax(dim=1)
         pooled = torch.cat([mean_pool(frames, num_frames), highest], dim=-1)  # (batch, 2 x bands x channels)
         return self.head(dropout(pooled, self.dropout, training=self.training))

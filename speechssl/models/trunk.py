@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from speechssl.models.encoder import EncoderOutput, SpeechEncoder
 from speechssl.nn.masking import HideConfig, hide_spans
-from speechssl.nn.pooling import valid_frames
+from speechssl.nn.pooling import zero_padding
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Trunk(nn.Module):
         if self.encoder.config.conv.norm == "group":  # normalises over time, padding included: each by itself
             alone = [row[:count].unsqueeze(0) for row, count in zip(waveforms, num_samples.tolist(), strict=True)]
             return nn.utils.rnn.pad_sequence([self.encoder.latents(each)[0] for each in alone], batch_first=True)
-        return self.encoder.latents(waveforms * valid_frames(num_samples, waveforms.shape[1]))
+        return self.encoder.latents(zero_padding(waveforms, num_samples))
 
     def draw(
         self, num_samples: Int[Tensor, " batch"], config: HideConfig, *, rngs: Sequence[np.random.Generator]

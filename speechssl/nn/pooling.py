@@ -20,6 +20,18 @@ def valid_frames(num_frames: Int[Tensor, " batch"], frames: int) -> Bool[Tensor,
     return torch.arange(frames, device=num_frames.device) < num_frames.unsqueeze(-1)
 
 
+def zero_padding(x: Float[Tensor, "batch steps *features"], count: Int[Tensor, " batch"]) -> Tensor:
+    """Zeros in the place of everything beyond the first ``count`` steps of each row.
+
+    By selection, not multiplication: NaN and infinities in the padding reach neither results nor gradients.
+
+    >>> zero_padding(torch.tensor([[1.0, 2.0, float("nan")]]), torch.tensor([2])).tolist()
+    [[1.0, 2.0, 0.0]]
+    """
+    valid = valid_frames(count, x.shape[1])
+    return x.masked_fill(~valid[(..., *(None,) * (x.ndim - 2))], 0.0)
+
+
 def mean_pool(
     frames: Float[Tensor, "batch frames dim"], num_frames: Int[Tensor, " batch"] | None = None
 ) -> Float[Tensor, "batch dim"]:
@@ -30,8 +42,7 @@ def mean_pool(
     """
     if num_frames is None:
         return frames.mean(dim=1)
-    valid = valid_frames(num_frames, frames.shape[1]).unsqueeze(-1)
-    return frames.masked_fill(~valid, 0.0).sum(dim=1) / num_frames.unsqueeze(-1)
+    return zero_padding(frames, num_frames).sum(dim=1) / num_frames.unsqueeze(-1)
 
 
 def mean_std_pool(
@@ -42,6 +53,8 @@ def mean_std_pool(
     >>> mean_std_pool(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([2])).tolist()
     [[2.0, 1.0]]
     """
+    if num_frames is not None:  # before the square, whose gradient at NaN is NaN even where its factor is zero
+        frames = zero_padding(frames, num_frames)
     mean = mean_pool(frames, num_frames)
     variance = mean_pool((frames - mean.unsqueeze(1)).square(), num_frames)
     return torch.cat([mean, variance.clamp(min=1e-20).sqrt()], dim=-1)  # the root's gradient at zero would be NaN
@@ -62,6 +75,8 @@ class AttentionPool(nn.Module):
         self, frames: Float[Tensor, "batch frames dim"], num_frames: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch dim"]:
         """Pooled vectors; frames beyond ``num_frames`` get weight zero."""
+        if num_frames is not None:
+            frames = zero_padding(frames, num_frames)  # a weight of zero does not remove NaN
         scores = self.score(frames).squeeze(-1)  # batch frames
         if num_frames is not None:
             scores = scores.masked_fill(~valid_frames(num_frames, frames.shape[1]), float("-inf"))

@@ -45,7 +45,7 @@ class PositionalStack(nn.Module):
         for number, conv in enumerate(self.layers):
             assert isinstance(conv, nn.Conv1d)
             if number and valid is not None:
-                x = x * valid.unsqueeze(-1)
+                x = x.masked_fill(~valid.unsqueeze(-1), 0.0)
             y = convolve(x, conv.weight, conv.bias, padding=conv.kernel_size[0] // 2, groups=conv.groups)
             y = y[:, :frames]  # an even kernel gives one frame too many
             x = F.gelu(F.layer_norm(y, y.shape[-1:]))

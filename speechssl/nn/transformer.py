@@ -247,7 +247,7 @@ class Transformer(nn.Module):
         """
         mask = None
         if valid is not None:
-            x = x * valid.unsqueeze(-1)
+            x = x.masked_fill(~valid.unsqueeze(-1), 0.0)
             mask = valid[:, None, None, :]
         x = x + (self.positions(x, valid) if isinstance(self.positions, PositionalStack) else self.positions(x))
         if not self.config.pre_norm:

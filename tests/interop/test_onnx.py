@@ -88,6 +88,34 @@ def test_one_by_one_as_in_a_batch(recogniser: ExportReport) -> None:
         np.testing.assert_allclose(together["log_probs"][row, :frames], alone["log_probs"][0], atol=5e-5)
 
 
+@pytest.mark.parametrize("rubbish", [np.nan, np.inf, 1e30])
+def test_padding_of_any_value(recogniser: ExportReport, classifier: ExportReport, rubbish: float) -> None:
+    padded, num_samples = pad(sounds())
+    behind = np.arange(padded.shape[1]) >= num_samples.numpy()[:, None]
+    for report in (recogniser, classifier):
+        session = onnxruntime.InferenceSession(str(report.path), providers=["CPUExecutionProvider"])
+        names = [each.name for each in session.get_outputs()]
+        given = {"waveforms": padded.numpy(), "num_samples": num_samples.numpy()}
+        expected = dict(zip(names, session.run(names, given), strict=True))
+        given["waveforms"] = np.where(behind, np.float32(rubbish), padded.numpy())
+        found = dict(zip(names, session.run(names, given), strict=True))
+        for row, frames in enumerate(expected["num_frames"]):
+            for name in {"log_probs", "probabilities"} & set(names):
+                np.testing.assert_array_equal(found[name][row][:frames], expected[name][row][:frames])
+
+
+def test_an_utterance_of_no_samples(recogniser: ExportReport, classifier: ExportReport) -> None:
+    """No frames, probabilities of zero, and the others as ever."""
+    waveforms = [sounds()[0], np.zeros(0, np.float32), sounds()[1]]
+    both, alone = run(classifier.path, waveforms), run(classifier.path, [waveforms[0], waveforms[2]])
+    assert both["num_frames"].tolist() == [alone["num_frames"][0], 0, alone["num_frames"][1]]
+    np.testing.assert_array_equal(both["probabilities"][[0, 2]], alone["probabilities"])
+    assert both["probabilities"][1].tolist() == [0.0] * len(CLASSES)
+    found = run(recogniser.path, waveforms)
+    assert found["num_frames"][1] == 0
+    assert np.isfinite(found["log_probs"]).all()
+
+
 def test_normalising_twice_changes_nothing(recogniser: ExportReport) -> None:
     raw, normal = run(recogniser.path, sounds()[:1]), run(recogniser.path, [normalize(sounds()[0])])
     np.testing.assert_allclose(raw["hidden_states"], normal["hidden_states"], atol=1e-4)
