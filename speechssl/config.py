@@ -13,6 +13,7 @@ import difflib
 import hashlib
 import json
 import math
+import re
 import tomllib
 import types
 import typing
@@ -24,6 +25,10 @@ import pydantic
 from pydantic_core import ErrorDetails
 
 C = TypeVar("C", bound="Config")
+
+LONGEST_MESSAGE = 1500  # characters: some lines on a terminal
+# C0 and C1 controls but for tab and line feed, and the marks that embed, override or isolate a direction of writing.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class Config(pydantic.BaseModel):
@@ -39,7 +44,36 @@ class Config(pydantic.BaseModel):
 
 
 class UserError(ValueError):
-    """A user's mistake. The command line prints it as one line and exits with code 2."""
+    """A user's mistake. The command line prints it as one line and exits with code 2.
+
+    The message is made :func:`readable`: parts of it are often taken from files, and may be anything.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(readable(message))
+
+
+def readable(text: str, *, longest: int = LONGEST_MESSAGE) -> str:
+    r"""A text that a terminal can show: no control characters, and the middle left out where it is too long.
+
+    Args:
+        text: anything.
+        longest: characters to keep.
+
+    Returns:
+        The text with control characters and marks that change the direction of writing as escapes; line breaks and
+        tabs stay.
+
+    >>> readable("x" * 50, longest=16)
+    'xxxxxxxxxx … (34 more characters) … xxxxxx'
+    >>> readable(chr(27) + "[2J" + chr(0x202E)) == r"\x1b[2J\u202e"
+    True
+    """
+    if len(text) > longest:
+        kept = longest - longest // 8 * 3, longest // 8 * 3
+        cut = len(text) - sum(kept)
+        text = f"{text[: kept[0]]} … ({cut} more characters) … {text[-kept[1] :]}"
+    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def load_config(

@@ -73,12 +73,10 @@ def _corpus_facts(name: str) -> dict[str, object]:
 
 
 def _model_facts(folder: Path) -> dict[str, object]:
-    from safetensors import safe_open
-
+    from speechssl.models.files import read_header
     from speechssl.models.storage import model_hash, read_model_config
 
-    with safe_open(folder / "model.safetensors", framework="np") as tensors:
-        shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118 -- no mapping
+    shapes = read_header(folder / "model.safetensors").shapes
     encoder = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith("encoder."))
     return {
         "model": str(folder),

@@ -10,6 +10,7 @@ a word boundary, with CTC's blank at index 0.
 """
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -193,7 +194,7 @@ class Vocabulary:
         if self.symbols[:2] != (BLANK, WORD_BOUNDARY):
             raise ValueError(f"the first symbols must be {BLANK!r} and {WORD_BOUNDARY!r}, got {self.symbols[:2]}")
         if len(set(self.symbols)) < len(self.symbols):
-            repeated = sorted({symbol for symbol in self.symbols if self.symbols.count(symbol) > 1})
+            repeated = sorted(symbol for symbol, count in Counter(self.symbols).items() if count > 1)
             raise ValueError(f"repeated symbols: {repeated}")
         odd = [symbol for symbol in self.symbols[2:] if len(symbol) != 1 or symbol.isspace()]
         if odd:

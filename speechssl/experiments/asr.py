@@ -32,9 +32,8 @@ from speechssl.experiments.asr_division import Division
 from speechssl.experiments.asr_ngram import LM_TEXT, Ngrams, read_sentences, write_text_record
 from speechssl.experiments.asr_scores import Scores, answers_of, rows_of, score, worst_of
 from speechssl.models.ctc import CTCModel
-from speechssl.models.encoder import EncoderConfig
 from speechssl.models.heads import emissions, load_head
-from speechssl.models.storage import load_encoder, model_hash, read_model_config, write_atomic
+from speechssl.models.storage import load_encoder, model_hash, read_encoder_config, write_atomic
 from speechssl.scoring.decode import BeamDecoder, DecoderConfig, greedy
 from speechssl.scoring.items import items_path, write_items
 from speechssl.scoring.results import ResultRow, write_results
@@ -117,7 +116,7 @@ def recognise(
         scores += found
         teacher = name
     if config.scratch:
-        like = EncoderConfig.model_validate_json(json.dumps(read_model_config(encoder)["encoder"]))
+        like = read_encoder_config(encoder)
         scores += run.train(SCRATCH, scratch.model_copy(update={"encoder": like}), None)
     rows = [
         replace(

@@ -4,7 +4,6 @@ One job is one training and its answers for the test side. Schedules have a fixe
 looked at, not even to stop early. The model folder is removed once the test side is answered.
 """
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,9 +20,8 @@ from speechssl.data.labelled import Example
 from speechssl.data.waveforms import WaveformStore
 from speechssl.embed.evaluate import waveform_of
 from speechssl.models.ctc import CTCModel
-from speechssl.models.encoder import EncoderConfig
 from speechssl.models.heads import classify, load_head
-from speechssl.models.storage import encoder_dim, read_model_config
+from speechssl.models.storage import encoder_dim, read_encoder_config
 from speechssl.train.finetune import finetune
 from speechssl.train.finetune_config import FinetuneConfig, finetune_settings
 
@@ -116,8 +114,7 @@ class FineTuner:
         )
         changes: dict[str, object] = {"seed": job.seed}
         if job.start is None and job.network == "encoder":
-            known = read_model_config(job.like)["encoder"]
-            changes["encoder"] = EncoderConfig.model_validate_json(json.dumps(known))
+            changes["encoder"] = read_encoder_config(job.like)
         return load_config(FinetuneConfig, overrides=job.sets, defaults=preset.model_copy(update=changes))
 
 

@@ -21,10 +21,11 @@ from torch import Tensor
 
 from speechssl.config import UserError
 from speechssl.interop.naming import Table, modern_weight_norm, rename
-from speechssl.interop.pickled import plain
+from speechssl.interop.pickled import is_state_dict, plain
 from speechssl.interop.published import recognised
-from speechssl.interop.reading import Checkpoint, Peer, read_checkpoint
+from speechssl.interop.reading import Checkpoint, Peer, checked_objective, read_checkpoint
 from speechssl.models.encoder import EncoderConfig
+from speechssl.models.files import brief
 
 NAMES: Table = (
     ("mask_emb", "mask_embedding"),
@@ -70,6 +71,7 @@ _SETTINGS = (  # (theirs, ours, their default)
     ("encoder_layerdrop", "layer_drop", 0.0),
 )
 _CONV_LAYERS = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512,2,2)] + [(512,2,2)]"
+_LONGEST_LIST = 1000  # characters, or layers
 _NORMS = {"default": "group", "layer_norm": "layer"}
 _FIXED = (
     ("activation_fn", "gelu"),
@@ -95,7 +97,7 @@ class _Settings:
 def is_checkpoint(content: Any) -> bool:
     """Whether what a ``.pt`` file holds is laid out as fairseq does it."""
     model = content.get("model") if isinstance(content, dict) else None
-    return isinstance(model, dict) and bool(model) and all(isinstance(value, Tensor) for value in model.values())
+    return bool(model) and is_state_dict(model)
 
 
 def read_content(path: Path, content: Mapping[str, Any]) -> Checkpoint:
@@ -116,8 +118,8 @@ def read_content(path: Path, content: Mapping[str, Any]) -> Checkpoint:
         objective = None if fine_tuned else _objective(settings, tensors)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
-    except (TypeError, AttributeError, KeyError) as error:  # none or a word where a number is due
-        raise UserError(f"{path}: a setting is missing or of another kind ({error})") from None
+    except (TypeError, AttributeError, KeyError, ArithmeticError) as error:  # none or a word where a number is due
+        raise UserError(f"{path}: a setting is missing or of another kind ({brief(error)})") from None
     peer = Peer(ours=_our_name, theirs=_back_to(_FINE_TUNED if fine_tuned else ""), is_head=_is_head)
     kind = f"fairseq {settings.model.get('_name') or 'wav2vec2'}{' ctc' if fine_tuned else ''}"
     return read_checkpoint(path, tensors, config, kind=kind, peer=peer, objective=objective)
@@ -231,6 +233,8 @@ def _conv_layers(text: Any) -> Any:
     """
     if not isinstance(text, str):
         return text
+    if len(text) > _LONGEST_LIST:
+        raise ValueError(f"conv_feature_layers is a text of {len(text)} characters; at most {_LONGEST_LIST} are read")
 
     def value(node: ast.expr) -> Any:
         match node:
@@ -243,13 +247,16 @@ def _conv_layers(text: Any) -> Any:
             case ast.BinOp(left=left, op=ast.Add(), right=right):
                 return value(left) + value(right)
             case ast.BinOp(left=left, op=ast.Mult(), right=ast.Constant(value=int(times))) if 0 <= times < 100:
-                return value(left) * times
+                part = value(left)
+                if not isinstance(part, list) or len(part) * times > _LONGEST_LIST:  # several factors multiply
+                    raise TypeError
+                return part * times
             case _:
                 raise ValueError(f"conv_feature_layers={text!r} is no list of (channels, kernel, stride)")
 
     try:
         return value(ast.parse(text, mode="eval").body)
-    except (SyntaxError, TypeError, RecursionError):
+    except (SyntaxError, TypeError, RecursionError, MemoryError):
         raise ValueError(f"conv_feature_layers={text!r} is no list of (channels, kernel, stride)") from None
 
 
@@ -278,7 +285,7 @@ def _objective(settings: _Settings, tensors: Mapping[str, Tensor]) -> dict[str, 
     temperatures = _numbers(given.get("latent_temp"))
     if len(temperatures) == 3:
         objective |= {"gumbel_start": temperatures[0], "gumbel_end": temperatures[1]}
-    return objective
+    return checked_objective(objective)
 
 
 def _numbers(value: Any) -> list[float]:

@@ -6,21 +6,18 @@ Needed are ``config.json`` and the weights: ``model.safetensors`` or ``pytorch_m
 ``Wav2Vec2FeatureExtractor``: they are.
 """
 
-import json
-import pickle
 import re
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from speechssl.audio import SAMPLE_RATE
 from speechssl.config import UserError
 from speechssl.interop import huggingface
 from speechssl.interop.naming import rename
-from speechssl.interop.reading import Checkpoint, Peer, read_checkpoint
+from speechssl.interop.pickled import load_state_dict
+from speechssl.interop.reading import Checkpoint, Peer, checked_objective, read_checkpoint
+from speechssl.models.files import brief, is_json_with, read_json, read_tensors
 
 SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
 _SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json")
@@ -39,10 +36,7 @@ _HUB_NAME = re.compile(r"hf:(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?")
 
 def is_folder(folder: Path) -> bool:
     """Whether a folder holds a model of transformers, of any kind."""
-    try:
-        return "model_type" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
+    return is_json_with(folder / "config.json", "model_type")
 
 
 def read_folder(folder: Path) -> Checkpoint:
@@ -53,16 +47,16 @@ def read_folder(folder: Path) -> Checkpoint:
             not fit the settings; names file and key.
     """
     path = folder / "config.json"
-    config = _read_json(path)
+    config = read_json(path)
     kind = config.get("model_type")
     try:
         encoder = huggingface.import_config(config, normalize=_normalizes(folder))
     except ValueError as error:
         raise error if isinstance(error, UserError) else UserError(f"{path}: {error}") from None
     except (TypeError, AttributeError, KeyError) as error:  # null or a word where a list is due
-        raise UserError(f"{path}: a setting is missing or of another kind ({error})") from None
+        raise UserError(f"{path}: a setting is missing or of another kind ({brief(error)})") from None
     try:
-        objective = huggingface.import_objective(config) if kind == "wav2vec2" else None
+        objective = checked_objective(huggingface.import_objective(config)) if kind == "wav2vec2" else None
     except (ValueError, TypeError, KeyError):
         objective = None  # an objective that cannot be followed is left out, and named
     weights = _read_weights(folder)
@@ -113,47 +107,49 @@ def _snapshot(name: str, repository: str, revision: str | None, patterns: list[s
         raise UserError(f"{name}: not downloaded: {reason[0]}") from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no settings but a {type(content).__name__}")
-    return content
-
-
 def _normalizes(folder: Path) -> bool:
     """Whether the model's feature extractor normalises waveforms; their default where the folder has none."""
     for name in _SETTINGS[1:]:
         path = folder / name
         if not path.exists():
             continue
-        settings = _read_json(path)
+        settings = read_json(path)
         settings = settings.get("feature_extractor", settings)
+        if not isinstance(settings, dict):
+            raise UserError(f"{path}: feature_extractor must be a table, is a {type(settings).__name__}")
         kind = settings.get("feature_extractor_type", "Wav2Vec2FeatureExtractor")
         if kind != "Wav2Vec2FeatureExtractor":
             raise UserError(f"{path}: feature_extractor_type={kind!r}; only Wav2Vec2FeatureExtractor takes waveforms")
         rate = settings.get("sampling_rate", SAMPLE_RATE)
         if rate != SAMPLE_RATE:
             raise UserError(f"{path}: sampling_rate={rate}; only {SAMPLE_RATE} is read")
+        if not isinstance(settings.get("do_normalize", True), bool):
+            raise UserError(f"{path}: do_normalize={settings['do_normalize']!r}; allowed: true and false")
         if "do_normalize" in settings:
-            return bool(settings["do_normalize"])
+            return settings["do_normalize"]
     return True
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
     """Every tensor, from whichever of the four forms is there."""
-    for name, read in ((SAFETENSORS, _read_safetensors), (PICKLED, read_pickled)):
+    for name, read in ((SAFETENSORS, _read_safetensors), (PICKLED, load_state_dict)):
         index = folder / f"{name}.index.json"
         if (folder / name).is_file():
             return read(folder / name)
         if index.is_file():
-            shards = sorted(set(_read_json(index).get("weight_map", {}).values()))
-            return {key: value for shard in shards for key, value in read(_inside(index, shard)).items()}
+            return {key: value for shard in _shards(index) for key, value in read(_inside(index, shard)).items()}
     raise UserError(f"{folder}: no weights ({SAFETENSORS} or {PICKLED}, whole or with .index.json and shards)")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    return read_tensors(path, prefix="")
+
+
+def _shards(index: Path) -> list[str]:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
+        raise UserError(f"{index}: weight_map must be a table with the name of a file for each tensor")
+    return sorted(set(places.values()))
 
 
 def _inside(index: Path, shard: str) -> Path:
@@ -161,35 +157,6 @@ def _inside(index: Path, shard: str) -> Path:
     if Path(shard).name != shard or not path.is_file():
         raise UserError(f"{index}: names the shard {shard!r}, which is not beside it")
     return path
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- the file is no mapping
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: not a readable safetensors file: {error}") from None
-
-
-def read_pickled(path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict that ``torch.save`` wrote; nothing else is unpickled.
-
-    Raises:
-        UserError: not such a file.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: not readable as a state dict of tensors: {_reason(error)}") from None
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{path}: not a state dict: it holds more than tensors by name")
-    return content
-
-
-def _reason(error: Exception) -> str:
-    """The line of torch's message that says what is wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return next((line for line in lines if "Unsupported" in line), lines[0])
 
 
 def _their_name(ours: str) -> str | None:

@@ -7,20 +7,20 @@ keeps what it was made from and does nothing. No class of that project is import
 names anything else is refused.
 """
 
-import pickle
-import pickletools
+import itertools
 import re
-import struct
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from speechssl.config import UserError
+from speechssl.config import UserError, readable
+from speechssl.interop.pickle_scan import scan
+from speechssl.models.files import MOST_TENSORS, brief
 
 _PROJECTS = ("argparse.", "omegaconf.", "fairseq.", "fairseq_cli.", "examples.", "hydra.", "typing.", "enum.", "numpy.")
 _SINGLE = {  # of the standard library: how types and enumerations are written
@@ -36,6 +36,8 @@ _SINGLE = {  # of the standard library: how types and enumerations are written
     ),
 }
 _DEPTH = 64  # of settings inside settings
+_VALUES = 100_000  # of all settings together
+_SHARED = 2  # how many times over a file's bytes may be used, where tensors share them
 
 
 class StandIn:
@@ -59,52 +61,96 @@ def load_pickled(path: Path) -> Any:
         UserError: not such a file, or one that names code of other projects than those known; nothing of it has run.
     """
     try:
-        names = [name for name in sorted(_names(path)) if _is_known(name)]
-        stand_ins: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-            (_stand_in(name), name) for name in names
-        ]
-        with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
+        names = [name for name in sorted(scan(path)) if _is_known(name)]
+    except Exception as error:  # noqa: BLE001 -- damaged bytes lead zipfile and pickletools to errors of every kind
+        raise UserError(f"{path}: not readable as a checkpoint of torch: {brief(error)}") from None
+    content = _load(path, [(_stand_in(name), name) for name in names])
+    _check_tensors(path, content)
+    return content
+
+
+def load_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict that ``torch.save`` wrote; nothing else is unpickled.
+
+    Raises:
+        UserError: not such a file.
+    """
+    try:
+        scan(path)
+    except Exception as error:  # noqa: BLE001 -- as above
+        raise UserError(f"{path}: not readable as a state dict of tensors: {brief(error)}") from None
+    content = _load(path, [])
+    if not is_state_dict(content):
+        raise UserError(f"{path}: not a state dict: it holds more than tensors by name")
+    _check_tensors(path, content)
+    return content
+
+
+def is_state_dict(content: Any) -> bool:
+    """Whether something is a table of tensors by name."""
+    return isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    )
+
+
+def _load(path: Path, stand_ins: list[tuple[Callable[..., Any], str]]) -> Any:
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(list(stand_ins)):
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            # Mapped where possible: what is left out, the state of an optimiser above all, is then never read.
+            # Mapped where possible: what is left out, the state of an optimiser above all, is then never read, and a
+            # storage that claims more bytes than the file has is cut to those.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        KeyError,
-        AssertionError,
-        pickle.UnpicklingError,
-        struct.error,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:  # each can be had from damaged bytes
+    except Exception as error:  # noqa: BLE001 -- damaged bytes lead torch to errors of every kind
         raise UserError(f"{path}: {_reason(error)}") from None
 
 
-def plain(value: Any, *, depth: int = 0) -> Any:
+def _check_tensors(path: Path, content: Any) -> None:
+    """Refuse tensors that are none in memory, and more numbers than the file holds.
+
+    A tensor may have steps of zero, or share its numbers with a thousand others: copied, it would be of any size.
+    """
+    outer = [content] if isinstance(content, dict) else []
+    tables = outer + [value for table in outer for value in table.values() if isinstance(value, dict)]
+    tensors = [value for table in tables for value in table.values() if isinstance(value, Tensor)]
+    if len(tensors) > MOST_TENSORS:
+        raise UserError(f"{path}: holds {len(tensors)} tensors; at most {MOST_TENSORS} are read")
+    for each in tensors:
+        if each.layout != torch.strided or each.device.type != "cpu" or each.is_quantized or each.is_nested:
+            raise UserError(f"{path}: holds a tensor that is not a plain one in memory ({each.layout}, {each.device})")
+    size, given = path.stat().st_size, sum(each.numel() * each.element_size() for each in tensors)
+    if given > _SHARED * size:
+        raise UserError(f"{path}: its tensors claim {given} bytes, and the file has {size}")
+
+
+def plain(value: Any) -> Any:
     """Settings without stand-ins: dictionaries, lists and values; None for what is no setting.
 
     Raises:
-        ValueError: nested without an end.
+        ValueError: nested without an end, or more values than settings have (lists that are shared can be few bytes in
+            a file and 2^50 values when they are written out).
     """
+    return _plain(value, itertools.count(), depth=0)
+
+
+def _plain(value: Any, counter: Iterator[int], *, depth: int) -> Any:
+    if next(counter) >= _VALUES:
+        raise ValueError(f"settings hold more than {_VALUES} values")
     if depth > _DEPTH:
         raise ValueError(f"settings are nested more than {_DEPTH} deep")
     if isinstance(value, StandIn):
         state = value.state if isinstance(value.state, dict) else {}
         for key in ("_content", "_val"):  # omegaconf's containers and its leaves
             if key in state:
-                return plain(state[key], depth=depth + 1)
+                return _plain(state[key], counter, depth=depth + 1)
         if value.origin == "argparse.Namespace":
-            return plain(state, depth=depth + 1)
-        return plain(value.args[0], depth=depth + 1) if len(value.args) == 1 else None  # a member of an enumeration
+            return _plain(state, counter, depth=depth + 1)
+        return (
+            _plain(value.args[0], counter, depth=depth + 1) if len(value.args) == 1 else None
+        )  # a member of an enumeration
     if isinstance(value, dict):
-        return {str(key): plain(each, depth=depth + 1) for key, each in value.items()}
+        return {str(key): _plain(each, counter, depth=depth + 1) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(each, depth=depth + 1) for each in value]
+        return [_plain(each, counter, depth=depth + 1) for each in value]
     return value if isinstance(value, str | int | float | bool) else None
 
 
@@ -122,33 +168,14 @@ def _is_known(name: str) -> bool:
     return name.startswith(_PROJECTS) or name in _SINGLE
 
 
-def _names(path: Path) -> set[str]:
-    """Every global that the file names, by walking over its pickles without executing them."""
-    names: set[str] = set()
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for entry in archive.namelist():
-                if entry.endswith("/data.pkl"):
-                    with archive.open(entry) as stream:
-                        names.update(_globals(stream))
-        return names
-    with path.open("rb") as stream:  # before torch 1.6: a magic number, the format, the machine, the content
-        for _ in range(4):
-            names.update(_globals(stream))
-    return names
-
-
-def _globals(stream: Any) -> Iterator[str]:
-    for opcode, argument, _ in pickletools.genops(stream):
-        if opcode.name == "GLOBAL":
-            yield str(argument).replace(" ", ".").replace("__builtin__.", "builtins.")
-
-
 def _reason(error: Exception) -> str:
-    """One line on why a file cannot be read."""
+    """One line on why a file cannot be read; never torch's advice to read it without any check."""
     text = str(error)
     refused = re.search(r"GLOBAL (\S+)", text)
     if refused:
-        return f"names {refused[1].rstrip('.')}, which is no part of a checkpoint; refused, nothing of it was run"
+        return f"names {refused[1].rstrip('.')[:200]}, which is no part of a checkpoint; refused, nothing of it was run"
+    if "eights_only" in text or "eights only" in text:
+        found = re.search(r"WeightsUnpickler error: (.*)", text)
+        return f"not readable as a checkpoint of torch: {found[1][:200] if found else 'it holds more than tensors'}"
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
-    return f"not readable as a checkpoint of torch: {lines[0]}"
+    return f"not readable as a checkpoint of torch: {readable(lines[0], longest=300)}"

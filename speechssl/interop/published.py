@@ -6,9 +6,8 @@ of tensors. A file of tensors alone is therefore read only if its shapes are exa
 
 from collections.abc import Mapping, Sequence
 
-from speechssl.interop.naming import split_qkv
-from speechssl.interop.reading import skeleton
 from speechssl.models.encoder import EncoderConfig
+from speechssl.models.shapes import Shapes, encoder_shapes
 from speechssl.models.storage import PREFIX
 from speechssl.nn.conv import PAPER_LAYERS, ConvConfig
 from speechssl.nn.transformer import TransformerConfig
@@ -45,6 +44,17 @@ PUBLISHED: tuple[EncoderConfig, ...] = (
 )
 
 
+def _unfused(shapes: Shapes) -> Shapes:
+    """Shapes with queries, keys and values as three layers, as :func:`speechssl.interop.naming.split_qkv` has them."""
+    found: Shapes = {}
+    for name, shape in shapes.items():
+        if ".attention.qkv." in name:
+            found |= {name.replace(".qkv.", f".{part}."): (shape[0] // 3, *shape[1:]) for part in "qkv"}
+        else:
+            found[name] = shape
+    return found
+
+
 def recognised(shapes: Mapping[str, Sequence[int]]) -> EncoderConfig | None:
     """The published encoder that has exactly these tensors, by our names (q, k, v unfused); others are not looked at.
 
@@ -55,7 +65,6 @@ def recognised(shapes: Mapping[str, Sequence[int]]) -> EncoderConfig | None:
     for config in PUBLISHED:
         if given.get("encoder.projection.weight") != (config.dim, config.conv.dim):
             continue
-        own = {PREFIX + name: value for name, value in skeleton(config).state_dict().items()}
-        if {name: tuple(value.shape) for name, value in split_qkv(own).items()} == given:
+        if {PREFIX + name: shape for name, shape in _unfused(encoder_shapes(config)).items()} == given:
             return config
     return None

@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import torch
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from speechssl.config import UserError
+from speechssl.config import Config, UserError, readable
 from speechssl.interop.naming import fuse_qkv, split_qkv
 from speechssl.models.encoder import EncoderConfig, SpeechEncoder
+from speechssl.models.files import brief
+from speechssl.models.shapes import check_size
 from speechssl.models.storage import PREFIX
 
 _SHOWN = 4  # names in an error
@@ -115,9 +119,13 @@ def read_checkpoint(
         UserError: tensors that are missing, unknown or of another shape; settings that contradict one another.
     """
     try:
+        check_size(config, {name: tuple(value.shape) for name, value in given.items()})
+    except ValueError as error:
+        raise UserError(f"{path}: its settings {brief(error)}") from None
+    try:
         expected = {PREFIX + name: value for name, value in skeleton(config).state_dict().items()}
-    except (ValueError, RuntimeError, ZeroDivisionError) as error:  # torch's own for sizes below one
-        raise UserError(f"{path}: its settings make no encoder: {error}") from None
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: its settings make no encoder: {brief(error)}") from None
     shapes = {name: tuple(value.shape) for name, value in split_qkv(expected).items()}
     optional = {"mask_embedding": (config.dim,)}
     found = _sorted_names(given, peer)
@@ -137,6 +145,9 @@ def read_checkpoint(
         if name in renamed and tuple(renamed[name].shape) != shape:
             found = list(renamed[name].shape)
             raise UserError(f"{path}: {names[name]} has the shape {found}, its settings make it {list(shape)}")
+    for name, value in renamed.items():
+        if not value.is_floating_point():
+            raise UserError(f"{path}: {names[name]} holds {value.dtype}, weights are floating-point numbers")
     # Copies: the source may be a file that is mapped into memory.
     fused = fuse_qkv({name: value.to(torch.float32, copy=True) for name, value in renamed.items()})
     if "quantizer.codebooks" in fused:
@@ -177,6 +188,39 @@ def _sorted_names(given: Mapping[str, Tensor], peer: Peer) -> _Sorted:
     return found
 
 
+class _Mask(Config, extra="ignore"):
+    probability: float = Field(ge=0, le=1)
+    length: PositiveInt
+
+
+class _Quantizer(Config, extra="ignore"):
+    groups: PositiveInt
+    codes: PositiveInt
+    dim: PositiveInt
+
+
+class _Objective(Config, extra="ignore"):
+    mask: _Mask
+    quantizer: _Quantizer
+    dim: PositiveInt
+    negatives: PositiveInt
+    logit_temperature: PositiveFloat
+
+
+def checked_objective(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a contrastive objective, unchanged.
+
+    Raises:
+        ValueError: one is of another kind or out of its range.
+    """
+    try:
+        _Objective.model_validate(settings)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"objective: {'.'.join(map(str, first['loc']))}={first['input']!r}: {first['msg']}") from None
+    return settings
+
+
 def _objective_shapes(config: EncoderConfig, objective: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     quantizer = objective["quantizer"]
     entries, dim = quantizer["groups"] * quantizer["codes"], objective["dim"]
@@ -201,4 +245,4 @@ def _listed(words: str, names: Sequence[str]) -> str:
     if not names:
         return ""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{words}: {', '.join(sorted(names)[:_SHOWN])}{more}"
+    return f"{words}: {', '.join(readable(name, longest=200) for name in sorted(names)[:_SHOWN])}{more}"

@@ -10,11 +10,10 @@
 A path that exists wins over a bundled model of the same name. Nothing but these is read, and no code of a file is run.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
+import torch
 
 from speechssl import __version__
 from speechssl.config import UserError
@@ -22,12 +21,12 @@ from speechssl.interop import fairseq, huggingface_folder, torchaudio_read
 from speechssl.interop.pickled import load_pickled
 from speechssl.interop.reading import Checkpoint, assemble
 from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.files import brief, is_json_with, read_tensors
 from speechssl.models.storage import (
     PREFIX,
     encoder_hash,
     model_hash,
     read_encoder_config,
-    read_tensors,
     save_model,
 )
 
@@ -183,19 +182,21 @@ def _in_file(path: Path) -> Checkpoint:
 
 def _is_own(folder: Path) -> bool:
     """Whether a folder holds a speechssl model, or one that was meant to be."""
-    try:
-        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and "encoder" in config and "format" in config
+    return is_json_with(folder / _CONFIG, "encoder", "format")
 
 
 def _open_own(folder: Path) -> SpeechEncoder:
     """As :func:`speechssl.models.storage.load_encoder`, without drawing numbers that the file then replaces."""
     config = read_encoder_config(folder)
     path = folder / _WEIGHTS
+    weights = read_tensors(path, prefix=PREFIX)
+    odd = sorted(name for name, value in weights.items() if not value.is_floating_point())
+    if odd:
+        raise UserError(f"{path}: {PREFIX}{odd[0]} holds {weights[odd[0]].dtype}, weights are floating-point numbers")
     try:
         # Copies: a run that goes on replaces the file, which may be mapped.
-        return assemble(config, {name: value.clone() for name, value in read_tensors(path, prefix=PREFIX).items()})
-    except (SafetensorError, RuntimeError) as error:
-        raise UserError(f"{path}: weights do not fit the config: {' '.join(str(error).split())}") from None
+        return assemble(config, {name: value.to(torch.float32, copy=True) for name, value in weights.items()})
+    except RuntimeError as error:
+        raise UserError(f"{path}: weights do not fit the config: {brief(error)}") from None
+    except ValueError as error:
+        raise UserError(f"{folder / _CONFIG}: its settings make no encoder: {brief(error)}") from None

@@ -11,8 +11,9 @@ from speechssl.config import UserError
 from speechssl.models.classifier import Classifier
 from speechssl.models.ctc import CTCModel
 from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.files import read_tensors
 from speechssl.models.heads import load_head
-from speechssl.models.storage import load_encoder, model_hash, read_model_config, read_tensors
+from speechssl.models.storage import load_encoder, model_hash, read_model_config
 
 Kind = Literal["encoder", "pretraining", "ctc", "classifier"]
 

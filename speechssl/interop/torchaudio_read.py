@@ -18,6 +18,7 @@ from torch import Tensor
 from speechssl.config import UserError
 from speechssl.interop import huggingface
 from speechssl.interop.naming import rename
+from speechssl.interop.pickled import is_state_dict as is_tensors
 from speechssl.interop.published import recognised
 from speechssl.interop.reading import Checkpoint, Peer, read_checkpoint
 from speechssl.interop.torchaudio import RENAMES, import_config, replace_prefix
@@ -68,7 +69,7 @@ def read_content(path: Path, content: Mapping[str, Any]) -> Checkpoint:
     Raises:
         UserError: its shapes are those of no published architecture, or it holds more than tensors.
     """
-    if not all(isinstance(value, Tensor) for value in content.values()):
+    if not is_tensors(content):
         raise UserError(f"{path}: not a state dict: it holds more than tensors by name")
     tensors = _unwrapped(content)
     shapes = {_our_name(name): value.shape for name, value in tensors.items()}

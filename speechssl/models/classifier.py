@@ -18,13 +18,14 @@ from speechssl.models.logmel_cnn import LogMelCNN, LogMelCNNConfig
 from speechssl.models.trunk import Hidden, Trunk
 from speechssl.nn.dropout import dropout
 from speechssl.nn.pooling import AttentionPool, LayerMix, mean_pool, mean_std_pool
+from speechssl.nn.transformer import Share
 
 
 class ClassifierConfig(Config):
     """The head."""
 
     pooling: Literal["mean", "mean+std", "attention"] = "mean+std"
-    dropout: float = 0.1
+    dropout: Share = 0.1
 
 
 class Classifier(nn.Module):

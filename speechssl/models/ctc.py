@@ -21,13 +21,14 @@ from speechssl.models.trunk import Hidden, Trunk
 from speechssl.nn.dropout import dropout
 from speechssl.nn.norm import LayerNorm
 from speechssl.nn.pooling import LayerMix
+from speechssl.nn.transformer import Share
 from speechssl.text import Vocabulary
 
 
 class CTCConfig(Config):
     """The head."""
 
-    dropout: float = 0.1
+    dropout: Share = 0.1
     layers: Literal["mix", "last"] = "mix"  # "last" is the paper's head, and what other toolkits can load
 
 

@@ -17,7 +17,7 @@ from speechssl.nn.conv import PAPER_LAYERS, ConvConfig, ConvFeatureEncoder
 from speechssl.nn.dropout import dropout
 from speechssl.nn.norm import LayerNorm
 from speechssl.nn.pooling import valid_frames, zero_padding
-from speechssl.nn.transformer import Transformer, TransformerConfig
+from speechssl.nn.transformer import Share, Transformer, TransformerConfig
 
 
 class EncoderConfig(Config):
@@ -26,7 +26,7 @@ class EncoderConfig(Config):
     conv: ConvConfig = ConvConfig()
     transformer: TransformerConfig = TransformerConfig(pre_norm=True)
     normalize: bool = True  # callers hand in waveforms of zero mean and unit variance
-    feature_dropout: float = 0.0  # after the projection
+    feature_dropout: Share = 0.0  # after the projection
     feature_norm: bool = True  # of the latents, before the projection; DistilHuBERT has none
 
     @property

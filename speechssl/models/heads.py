@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydantic
 import torch
 from jaxtyping import Float32
-from safetensors import SafetensorError
 from torch import Tensor
 
 from speechssl.audio import RECEPTIVE_FIELD, SAMPLE_RATE, normalize
@@ -21,8 +19,9 @@ from speechssl.config import UserError
 from speechssl.models.classifier import Classifier, ClassifierConfig, LogMelClassifier
 from speechssl.models.ctc import CTCConfig, CTCModel
 from speechssl.models.encoder import EncoderConfig, SpeechEncoder
+from speechssl.models.files import brief, read_header, read_tensors
 from speechssl.models.logmel_cnn import LogMelCNNConfig
-from speechssl.models.storage import HEAD, PREFIX, read_model_config, read_tensors, save_model
+from speechssl.models.storage import HEAD, PREFIX, read_encoder_config, read_model_config, save_model
 from speechssl.text import Vocabulary
 
 Head = Classifier | LogMelClassifier | CTCModel
@@ -69,28 +68,50 @@ def load_head(folder: Path) -> Head:
     if "head" not in config:
         raise UserError(f"{folder}: a pretrained encoder without a head; `speechssl finetune` gives it one")
     path = folder / "model.safetensors"
+    on_encoder = config["head"].get("network") != "logmel-cnn"
+    encoder = read_encoder_config(folder) if on_encoder else None
+    shapes = read_header(path).shapes
+    weights = {f"trunk.encoder.{name}": value for name, value in read_tensors(path, prefix=PREFIX).items()}
+    weights |= read_tensors(path, prefix=HEAD)
     try:
-        model = _build(config)
-        weights = {f"trunk.encoder.{name}": value for name, value in read_tensors(path, prefix=PREFIX).items()}
-        model.load_state_dict(weights | read_tensors(path, prefix=HEAD))
-    except (pydantic.ValidationError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / 'config.json'}: not a head this version reads: {_line(error)}") from None
-    except (SafetensorError, RuntimeError) as error:
-        raise UserError(f"{path}: weights do not fit the config: {_line(error)}") from None
+        model = _build(config["head"], encoder, shapes)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{folder / 'config.json'}: not a head this version reads: {brief(error)}") from None
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{path}: weights do not fit the config: {brief(error)}") from None
     return model.eval()
 
 
-def _build(config: Mapping[str, Any]) -> Head:
-    head = config["head"]
+def _build(head: Mapping[str, Any], encoder: EncoderConfig | None, shapes: Mapping[str, Sequence[int]]) -> Head:
+    """A head of the size that its tensors have; ``shapes`` are those of the file."""
     settings = json.dumps(head["config"])
-    if head.get("network") == "logmel-cnn":
-        return LogMelClassifier(tuple(head["classes"]), LogMelCNNConfig.model_validate_json(settings))
-    encoder = SpeechEncoder(EncoderConfig.model_validate_json(json.dumps(config["encoder"])))
-    if head["kind"] == "ctc":
-        return CTCModel(encoder, Vocabulary(tuple(head["symbols"])), CTCConfig.model_validate_json(settings))
-    if head["kind"] != "classifier":
+    if encoder is None:
+        cnn = LogMelCNNConfig.model_validate_json(settings)
+        classes = _names(head, "classes", shapes.get(f"{HEAD}network.head.bias"))
+        widths = [shapes.get(f"{HEAD}network.blocks.{number}.norm.bias") for number in range(len(cnn.channels))]
+        if widths != [(width,) for width in cnn.channels]:
+            raise ValueError(f"channels are {list(cnn.channels)}, and the file has others")
+        return LogMelClassifier(classes, cnn)
+    if head["kind"] not in ("ctc", "classifier"):
         raise ValueError(f"kind {head['kind']!r}")
-    return Classifier(encoder, tuple(head["classes"]), ClassifierConfig.model_validate_json(settings))
+    names = _names(head, "symbols" if head["kind"] == "ctc" else "classes", shapes.get(f"{HEAD}output.bias"))
+    if head["kind"] == "ctc":
+        return CTCModel(SpeechEncoder(encoder), Vocabulary(names), CTCConfig.model_validate_json(settings))
+    return Classifier(SpeechEncoder(encoder), names, ClassifierConfig.model_validate_json(settings))
+
+
+def _names(head: Mapping[str, Any], key: str, shape: Sequence[int] | None) -> tuple[str, ...]:
+    """Classes or symbols, one per number of the last layer's bias."""
+    names = head[key]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{key} must be a list of texts")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{key} holds one of its texts twice")
+    if shape is None or tuple(shape) != (len(names),):
+        raise ValueError(f"{len(names)} {key}, and the last layer has {'none' if shape is None else list(shape)}")
+    return tuple(names)
 
 
 def classify(
@@ -225,7 +246,3 @@ def pad(waveforms: Sequence[Waveform]) -> tuple[Tensor, Tensor]:
 def _needs_equal(model: Head) -> bool:
     encoder = encoder_of(model)
     return encoder is not None and encoder.config.conv.norm == "group"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

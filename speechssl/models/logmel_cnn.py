@@ -32,6 +32,8 @@ _N_FFT = 512  # the next power of two; no mel filter is empty
 _FLOOR = 1e-8  # power; below what 16 bits can hold in any band
 _MEAN, _STD = -10.0, 4.0  # of natural log powers, all bands: read speech (LibriSpeech, 26 speakers) has -9.6 and 3.8
 
+_Width = Annotated[int, Field(ge=1, le=4096)]
+
 
 class LogMelCNNConfig(Config):
     """Shape of the network.
@@ -41,7 +43,12 @@ class LogMelCNNConfig(Config):
         dropout: before the linear layer.
     """
 
-    channels: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1, max_length=6)] = (32, 64, 128, 128)
+    channels: Annotated[tuple[_Width, ...], Field(min_length=1, max_length=6)] = (
+        32,
+        64,
+        128,
+        128,
+    )
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3
 
 

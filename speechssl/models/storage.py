@@ -5,25 +5,28 @@ are kept, not read, by :func:`load_encoder`. Both files are written under a temp
 a reader never sees half a model.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pydantic
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from speechssl.config import UserError
 from speechssl.models.encoder import PRESETS, EncoderConfig, SpeechEncoder
+from speechssl.models.files import brief, read_header, read_json, read_tensors
+from speechssl.models.shapes import check_size
 
 FORMAT = 1
 PREFIX = "encoder."
 HEAD = "head."  # what fine-tuning adds
+_TABLES = ("head", "objective", "provenance", "training")
 
 
 def save_model(
@@ -67,14 +70,14 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file() or not (folder / "model.safetensors").is_file():
         raise UserError(f"{folder}: not a model folder (config.json and model.safetensors are expected in it)")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from None
-    if not isinstance(config, dict) or "encoder" not in config:
+    config = read_json(path)
+    if "encoder" not in config:
         raise UserError(f"{path}: not the config of a speechssl model (no key 'encoder')")
     if config.get("format") != FORMAT:
         raise UserError(f"{path}: model format {config.get('format')!r}, this version reads {FORMAT}")
+    for key in _TABLES:
+        if not isinstance(config.get(key, {}), dict):
+            raise UserError(f"{path}: {key} must be a table, is a {type(config[key]).__name__}")
     return config
 
 
@@ -82,18 +85,24 @@ def read_encoder_config(folder: Path) -> EncoderConfig:
     """Settings of the encoder of a model folder.
 
     Raises:
-        UserError: not a model folder, a model without an encoder, or settings of another version; names file and key.
+        UserError: not a model folder, a model without an encoder, settings of another version, or of an encoder that is
+            larger than the file of its weights; names file and key.
     """
     config = read_model_config(folder)
     if config["encoder"] is None:
         raise UserError(f"{folder}: a model without an encoder; it can classify, and has no embeddings")
+    path = folder / "config.json"
     try:
-        return EncoderConfig.model_validate_json(json.dumps(config["encoder"]))
+        found = EncoderConfig.model_validate_json(json.dumps(config["encoder"]))
+        check_size(found, read_header(folder / "model.safetensors").shapes)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        raise UserError(
-            f"{folder / 'config.json'}: encoder.{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        ) from None
+        raise UserError(f"{path}: {'.'.join(map(str, ('encoder', *first['loc'])))}: {first['msg']}") from None
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{path}: its settings {brief(error)}") from None
+    return found
 
 
 def load_encoder(folder: Path) -> SpeechEncoder:
@@ -102,13 +111,16 @@ def load_encoder(folder: Path) -> SpeechEncoder:
     Raises:
         UserError: not a model folder, or weights that do not fit its config; names the file.
     """
-    encoder = SpeechEncoder(read_encoder_config(folder))
-    path = folder / "model.safetensors"
+    config, path = read_encoder_config(folder), folder / "model.safetensors"
+    weights = read_tensors(path, prefix=PREFIX)
     try:
-        weights = read_tensors(path, prefix=PREFIX)
+        encoder = SpeechEncoder(config)
+    except (ValueError, RuntimeError) as error:  # settings that contradict one another
+        raise UserError(f"{folder / 'config.json'}: its settings make no encoder: {brief(error)}") from None
+    try:
         encoder.load_state_dict(weights)
-    except (SafetensorError, RuntimeError) as error:
-        raise UserError(f"{path}: weights do not fit the config: {' '.join(str(error).split())}") from None
+    except RuntimeError as error:
+        raise UserError(f"{path}: weights do not fit the config: {brief(error)}") from None
     return encoder.eval()
 
 
@@ -120,16 +132,7 @@ def encoder_dim(folder: Path | None) -> int:
     """
     if folder is None:
         return PRESETS["tiny"].dim
-    known = read_model_config(folder)["encoder"]
-    if known is None:
-        raise UserError(f"{folder}: a model without an encoder")
-    return int(known["transformer"]["dim"])
-
-
-def read_tensors(path: Path, *, prefix: str) -> dict[str, Tensor]:
-    """Tensors of a safetensors file whose name begins with ``prefix``, by the rest of their name."""
-    with safe_open(path, framework="pt") as file:
-        return {name.removeprefix(prefix): file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118 (no mapping)
+    return read_encoder_config(folder).dim
 
 
 def model_hash(folder: Path) -> str:
@@ -159,15 +162,32 @@ def _digest(settings: object, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, value in sorted(tensors.items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing: temporary name, flush to disk, rename."""
+    """Write a whole file or nothing: temporary name, flush to disk, rename.
+
+    Raises:
+        OSError: it cannot be written (a full disk, for example); names the file. What was there before stays.
+    """
+    with written_beside(path, content) as partial:
+        partial.replace(path)
+
+
+@contextlib.contextmanager
+def written_beside(path: Path, content: bytes) -> Generator[Path]:
+    """The content under a temporary name beside ``path``, flushed to disk; removed at the end if it is still there."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:  # the system does not say which file it could not write to
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        yield partial
+    finally:
+        partial.unlink(missing_ok=True)

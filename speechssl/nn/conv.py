@@ -14,11 +14,13 @@ Tensors are channels-last (batch, time, channels) throughout: the norm over chan
 """
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
+import pydantic
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from speechssl.audio import RECEPTIVE_FIELD, SAMPLE_RATE
@@ -36,12 +38,22 @@ GABOR_GAIN = (
 class ConvConfig(Config):
     """Shape and initialisation of the feature encoder; defaults are the paper's."""
 
-    layers: tuple[tuple[int, int, int], ...] = PAPER_LAYERS
+    layers: Annotated[tuple[tuple[PositiveInt, PositiveInt, PositiveInt], ...], Field(min_length=1)] = PAPER_LAYERS
     norm: Literal["layer", "group"] = "layer"
     bias: bool = True
     front: Literal["conv", "gabor"] = "conv"
     init: Literal["he", "tap-average"] = "he"
-    tap_noise: float = 0.1  # share of He noise in a tap-averaged kernel
+    tap_noise: float = Field(default=0.1, ge=0, le=1)  # share of He noise in a tap-averaged kernel
+
+    @pydantic.model_validator(mode="after")
+    def _short(self) -> "ConvConfig":
+        """A hop or field of years would be padded with as many zeros."""
+        if self.hop > SAMPLE_RATE or self.receptive_field > 10 * SAMPLE_RATE:
+            raise ValueError(
+                f"a hop of {self.hop} samples and a receptive field of {self.receptive_field}; "
+                f"at most {SAMPLE_RATE} and {10 * SAMPLE_RATE}"
+            )
+        return self
 
     @property
     def dim(self) -> int:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from speechssl.config import Config
@@ -22,9 +23,9 @@ from speechssl.config import Config
 class QuantizerConfig(Config):
     """Size and start of the codebooks; defaults are the paper's."""
 
-    groups: int = 2
-    codes: int = 320  # entries a group
-    dim: int = 256  # of the concatenated vector
+    groups: PositiveInt = 2
+    codes: PositiveInt = 320  # entries a group
+    dim: PositiveInt = 256  # of the concatenated vector
     logit_std: float | None = None
     normalize_input: bool = False  # zero mean, unit variance over the frames of each crop
 

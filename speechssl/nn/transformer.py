@@ -7,10 +7,12 @@ after Fan et al. 2019 (arXiv 1909.11556). Positions as data2vec and WavLM have t
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from speechssl.config import Config
@@ -20,27 +22,28 @@ from speechssl.nn.norm import LayerNorm
 from speechssl.nn.positions import PositionalStack, RelativeBias, RelativeGate
 
 LONG_SEQUENCE = 2048  # frames, 41 s; from here on the scores of all pairs would take too much memory
+Share = Annotated[float, Field(ge=0, le=1)]
 _QUERIES = 512  # whose scores are held at once in a long sequence, where they cannot be left to the fused kernel
 
 
 class TransformerConfig(Config):
     """Shape and regularisation; defaults are the paper's BASE."""
 
-    dim: int = 768
-    layers: int = 12
-    heads: int = 12
-    feedforward: int = 3072
+    dim: PositiveInt = 768
+    layers: PositiveInt = 12
+    heads: PositiveInt = 12
+    feedforward: PositiveInt = 3072
     pre_norm: bool = False
-    position_kernel: int = 128  # frames
-    position_groups: int = 16
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    activation_dropout: float = 0.0
-    layer_drop: float = 0.05
-    norm_eps: float = 1e-5
-    position_stack: int = 0  # convolutions of data2vec's stack (nn/positions.py); 0: wav2vec 2.0's single one
-    relative_buckets: int = 0  # of WavLM's gated relative position bias; 0: none
-    relative_distance: int = 800  # frames from which on all distances share the last bucket
+    position_kernel: PositiveInt = 128  # frames
+    position_groups: PositiveInt = 16
+    dropout: Share = 0.1
+    attention_dropout: Share = 0.1
+    activation_dropout: Share = 0.0
+    layer_drop: Share = 0.05
+    norm_eps: float = Field(default=1e-5, gt=0, le=1)
+    position_stack: NonNegativeInt = 0  # convolutions of data2vec's stack (nn/positions.py); 0: wav2vec 2.0's one
+    relative_buckets: NonNegativeInt = 0  # of WavLM's gated relative position bias; 0: none
+    relative_distance: PositiveInt = 800  # frames from which on all distances share the last bucket
 
 
 @dataclass(frozen=True)

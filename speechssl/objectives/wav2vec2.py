@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from pydantic import PositiveFloat
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from speechssl.config import Config
@@ -34,9 +34,9 @@ class Wav2Vec2Config(Config):
 
     mask: MaskConfig = MaskConfig()
     quantizer: QuantizerConfig = QuantizerConfig()
-    dim: int = 256  # of the space where context and targets are compared
-    negatives: int = 100
-    logit_temperature: float = 0.1
+    dim: PositiveInt = 256  # of the space where context and targets are compared
+    negatives: PositiveInt = 100
+    logit_temperature: PositiveFloat = 0.1
     diversity_weight: float = 0.1
     feature_penalty: float = 10.0  # weight of the mean square of the latents before their norm
     feature_gradient: float = 0.1  # scale of the gradient into the convolutions

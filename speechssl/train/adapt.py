@@ -13,8 +13,8 @@ import pydantic
 from torch import nn
 
 from speechssl.config import UserError
-from speechssl.models.encoder import EncoderConfig
-from speechssl.models.storage import PREFIX, read_model_config, read_tensors
+from speechssl.models.files import read_header, read_tensors
+from speechssl.models.storage import PREFIX, read_encoder_config, read_model_config
 from speechssl.objectives.wav2vec2 import Wav2Vec2Config
 from speechssl.train.pretrain_config import PretrainConfig
 
@@ -36,15 +36,31 @@ def adaptation(defaults: PretrainConfig, start: Path) -> PretrainConfig:
     objective = dict(known.get("objective") or {})
     if objective.pop("name", None) != "wav2vec2":
         raise UserError(f"{start}: has no wav2vec 2.0 objective to go on with (a fine-tuned or imported model?)")
+    encoder = read_encoder_config(start)
     try:
-        encoder = EncoderConfig.model_validate_json(json.dumps(known["encoder"]))
         settings = Wav2Vec2Config.model_validate_json(json.dumps(objective))
     except pydantic.ValidationError as error:
         raise UserError(f"{start / 'config.json'}: {' '.join(str(error.errors()[0]['msg']).split())}") from None
+    _check_objective(start, settings)
     slower = {"reference_lr": RATE * defaults.optim.reference_lr, "max_lr": RATE * defaults.optim.max_lr}
     optim = defaults.optim.model_copy(update={**slower, "warmup": max(WARMUP, defaults.optim.warmup)})
     stays = settings.model_copy(update={"gumbel_start": settings.gumbel_end})
     return defaults.model_copy(update={"encoder": encoder, "objective": stays, "optim": optim})
+
+
+def _check_objective(start: Path, settings: Wav2Vec2Config) -> None:
+    """Raises `UserError` where settings and tensors of an objective differ in size, before an objective is made."""
+    shapes = read_header(start / "model.safetensors").shapes
+    quantizer = settings.quantizer
+    wanted = {
+        "quantizer.codebooks": (quantizer.groups, quantizer.codes, quantizer.dim // quantizer.groups),
+        "project_target.weight": (settings.dim, quantizer.dim),
+    }
+    for name, shape in wanted.items():
+        found = shapes.get(f"objective.{name}")
+        if found != shape:
+            given = "is missing" if found is None else f"has the shape {list(found)}"
+            raise UserError(f"{start}: objective.{name} {given}, its settings make it {list(shape)}")
 
 
 def carry_over(start: Path, objective: nn.Module) -> None:

@@ -113,12 +113,12 @@ def break_weights(folder: Path) -> None:
     ("damage", "message"),
     [
         (break_missing, r"model: not a model folder \(config\.json and model\.safetensors are expected in it\)"),
-        (break_json, r"config\.json: not JSON: "),
+        (break_json, r"config\.json: not readable as JSON: "),
         (break_kind, r"config\.json: not the config of a speechssl model \(no key 'encoder'\)"),
         (break_format, r"config\.json: model format 99, this version reads 1"),
         (break_setting, r"config\.json: encoder\.transformer\.dims: Extra inputs are not permitted"),
         (break_shape, r"model\.safetensors: weights do not fit the config: .*Missing key"),
-        (break_weights, r"model\.safetensors: weights do not fit the config: "),
+        (break_weights, r"model\.safetensors: not a readable safetensors file: "),
     ],
 )
 def test_a_damaged_folder_is_one_line(folder: Path, damage, message: str) -> None:

@@ -1,0 +1,119 @@
+"""What is looked at in a file of ``torch.save`` before torch reads it: its size when read, and the names in it.
+
+The pickles of a checkpoint hold names, settings and shapes, some hundred kilobytes; the numbers are beside them. A
+hostile file may be an archive that unpacks to gigabytes, or a pickle of a billion instructions. Pickles are walked over
+here, instruction by instruction, and nothing of them is executed.
+"""
+
+import pickletools
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+_PICKLE_BYTES = 1 << 25  # of all pickles together
+_INSTRUCTIONS = 1_000_000  # of all pickles together; a thousand tensors take thirty thousand
+_INTEGER = 1 << 64  # numbers of a checkpoint are sizes; larger ones can be made to collide in a dictionary
+_DIRECTORY_BYTES = 1 << 22  # of an archive's list of members
+_PICKLES_BEFORE_ZIP = 4  # before torch 1.6: a magic number, the format, the machine, the content
+
+
+class ScanError(ValueError):
+    """A file that is not given to torch; says why."""
+
+
+def scan(path: Path) -> set[str]:
+    """Every global that a file of ``torch.save`` names.
+
+    Raises:
+        ScanError: it is larger when read than a checkpoint is, or is of another kind.
+        Exception: whatever damaged bytes lead `zipfile` and `pickletools` to.
+    """
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as stream:
+            return _globals(_Bounded(stream), pickles=_PICKLES_BEFORE_ZIP)
+    _check_directory(path)
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        _check_members(members, size=path.stat().st_size)
+        pickles = [member for member in members if member.filename.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise ScanError(f"a zip archive with {len(pickles)} files named data.pkl; torch.save writes one")
+        with archive.open(pickles[0]) as stream:
+            return _globals(_Bounded(stream), pickles=1)
+
+
+def _check_directory(path: Path) -> None:
+    """The list of members, before it is read: it ends a few bytes before the end of the file, which says its size."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - (1 << 16) - 22 - 76))
+        tail = file.read()
+    end = tail.rfind(b"PK\x05\x06")
+    size = int.from_bytes(tail[end + 12 : end + 16], "little")
+    large = tail.rfind(b"PK\x06\x06", 0, end)
+    if size == 0xFFFFFFFF and large >= 0:
+        size = int.from_bytes(tail[large + 40 : large + 48], "little")
+    if size > _DIRECTORY_BYTES:
+        raise ScanError(f"a zip archive whose list of members takes {size} bytes; at most {_DIRECTORY_BYTES} are read")
+
+
+def _check_members(members: list[zipfile.ZipInfo], *, size: int) -> None:
+    names = [member.filename for member in members]
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise ScanError("a TorchScript archive, which is a program; save the model's state dict instead")
+    if len(set(names)) < len(names):
+        raise ScanError("a zip archive in which two files have one name")
+    for member in members:
+        # torch maps members into memory as they are in the file: what is compressed would be read as numbers.
+        if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+            raise ScanError(f"{member.filename} is compressed to {member.compress_size} of {member.file_size} bytes")
+        if member.file_size > size:
+            raise ScanError(f"{member.filename} claims {member.file_size} bytes of an archive of {size}")
+
+
+@runtime_checkable
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+    def readline(self, size: int, /) -> bytes: ...
+
+
+class _Bounded:
+    """A stream that ends with an error where pickles of a checkpoint have long ended."""
+
+    def __init__(self, stream: _Readable):
+        self._stream, self._left = stream, _PICKLE_BYTES
+
+    def read(self, size: int) -> bytes:
+        # Not more than is left: a claim of 2^40 bytes would be allocated before it is read.
+        return self._taken(self._stream.read(max(0, min(size, self._left + 1))))
+
+    def readline(self) -> bytes:
+        return self._taken(self._stream.readline(self._left + 1))
+
+    def _taken(self, content: bytes) -> bytes:
+        self._left -= len(content)
+        if self._left < 0:
+            raise ScanError(f"its pickles take more than {_PICKLE_BYTES} bytes")
+        return content
+
+
+def _globals(stream: _Bounded, *, pickles: int) -> set[str]:
+    names: set[str] = set()
+    for number, (name, argument) in enumerate(_instructions(stream, pickles=pickles)):
+        if number >= _INSTRUCTIONS:
+            raise ScanError(f"its pickles have more than {_INSTRUCTIONS} instructions")
+        if name == "GLOBAL":
+            names.add(str(argument).replace(" ", ".").replace("__builtin__.", "builtins."))
+        # The first pickle of an old file is torch's magic number, of ten bytes.
+        elif isinstance(argument, int) and abs(argument) >= _INTEGER and argument != _MAGIC:
+            raise ScanError("its pickles hold an integer of more than 64 bits")
+    return names
+
+
+_MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
+
+
+def _instructions(stream: _Bounded, *, pickles: int) -> Iterator[tuple[str, object]]:
+    for _ in range(pickles):
+        for opcode, argument, _ in pickletools.genops(stream):  # pyright: ignore[reportArgumentType]  (reads, no more)
+            yield opcode.name, argument
