@@ -161,6 +161,10 @@ def finetune(
     valid_share: Annotated[
         float, typer.Option(min=0, max=0.5, help="Held out by speaker for early stopping, where all labels are used.")
     ] = 0.1,
+    program: Annotated[
+        Literal["transformers", "torchaudio"] | None,
+        typer.Option("--for", help="Train a model that `export` can write for this program."),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Recipe: a TOML file of differences.")] = None,
     sets: Sets = [],  # noqa: B006 -- typer copies it
 ) -> None:
@@ -169,6 +173,7 @@ def finetune(
     from speechssl.data.waveforms import WaveformStore
     from speechssl.models.storage import encoder_dim
     from speechssl.train.examples import choose
+    from speechssl.train.exporting import export_notes, settings_for
     from speechssl.train.finetune import finetune as run
     from speechssl.train.finetune_config import FinetuneConfig, finetune_settings
 
@@ -177,13 +182,13 @@ def finetune(
     found = choose(
         store, learn, split=split, ids=ids, shots=shots, minutes=minutes, valid_share=valid_share, seed=given.seed
     )
-    for note in found.notes:
-        say_once(note)
     total = sum(store.utterances[example.index].duration for example in found.train) / 60
     defaults = finetune_settings(learn, shots=shots or 0, minutes=total, scratch=start is None, dim=encoder_dim(start))
-    recipe = load_config(FinetuneConfig, config, overrides=sets, defaults=defaults)
+    recipe = load_config(FinetuneConfig, config, overrides=sets, defaults=settings_for(program, defaults))
     if recipe.kind != defaults.kind:
         raise UserError(f"kind={recipe.kind} does not go with --learn {learn}; leave the kind to --learn")
+    for note in [*found.notes, *export_notes(program, recipe, start=start)]:
+        say_once(note)
     with _health_told():
         result = run(
             store, out, config=recipe, start=start, train=found.train, valid=found.valid, command=_spoken.get()

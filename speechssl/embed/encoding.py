@@ -28,7 +28,7 @@ from speechssl.embed.moments import POOLINGS, Moments, Piece, Pooling
 from speechssl.embed.packing import DType, float_type, packed
 from speechssl.embed.tiles import projected
 from speechssl.models.encoder import EncoderOutput, SpeechEncoder
-from speechssl.models.storage import HEAD, read_tensors
+from speechssl.models.storage import HEAD, read_encoder_config, read_tensors
 from speechssl.nn.time_norm import FixedNorm
 
 Waveform = Float32[np.ndarray, " _"]  # mono samples at 16 kHz; a list of them may differ in length
@@ -304,9 +304,19 @@ def learned_mix(folder: Path) -> tuple[float, ...] | None:
 
     Args:
         folder: a model folder.
+
+    Raises:
+        UserError: not a model folder, or weights that do not fit its settings.
     """
     weights = read_tensors(folder / "model.safetensors", prefix=HEAD).get("mix.weights")
-    return None if weights is None else tuple(weights.float().softmax(dim=0).tolist())
+    if weights is None:
+        return None
+    states = read_encoder_config(folder).transformer.layers + 1
+    if tuple(weights.shape) != (states,):
+        raise UserError(
+            f"{folder}: {HEAD}mix.weights has the shape {list(weights.shape)}, its settings make it {[states]}"
+        )
+    return tuple(weights.float().softmax(dim=0).tolist())
 
 
 def _weighted(states: Sequence[Tensor], weights: Float[Tensor, " states"]) -> Float[Tensor, "batch frames dim"]:

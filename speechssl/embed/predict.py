@@ -23,6 +23,7 @@ from speechssl.embed.encoding import Waveform, device_of
 from speechssl.embed.long import LongClip
 from speechssl.embed.predict_long import TooLongError, classify_long, emissions_long
 from speechssl.models.ctc import CTCModel
+from speechssl.models.files import read_json
 from speechssl.models.heads import classify, emissions, load_head
 from speechssl.models.storage import model_hash
 from speechssl.scoring.alignment import WordTime, word_times
@@ -178,6 +179,6 @@ def decoder_config(folder: Path) -> DecoderConfig:
     if not path.is_file():
         return DecoderConfig()
     try:
-        return DecoderConfig.model_validate(json.loads(path.read_text(encoding="utf-8"))["config"])
+        return DecoderConfig.model_validate(read_json(path)["config"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not the settings of a decoder: {' '.join(str(error).split())}") from None

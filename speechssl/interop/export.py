@@ -18,6 +18,7 @@ from speechssl.interop.export_huggingface import write_folder
 from speechssl.interop.export_torchaudio import write_torchaudio
 from speechssl.interop.onnx import EXTRA, export_onnx
 from speechssl.interop.stored import Kind, StoredModel, read_stored
+from speechssl.models.files import is_json_with, read_json
 
 Target = Literal["huggingface", "torchaudio", "onnx"]
 
@@ -92,8 +93,9 @@ def export_model(
         files = _huggingface(out, stored, about=about)
     elif to == "torchaudio":
         beside = out.with_suffix(".json")
-        _check_file(out, written=_json_has_key(beside))
-        _check_file(beside, written=_json_has_key(beside))
+        written = is_json_with(beside, _KEY)
+        _check_file(out, written=written)
+        _check_file(beside, written=written)
         write_torchaudio(out, stored, about=about)
         files = [out, beside]
     else:
@@ -146,10 +148,8 @@ def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder}: a file; the target for huggingface is a folder")
     there = {each.name for each in folder.iterdir()}
-    try:
-        known = set(json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        known = set[str]()
+    listed: object = read_json(folder / MARKER).get("files") if is_json_with(folder / MARKER, "files") else None
+    known = set(filter(lambda name: isinstance(name, str), listed)) if isinstance(listed, list) else set[str]()
     foreign = sorted(there - known)
     if foreign:
         raise UserError(f"{folder}: holds {foreign[0]}, which no export wrote; name another folder, or move it away")
@@ -160,13 +160,6 @@ def _check_file(path: Path, *, written: bool) -> None:
         raise UserError(f"{path}: a folder; the target is a file")
     if path.exists() and not written:
         raise UserError(f"{path}: is there already and no export wrote it; name another file, or move it away")
-
-
-def _json_has_key(path: Path) -> bool:
-    try:
-        return _KEY in json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
 
 
 def _onnx_has_key(path: Path) -> bool:

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import torch
 from safetensors.torch import save
 from torch import Tensor
@@ -25,6 +26,7 @@ from speechssl.audio import SAMPLE_RATE
 from speechssl.config import Config, UserError
 from speechssl.interop import huggingface
 from speechssl.interop.export_card import card
+from speechssl.interop.exportable import head_reason
 from speechssl.interop.stored import StoredModel
 from speechssl.models.classifier import Classifier
 from speechssl.models.ctc import CTCModel
@@ -96,7 +98,12 @@ def write_folder(folder: Path, model: StoredModel, *, facts: Mapping[str, str]) 
 
 def _config(model: StoredModel) -> dict[str, Any]:
     _check_head(model)
-    settings = _Objective.model_validate(model.config["objective"]) if model.kind == "pretraining" else None
+    try:
+        settings = _Objective.model_validate(model.config.get("objective")) if model.kind == "pretraining" else None
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, ("objective", *first["loc"])))
+        raise UserError(f"{model.folder / 'config.json'}: {place}: {first['msg']}") from None
     try:
         kind = huggingface.model_type(model.encoder.config)
         shared = huggingface.export_config(model.encoder.config, settings)
@@ -138,17 +145,10 @@ def _head_config(model: StoredModel) -> dict[str, Any]:
 
 
 def _check_head(model: StoredModel) -> None:
-    ways = "ONNX can hold it (--to onnx), --encoder-only leaves the head out"
-    if isinstance(model.head, CTCModel) and model.head.config.layers != "last":
-        raise UserError(
-            f"{model.folder}: ctc.layers={model.head.config.layers!r} reads a learned mix of layers, transformers' "
-            f"models for CTC the last one; fine-tune with --set ctc.layers=last; {ways}"
-        )
-    if isinstance(model.head, Classifier) and model.head.config.pooling != "mean":
-        raise UserError(
-            f"{model.folder}: classifier.pooling={model.head.config.pooling!r}, transformers' classifiers know the "
-            f"mean over frames only; fine-tune with --set classifier.pooling=mean; {ways}"
-        )
+    reason = None if model.head is None else head_reason("transformers", model.head.config)
+    if reason is not None:
+        ways = "ONNX can hold it (--to onnx), --encoder-only leaves the head out"
+        raise UserError(f"{model.folder}: {reason}; {ways}")
 
 
 def _weights(model: StoredModel, *, prefix: str) -> dict[str, Tensor]:

@@ -16,10 +16,11 @@ import torch
 
 from speechssl.audio import SAMPLE_RATE
 from speechssl.config import UserError
-from speechssl.interop import huggingface, torchaudio
+from speechssl.interop import torchaudio
+from speechssl.interop.exportable import encoder_reason, head_reason
 from speechssl.interop.stored import StoredModel
 from speechssl.models.ctc import CTCModel
-from speechssl.models.storage import write_atomic
+from speechssl.models.storage import write_atomic, written_beside
 
 
 def write_torchaudio(path: Path, model: StoredModel, *, about: dict[str, Any]) -> None:
@@ -34,18 +35,13 @@ def write_torchaudio(path: Path, model: StoredModel, *, about: dict[str, Any]) -
         UserError: what torchaudio cannot express; says by which setting, and what can be done.
     """
     head = model.head
-    if head is not None and (not isinstance(head, CTCModel) or head.config.layers != "last"):
-        what = "a classifier" if not isinstance(head, CTCModel) else f"ctc.layers={head.config.layers!r}"
-        raise UserError(
-            f"{model.folder}: {what} cannot be expressed in torchaudio, whose only head is a linear layer a frame on "
-            "the last layer; --encoder-only leaves the head out, ONNX can hold it (--to onnx)"
-        )
-    try:
-        if huggingface.model_type(model.encoder.config) != "wav2vec2":
-            raise ValueError("not a wav2vec 2.0 encoder, and torchaudio.models.wav2vec2_model builds no other")
-        arguments = torchaudio.export_config(model.encoder.config)
-    except ValueError as error:
-        raise UserError(f"{model.folder}: {error}; ONNX can hold it (--to onnx)") from None
+    reason = None if head is None else head_reason("torchaudio", head.config)
+    if reason is not None:
+        raise UserError(f"{model.folder}: {reason}; --encoder-only leaves the head out, ONNX can hold it (--to onnx)")
+    reason = encoder_reason("torchaudio", model.encoder.config)
+    if reason is not None:
+        raise UserError(f"{model.folder}: {reason}; ONNX can hold it (--to onnx)")
+    arguments = torchaudio.export_config(model.encoder.config)
     weights = torchaudio.export_weights(
         {f"encoder.{name}": value for name, value in model.encoder.state_dict().items()}
     )
@@ -63,5 +59,13 @@ def write_torchaudio(path: Path, model: StoredModel, *, about: dict[str, Any]) -
     buffer = io.BytesIO()
     torch.save({name: value.detach().clone() for name, value in weights.items()}, buffer)
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_atomic(path.with_suffix(".json"), text.encode())
-    write_atomic(path, buffer.getvalue())
+    beside = path.with_suffix(".json")
+    before = beside.read_bytes() if beside.exists() else None
+    # Both are on the disk before either gets its name.
+    with written_beside(beside, text.encode()) as facts, written_beside(path, buffer.getvalue()) as state:
+        facts.replace(beside)
+        try:
+            state.replace(path)
+        except BaseException:  # Ctrl-C too: the two files belong together
+            beside.unlink() if before is None else write_atomic(beside, before)
+            raise

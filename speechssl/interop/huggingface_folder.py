@@ -154,7 +154,8 @@ def _shards(index: Path) -> list[str]:
 
 def _inside(index: Path, shard: str) -> Path:
     path = index.parent / shard
-    if Path(shard).name != shard or not path.is_file():
+    # No file system has longer names than 255 bytes, and the error of one would show the name in full.
+    if Path(shard).name != shard or len(shard.encode()) > 255 or not path.is_file():
         raise UserError(f"{index}: names the shard {shard!r}, which is not beside it")
     return path
 

@@ -5,15 +5,16 @@ hostile file may be an archive that unpacks to gigabytes, or a pickle of a billi
 here, instruction by instruction, and nothing of them is executed.
 """
 
+import io
 import pickletools
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
-_PICKLE_BYTES = 1 << 25  # of all pickles together
-_INSTRUCTIONS = 1_000_000  # of all pickles together; a thousand tensors take thirty thousand
+_PICKLE_BYTES = 1 << 25  # of the pickles
+_INSTRUCTIONS = 500_000  # of all pickles together; a thousand tensors take thirty thousand
 _INTEGER = 1 << 64  # numbers of a checkpoint are sizes; larger ones can be made to collide in a dictionary
+_NAME = 1000  # characters of what a pickle names
 _DIRECTORY_BYTES = 1 << 22  # of an archive's list of members
 _PICKLES_BEFORE_ZIP = 4  # before torch 1.6: a magic number, the format, the machine, the content
 
@@ -31,7 +32,7 @@ def scan(path: Path) -> set[str]:
     """
     if not zipfile.is_zipfile(path):
         with path.open("rb") as stream:
-            return _globals(_Bounded(stream), pickles=_PICKLES_BEFORE_ZIP)
+            return _globals(stream.read(_PICKLE_BYTES), pickles=_PICKLES_BEFORE_ZIP)
     _check_directory(path)
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
@@ -39,8 +40,9 @@ def scan(path: Path) -> set[str]:
         pickles = [member for member in members if member.filename.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise ScanError(f"a zip archive with {len(pickles)} files named data.pkl; torch.save writes one")
-        with archive.open(pickles[0]) as stream:
-            return _globals(_Bounded(stream), pickles=1)
+        if pickles[0].file_size > _PICKLE_BYTES:
+            raise ScanError(f"{pickles[0].filename} has {pickles[0].file_size} bytes; at most {_PICKLE_BYTES} are read")
+        return _globals(archive.read(pickles[0]), pickles=1)
 
 
 def _check_directory(path: Path) -> None:
@@ -71,38 +73,14 @@ def _check_members(members: list[zipfile.ZipInfo], *, size: int) -> None:
             raise ScanError(f"{member.filename} claims {member.file_size} bytes of an archive of {size}")
 
 
-@runtime_checkable
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
-    def readline(self, size: int, /) -> bytes: ...
-
-
-class _Bounded:
-    """A stream that ends with an error where pickles of a checkpoint have long ended."""
-
-    def __init__(self, stream: _Readable):
-        self._stream, self._left = stream, _PICKLE_BYTES
-
-    def read(self, size: int) -> bytes:
-        # Not more than is left: a claim of 2^40 bytes would be allocated before it is read.
-        return self._taken(self._stream.read(max(0, min(size, self._left + 1))))
-
-    def readline(self) -> bytes:
-        return self._taken(self._stream.readline(self._left + 1))
-
-    def _taken(self, content: bytes) -> bytes:
-        self._left -= len(content)
-        if self._left < 0:
-            raise ScanError(f"its pickles take more than {_PICKLE_BYTES} bytes")
-        return content
-
-
-def _globals(stream: _Bounded, *, pickles: int) -> set[str]:
+def _globals(content: bytes, *, pickles: int) -> set[str]:
     names: set[str] = set()
-    for number, (name, argument) in enumerate(_instructions(stream, pickles=pickles)):
+    for number, (name, argument) in enumerate(_instructions(content, pickles=pickles)):
         if number >= _INSTRUCTIONS:
             raise ScanError(f"its pickles have more than {_INSTRUCTIONS} instructions")
         if name == "GLOBAL":
+            if len(str(argument)) > _NAME:  # torch searches its own message for names, in quadratic time
+                raise ScanError(f"its pickles name something of {len(str(argument))} characters")
             names.add(str(argument).replace(" ", ".").replace("__builtin__.", "builtins."))
         # The first pickle of an old file is torch's magic number, of ten bytes.
         elif isinstance(argument, int) and abs(argument) >= _INTEGER and argument != _MAGIC:
@@ -113,7 +91,8 @@ def _globals(stream: _Bounded, *, pickles: int) -> set[str]:
 _MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
 
 
-def _instructions(stream: _Bounded, *, pickles: int) -> Iterator[tuple[str, object]]:
+def _instructions(content: bytes, *, pickles: int) -> Iterator[tuple[str, object]]:
+    stream = io.BytesIO(content)  # what claims more bytes than there are is read as far as they go
     for _ in range(pickles):
-        for opcode, argument, _ in pickletools.genops(stream):  # pyright: ignore[reportArgumentType]  (reads, no more)
+        for opcode, argument, _ in pickletools.genops(stream):
             yield opcode.name, argument

@@ -7,11 +7,10 @@ keeps what it was made from and does nothing. No class of that project is import
 names anything else is refused.
 """
 
-import itertools
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ _SINGLE = {  # of the standard library: how types and enumerations are written
     ),
 }
 _DEPTH = 64  # of settings inside settings
-_VALUES = 100_000  # of all settings together
+_VALUES = 20_000  # of all settings together
 _SHARED = 2  # how many times over a file's bytes may be used, where tensors share them
 
 
@@ -129,29 +128,43 @@ def plain(value: Any) -> Any:
         ValueError: nested without an end, or more values than settings have (lists that are shared can be few bytes in
             a file and 2^50 values when they are written out).
     """
-    return _plain(value, itertools.count(), depth=0)
+    stack, count = [(value, 0)], 0
+    while stack:  # counted before they are written out, and without a call for each
+        each, depth = stack.pop()
+        each = _inside(each)
+        count += 1
+        if depth > _DEPTH:
+            raise ValueError(f"settings are nested more than {_DEPTH} deep")
+        if count > _VALUES:
+            raise ValueError(f"settings hold more than {_VALUES} values")
+        if isinstance(each, dict | list | tuple):
+            stack += [(inner, depth + 1) for inner in (each.values() if isinstance(each, dict) else each)]
+    return _written_out(value)
 
 
-def _plain(value: Any, counter: Iterator[int], *, depth: int) -> Any:
-    if next(counter) >= _VALUES:
-        raise ValueError(f"settings hold more than {_VALUES} values")
-    if depth > _DEPTH:
-        raise ValueError(f"settings are nested more than {_DEPTH} deep")
-    if isinstance(value, StandIn):
-        state = value.state if isinstance(value.state, dict) else {}
-        for key in ("_content", "_val"):  # omegaconf's containers and its leaves
-            if key in state:
-                return _plain(state[key], counter, depth=depth + 1)
-        if value.origin == "argparse.Namespace":
-            return _plain(state, counter, depth=depth + 1)
-        return (
-            _plain(value.args[0], counter, depth=depth + 1) if len(value.args) == 1 else None
-        )  # a member of an enumeration
+def _written_out(value: Any) -> Any:
+    value = _inside(value)
     if isinstance(value, dict):
-        return {str(key): _plain(each, counter, depth=depth + 1) for key, each in value.items()}
+        return {str(key): _written_out(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each, counter, depth=depth + 1) for each in value]
+        return [_written_out(each) for each in value]
     return value if isinstance(value, str | int | float | bool) else None
+
+
+def _inside(value: Any) -> Any:
+    """What a stand-in stands for; other values as they are."""
+    for _ in range(_DEPTH):
+        if not isinstance(value, StandIn):
+            return value
+        state = value.state if isinstance(value.state, dict) else {}
+        content = next((key for key in ("_content", "_val") if key in state), None)  # omegaconf's containers and leaves
+        if content is not None:
+            value = state[content]
+        elif value.origin == "argparse.Namespace":
+            value = state
+        else:  # a member of an enumeration was made from its value
+            value = value.args[0] if len(value.args) == 1 else None
+    raise ValueError(f"settings are nested more than {_DEPTH} deep")
 
 
 def _stand_in(name: str) -> Callable[..., Any]:

@@ -21,7 +21,7 @@ from speechssl.interop import fairseq, huggingface_folder, torchaudio_read
 from speechssl.interop.pickled import load_pickled
 from speechssl.interop.reading import Checkpoint, assemble
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.files import brief, is_json_with, read_tensors
+from speechssl.models.files import brief, is_json_with, read_json, read_tensors
 from speechssl.models.storage import (
     PREFIX,
     encoder_hash,
@@ -161,6 +161,8 @@ def _in_folder(folder: Path) -> Path | Checkpoint:
         return folder / "pretrain" if folder / "pretrain" in within else within[0]
     if within:
         raise UserError(f"{folder}: holds several models, name one: {', '.join(path.name for path in within)}")
+    if (folder / _CONFIG).is_file():
+        read_json(folder / _CONFIG)  # says what is wrong with it
     if (folder / "last.pt").exists():
         raise UserError(f"{folder}: a run that has not saved its model yet")
     raise UserError(

@@ -87,6 +87,8 @@ def load_head(folder: Path) -> Head:
 def _build(head: Mapping[str, Any], encoder: EncoderConfig | None, shapes: Mapping[str, Sequence[int]]) -> Head:
     """A head of the size that its tensors have; ``shapes`` are those of the file."""
     settings = json.dumps(head["config"])
+    if head.get("network", "encoder") not in ("encoder", "logmel-cnn"):
+        raise ValueError(f"network {head['network']!r}")
     if encoder is None:
         cnn = LogMelCNNConfig.model_validate_json(settings)
         classes = _names(head, "classes", shapes.get(f"{HEAD}network.head.bias"))

@@ -5,6 +5,7 @@ contexts. A word after a context that the model does not hold is scored by the s
 back-off weight (Katz 1987). Scores agree with KenLM's (Heafield 2011).
 """
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,11 @@ from speechssl.config import UserError
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 _NEVER = -99.0  # log10 of a probability of zero, by convention: nothing ever predicts the beginning of a sentence
+
+_LINE = 1 << 16  # characters; no n-gram is as long
+_SHORTEST = 5  # bytes of an n-gram: "-1", a tab, a letter, the end of the line
+_HIGHEST_ORDER = 32
+_ABOVE_ONE = 1e-3  # log10 of a probability: one, and what rounding adds to it
 
 Gram = tuple[str, ...]
 
@@ -172,15 +178,19 @@ def _lines(model: NgramModel) -> Iterator[str]:
 
 def _entries(path: Path) -> Iterator[tuple[int, Gram, float, float]]:
     """Size, n-gram, log10 probability and back-off weight of each entry, in the order of the file."""
-    size, seen_data = 0, False
+    size, seen_data, longest = 0, False, path.stat().st_size if path.is_file() else 0
     try:
         with path.open(encoding="utf-8", newline="\n") as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(iter(lambda: file.readline(_LINE), ""), start=1):
                 text = line.strip("\r\n\t ")
+                if len(line) == _LINE:
+                    break
                 if text == "\\data\\":
                     seen_data = True
                 elif number > 100 and not seen_data:
                     break
+                elif seen_data and size == 0 and text.startswith("ngram "):
+                    _check_count(text, size=longest)
                 elif not seen_data or not text or text.startswith("ngram "):
                     continue
                 elif text == "\\end\\":
@@ -204,4 +214,14 @@ def _entry(text: str, size: int) -> tuple[int, Gram, float, float]:
     if len(fields) not in (size + 1, size + 2) or size == 0:
         raise ValueError(text)
     backoff = float(fields[size + 1]) if len(fields) == size + 2 else 0.0
-    return size, tuple(fields[1 : size + 1]), float(fields[0]), backoff
+    log_prob = float(fields[0])
+    if not log_prob < _ABOVE_ONE or math.isnan(backoff) or backoff == math.inf:  # NaN is not below anything
+        raise ValueError(text)
+    return size, tuple(fields[1 : size + 1]), log_prob, backoff
+
+
+def _check_count(text: str, *, size: int) -> None:
+    """Raises `ValueError` where `ngram N=COUNT` claims more than the file can hold: KenLM makes room for so many."""
+    order, _, count = text.removeprefix("ngram ").partition("=")
+    if not 0 < int(order) <= _HIGHEST_ORDER or not 0 <= int(count) <= size // _SHORTEST:
+        raise ValueError(text)

@@ -27,13 +27,13 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pydantic
 import torch
 from jaxtyping import Float
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, FiniteFloat, PositiveFloat
 
 from speechssl.config import Config, UserError
 from speechssl.scoring.arpa import UNKNOWN, arpa_words
@@ -44,6 +44,9 @@ EXTRA = "beam search needs the extra 'lm': pip install 'speechssl[lm]' (kenlm is
 _KENLM_BINARY = b"mmap lm http://kheafield.com"
 MAX_STATES = 1 << 22  # frames x beam of one search: flashlight keeps about 100 bytes each, 400 MB in all
 _FORBIDDEN = -1e6  # nats; far below what any whole utterance adds up to
+
+
+MOST_HYPOTHESES = 100_000  # of a beam: each takes memory in every frame
 
 
 class DecoderConfig(Config):
@@ -60,12 +63,12 @@ class DecoderConfig(Config):
     """
 
     lexicon: bool = True
-    lm_weight: NonNegativeFloat = 2.0
-    word_score: float = 0.0
-    beam_size: PositiveInt = 100
+    lm_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
+    word_score: FiniteFloat = 0.0
+    beam_size: Annotated[int, Field(ge=1, le=MOST_HYPOTHESES)] = 100
     beam_threshold: PositiveFloat = 50.0
     log_add: bool = True
-    nbest: PositiveInt = 20
+    nbest: Annotated[int, Field(ge=1, le=MOST_HYPOTHESES)] = 20
 
     @pydantic.model_validator(mode="after")
     def _word_score_needs_words(self) -> "DecoderConfig":

@@ -228,10 +228,13 @@ WIDE = PRE.model_copy(update={"conv": PRE.conv.model_copy(update={"layers": ((16
 CANNOT = {
     "gabor": (lambda folder: save_model(folder, _small_gabor()), r"front='gabor' .*ONNX can hold it \(--to onnx\)"),
     "padding": (lambda folder: encoder_folder(folder, WIDE), "see 720 samples get 160 zeros .*--to onnx"),
-    "mix": (lambda folder: ctc_folder(folder, PRE, CTCConfig()), r"ctc.layers='mix'.*--set ctc.layers=last"),
+    "mix": (
+        lambda folder: ctc_folder(folder, PRE, CTCConfig()),
+        r"ctc.layers='mix'.*--for transformers",
+    ),
     "pooling": (
         lambda folder: classifier_folder(folder, PRE, ClassifierConfig()),
-        r"classifier.pooling='mean\+std'.*--set classifier.pooling=mean",
+        r"classifier.pooling='mean\+std'.*--for transformers .it sets classifier.pooling=mean",
     ),
     "quantizer": (
         lambda folder: pretraining_folder(folder, PRE, changed(OBJECTIVE, quantizer__normalize_input=True)),

@@ -1,0 +1,77 @@
+"""Which heads and encoders other programs cannot express, from settings alone: known before a model is trained.
+
+The exporters refuse by these reasons, and fine-tuning says them before its first step.
+"""
+
+from typing import Literal
+
+from speechssl.interop import huggingface, torchaudio
+from speechssl.models.classifier import ClassifierConfig
+from speechssl.models.ctc import CTCConfig
+from speechssl.models.encoder import EncoderConfig
+
+Program = Literal["transformers", "torchaudio"]
+PROGRAMS: tuple[Program, ...] = ("transformers", "torchaudio")
+
+HeadConfig = CTCConfig | ClassifierConfig
+
+
+def head_reason(program: Program, head: HeadConfig) -> str | None:
+    """Why a program cannot express a head, and what to train instead; None where it can.
+
+    >>> head_reason("transformers", ClassifierConfig(pooling="mean")) is None
+    True
+    """
+    if program == "torchaudio":
+        if isinstance(head, CTCConfig) and head.layers == "last":
+            return None
+        what = f"ctc.layers={head.layers!r}" if isinstance(head, CTCConfig) else "a classifier"
+        way = "; fine-tune with --for torchaudio" if isinstance(head, CTCConfig) else ""
+        return f"{what} cannot be expressed in torchaudio, whose only head is a linear layer on the last layer{way}"
+    if isinstance(head, CTCConfig) and head.layers != "last":
+        return (
+            f"ctc.layers={head.layers!r} reads a learned mix of layers, transformers' models for CTC the last one; "
+            "fine-tune with --for transformers (it sets ctc.layers=last)"
+        )
+    if isinstance(head, ClassifierConfig) and head.pooling != "mean":
+        return (
+            f"classifier.pooling={head.pooling!r}, transformers' classifiers know the mean over frames only; "
+            "fine-tune with --for transformers (it sets classifier.pooling=mean)"
+        )
+    return None
+
+
+def encoder_reason(program: Program, encoder: EncoderConfig) -> str | None:
+    """Why a program cannot express an encoder; None where it can."""
+    try:
+        if program == "transformers":
+            huggingface.export_config(encoder)
+        elif huggingface.model_type(encoder) != "wav2vec2":
+            return "not a wav2vec 2.0 encoder, and torchaudio.models.wav2vec2_model builds no other"
+        else:
+            torchaudio.export_config(encoder)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def reasons(encoder: EncoderConfig | None, head: HeadConfig | None) -> dict[Program, str]:
+    """Why each program cannot express a model; those that can are not in it.
+
+    Args:
+        encoder: None for a model without one (the log-mel CNN).
+        head: None for a model without one of these kinds.
+
+    >>> from speechssl.models.encoder import PRESETS
+    >>> sorted(reasons(PRESETS["base"], CTCConfig())), reasons(PRESETS["base"], CTCConfig(layers="last"))
+    (['torchaudio', 'transformers'], {})
+    """
+    found: dict[Program, str] = {}
+    for program in PROGRAMS:
+        if encoder is None or head is None:
+            reason = "a network without an encoder; only models on an encoder are exported"
+        else:
+            reason = encoder_reason(program, encoder) or head_reason(program, head)
+        if reason is not None:
+            found[program] = reason
+    return found
