@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from speechssl.answers import answer, status_of
 from speechssl.audio import AUDIO_SUFFIXES, AudioError
 from speechssl.config import UserError
 from speechssl.containers import FOREIGN_SUFFIXES
@@ -55,8 +56,11 @@ def list_address(address: str) -> list[RemoteFile]:
             return [RemoteFile(address, address, "")]
         else:
             found, root = system.find(path, detail=True), path
-    except (ImportError, OSError, ValueError) as error:
-        raise UserError(f"{address}: cannot be listed ({_words(error)})") from error
+        if not found:
+            system.ls(root)  # a folder that is not there has no files either, and says so only here
+    except Exception as error:
+        # ImportError, OSError, ValueError, and the errors of each protocol's own client.
+        raise UserError(f"{address}: cannot be listed ({_words(error, address)})") from error
     root = root.strip("/")
     files = [name for name in sorted(found) if _is_audio(name) and found[name].get("type") != "directory"]
     return [
@@ -84,7 +88,7 @@ def fetched(address: str, spool: Path) -> Generator[Path]:
             with handle, fsspec.open(address, "rb") as source:
                 shutil.copyfileobj(source, handle, 1 << 20)
         except Exception as error:
-            raise AudioError(address, f"cannot be fetched ({_words(error)})") from error
+            raise AudioError(address, f"cannot be fetched ({_words(error, address)})") from error
         yield copy
     finally:
         with contextlib.suppress(OSError):
@@ -109,5 +113,14 @@ def _mark(info: dict[str, Any]) -> str:
     return "-".join(marks[:2])
 
 
-def _words(error: Exception) -> str:
+def _words(error: Exception, address: str) -> str:
+    status = status_of(error)
+    if status is None and isinstance(error, FileNotFoundError) and address.lower().startswith("http"):
+        status = 404  # of which fsspec keeps no more than this error
+    if status is not None:
+        return answer(status)
+    if isinstance(error, FileNotFoundError):
+        return "no such file or folder there: check the address"
+    if isinstance(error, TimeoutError):
+        return "no answer in time; try again later"
     return " ".join(str(error).split()) or type(error).__name__

@@ -19,6 +19,7 @@ from speechssl.interop.export_torchaudio import write_torchaudio
 from speechssl.interop.onnx import EXTRA, export_onnx
 from speechssl.interop.stored import Kind, StoredModel, read_stored
 from speechssl.models.files import is_json_with, read_json
+from speechssl.models.storage import write_atomic
 
 Target = Literal["huggingface", "torchaudio", "onnx"]
 
@@ -126,7 +127,7 @@ def _huggingface(out: Path, stored: StoredModel, *, about: Mapping[str, Any]) ->
     try:
         write_folder(partial, stored, facts={"speechssl model": f"`{stored.digest}`, written by {__version__}"})
         names = sorted([*(file.name for file in partial.iterdir()), MARKER])
-        (partial / MARKER).write_text(json.dumps({**about, "files": names}, indent=2) + "\n", encoding="utf-8")
+        write_atomic(partial / MARKER, (json.dumps({**about, "files": names}, indent=2) + "\n").encode())
         if out.exists():
             out.replace(old)
         try:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from speechssl.answers import answer, status_of
 from speechssl.audio import SAMPLE_RATE
 from speechssl.config import UserError
 from speechssl.interop import huggingface
@@ -97,12 +98,16 @@ def _snapshot(name: str, repository: str, revision: str | None, patterns: list[s
         raise UserError(f"{name}: the model has no revision {revision!r}") from None
     except errors.RepositoryNotFoundError:
         raise UserError(f"{name}: huggingface.co has no such model, or it is private (hf auth login)") from None
-    except errors.LocalEntryNotFoundError:
-        raise UserError(
-            f"{name}: huggingface.co cannot be reached and the model is not in the cache; a folder that was downloaded "
-            "elsewhere can be given by its path"
-        ) from None
     except Exception as error:  # noqa: BLE001 -- the HTTP client below has errors of its own, which change by version
+        status = status_of(error)
+        if status is not None:
+            login = " (hf auth login)" if status in (401, 403) else ""
+            raise UserError(f"{name}: not downloaded: {answer(status)}{login}") from None
+        if isinstance(error, errors.LocalEntryNotFoundError):
+            raise UserError(
+                f"{name}: huggingface.co cannot be reached and the model is not in the cache; a folder that was "
+                "downloaded elsewhere can be given by its path"
+            ) from None
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{name}: not downloaded: {reason[0]}") from None
 

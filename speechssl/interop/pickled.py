@@ -178,7 +178,7 @@ def _table(*_: object) -> dict[object, object]:
 
 
 def _is_known(name: str) -> bool:
-    return name.startswith(_PROJECTS) or name in _SINGLE
+    return (name.startswith(_PROJECTS) and name.isprintable()) or name in _SINGLE
 
 
 def _reason(error: Exception) -> str:

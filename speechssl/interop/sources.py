@@ -143,6 +143,8 @@ def _find(name: str) -> Path | Checkpoint:
         return _in_file(path)
     if name in bundled_models():
         return ASSETS / name
+    if "://" in name:
+        raise UserError(f"{name}: models are not read from addresses; download it first, or write hf:org/name")
     bundled = ", ".join(bundled_models()) or "none"
     raise UserError(
         f"{name}: no such model; allowed: a run or model folder, a folder of transformers, hf:org/name, a .pt file of "

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from speechssl.answers import answer
 from speechssl.config import UserError
 from speechssl.interop import huggingface
 from speechssl.interop.naming import rename
@@ -42,7 +43,7 @@ def read_bundle(name: str) -> Checkpoint:
     try:
         tensors = bundle._get_state_dict({"map_location": "cpu", "weights_only": True})
     except urllib.error.HTTPError as error:
-        raise UserError(f"{name}: {error.url} answers {error.code}") from None
+        raise UserError(f"{name}: {error.url}: {answer(error.code)}") from None
     except OSError as error:
         reason = getattr(error, "reason", error)
         raise UserError(

@@ -62,6 +62,10 @@ def checkpoint() -> dict[str, Any]:
     return as_args(SETTINGS | LARGE) | {"model": dict(_weights())}
 
 
+def state_dict() -> dict[str, torch.Tensor]:
+    return dict(make("wav2vec2 layer").state_dict())
+
+
 # JSON
 
 

@@ -1,9 +1,10 @@
 """What transformers and torchaudio make of exported models: loaded without a word, and the same to the last digit."""
 
+import errno
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from speechssl.audio import normalize
 from speechssl.config import UserError
 from speechssl.interop import huggingface
-from speechssl.interop.export import export_model
+from speechssl.interop.export import Target, export_model
 from speechssl.interop.sources import import_model
 from speechssl.models.classifier import Classifier, ClassifierConfig
 from speechssl.models.ctc import CTCConfig, CTCModel
@@ -309,3 +310,62 @@ def test_the_card_says_what_is_known(tmp_path: Path) -> None:
     report = export_model(tmp_path / "run", tmp_path / "hf", to="huggingface")  # a run folder: its model
     assert report.kind == "pretraining"
     assert report.size == sum((report.path / name).stat().st_size for name in report.files)
+
+
+def full(*names: str, replacing: bool = False) -> Callable[..., Any]:
+    """Opening files, or giving them their names, on a disk that has no room for these."""
+    original = Path.replace if replacing else Path.open
+
+    def fails(path: Path, *args: Any, **how: Any) -> Any:
+        name = Path(args[0]).name if replacing else path.name
+        if any(each in name for each in names) and (replacing or "w" in "".join(map(str, args))):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(path, *args, **how)
+
+    return fails
+
+
+EXPORTS: dict[str, tuple[str, tuple[str, ...]]] = {  # target, files that a full disk may stop at
+    "torchaudio": ("out.pt", ("out.pt", "out.json")),
+    "huggingface": (
+        "out",
+        ("config.json", "model.safetensors", "README.md", "preprocessor_config.json", "speechssl.json"),
+    ),
+}
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize(("to", "name"), [(to, name) for to, (_, names) in EXPORTS.items() for name in names])
+def test_a_full_disk_leaves_nothing_partial(
+    to: Target, name: str, again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a part of the export nor, where there was one before, half of it new."""
+    source, out = encoder_folder(tmp_path / "model", PRE), tmp_path / "here" / EXPORTS[to][0]
+    out.parent.mkdir()
+    if again:
+        export_model(encoder_folder(tmp_path / "other", changed(PRE, transformer__layers=1)), out, to=to)
+    before = {path: path.read_bytes() for path in out.parent.rglob("*") if path.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full(name))
+        with pytest.raises(OSError, match="No space left") as caught:
+            export_model(source, out, to=to)
+    assert Path(caught.value.filename).name == name
+    assert {path: path.read_bytes() for path in out.parent.rglob("*") if path.is_file()} == before
+    assert [path.name for path in out.parent.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("name", ["out.pt", "out.json"])
+def test_a_state_dict_and_its_arguments_change_together(
+    name: str, again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = encoder_folder(tmp_path / "model", PRE), tmp_path / "here" / "out.pt"
+    out.parent.mkdir()
+    if again:
+        export_model(encoder_folder(tmp_path / "other", changed(PRE, transformer__layers=1)), out, to="torchaudio")
+    before = {path: path.read_bytes() for path in out.parent.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full(name, replacing=True))
+        with pytest.raises(OSError, match="No space left"):
+            export_model(source, out, to="torchaudio")
+    assert {path: path.read_bytes() for path in out.parent.iterdir()} == before

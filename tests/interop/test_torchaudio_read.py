@@ -110,7 +110,10 @@ def test_heads_of_recognisers_are_left_out(monkeypatch: pytest.MonkeyPatch) -> N
             urllib.error.URLError("no route"),
             "download.pytorch.org cannot be reached and the model is not in torch's cache",
         ),
-        (urllib.error.HTTPError("https://x/toy.pth", 404, "gone", None, None), "https://x/toy.pth answers 404"),  # pyright: ignore
+        (
+            urllib.error.HTTPError("https://x/toy.pth", 404, "gone", None, None),
+            "https://x/toy.pth: the server says 404",
+        ),  # pyright: ignore
         (
             {"encoder.transformer.layer_norm.bias": torch.zeros(3)},
             "does not fit its settings: missing tensors: encoder",

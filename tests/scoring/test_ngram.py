@@ -219,3 +219,35 @@ def test_a_missing_file(tmp_path):
         read_arpa(tmp_path / "none.arpa")
     with pytest.raises(UserError, match="cannot be read"):
         arpa_words(tmp_path)
+
+
+HEAD = "\\data\\\nngram 1=2\nngram 2=1\n\n\\1-grams:\n-1\t<s>\t-0.3\n-1\ta\n\n\\2-grams:\n-0.5\t<s> a\n\n\\end\\\n"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("ngram 1=2", "ngram 1=99999999999"),  # KenLM makes room for as many as are claimed
+        ("ngram 1=2", "ngram 1=-1"),
+        ("ngram 1=2", "ngram 1=x"),
+        ("ngram 2=1", "ngram 1000000=1"),
+        ("-1\ta", "nan\ta"),
+        ("-1\ta", "2\ta"),
+        ("-1\ta", "inf\ta"),
+        ("-0.3", "nan"),
+        ("-1\ta", "-1\t" + "a" * 100_000),
+        ("\\1-grams:", "\\99999999-grams:"),
+        ("\\end\\", "x" * 10**6),
+    ],
+)
+@pytest.mark.parametrize("read", [read_arpa, arpa_words])
+def test_files_that_claim_what_they_do_not_hold(tmp_path, change, read):
+    path = tmp_path / "lm.arpa"
+    path.write_text(HEAD, encoding="utf-8")
+    assert read(path)
+    assert HEAD.count(change[0]) >= 1
+    path.write_text(HEAD.replace(*change, 1), encoding="utf-8")
+    if read is arpa_words and change[0] == "\\end\\":
+        return  # of which no more than the words is read
+    with pytest.raises(UserError, match=r"lm\.arpa: not an ARPA language model"):
+        read(path)

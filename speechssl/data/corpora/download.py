@@ -23,6 +23,7 @@ from pathlib import Path
 import rich.console
 import rich.progress
 
+from speechssl.answers import answer
 from speechssl.config import UserError
 
 _BLOCK = 1 << 18  # bytes read at once
@@ -174,8 +175,8 @@ def _fetch_all(url: str, part: Path, *, progress: rich.progress.Progress, task: 
             reason = "the connection broke"
         except urllib.error.HTTPError as error:
             if error.code < 500 and error.code != 429:
-                raise UserError(f"{url}: the server says {error.code} {error.reason}") from None
-            reason = f"the server says {error.code} {error.reason}"
+                raise UserError(f"{url}: {answer(error.code)}") from None
+            reason = answer(error.code)
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
         except OSError as error:

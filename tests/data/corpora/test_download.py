@@ -82,7 +82,7 @@ def test_a_wrong_checksum_leaves_nothing(serve: Callable, target: Path) -> None:
 
 def test_a_missing_file_is_one_line(serve: Callable, target: Path) -> None:
     server = serve()
-    with pytest.raises(UserError, match=r"^http://127.0.0.1:\d+/nothing: the server says 404 Not Found$"):
+    with pytest.raises(UserError, match=r"^http://127.0.0.1:\d+/nothing: the server says 404 Not Found: check the add"):
         download(server.address + "nothing", target)
     assert len(server.requests) == 1
 
