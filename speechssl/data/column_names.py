@@ -98,7 +98,7 @@ def find_fields(columns: Sequence[str], where: str) -> tuple[dict[str, tuple[int
     ({'file': (0,), 'offset': (1,), 'end': (2,), 'duration': (4,)}, {1: 1.0, 2: 1.0, 4: 0.001})
     >>> find_fields(("file", "speeker"), "t.csv")
     Traceback (most recent call last):
-    speechssl.config.UserError: t.csv: column 'speeker' is not used and looks like 'speaker'; rename it to 'speaker' ...
+    speechssl.config.UserError: t.csv: column 'speeker' is not used and looks like 'speaker'; rename it to 'speaker'...
     """
     fields: dict[str, tuple[int, ...]] = {}
     units: dict[int, float] = {}
