@@ -115,7 +115,7 @@ def open_table(path: Path) -> Table:
         for _, values in _objects(path):
             keys.update(dict.fromkeys(values))
         return Table(path, tuple(keys), "")
-    first = next((text for _, text in _lines(path) if text.strip()), None)
+    first = next((text for _, text in table_lines(path) if text.strip()), None)
     if first is None:
         raise UserError(f"{path}: an empty table; its first line must name the columns")
     separator = "\t" if path.suffix.lower() == ".tsv" else _separator(first)
@@ -139,8 +139,16 @@ def _separator(header: str) -> str:
     return max(_SEPARATORS, key=plain.count)  # the first of equals: the comma
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers, line break included, without a byte order mark; UTF-8, or UTF-16 with a mark."""
+def table_lines(path: Path, words: str = "") -> Iterator[tuple[int, str]]:
+    """Lines of a text file with their numbers from 1, line break included; UTF-8, or UTF-16 with a byte order mark.
+
+    Args:
+        path: the file.
+        words: what to say before the reason when it cannot be read.
+
+    Raises:
+        UserError: it cannot be read, or is no text; the message names the line.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(2)
@@ -155,16 +163,17 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 except UnicodeDecodeError as error:
                     at = f"byte 0x{raw[error.start]:02x} in place {error.start + 1}"
                     raise UserError(f"{path}:{number}: not UTF-8 text ({at}); save the file as UTF-8") from None
-    except UnicodeError as error:
-        raise UserError(f"{path}: not UTF-16 text ({error}); save the file as UTF-8") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text, nor UTF-16 ({error.reason}); save it as UTF-8") from None
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
+        reason = error.strerror or str(error)
+        raise UserError(f"{path}: {words} ({reason})" if words else f"{path}: {reason}") from None
 
 
 def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
     """Cells of every record, the header's too, with the line that the record starts in."""
     if separator == "\t":
-        for number, text in _lines(path):
+        for number, text in table_lines(path):
             yield number, [_unquoted(cell) for cell in text.rstrip("\r\n").split("\t")]
         return
     taken: list[str] = []
@@ -172,7 +181,7 @@ def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
 
     def feed() -> Iterator[str]:
         nonlocal number
-        for number, text in _lines(path):  # noqa: B007 -- read below
+        for number, text in table_lines(path):  # noqa: B007 -- read below
             taken.append(text)
             yield text
 
@@ -237,7 +246,7 @@ def _looks_like_a_row(text: str, cells: Sequence[str], separator: str) -> bool:
 
 
 def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, text in _lines(path):
+    for number, text in table_lines(path):
         if text.strip():
             yield number, json_object(text, f"{path}:{number}")
 
@@ -263,6 +272,11 @@ def json_object(text: str, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: not JSON: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{where}: given {type(values).__name__}, allowed: a JSON object")
+    if "\\ud" in text.lower():  # an escaped half of a character, which no UTF-8 file can hold
+        try:
+            json.dumps(values, ensure_ascii=False).encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            raise UserError(f"{where}: half a character (\\u{ord(error.object[error.start]):04x})") from None
     return values
 
 

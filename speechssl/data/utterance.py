@@ -10,11 +10,6 @@ from speechssl.data.values import extra_of, is_missing, name_of, text_of
 from speechssl.text import normalize_transcript
 
 
-def _known(value: Any) -> Any:
-    """Seconds; 0 where they are missing."""
-    return 0.0 if is_missing(value) else value
-
-
 def _plain_extras(value: Any) -> Any:
     """Texts in NFC, None for what is missing; lists and objects are left to be refused."""
     if not isinstance(value, Mapping):
@@ -23,14 +18,13 @@ def _plain_extras(value: Any) -> Any:
 
 
 Name = Annotated[str | None, BeforeValidator(name_of)]
-Seconds = Annotated[float, BeforeValidator(_known)]
 
 
 class Utterance(Config):
     """One labelled or unlabelled stretch of an audio file.
 
     Names and texts are stripped and in Unicode's form NFC, so that equal ones are equal; a number becomes text (1 and
-    1.0 are "1"). What says that nothing is known (null, NaN, an empty text: see `values`) is None, or 0 for a time.
+    1.0 are "1"). What says that nothing is known (null, NaN, an empty text: see `values`) is None.
 
     Attributes:
         audio: path of the file; in a manifest a relative one is relative to the manifest's folder.
@@ -45,8 +39,8 @@ class Utterance(Config):
     """
 
     audio: str
-    offset: Seconds = 0.0
-    duration: Seconds
+    offset: float = 0.0
+    duration: float
     speaker: Name = None
     text: Annotated[str | None, BeforeValidator(text_of)] = None
     label: Name = None
