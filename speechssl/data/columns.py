@@ -112,8 +112,8 @@ class Meaning:
         """The value of a field; its columns have to agree."""
         found: list[tuple[str, Any]] = []
         for place in self.fields.get(name, ()):
-            if self._is_structure(place, row):
-                continue
+            if self._is_structure(place, row) or (row.values[place] is None and len(self.fields[name]) > 1):
+                continue  # a key that a JSON object lacks contradicts nothing
             column = self.table.columns[place]
             try:
                 found.append((column, read(row.values[place])))

@@ -75,7 +75,7 @@ class Table:
                 continue
             where = f"{self.path}:{line}"
             if len(cells) < width or any(map(str.strip, cells[width:])):
-                raise UserError(f"{where}: {len(cells)} values, the header has {width} columns")
+                raise UserError(f"{where}: not as many values ({len(cells)}) as the header has columns ({width})")
             for place in range(1, width):
                 if not named[place] and cells[place].strip():
                     raise UserError(f"{where}: {shown(cells[place])} is in column {place + 1}, which has no name")
