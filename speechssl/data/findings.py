@@ -58,7 +58,9 @@ class Known:
     label: int = 0
     text: int = 0
     speakers: int = 0
-    _names: set[str] = field(default_factory=set, repr=False)
+
+    def __post_init__(self) -> None:
+        self._names: set[str] = set()
 
     def add(self, *, label: bool, text: bool, speaker: str | None, clips: int = 1) -> None:
         """Count clips that are alike."""

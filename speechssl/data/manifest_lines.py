@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,27 @@ def read_lines(path: str | Path) -> Iterator[Utterance]:
         UserError: no such file, or a line that is no utterance (named by its number).
     """
     folder = Path(path).absolute().parent
-    for number, line in table_lines(Path(path), "the manifest cannot be read"):
+    lines = table_lines(Path(path), "the manifest cannot be read")
+    return parse_lines(lines, str(path), lambda audio: str(folder / audio))
+
+
+def parse_lines(lines: Iterable[tuple[int, str]], name: str, join: Callable[[str], str]) -> Iterator[Utterance]:
+    """The utterances of the lines of a manifest.
+
+    Args:
+        lines: with their numbers.
+        name: of the manifest, for messages.
+        join: makes a path or address of a relative one.
+
+    Raises:
+        UserError: a line that is no utterance (named by its number).
+    """
+    for number, line in lines:
         if line.strip():
-            utterance = parse_utterance(json_object(line, f"{path} line {number}"), f"{path} line {number}")
+            where = f"{name} line {number}"
+            utterance = parse_utterance(json_object(line, where), where)
             if not (is_address(utterance.audio) or os.path.isabs(utterance.audio)):  # noqa: PTH117 -- a million times
-                utterance = utterance.model_copy(update={"audio": str(folder / utterance.audio)})
+                utterance = utterance.model_copy(update={"audio": join(utterance.audio)})
             yield utterance
 
 

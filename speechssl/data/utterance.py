@@ -6,15 +6,18 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from speechssl.config import Config
-from speechssl.data.values import extra_of, is_missing, name_of, text_of
+from speechssl.data.values import composed, extra_of, is_missing, name_of, text_of
 from speechssl.text import normalize_transcript
 
 
 def _plain_extras(value: Any) -> Any:
-    """Texts in NFC, None for what is missing; lists and objects are left to be refused."""
+    """Names and texts stripped and in NFC, None for what is missing; lists and objects are left to be refused."""
     if not isinstance(value, Mapping):
         return {} if is_missing(value) else value
-    return {name: each if isinstance(each, list | dict) else extra_of(each) for name, each in value.items()}
+    return {
+        composed(str(name).strip()): each if isinstance(each, list | dict) else extra_of(each)
+        for name, each in value.items()
+    }
 
 
 Name = Annotated[str | None, BeforeValidator(name_of)]

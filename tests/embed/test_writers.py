@@ -14,7 +14,7 @@ from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.embed import finished, pipeline, writers
 from speechssl.embed.embedder import load
 from speechssl.embed.extract import extract
-from speechssl.embed.inputs import column_types
+from speechssl.embed.output_columns import column_types
 from speechssl.models.storage import model_hash
 
 from .conftest import tone

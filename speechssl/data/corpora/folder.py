@@ -98,9 +98,15 @@ def sound_files(root: Path) -> list[Path]:
 class AudioFolder:
     """A folder of audio, looked through once without opening audio; its utterances are read each time they are wanted.
 
+    Args:
+        root: the folder.
+        settings: see `Settings`.
+        tables: the tables that name the clips, whatever they are called; None: metadata below the root.
+
     Attributes:
         root: the folder, links resolved.
         clips: audio files directly in each folder, by its parts below the root.
+        meanings: what the names of the folders say, where there is no metadata.
         metadata: the tables that name the clips; empty where the names of the folders say what is known.
         findings: complete when all utterances have been read once.
 
@@ -108,15 +114,33 @@ class AudioFolder:
         UserError: no such folder, no audio in it, or metadata that is not understood.
     """
 
-    def __init__(self, root: Path, settings: Settings = Settings()):  # noqa: B008 -- settings are frozen
-        self.root, self._settings = Path(root).resolve(), settings
+    def __init__(
+        self,
+        root: Path,
+        settings: Settings = Settings(),  # noqa: B008 -- settings are frozen
+        *,
+        tables: list[Path] | None = None,
+    ):
+        self.root, self._settings = Path(root) if tables else Path(root).resolve(), settings
         self.clips: dict[tuple[str, ...], int] = {}
+        self.meanings: dict[tuple[str, ...], dict[str, str]] = {}
         self.findings = Findings()
         self._complete = False
+        if tables is None:
+            tables = self._look_through()
+        _refuse_two(tables)
+        self.metadata = [Metadata(path) for path in tables]
+        for table in self.metadata:
+            self.findings.unused += [name for name in table.meaning.unused if name not in self.findings.unused]
+            columns = {name: table.meaning.column(name) for name in table.meaning.fields}
+            self.findings.columns |= {name: each for name, each in columns.items() if each and each.lower() != name}
+
+    def _look_through(self) -> list[Path]:
+        """Count the clips of each folder and find the tables."""
         first: dict[tuple[str, ...], str] = {}
         tables: list[Path] = []
         others, not_read = 0, TablesNotRead(self.root)
-        for folder, names in walk(self.root, settings.only):
+        for folder, names in walk(self.root, self._settings.only):
             audio = [name for name in names if is_audio(name)]
             others += len(names) - len(audio)
             tables += (Path(folder, name) for name in names if is_metadata(name))
@@ -125,17 +149,12 @@ class AudioFolder:
                 part = Path(folder).relative_to(self.root).parts
                 self.clips[part], first[part] = len(audio), audio[0]
         self.findings.not_read = not_read.listed()
-        _refuse_two(tables)
-        self.metadata = [Metadata(path) for path in tables]
-        if not self.metadata:
+        if not tables:
             if not self.clips:
                 raise UserError(f"{self.root}: no audio files in it ({others} other files)")
             self.meanings = labels_of_folders(self.clips)
             self.findings.notes.append(note_on_labels(self.clips, first))
-        for table in self.metadata:
-            self.findings.unused += [name for name in table.meaning.unused if name not in self.findings.unused]
-            columns = {name: table.meaning.column(name) for name in table.meaning.fields}
-            self.findings.columns |= {name: each for name, each in columns.items() if each and each.lower() != name}
+        return tables
 
     def utterances(self, probe: Probe | None = None) -> Iterator[Utterance]:
         """All utterances in order.
@@ -155,7 +174,9 @@ class AudioFolder:
             yield Utterance(audio=path, duration=duration, label=meaning.get("label"), split=meaning.get("split"))
 
     def files(self) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Path of every audio file, and the parts of its folder below the root."""
+        """Path of every audio file that was found, and the parts of its folder below the root."""
+        if not self.clips:
+            return
         for folder, names in walk(self.root, self._settings.only):
             part = Path(folder).relative_to(self.root).parts
             if part in self.clips:
