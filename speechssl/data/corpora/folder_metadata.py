@@ -82,7 +82,7 @@ class Metadata:
 
 
 def _times(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{word!r} ({count} x)" for word, count in counts.items())
+    return ", ".join(f"{word!r} ({count} x)" for word, count in sorted(counts.items()))
 
 
 def read_metadata(path: Path) -> list[MetadataRow]:
