@@ -83,12 +83,15 @@ def is_weak(column: str) -> bool:
     return any(plain(column) in weak for _, weak in COLUMNS.values())
 
 
-def find_fields(columns: Sequence[str], where: str) -> tuple[dict[str, tuple[int, ...]], dict[int, float]]:
+def find_fields(
+    columns: Sequence[str], where: str, *, own_words: bool = False
+) -> tuple[dict[str, tuple[int, ...]], dict[int, float]]:
     """The columns of each field, by their place, and the seconds in one unit of those that hold a time.
 
     Args:
         columns: names as they are in the header.
         where: the table, for messages.
+        own_words: the table is written in the words of a manifest: `text` is the text, whatever else there is.
 
     Raises:
         UserError: no column names the file; or a column is nearly called like one that is missing (the message says
@@ -115,6 +118,7 @@ def find_fields(columns: Sequence[str], where: str) -> tuple[dict[str, tuple[int
         else:
             names = [plain(column) for column in columns]
             places = [place for place, name in enumerate(names) if name in strong]
+            places = [columns.index(field)] if own_words and field in columns else places
             places = places or [place for place, name in enumerate(names) if name in weak]
         if places:
             fields[field] = tuple(places)

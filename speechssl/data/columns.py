@@ -29,7 +29,7 @@ NAMED = ("speaker", "text", "label", "language", "split")
 """Fields that hold a name or a text."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Entry:
     """One row of a table, understood.
 
@@ -46,8 +46,8 @@ class Entry:
     file: str
     offset: float | None
     duration: float | None
-    known: Mapping[str, str]
-    extras: Mapping[str, Extra]
+    known: dict[str, str]
+    extras: dict[str, Extra]
 
 
 @dataclass
@@ -70,6 +70,13 @@ class Meaning:
     hints: tuple[str, ...]
     doubtful: Counter[str] = field(default_factory=Counter)
 
+    def __post_init__(self) -> None:
+        columns = self.table.columns
+        used = {place for places in self.fields.values() for place in places}
+        self._named = [name for name in NAMED if name in self.fields]
+        self._rest = [place for place, name in enumerate(columns) if name and place not in used]
+        self._weak = {place for name in self._named for place in self.fields[name] if is_weak(columns[place])}
+
     def column(self, name: str) -> str | None:
         """The column that a field is read from; None where the table lacks it."""
         return self.table.columns[self.fields[name][0]] if name in self.fields else None
@@ -84,35 +91,31 @@ class Meaning:
         file = self._one("file", row, _file, where)
         if file is None:
             raise UserError(f"{where}: {self.column('file')}: is empty, allowed: the path of a file")
-        known = {name: self._one(name, row, text_of if name == "text" else name_of, where) for name in NAMED}
-        for name in NAMED:
-            self._count_doubtful(name, row)
+        known: dict[str, str] = {}
+        for name in self._named:
+            value = self._one(name, row, text_of if name == "text" else name_of, where)
+            if value is None or value in DOUBTFUL_WORDS:
+                self._count_doubtful(name, row)
+            if value is not None:
+                known[name] = value
         offset, duration = self._stretch(row, where)
-        return Entry(
-            line=row.line,
-            file=file,
-            offset=offset,
-            duration=duration,
-            known={name: value for name, value in known.items() if value is not None},
-            extras={self.table.columns[place]: extra_of(row.values[place]) for place in self._extras(row)},
-        )
-
-    def _extras(self, row: Row) -> list[int]:
-        """Places of what is kept without being used; of a field also where it holds no plain value."""
-        used = {place for places in self.fields.values() for place in places}
-        return [place for place, name in enumerate(self.table.columns) if name and place not in used] + [
-            place for name in NAMED for place in self.fields.get(name, ()) if self._is_structure(place, row)
-        ]
+        columns, values = self.table.columns, row.values
+        extras = {columns[place]: extra_of(values[place]) for place in self._rest}
+        for place in self._weak:
+            if self._is_structure(place, row):
+                extras[columns[place]] = extra_of(values[place])
+        return Entry(row.line, file, offset, duration, known, extras)
 
     def _is_structure(self, place: int, row: Row) -> bool:
         """Whether a column that only may mean a field holds a list or an object, as `intent` and `words` can."""
-        return isinstance(row.values[place], list | dict) and is_weak(self.table.columns[place])
+        return place in self._weak and isinstance(row.values[place], list | dict)
 
     def _one(self, name: str, row: Row, read: Callable[[Any], Any], where: str) -> Any:
         """The value of a field; its columns have to agree."""
+        places = self.fields.get(name, ())
         found: list[tuple[str, Any]] = []
-        for place in self.fields.get(name, ()):
-            if self._is_structure(place, row) or (row.values[place] is None and len(self.fields[name]) > 1):
+        for place in places:
+            if self._is_structure(place, row) or (row.values[place] is None and len(places) > 1):
                 continue  # a key that a JSON object lacks contradicts nothing
             column = self.table.columns[place]
             try:
@@ -189,7 +192,8 @@ def understand(table: Table) -> Meaning:
     >>> {name: meaning.column(name) for name in meaning.fields}, meaning.unused
     ({'file': 'File Name', 'label': 'class', 'offset': 'onset', 'end': 'Offset'}, ('room',))
     """
-    fields, units = find_fields(table.columns, str(table.path))
+    own_words = not table.separator and {"audio", "duration"} <= set(table.columns)
+    fields, units = find_fields(table.columns, str(table.path), own_words=own_words)
     taken = {place for places in fields.values() for place in places}
     rest = [place for place in range(len(table.columns)) if place not in taken]
     unused = tuple(table.columns[place] or f"number {place + 1} (without a name)" for place in rest)

@@ -186,8 +186,8 @@ def _utterances(
 ) -> Plan:
     """A plan of utterances: one look at all of them for columns, durations and duplicates, then one by one."""
     seen, known, seconds, timed = SeenColumns(), Known(), 0.0, True
-    places: set[bytes] = set()
-    duplicates = False
+    places: set[int] = set()
+    twice: set[int] = set()
     for each in read():
         _check_pointer(each.audio, source, allow_remote=allow_remote)
         try:
@@ -196,19 +196,19 @@ def _utterances(
             raise UserError(f"{source}: {error}") from None
         known.add(label=each.label is not None, text=each.text is not None, speaker=each.speaker)
         seconds, timed = seconds + each.duration, timed and each.duration > 0
-        place = _place(each)
-        duplicates = duplicates or place in places
+        place = hash(_stretch(each))
+        if place in places:
+            twice.add(place)
         places.add(place)
     if not seen.rows:
         raise UserError(f"{source}: the manifest is empty")
     del places
 
     def items() -> Iterator[Item]:
-        before: set[bytes] = set()
+        before: set[Stretch] = set()
         for each in read():
             fault = ""
-            if duplicates:
-                place = _place(each)
+            if twice and hash(place := _stretch(each)) in twice:
                 fault = DUPLICATE if place in before else ""
                 before.add(place)
             yield _item(each, root, fault)
@@ -218,10 +218,12 @@ def _utterances(
     )
 
 
-def _place(each: Utterance) -> bytes:
-    """Which stretch it is, in twelve bytes: a million of them are in memory."""
-    told = repr((os.path.normpath(each.audio), *_samples(each.offset, each.duration)))
-    return hashlib.blake2b(told.encode("utf-8", "surrogateescape"), digest_size=12).digest()
+Stretch = tuple[str, int | float, int | float]
+
+
+def _stretch(each: Utterance) -> Stretch:
+    """Which stretch it is. Hashes find the few that may be there twice: a million are in memory."""
+    return (os.path.normpath(each.audio), *_samples(each.offset, each.duration))
 
 
 def _samples(offset: float, duration: float) -> tuple[int | float, int | float]:

@@ -38,7 +38,7 @@ class SeenColumns:
         self.with_null: set[str] = set()
         self.inexact: set[str] = set()
         self._filled: dict[str, int] = {}
-        self._names: dict[str, str] = {}
+        self._columns: dict[str, str] = {}
 
     def add(self, known: Mapping[str, str | None], extras: Mapping[str, Extra]) -> None:
         """One row.
@@ -52,11 +52,16 @@ class SeenColumns:
                 self._value(name, value)
         for name, value in extras.items():
             if value is not None:
-                column = output_name(name)
-                if self._names.setdefault(column, name) != name:
-                    pair = f"{self._names[column]!r} and {name!r}"
-                    raise UserError(f"columns {pair} would both be called {column!r} in the output; rename one of them")
-                self._value(column, value)
+                self._value(self._columns.get(name) or self._column(name), value)
+
+    def _column(self, name: str) -> str:
+        column = output_name(name)
+        other = next((each for each, taken in self._columns.items() if taken == column), None)
+        if other is not None:
+            pair = f"{other!r} and {name!r}"
+            raise UserError(f"columns {pair} would both be called {column!r} in the output; rename one of them")
+        self._columns[name] = column
+        return column
 
     def _value(self, column: str, value: Extra) -> None:
         self._filled[column] = self._filled.get(column, 0) + 1

@@ -29,6 +29,7 @@ from speechssl.data.coverage import Coverage
 from speechssl.data.findings import Findings, Found
 from speechssl.data.places import is_address, nearest
 from speechssl.data.utterance import Utterance
+from speechssl.data.values import composed
 
 INFO = CorpusInfo(
     name="folder",
@@ -224,21 +225,23 @@ class AudioFolder:
         self._complete = True
 
     def _utterance(self, row: MetadataRow, *, whole: float | None, is_pack: bool) -> Utterance:
-        known, extras = dict(row.known), dict(row.extras)
+        known, extras = row.known, row.extras
         prefix = self._settings.prefix_speakers
         at_root = row.folder == self.root
         name = self.root.name if at_root else row.folder.relative_to(self.root).as_posix()
         if is_pack:
             extras.setdefault("corpus", name)
         if "speaker" in known and (prefix == "always" or (prefix == "auto" and is_pack)):
-            known["speaker"] = f"{name}/{known['speaker']}"
+            known["speaker"] = composed(f"{name}/{known['speaker']}")
         if "split" not in known and not at_root and row.folder.name.lower() in SPLIT_NAMES:
-            known["split"] = row.folder.name
+            known["split"] = composed(row.folder.name)
         offset = row.offset or 0.0
         duration = row.duration
         if duration is None:
             duration = max(0.0, (whole or 0.0) - offset)
-        return Utterance(audio=row.audio, offset=offset, duration=duration, extras=extras, **known)
+        # All values are in their form already, and there may be a million rows: no second look at them.
+        values = {"audio": row.audio, "offset": offset, "duration": duration, "extras": extras, **known}
+        return Utterance.model_construct(None, **values)
 
 
 def _refuse_two(tables: list[Path]) -> None:

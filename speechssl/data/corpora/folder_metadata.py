@@ -15,7 +15,7 @@ from speechssl.data.tables import open_table
 from speechssl.data.values import DOUBTFUL_WORDS, Extra
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(slots=True)
 class MetadataRow:
     """One row of metadata.
 
@@ -31,10 +31,10 @@ class MetadataRow:
 
     audio: str
     folder: Path
-    known: Mapping[str, str]
+    known: dict[str, str]
     offset: float | None
     duration: float | None
-    extras: Mapping[str, Extra]
+    extras: dict[str, Extra]
     line: int
 
     @property
@@ -62,9 +62,12 @@ class Metadata:
         """
         folder = os.fspath(self.folder)
         self.meaning.doubtful.clear()
+        last = audio = ""
         for row in self.meaning.table.rows():
             entry = self.meaning.entry(row)
-            audio = entry.file if is_address(entry.file) else located(folder, entry.file)
+            if entry.file != last:  # the stretches of a file follow one another
+                last = entry.file
+                audio = last if is_address(last) else located(folder, last)
             yield MetadataRow(audio, self.folder, entry.known, entry.offset, entry.duration, entry.extras, entry.line)
 
     def notes(self) -> list[str]:
