@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.config import UserError
-from speechssl.data.values import composed, shown
+from speechssl.data.values import shown, stripped
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 """Suffixes of tables that are read, in lower case."""
@@ -130,7 +130,7 @@ def open_table(path: Path) -> Table:
 
 
 def _name(cell: str) -> str:
-    name = composed(cell.strip())
+    name = stripped(cell)
     return "" if _UNNAMED.fullmatch(name) else name
 
 
@@ -285,8 +285,8 @@ class _TwiceError(Exception):
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = {composed(name.strip()): value for name, value in pairs}
+    found = {stripped(name): value for name, value in pairs}
     if len(found) < len(pairs):
-        names = [composed(name.strip()) for name, _ in pairs]
+        names = [stripped(name) for name, _ in pairs]
         raise _TwiceError(repr(next(name for name in names if names.count(name) > 1)))
     return found

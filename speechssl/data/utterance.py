@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from speechssl.config import Config
-from speechssl.data.values import composed, extra_of, is_missing, name_of, text_of
+from speechssl.data.values import extra_of, is_missing, name_of, stripped, text_of
 from speechssl.text import normalize_transcript
 
 
@@ -15,8 +15,7 @@ def _plain_extras(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return {} if is_missing(value) else value
     return {
-        composed(str(name).strip()): each if isinstance(each, list | dict) else extra_of(each)
-        for name, each in value.items()
+        stripped(str(name)): each if isinstance(each, list | dict) else extra_of(each) for name, each in value.items()
     }
 
 

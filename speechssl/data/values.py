@@ -14,6 +14,8 @@ MISSING_WORDS = frozenset({"", "nan", "NaN", "NAN", "<NA>", "NaT"})
 DOUBTFUL_WORDS = frozenset({"NA", "N/A", "n/a", "None", "NULL", "Null", "null"})
 """Words that some programs write for a missing value; here they are words."""
 
+# Left by editors and copied text: zero-width space, marks of direction, word joiner, byte order mark.
+_INVISIBLE = "\u200b\u200e\u200f\u2060\ufeff"
 Extra = str | int | float | bool | None
 
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
@@ -31,8 +33,22 @@ def is_missing(value: object) -> bool:
     if value is None:
         return True
     if isinstance(value, str):
-        return value.strip() in MISSING_WORDS
+        return stripped(value) in MISSING_WORDS
     return isinstance(value, float) and math.isnan(value)
+
+
+def stripped(text: str) -> str:
+    r"""A text in form NFC without blanks and invisible characters at its ends.
+
+    >>> stripped("\ufeff joy\u200b\xa0")
+    'joy'
+    """
+    text = text.strip()
+    if text.isascii():
+        return text
+    while (inner := text.strip(_INVISIBLE).strip()) != text:
+        text = inner
+    return composed(text)
 
 
 def composed(text: str) -> str:
@@ -68,7 +84,7 @@ def text_of(value: object) -> str | None:
     if is_missing(value):
         return None
     if isinstance(value, str):
-        return composed(value.strip())
+        return stripped(value)
     if isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, int):
@@ -83,7 +99,7 @@ def extra_of(value: object) -> Extra:
     if is_missing(value):
         return None
     if isinstance(value, str):
-        return composed(value.strip())
+        return stripped(value)
     if isinstance(value, float) and not math.isfinite(value):
         return None  # JSON has no word for it
     if isinstance(value, int | float):

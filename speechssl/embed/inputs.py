@@ -277,7 +277,10 @@ def _table(path: Path, *, allow_remote: bool) -> Plan:
 
 
 def _remote_manifest(address: str, *, allow_remote: bool) -> Plan:
-    text = read_address(address).decode("utf-8-sig", "replace")
+    try:
+        text = read_address(address).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{address}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     lines = list(enumerate(text.split("\n"), start=1))
     base = address.rpartition("/")[0]
 
