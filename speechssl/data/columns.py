@@ -196,7 +196,7 @@ def understand(table: Table) -> Meaning:
     fields, units = find_fields(table.columns, str(table.path), own_words=own_words)
     taken = {place for places in fields.values() for place in places}
     rest = [place for place in range(len(table.columns)) if place not in taken]
-    unused = tuple(table.columns[place] or f"number {place + 1} (without a name)" for place in rest)
+    unused = tuple(table.columns[place] or f"number {place + 1} (it has no name)" for place in rest)
     return Meaning(table, fields, units, unused, hints(table.columns, rest, fields))
 
 

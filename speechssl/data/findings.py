@@ -1,6 +1,6 @@
 """What was understood of a corpus and what was not: the line that `prepare` and `extract` end with.
 
-label 4 of 4 · text 0 of 4 · speakers 2 · columns not used: room (kept as extras) · tables not read: list.csv
+label 4 of 4 · text 0 of 4 · speakers 2 · columns not used: room · tables not read: list.csv
 """
 
 from collections.abc import Iterable, Iterator
@@ -61,15 +61,25 @@ class Known:
 
     def __post_init__(self) -> None:
         self._names: set[str] = set()
+        self._labels: dict[str, str] = {}
+        self._alike: dict[str, None] = {}
 
-    def add(self, *, label: bool, text: bool, speaker: str | None, clips: int = 1) -> None:
+    def add(self, *, label: str | None, text: bool, speaker: str | None, clips: int = 1) -> None:
         """Count clips that are alike."""
         self.clips += clips
-        self.label += clips if label else 0
         self.text += clips if text else 0
+        if label is not None:
+            self.label += clips
+            first = self._labels.setdefault(label.casefold(), label)
+            if first != label:
+                self._alike |= {first: None, label: None}
         if speaker is not None:
             self._names.add(speaker)
             self.speakers = len(self._names)
+
+    def notes(self) -> list[str]:
+        """A sentence about labels that may be one."""
+        return [f"labels differ only in capitals: {_some(list(map(repr, self._alike)))}"] if self._alike else []
 
 
 def count_known(utterances: Iterable[Utterance]) -> Known:
@@ -80,7 +90,7 @@ def count_known(utterances: Iterable[Utterance]) -> Known:
     """
     known = Known()
     for each in utterances:
-        known.add(label=each.label is not None, text=each.text is not None, speaker=each.speaker)
+        known.add(label=each.label, text=each.text is not None, speaker=each.speaker)
     return known
 
 
@@ -96,10 +106,10 @@ def closing_lines(known: Known, findings: Findings) -> list[str]:
         f"speakers {known.speakers}{_from(findings, 'speaker')}",
     ]
     if findings.unused:
-        parts.append(f"columns not used: {_some(findings.unused)} (kept as extras)")
+        parts.append(f"columns not used: {_some(findings.unused)}")
     if findings.not_read:
         parts.append(f"tables not read: {_some(findings.not_read)}")
-    return [" · ".join(parts), *findings.notes]
+    return [" · ".join(parts), *findings.notes, *known.notes()]
 
 
 def _from(findings: Findings, name: str) -> str:

@@ -70,7 +70,8 @@ def nearest(path: str, folder: Path) -> str:
     wanted = Path(path.replace("\\", "/"))
     for parent, _, names in _walk(folder):
         for name in names:
-            if composed(name).casefold() == composed(wanted.name).casefold():
+            known = composed(name).casefold()
+            if composed(wanted.name).casefold() in (known, known.rpartition(".")[0]):
                 return f"the nearest that exists: {Path(parent, name)}"
     there = next((each for each in wanted.parents if each.is_dir()), Path("/"))
     missing = wanted.relative_to(there).parts[0] if wanted != there else wanted.name

@@ -194,7 +194,7 @@ def _utterances(
             seen.add({name: getattr(each, name) for name in KNOWN}, each.extras)
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
-        known.add(label=each.label is not None, text=each.text is not None, speaker=each.speaker)
+        known.add(label=each.label, text=each.text is not None, speaker=each.speaker)
         seconds, timed = seconds + each.duration, timed and each.duration > 0
         place = hash(_stretch(each))
         if place in places:
@@ -299,7 +299,7 @@ def _folder(root: Path, *, allow_remote: bool) -> Plan:
         return _utterances(source, folder.root, folder.utterances, allow_remote=allow_remote, findings=findings)
     known, columns = Known(), dict[str, ColumnType]()
     for part, count in folder.clips.items():
-        known.add(label="label" in folder.meanings[part], text=False, speaker=None, clips=count)
+        known.add(label=folder.meanings[part].get("label"), text=False, speaker=None, clips=count)
         columns |= dict.fromkeys(folder.meanings[part], "text")
 
     def items() -> Iterator[Item]:

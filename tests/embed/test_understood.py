@@ -163,7 +163,7 @@ def test_missing_values_and_numbers(corpus, both):
     assert [each.text for each in both.utterances] == ["hello", None, "b", None, None]
     assert [each.speaker for each in both.utterances] == [None, None, "7", "7", "7"]
     assert [each["label"] for each in both.rows] == ["joy", None, "1", "1", "1"]
-    both.told("label 4 of 5 · text 2 of 5 · speakers 1 · columns not used: room (kept as extras)\n")
+    both.told("label 4 of 5 · text 2 of 5 · speakers 1 · columns not used: room\n")
 
 
 def test_words_for_a_missing_value_are_told(corpus, both):
@@ -194,6 +194,15 @@ def test_folders_in_two_unicode_forms_are_one_class(corpus, both):
     both.run()
     assert sorted(each.label for each in both.utterances) == [NFC, NFC, "traurig"]
     assert sorted(each["label"] for each in both.rows) == [NFC, NFC, "traurig"]
+
+
+def test_labels_that_differ_in_capitals_are_told(corpus, both):
+    for number in range(3):
+        recording(corpus / f"{number}.wav")
+    (corpus / "metadata.csv").write_text("file_name,label\n0.wav,Joy\n1.wav,joy\n2.wav,anger\u200b\n", "utf-8")
+    both.run()
+    assert [each.label for each in both.utterances] == ["Joy", "joy", "anger"]
+    both.told("labels differ only in capitals: 'Joy', 'joy'\n")
 
 
 def test_lists_and_manifests_find_either_form(corpus, model_folder, capfd, tmp_path):
@@ -275,7 +284,7 @@ def test_a_semicolon_and_pandas_index(corpus, both):
     (corpus / "metadata.csv").write_text(";file;class\n0;0.wav;froh\n1;1.wav;traurig\n")
     both.run()
     assert [(each.label, each.extras) for each in both.utterances] == [("froh", {}), ("traurig", {})]
-    both.told("columns not used: number 1 (without a name)")
+    both.told("columns not used: number 1 (it has no name)")
 
 
 def test_backslashes(corpus, both):
@@ -290,6 +299,7 @@ def test_backslashes(corpus, both):
     ("name", "near"),
     [
         ("0.wav", "clips/0.wav"),
+        ("clips/0", "clips/0.wav"),
         ("clip/0.wav", "clips/0.wav"),
         ("clips/O.WAV", "clips"),
         ("clips/0.flac", "clips/0.wav"),
