@@ -10,7 +10,7 @@ import contextvars
 import enum
 import shlex
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,6 +21,7 @@ from speechssl.terminal import bars, plain, put, say, say_once, say_warnings
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from speechssl.data.utterance import Utterance
     from speechssl.data.waveforms import PackReport
 
 USER_ERROR, HEALTH_ERROR, BAD_FILES, INTERRUPTED = 2, 3, 4, 130
@@ -113,6 +114,7 @@ def prepare(
         update = bar("decoding")
         report = pack(found, out, workers=workers, progress=lambda done, _: update(done, len(found)))
     _say_packed(report, out)
+    _say_understood(utterances, out)
     if not report.accepted:
         raise UserError(f"{out}: no utterance could be used")
 
@@ -263,6 +265,9 @@ def extract(
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the encoder first; for long runs.")] = False,
     engine: Annotated[Literal["local", "ray"], typer.Option(help="ray: on all machines of a Ray cluster.")] = "local",
     workers: Annotated[int | None, typer.Option(min=1, help="Of Ray [default: as many as fit].")] = None,
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="A manifest may name addresses, of any scheme.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="End with code 4 when a clip could not be used.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The counts as one JSON object on stdout.")] = False,
 ) -> None:
@@ -285,6 +290,7 @@ def extract(
             compile=compiled,
             engine=engine,
             workers=workers,
+            allow_remote=allow_remote,
             progress=told_by(bar("embedding")),
         )
     for line in summary(report, out):
@@ -591,6 +597,16 @@ def _say_packed(report: "PackReport", out: Path) -> None:
         for reason, count in reasons.most_common(3):
             say(f"  {count} x {reason}")
         say(f"  each one is in {out / 'rejects.jsonl'}")
+
+
+def _say_understood(utterances: "Iterator[Utterance]", out: Path) -> None:
+    """What is known of a prepared corpus, and what was not understood of where it comes from."""
+    from speechssl.data.findings import Findings, Found, closing_lines, count_known
+    from speechssl.data.manifest import read_manifest
+
+    findings = utterances.findings if isinstance(utterances, Found) else Findings()
+    for line in closing_lines(count_known(read_manifest(out / "manifest.jsonl")), findings):
+        say(line)
 
 
 def _say_error(message: str) -> int:

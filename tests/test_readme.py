@@ -170,7 +170,14 @@ def test_python(source: str, said: str, home: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "CONTRIBUTING.md", *(f"recipes/{name}/README.md" for name in ("demo", "pretrain", "emotion", "asr"))],
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "docs/data.md",
+        "data/README.md",
+        *(f"recipes/{name}/README.md" for name in ("demo", "pretrain", "emotion", "asr")),
+    ],
 )
 def test_links_and_files_exist(page: str) -> None:
     text = (REPOSITORY / page).read_text(encoding="utf-8")

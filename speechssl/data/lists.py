@@ -15,8 +15,10 @@ from types import MappingProxyType
 
 from speechssl.config import UserError
 from speechssl.data.manifest import write_lines
+from speechssl.data.stretches import identifiers, long_identifier, start_mark
 from speechssl.data.subsets import minutes_subset, split_by_speaker
 from speechssl.data.utterance import Utterance
+from speechssl.data.values import composed
 
 SEED = 0
 RULES: Mapping[str, str] = MappingProxyType(
@@ -35,9 +37,17 @@ def utterance_id(utterance: Utterance) -> str:
     >>> utterance_id(Utterance(audio="/data/cmu_us_slt_arctic/wav/arctic_a0001.wav", duration=3.0, speaker="slt"))
     'slt/arctic_a0001'
     """
+    return f"{_file(utterance)}{start_mark(utterance.offset)}"
+
+
+def list_ids(utterances: Sequence[Utterance]) -> list[str]:
+    """The identifiers of a corpus: those of `utterance_id`, with the length where several stretches start together."""
+    return identifiers(utterances, [_file(each) for each in utterances])
+
+
+def _file(utterance: Utterance) -> str:
     speaker = f"{utterance.speaker}/" if utterance.speaker is not None else ""
-    offset = f"@{utterance.offset:g}" if utterance.offset else ""
-    return f"{speaker}{Path(utterance.audio).stem}{offset}"
+    return composed(f"{speaker}{Path(utterance.audio).stem}")
 
 
 def read_list(path: str | Path) -> set[str]:
@@ -57,11 +67,11 @@ def read_list(path: str | Path) -> set[str]:
     {'slt/arctic_a0001'}
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise UserError(f"{path}: the list cannot be read ({reason})") from None
-    ids = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    ids = [composed(line.strip()) for line in lines if line.strip() and not line.startswith("#")]
     if not ids:
         raise UserError(f"{path}: no identifier in it")
     twice = [name for name, count in Counter(ids).items() if count > 1]
@@ -86,8 +96,13 @@ def select(utterances: Sequence[Utterance], ids: Collection[str]) -> list[int]:
     >>> select([Utterance(audio=f"{name}.wav", duration=1.0) for name in "abc"], {"c", "a"})
     [0, 2]
     """
-    wanted = set(ids)
-    found = [(index, name) for index, each in enumerate(utterances) if (name := utterance_id(each)) in wanted]
+    wanted = {composed(name) for name in ids}
+    found = [
+        (index, name)
+        for index, each in enumerate(utterances)
+        for name in (utterance_id(each), long_identifier(each, _file(each)))
+        if name in wanted
+    ]
     counts = Counter(name for _, name in found)
     missing = sorted(wanted - set(counts))
     if missing:
@@ -118,9 +133,10 @@ def draw_lists(corpus: str, utterances: Sequence[Utterance]) -> dict[str, list[U
     if corpus not in RULES:
         raise UserError(f"no lists of {corpus!r}; allowed: {', '.join(RULES)}")
     # Draws go by the path, which differs between layouts; identifiers do not.
-    named = sorted((each.model_copy(update={"audio": utterance_id(each)}) for each in utterances), key=_audio)
-    drawn = _RULES[corpus](named)
-    origin = {utterance_id(each): each for each in utterances}
+    origin = dict(zip(list_ids(utterances), utterances, strict=True))
+    drawn = _RULES[corpus](
+        sorted((each.model_copy(update={"audio": name}) for name, each in origin.items()), key=_audio)
+    )
     return {f"{corpus}-{name}": [origin[each.audio] for each in part] for name, part in drawn.items()}
 
 
@@ -141,7 +157,7 @@ def write_list(path: str | Path, utterances: Sequence[Utterance], *, corpus: str
         f"speakers: {len({each.speaker for each in utterances})}",
         f"minutes: {minutes:.2f}",
     ]
-    write_lines([*(f"# {line}" for line in head), *sorted(utterance_id(each) for each in utterances)], Path(path))
+    write_lines([*(f"# {line}" for line in head), *sorted(list_ids(utterances))], Path(path))
 
 
 def _draw_speechocean762(utterances: Sequence[Utterance]) -> dict[str, list[Utterance]]:

@@ -1,6 +1,5 @@
 """Manifests: one utterance a line of JSON, in seconds, never in samples."""
 
-import json
 import math
 import os
 from collections import Counter
@@ -8,11 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from speechssl.config import Config, UserError
+from speechssl.config import Config
+from speechssl.data.manifest_lines import read_lines
+from speechssl.data.stretches import Stretch, stretch_of
 from speechssl.data.subsets import k_shot, minutes_subset, split_by_speaker
 from speechssl.data.utterance import Reject, Utterance
+from speechssl.data.values import name_of
 
 __all__ = [
     "ManifestStatistics",
@@ -74,24 +74,7 @@ def read_manifest(path: str | Path) -> list[Utterance]:
     ...     utterance.audio == folder + "/a.wav", utterance.duration
     (True, 1.5)
     """
-    folder = Path(path).absolute().parent
-    try:
-        content = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UserError(f"{path}: the manifest cannot be read ({reason})") from error
-    utterances: list[Utterance] = []
-    for number, line in enumerate(content.split("\n"), start=1):  # not splitlines(): a text may hold U+2028
-        if not line.strip():
-            continue
-        try:
-            utterance = Utterance.model_validate_json(line)
-        except ValidationError as error:
-            raise UserError(f"{path} line {number}: {_first_problem(error)}") from error
-        if not Path(utterance.audio).is_absolute():
-            utterance = utterance.model_copy(update={"audio": str(folder / utterance.audio)})
-        utterances.append(utterance)
-    return utterances
+    return list(read_lines(path))
 
 
 def write_manifest(utterances: Iterable[Utterance], path: str | Path) -> None:
@@ -134,7 +117,7 @@ def validate_manifest(utterances: Iterable[Utterance], *, check_files: bool = Fa
     ['utterance 0 (a.wav): duration must not be negative, got -1']
     """
     problems: list[str] = []
-    first: dict[tuple[str, float], int] = {}
+    first: dict[Stretch, int] = {}
     missing: dict[str, bool] = {}
     for index, utterance in enumerate(utterances):
         name = f"utterance {index} ({utterance.audio})"
@@ -145,10 +128,11 @@ def validate_manifest(utterances: Iterable[Utterance], *, check_files: bool = Fa
                 problems.append(f"{name}: {field} must be finite, got {value:g}")
             elif value < 0:
                 problems.append(f"{name}: {field} must not be negative, got {value:g}")
-        key = (utterance.audio, utterance.offset)
-        if key in first:
-            problems.append(f"{name}: the same audio and offset as utterance {first[key]}")
-        first.setdefault(key, index)
+        if math.isfinite(utterance.offset) and math.isfinite(utterance.duration):
+            key = stretch_of(utterance)
+            if key in first:
+                problems.append(f"{name}: the same stretch of the same file as utterance {first[key]}")
+            first.setdefault(key, index)
         if check_files:
             if utterance.audio not in missing:
                 missing[utterance.audio] = not Path(utterance.audio).exists()
@@ -185,7 +169,7 @@ def filter_manifest(
     ['b']
     """
     wanted = {
-        field: None if values is None else frozenset(values)
+        field: None if values is None else frozenset(map(name_of, values))
         for field, values in (("speaker", speakers), ("label", labels), ("language", languages), ("split", splits))
     }
     return [
@@ -221,12 +205,3 @@ def statistics(utterances: Sequence[Utterance]) -> ManifestStatistics:
         languages=counts("language"),
         splits=counts("split"),
     )
-
-
-def _first_problem(error: ValidationError) -> str:
-    """The first thing pydantic found, in one line."""
-    problem = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    given = json.dumps(problem.get("input"), default=str)
-    shown = given if len(given) <= 60 else given[:57] + "..."
-    return f"{where}: {problem['msg']} (given {shown})" if where else str(problem["msg"])

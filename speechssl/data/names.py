@@ -5,11 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from speechssl.data.store import WaveformStore
+from speechssl.data.stretches import exact_seconds, identifiers
 from speechssl.data.utterance import Utterance
+from speechssl.data.values import composed
 
 
 def utterance_ids(utterances: Sequence[Utterance]) -> list[str]:
-    """One name an utterance: its file from the folder that all files lie below, and where it starts if not at zero.
+    """One name per utterance: its file from the folder that all files lie below, and where it starts if not at zero.
+
+    Where several stretches of a file start together, their lengths are in their names, too.
 
     Args:
         utterances: of one manifest; no two may be the same stretch of one file.
@@ -20,19 +24,17 @@ def utterance_ids(utterances: Sequence[Utterance]) -> list[str]:
     if not utterances:
         return []
     top = os.path.commonpath([str(Path(item.audio).parent) for item in utterances])
-    return [
-        Path(os.path.relpath(item.audio, top)).as_posix() + (f"@{item.offset:g}" if item.offset else "")
-        for item in utterances
-    ]
+    files = [composed(Path(os.path.relpath(item.audio, top)).as_posix()) for item in utterances]
+    return identifiers(utterances, files)
 
 
 def place_of(utterance: Utterance) -> str:
-    """File and offset: what tells whether two utterances are the same stretch of sound.
+    """File and offset, exact to the sample: two utterances that share it have sound in common, whatever their length.
 
     >>> place_of(Utterance(audio="/a/b.wav", offset=2.5, duration=1.0))
     '/a/b.wav@2.5'
     """
-    return f"{utterance.audio}@{utterance.offset:g}"
+    return f"{composed(utterance.audio)}@{exact_seconds(utterance.offset)}"
 
 
 def is_synthetic(store: WaveformStore) -> bool:

@@ -1,13 +1,32 @@
 """The records of a manifest: an utterance, and one that was left out."""
 
-from pydantic import Field
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
 
 from speechssl.config import Config
+from speechssl.data.values import extra_of, is_missing, name_of, stripped, text_of
 from speechssl.text import normalize_transcript
+
+
+def _plain_extras(value: Any) -> Any:
+    """Names and texts stripped and in NFC, None for what is missing; lists and objects are left to be refused."""
+    if not isinstance(value, Mapping):
+        return {} if is_missing(value) else value
+    return {
+        stripped(str(name)): each if isinstance(each, list | dict) else extra_of(each) for name, each in value.items()
+    }
+
+
+Name = Annotated[str | None, BeforeValidator(name_of)]
 
 
 class Utterance(Config):
     """One labelled or unlabelled stretch of an audio file.
+
+    Names and texts are stripped and in Unicode's form NFC, so that equal ones are equal; a number becomes text (1 and
+    1.0 are "1"). What says that nothing is known (null, NaN, an empty text: see `values`) is None.
 
     Attributes:
         audio: path of the file; in a manifest a relative one is relative to the manifest's folder.
@@ -24,12 +43,14 @@ class Utterance(Config):
     audio: str
     offset: float = 0.0
     duration: float
-    speaker: str | None = None
-    text: str | None = None
-    label: str | None = None
-    language: str | None = None
-    split: str | None = None
-    extras: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+    speaker: Name = None
+    text: Annotated[str | None, BeforeValidator(text_of)] = None
+    label: Name = None
+    language: Name = None
+    split: Name = None
+    extras: Annotated[dict[str, str | int | float | bool | None], BeforeValidator(_plain_extras)] = Field(
+        default_factory=dict
+    )
 
 
 class Reject(Config):
@@ -39,11 +60,13 @@ class Reject(Config):
         audio: path of the file.
         reason: why, in one line.
         offset: where the utterance starts, s; None when it starts with the file.
+        duration: its length, s; None where it reaches to the end of the file.
     """
 
     audio: str
     reason: str
     offset: float | None = None
+    duration: float | None = None
 
 
 def said(utterance: Utterance) -> str:

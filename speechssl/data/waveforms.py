@@ -11,6 +11,7 @@ prefix of the samples; the next call checks that prefix by its checksums and goe
 
 import fcntl
 import hashlib
+import math
 import os
 import zlib
 from collections import deque
@@ -40,6 +41,7 @@ from speechssl.data.store import (
     check_sizes,
     read_index,
 )
+from speechssl.data.stretches import DUPLICATE, Stretch, stretch_of
 from speechssl.data.utterance import Reject, Utterance
 
 __all__ = ["PackReport", "WaveformStore", "pack"]
@@ -234,9 +236,16 @@ def _decode_rest(
     progress: Callable[[int, float], None] | None,
 ) -> None:
     """Appends the remaining utterances to the three: samples first, then the journal, then `entries`."""
-    seen = {(utterance.audio, utterance.offset) for utterance in todo[: len(entries)]}
+    seen = set(map(_stretch, todo[: len(entries)]))
+    packed_before = {
+        _packed_as(utterance, entry) for utterance, entry in zip(todo, entries, strict=False) if entry.reason is None
+    }
     seconds = samples_to_seconds(sum(entry.samples for entry in entries))
     for packed in _in_order(todo[len(entries) :], keys[len(entries) :], seen, workers or len(os.sched_getaffinity(0))):
+        if packed.entry.reason is None:  # a stretch to the end may be one whose length was given before
+            place = _packed_as(todo[len(entries)], packed.entry)
+            packed = _duplicate(packed.entry.key) if place in packed_before else packed
+            packed_before.add(place)
         if packed.samples is not None:
             partial.write(packed.samples.data)
             partial.flush()
@@ -248,15 +257,13 @@ def _decode_rest(
             progress(len(entries), seconds)
 
 
-def _in_order(
-    todo: Sequence[Utterance], keys: Sequence[str], seen: set[tuple[str, float]], workers: int
-) -> Iterator[_Packed]:
+def _in_order(todo: Sequence[Utterance], keys: Sequence[str], seen: set[Stretch], workers: int) -> Iterator[_Packed]:
     """Decodes ahead in threads (soundfile and soxr release the interpreter lock), a bounded number at a time."""
     window: deque[Future[_Packed]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for utterance, key in zip(todo, keys, strict=True):
-                name = (utterance.audio, utterance.offset)
+                name = _stretch(utterance)
                 if name in seen:
                     window.append(pool.submit(_duplicate, key))
                 else:
@@ -271,7 +278,19 @@ def _in_order(
 
 
 def _duplicate(key: str) -> _Packed:
-    return _Packed(_Entry(key=key, reason="a duplicate: the same audio and offset as an earlier utterance"), None)
+    return _Packed(_Entry(key=key, reason=DUPLICATE), None)
+
+
+def _stretch(utterance: Utterance) -> Stretch:
+    """Which stretch is asked for; one of its own for each that no file can have."""
+    if not (math.isfinite(utterance.offset) and math.isfinite(utterance.duration)):
+        return f"{utterance.audio} {utterance.offset} {utterance.duration}", 0, 0
+    return stretch_of(utterance)
+
+
+def _packed_as(utterance: Utterance, entry: _Entry) -> Stretch:
+    """Which stretch was packed: the length is that of the samples."""
+    return (*_stretch(utterance)[:2], entry.samples)
 
 
 def _finish(
@@ -285,7 +304,8 @@ def _finish(
             accepted.append(utterance.model_copy(update={"duration": samples_to_seconds(entry.samples)}))
         else:
             name = utterance.audio.encode("utf-8", "backslashreplace").decode()
-            rejects.append(Reject(audio=name, reason=entry.reason, offset=utterance.offset or None))
+            length = utterance.duration or None
+            rejects.append(Reject(audio=name, reason=entry.reason, offset=utterance.offset or None, duration=length))
     good = [entry for entry in entries if entry.reason is None]
     index = StoreIndex(
         version=VERSION,

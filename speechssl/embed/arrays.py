@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Shaped
 
+from speechssl.data.stretches import start_mark
 from speechssl.embed.finished import Finished
 from speechssl.embed.parts import METADATA_KEY
 
@@ -146,7 +147,7 @@ def npy_name(path: str, offset: float) -> str:
     ('calm/a.wav', 'data/b.flac@1.5', 's3/bucket/c.wav')
     """
     inside = [part for part in PurePosixPath(re.sub(r":/+", "/", path)).parts if part not in ("/", "..", ".")]
-    return "/".join(inside or ["clip"]) + (f"@{offset:g}" if offset else "")
+    return "/".join(inside or ["clip"]) + start_mark(offset)
 
 
 def _vector_shape(block: Float32[np.ndarray, "..."], frames: bool) -> Float32[np.ndarray, "..."]:

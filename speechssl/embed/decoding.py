@@ -27,10 +27,11 @@ _SAMPLE = 4  # bytes
 
 @dataclass(frozen=True)
 class Decoded:
-    """A clip in memory."""
+    """A clip in memory; `file_seconds` is the duration of its file."""
 
     item: Item
     waveform: Float32[np.ndarray, " samples"]
+    file_seconds: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -40,11 +41,12 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Streamed:
-    """A clip that is read again as it is encoded; `close` lets go of its local copy."""
+    """A clip that is read again as it is encoded; `close` lets go of its local copy, `file_seconds` is its file's."""
 
     item: Item
     clip: LongClip
     close: Callable[[], None]
+    file_seconds: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -141,6 +143,8 @@ class Decoding:
         return self._total is not None and self._due >= self._total
 
     def _decode(self, index: int, item: Item) -> Clip:
+        if item.fault:
+            return Failed(item, item.fault)
         stack = ExitStack()
         try:
             path = stack.enter_context(fetched(item.location, self._spool)) if is_address(item.location) else None
@@ -156,6 +160,7 @@ class Decoding:
 
     def _read(self, index: int, item: Item, path: str, *, close: Callable[[], None]) -> Clip:
         with open_stretch(path, item.offset, duration=item.duration or None) as stretch:
+            whole = stretch.info.duration
             if stretch.num_samples <= self._long_samples:
                 # The samples at their own rate are held beside the result for a moment.
                 size = stretch.num_samples * _SAMPLE
@@ -168,11 +173,12 @@ class Decoding:
                     got = len(waveform) * _SAMPLE
                 finally:
                     self._let_go(size + native - got)
-                return Decoded(item, waveform)
+                return Decoded(item, waveform, whole)
 
         found = scan(lambda: _blocks(item, path), path)
         again = _unchanged(lambda: _blocks(item, path), found.num_samples, path)
-        return Streamed(item, LongClip(found.num_samples, found.mean, found.deviation, lambda: ahead(again)), close)
+        clip = LongClip(found.num_samples, found.mean, found.deviation, lambda: ahead(again))
+        return Streamed(item, clip, close, whole)
 
     def _reserve(self, index: int, size: int) -> None:
         with self._changed:

@@ -19,11 +19,14 @@ from typing import Any, Literal
 
 from speechssl import __version__
 from speechssl.config import UserError
+from speechssl.data.coverage import Coverage
+from speechssl.data.findings import Findings, Known
 from speechssl.embed.encoding import Layer, layer_weights, learned_mix
 from speechssl.embed.finished import Finished
-from speechssl.embed.inputs import read_plan
+from speechssl.embed.inputs import Plan, read_plan
 from speechssl.embed.local import Engine, Job, run_local
 from speechssl.embed.moments import Pooling
+from speechssl.embed.output_columns import check_columns
 from speechssl.embed.parts import Layout, locked
 from speechssl.embed.precision import Precision, check_precision
 from speechssl.embed.progress import Progress, Tally
@@ -53,6 +56,8 @@ class ExtractReport:
         peak_memory: the most that the process has held, bytes.
         dtype: of the arithmetic: float32, bfloat16 or int8.
         cosine: the smallest with float32 on the first batch, where there was a check.
+        known: of how many clips of the source label, text and speaker are known.
+        findings: what was understood of the source, and what was not.
     """
 
     written: int
@@ -67,6 +72,8 @@ class ExtractReport:
     peak_memory: int
     dtype: str
     cosine: float | None
+    known: Known
+    findings: Findings
 
 
 def extract(
@@ -83,6 +90,7 @@ def extract(
     compile: bool = False,  # noqa: A002 -- what torch calls it
     engine: Engine = "local",
     workers: int | None = None,
+    allow_remote: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> ExtractReport:
     """Embed every clip of a source.
@@ -102,14 +110,15 @@ def extract(
         compile: compile the encoder; batches are padded to a few lengths then.
         engine: `local`, or `ray`: workers of a Ray cluster, which all see the same files.
         workers: of Ray; None: as many as it has room for.
+        allow_remote: a manifest may name addresses (see `inputs.read_plan`).
         progress: called after each batch.
 
     Returns:
         Counts, speed, memory.
 
     Raises:
-        UserError: no such model or source, unknown settings, an output of another model or of other settings, or a run
-            that is writing there.
+        UserError: no such model or source, unknown settings, a column that the output cannot hold, an output of another
+            model or of other settings, or a run that is writing there.
     """
     started = time.monotonic()
     check_out(out)
@@ -120,7 +129,9 @@ def extract(
         check_precision(dtype, each)
     opened = open_source(model)
     job = _job(opened, pooling=pooling, layer=layer, dtype=dtype, compiled=compile)
-    plan = read_plan(source)
+    plan = read_plan(source, allow_remote=allow_remote)
+    check_columns(out, plan.seen)
+    coverage = Coverage()
     resources = divide(memory, opened.encoder.config, devices, threads=threads)
     names = () if pooling == "none" else _vector_names(len(job.layers))
     width = job.dim * (2 if pooling == "mean+std" else 1)
@@ -145,7 +156,7 @@ def extract(
         before = run.finished_before()
         if before is not None:
             shutil.rmtree(folder)
-            return _report(before, out, started=started, new=0.0, resumed=before["written"], before=True)
+            return _report(before, out, plan, started=started, new=0.0, resumed=before["written"], before=True)
         run.begin()
         if engine == "ray":
             from speechssl.embed.cluster import run_on_ray
@@ -156,11 +167,17 @@ def extract(
         del opened  # what works is a copy with the weights laid out anew
         with closing(parts):  # threads end with the run, however it ends
             for part in parts:
+                for row in part.rows:
+                    item = row.item
+                    end = item.offset + item.duration if item.duration else None
+                    coverage.add(item.path, end=end, whole=row.file_seconds)
                 run.commit(part)
                 give_back_freed_memory()
         told = run.finish()
         shutil.rmtree(folder)
-    return _report(told, out, started=started, new=run.tally.seconds, resumed=run.resumed, before=False)
+    covered = coverage.note()
+    plan.findings.notes += [covered] if covered else []
+    return _report(told, out, plan, started=started, new=run.tally.seconds, resumed=run.resumed, before=False)
 
 
 def _job(opened: Source, *, pooling: str, layer: Any, dtype: Precision, compiled: bool) -> Job:
@@ -193,7 +210,7 @@ class _VectorFile:
 
 
 def _report(
-    told: dict[str, Any], out: Path, *, started: float, new: float, resumed: int, before: bool
+    told: dict[str, Any], out: Path, plan: Plan, *, started: float, new: float, resumed: int, before: bool
 ) -> ExtractReport:
     wall = time.monotonic() - started
     return ExtractReport(
@@ -209,4 +226,6 @@ def _report(
         peak_memory=peak_memory(),
         dtype=told["dtype"],
         cosine=told.get("cosine"),
+        known=plan.known,
+        findings=plan.findings,
     )

@@ -8,29 +8,30 @@ its file.
 
 import glob
 import hashlib
-import logging
+import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, overload
+from typing import overload
 
-from pydantic import ValidationError
-
-from speechssl.audio import AUDIO_SUFFIXES
 from speechssl.config import UserError
-from speechssl.containers import FOREIGN_SUFFIXES
-from speechssl.data.corpora import folder as audio_folder
-from speechssl.data.corpora.folder_metadata import METADATA_NAMES
-from speechssl.data.manifest import Utterance
-from speechssl.embed.remote import is_address, list_address
+from speechssl.data.columns import NAMED
+from speechssl.data.corpora.folder import AudioFolder
+from speechssl.data.corpora.folder_walk import is_audio, is_metadata
+from speechssl.data.findings import Findings, Known
+from speechssl.data.manifest_lines import parse_lines, read_lines
+from speechssl.data.places import is_address, located, scheme_of
+from speechssl.data.stretches import DUPLICATE, samples_of
+from speechssl.data.tables import is_table
+from speechssl.data.utterance import Utterance
+from speechssl.data.values import Extra
+from speechssl.embed.output_columns import ColumnType, SeenColumns, output_name
+from speechssl.embed.remote import list_address, read_address
 
-KNOWN = ("speaker", "text", "label", "language", "split")
+KNOWN = NAMED
 _GLOB = frozenset("*?[")
-_TAKEN = ("path", "offset", "duration", "fingerprint", "key", "num_frames", "first_frame", "file", "speechssl")
-_Value = str | int | float | bool | None
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Item:
         duration: its length, s; 0 to the end of the file.
         metadata: what is known of it, by column.
         fingerprint: size and time of the file, empty where they cost a question to a server.
+        fault: why it cannot be used, where that is known before it is opened.
     """
 
     path: str
@@ -52,11 +54,13 @@ class Item:
     duration: float
     metadata: tuple[tuple[str, str | int | float | bool | None], ...] = ()
     fingerprint: str = ""
+    fault: str = ""
 
     @property
     def key(self) -> bytes:
         """Eight bytes that tell this clip, in this state of its file, from every other."""
-        told = (self.path, self.offset, self.duration, self.metadata, self.fingerprint)
+        stretch = _samples(self.offset, self.duration) if self.offset or self.duration else (0.0, 0.0)
+        told = (self.path, *stretch, self.metadata, self.fingerprint, *([self.fault] if self.fault else []))
         return hashlib.blake2b(repr(told).encode("utf-8", "surrogateescape"), digest_size=8).digest()
 
 
@@ -70,26 +74,29 @@ class Plan:
         files: how many, None when not known yet.
         seconds: of audio in all, None when not known.
         columns: metadata columns in order, with their type.
+        known: of how many clips label, text and speaker are known.
+        findings: what was understood of the source, and what was not.
+        seen: what the metadata columns hold.
     """
 
     source: str
     items: Callable[[], Iterator[Item]]
     files: int | None
     seconds: float | None
-    columns: dict[str, "ColumnType"]
+    columns: dict[str, ColumnType]
+    known: Known = field(default_factory=Known)
+    findings: Findings = field(default_factory=Findings)
+    seen: SeenColumns = field(default_factory=SeenColumns)
 
 
-ColumnType = Literal["text", "integer", "number", "truth"]
-_TYPES: dict[type, ColumnType] = {bool: "truth", int: "integer", float: "number"}
-
-
-def read_plan(source: str | Path | Sequence[str | Path]) -> Plan:
+def read_plan(source: str | Path | Sequence[str | Path], *, allow_remote: bool = False) -> Plan:
     """Look at a source without opening any audio.
 
     Args:
-        source: a folder, a manifest (`.jsonl`), one audio file, a glob (`**` for any depth), `-` for paths or addresses
-            on standard input, one a line, an address (`https://…`, `s3://bucket/folder`, `s3://bucket/*.flac`), or a
-            list of files and addresses.
+        source: a folder, a manifest (`.jsonl`, also behind an address), a table (`.csv`, `.tsv`, `metadata.jsonl`), one
+            audio file, a glob (`**` for any depth), `-` for paths or addresses on standard input, one per line, an
+            address (`https://…`, `s3://bucket/folder`, `s3://bucket/*.flac`), or a list of files and addresses.
+        allow_remote: a manifest or table may also name addresses (by default those of its own scheme only).
 
     Raises:
         UserError: nothing there, or nothing in it that could be audio.
@@ -108,19 +115,22 @@ def read_plan(source: str | Path | Sequence[str | Path]) -> Plan:
         lines = [line for line in (line.rstrip("\r\n") for line in sys.stdin) if line]
         return _listed(lines, "-", empty="standard input: no paths on it")
     if is_address(name):
-        return _addressed(name)
+        return _remote_manifest(name, allow_remote=allow_remote) if name.endswith(".jsonl") else _addressed(name)
     path = Path(source)
     if path.is_dir():
-        return _folder(path)
-    if path.suffix == ".jsonl":
-        return _manifest(path)
+        return _folder(path, allow_remote=allow_remote)
+    if is_table(name) and (path.is_file() or not _GLOB & set(name)):
+        return _table(path, allow_remote=allow_remote)
     if not path.exists() and _GLOB & set(name):
         return _listed(sorted(glob.glob(name, recursive=True)), name, empty=f"{name}: no file fits")  # noqa: PTH207 -- an absolute pattern
-    if path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES | FOREIGN_SUFFIXES:
+    if path.is_file() and is_audio(path.name):
         return _listed([name], name)
     if not path.exists():
         raise UserError(f"{source}: no such folder or manifest")
-    raise UserError(f"{source}: give a folder of audio, a manifest (.jsonl), an audio file, a glob, an address or '-'")
+    raise UserError(
+        f"{source}: give a folder of audio, a manifest (.jsonl), a table (.csv, .tsv), an audio file, a glob, "
+        "an address or '-'"
+    )
 
 
 def fingerprint(location: str) -> str:
@@ -134,33 +144,25 @@ def fingerprint(location: str) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
-def column_types(seen: Iterable[tuple[str, object]]) -> dict[str, ColumnType]:
-    """The narrowest type for every column with a value, in order of first appearance.
-
-    >>> column_types([("age", 3), ("age", 2.5), ("old", True), ("note", None), ("mixed", 1), ("mixed", "one")])
-    {'age': 'number', 'old': 'truth', 'mixed': 'text'}
-    """
-    found: dict[str, ColumnType] = {}
-    for name, value in seen:
-        if value is None:
-            continue
-        kind, before = _TYPES.get(type(value), "text"), found.get(name)
-        numbers = {"integer", "number"}
-        if before is None or before == kind:
-            found[name] = kind
-        else:
-            found[name] = "number" if {before, kind} == numbers else "text"
-    return found
-
-
 def _listed(locations: Sequence[str], name: str, *, empty: str = "an empty list of files") -> Plan:
     if not locations:
         raise UserError(empty)
 
     def items() -> Iterator[Item]:
-        return (Item(_readable(each), each, 0.0, 0.0, fingerprint=fingerprint(each)) for each in locations)
+        for each in locations:
+            location, mark = _found(each)
+            yield Item(_readable(each), location, 0.0, 0.0, fingerprint=mark)
 
-    return Plan(name, items, len(locations), None, {})
+    return Plan(name, items, len(locations), None, {}, Known(clips=len(locations)))
+
+
+def _found(location: str) -> tuple[str, str]:
+    """The location of a file as it is on the disk, and its fingerprint."""
+    mark = fingerprint(location)
+    if not mark and not is_address(location):
+        location = located(".", location) if not os.path.isabs(location) else located("/", location)  # noqa: PTH117
+        mark = fingerprint(location)
+    return location, mark
 
 
 def _addressed(address: str) -> Plan:
@@ -171,136 +173,140 @@ def _addressed(address: str) -> Plan:
     def items() -> Iterator[Item]:
         return (Item(each.path, each.address, 0.0, 0.0, fingerprint=each.fingerprint) for each in found)
 
-    return Plan(address, items, len(found), None, {})
+    return Plan(address, items, len(found), None, {}, Known(clips=len(found)))
 
 
-def _utterances(source: str, root: Path, read: Callable[[], Iterator[Utterance]]) -> Plan:
-    """A plan of utterances: one look at all of them for columns and durations, then one by one."""
-    files, seconds, known = 0, 0.0, True
-
-    def seen() -> Iterator[tuple[str, object]]:
-        nonlocal files, seconds, known
-        for item in read():
-            files, seconds, known = files + 1, seconds + item.duration, known and item.duration > 0
-            yield from ((name, getattr(item, name)) for name in KNOWN)
-            yield from ((_extra(name), value) for name, value in item.extras.items())
-
-    types = column_types(seen())
-    columns = dict(sorted(types.items(), key=lambda column: column[0] not in KNOWN))  # stable: the known ones first
-    if not files:
+def _utterances(
+    source: str,
+    root: Path,
+    read: Callable[[], Iterator[Utterance]],
+    *,
+    allow_remote: bool,
+    findings: Findings | None = None,
+) -> Plan:
+    """A plan of utterances: one look at all of them for columns, durations and duplicates, then one by one."""
+    seen, known, seconds, timed = SeenColumns(), Known(), 0.0, True
+    places: set[int] = set()
+    twice: set[int] = set()
+    for each in read():
+        _check_pointer(each.audio, source, allow_remote=allow_remote)
+        try:
+            seen.add({name: getattr(each, name) for name in KNOWN}, each.extras)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
+        known.add(label=each.label, text=each.text is not None, speaker=each.speaker)
+        seconds, timed = seconds + each.duration, timed and each.duration > 0
+        place = hash(_stretch(each))
+        if place in places:
+            twice.add(place)
+        places.add(place)
+    if not seen.rows:
         raise UserError(f"{source}: the manifest is empty")
+    del places
 
     def items() -> Iterator[Item]:
-        return (_item(each, root, fingerprint(each.audio)) for each in read())
+        before: set[Stretch] = set()
+        for each in read():
+            fault = ""
+            if twice and hash(place := _stretch(each)) in twice:
+                fault = DUPLICATE if place in before else ""
+                before.add(place)
+            yield _item(each, root, fault)
 
-    return Plan(source, items, files, seconds if known else None, columns)
+    return Plan(
+        source, items, seen.rows, seconds if timed else None, seen.ordered(), known, findings or Findings(), seen
+    )
 
 
-def _item(each: Utterance, root: Path, mark: str) -> Item:
+Stretch = tuple[str, int | float, int | float]
+
+
+def _stretch(each: Utterance) -> Stretch:
+    """Which stretch it is. Hashes find the few that may be there twice: a million are in memory."""
+    return (os.path.normpath(each.audio), *_samples(each.offset, each.duration))
+
+
+def _samples(offset: float, duration: float) -> tuple[int | float, int | float]:
+    """First sample and number of samples; what no file can have as it is, decoding gives the reason."""
+    return samples_of(offset, duration) if math.isfinite(offset + duration) else (offset, duration)
+
+
+def _check_pointer(audio: str, source: str, *, allow_remote: bool) -> None:
+    """Refuses what a manifest may not point to.
+
+    Raises:
+        UserError: an address of another scheme than the manifest's without leave, or a local file from afar.
+    """
+    own, other = scheme_of(source), scheme_of(audio)
+    if own and not other:
+        raise UserError(f"{source}: names the local file {audio}; a manifest behind an address may name addresses only")
+    if other != own and not allow_remote:
+        what = "an address" if not own else f"an address of another scheme than {own}"
+        raise UserError(f"{source}: names {audio}, {what}; --allow-remote (allow_remote=True) reads it")
+
+
+def _item(each: Utterance, root: Path, fault: str) -> Item:
     known = [(name, _readable(getattr(each, name))) for name in KNOWN if getattr(each, name) is not None]
-    extras = [(_extra(name), _readable(value)) for name, value in each.extras.items() if value is not None]
-    path = Path(each.audio)
-    shown = each.audio
-    if not is_address(shown) and path.is_relative_to(root):
-        shown = path.relative_to(root).as_posix()
-    return Item(_readable(shown), each.audio, each.offset, each.duration, tuple(known + extras), mark)
+    extras = [(output_name(name), _readable(value)) for name, value in each.extras.items() if value is not None]
+    shown, (location, mark) = each.audio, _found(each.audio)
+    if not is_address(shown) and Path(shown).is_relative_to(root):
+        shown = Path(shown).relative_to(root).as_posix()
+    return Item(_readable(shown), location, each.offset, each.duration, tuple(known + extras), mark, fault)
 
 
 @overload
 def _readable(value: str) -> str: ...
 @overload
-def _readable(value: _Value) -> _Value: ...
-def _readable(value: _Value) -> _Value:
+def _readable(value: Extra) -> Extra: ...
+def _readable(value: Extra) -> Extra:
     """Words as an output can hold them: bytes of a file's name that are not UTF-8 are spelt out."""
     if not isinstance(value, str):
         return value
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _extra(name: str) -> str:
-    """The column of an extra; one that would hide a column of the output is called `extra_NAME`."""
-    own = name in _TAKEN or name in KNOWN or name.startswith(("vector", "frames"))
-    return f"extra_{name}" if own else name
+def _table(path: Path, *, allow_remote: bool) -> Plan:
+    """A manifest, or a table of another kind."""
+    if not path.exists():
+        raise UserError(f"{path}: no such folder or manifest")
+    source = str(path.absolute())
+    if path.suffix.lower() == ".jsonl" and not is_metadata(path.name):
+        return _utterances(source, path.absolute().parent, lambda: read_lines(path), allow_remote=allow_remote)
+    rows = AudioFolder(path.absolute().parent, tables=[path.absolute()])
+    return _utterances(source, rows.root, rows.utterances, allow_remote=allow_remote, findings=rows.findings)
 
 
-def _manifest(path: Path) -> Plan:
-    folder = path.absolute().parent
+def _remote_manifest(address: str, *, allow_remote: bool) -> Plan:
+    try:
+        text = read_address(address).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{address}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    lines = list(enumerate(text.split("\n"), start=1))
+    base = address.rpartition("/")[0]
 
     def read() -> Iterator[Utterance]:
-        try:
-            with path.open(encoding="utf-8-sig", newline="\n") as file:
-                for number, line in enumerate(file, start=1):
-                    if line.strip():
-                        yield _utterance(line, folder, f"{path} line {number}")
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such folder or manifest") from None
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            raise UserError(f"{path}: the manifest cannot be read ({reason})") from error
+        return parse_lines(lines, address, lambda audio: f"{base}/{audio}")
 
-    return _utterances(str(path.absolute()), folder, read)
+    return _utterances(address, Path("/"), read, allow_remote=allow_remote)
 
 
-def _utterance(line: str, folder: Path, where: str) -> Utterance:
-    try:
-        found = Utterance.model_validate_json(line)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        raise UserError(f"{where}: {key}: {problem['msg']}" if key else f"{where}: {problem['msg']}") from error
-    if is_address(found.audio) or os.path.isabs(found.audio):  # noqa: PTH117 -- a million times
-        return found
-    return found.model_copy(update={"audio": str(folder / found.audio)})
-
-
-def _folder(root: Path) -> Plan:
+def _folder(root: Path, *, allow_remote: bool) -> Plan:
     if (root / "waveforms.json").is_file():
         raise UserError(f"{root}: a prepared corpus; give its {root / 'manifest.jsonl'} to embed its files")
-    root = root.resolve()
-    parts: set[tuple[str, ...]] = set()
-    files = 0
-    for folder, names in _walk(root):
-        if METADATA_NAMES[0] in names or METADATA_NAMES[1] in names:
-            return _utterances(str(root), root, lambda: audio_folder.prepare(root, probe=None))
-        count = sum(_is_audio(name) for name in names)
-        files += count
-        if count:
-            parts.add(Path(folder).relative_to(root).parts)
-    if not files:
-        raise UserError(f"{root}: no audio files in it")
-    meanings = audio_folder.labels_of_folders(parts)
+    folder = AudioFolder(root)
+    if folder.metadata:
+        source, findings = str(folder.root), folder.findings
+        return _utterances(source, folder.root, folder.utterances, allow_remote=allow_remote, findings=findings)
+    known, columns = Known(), dict[str, ColumnType]()
+    for part, count in folder.clips.items():
+        known.add(label=folder.meanings[part].get("label"), text=False, speaker=None, clips=count)
+        columns |= dict.fromkeys(folder.meanings[part], "text")
 
     def items() -> Iterator[Item]:
-        for folder, names in _walk(root):
-            inside = Path(folder).relative_to(root)
-            metadata = tuple(meanings.get(inside.parts, {}).items())
-            prefix = "" if inside == Path() else f"{inside.as_posix()}/"
-            for name in names:
-                if _is_audio(name):
-                    location = os.path.join(folder, name)  # noqa: PTH118 -- a million times
-                    yield Item(_readable(prefix + name), location, 0.0, 0.0, metadata, fingerprint(location))
+        for location, part in folder.files():
+            shown = "/".join((*part, os.path.basename(location)))  # noqa: PTH119 -- a million times
+            metadata = tuple(folder.meanings[part].items())
+            yield Item(_readable(shown), location, 0.0, 0.0, metadata, fingerprint(location))
 
-    columns: dict[str, ColumnType] = {name: "text" for meaning in meanings.values() for name in meaning}
-    return Plan(str(root), items, files, None, {name: columns[name] for name in KNOWN if name in columns})
-
-
-def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
-    """Folders with the names of their files, sorted, nothing hidden; each once, however many links lead to it."""
-    seen: set[tuple[int, int]] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_report):
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            subfolders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        yield folder, sorted(name for name in names if not name.startswith("."))
-
-
-def _report(error: OSError) -> None:
-    _log.warning("%s: %s; passed over", error.filename, error.strerror)
-
-
-def _is_audio(name: str) -> bool:
-    suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 -- a million times
-    return suffix in AUDIO_SUFFIXES or suffix in FOREIGN_SUFFIXES
+    ordered: dict[str, ColumnType] = {name: columns[name] for name in KNOWN if name in columns}
+    return Plan(str(folder.root), items, known.clips, None, ordered, known, folder.findings)

@@ -24,7 +24,7 @@ import numpy as np
 
 from speechssl.config import UserError
 from speechssl.embed.decoding import Failed
-from speechssl.embed.inputs import ColumnType
+from speechssl.embed.output_columns import ColumnType
 from speechssl.embed.pipeline import Encoded
 from speechssl.models.storage import write_atomic
 
@@ -117,12 +117,15 @@ class FailedClip:
     path: str
     reason: str
     offset: float
+    duration: float = 0.0
 
     def line(self) -> str:
         """One line of JSON."""
         told: dict[str, object] = {"path": self.path, "reason": self.reason}
         if self.offset:
             told["offset"] = self.offset
+        if self.duration:
+            told["duration"] = self.duration
         return json.dumps(told, ensure_ascii=False) + "\n"
 
 
@@ -213,7 +216,9 @@ class Parts(Generic[L]):
 
     def commit(self, part: Part, settings: Mapping[str, Any]) -> list[FailedClip]:
         """Write a part; returns what failed in it."""
-        failed = [FailedClip(f.item.key.hex(), f.item.path, f.reason, f.item.offset) for f in part.failed]
+        failed = [
+            FailedClip(f.item.key.hex(), f.item.path, f.reason, f.item.offset, f.item.duration) for f in part.failed
+        ]
         table = self.layout.table(part)
         metadata = {METADATA_KEY: json.dumps(dict(settings)), FAILED_KEY: json.dumps([vars(each) for each in failed])}
         if part.frames is not None:

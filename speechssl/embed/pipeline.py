@@ -30,12 +30,16 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Row:
-    """One clip of a part, done; its frames, where they are kept, are `num_frames` from `first_frame` of the part on."""
+    """One clip of a part, done; its frames, where they are kept, are `num_frames` from `first_frame` of the part on.
+
+    `file_seconds` is the duration of its file.
+    """
 
     item: Item
     seconds: float
     first_frame: int = 0
     num_frames: int = 0
+    file_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -191,9 +195,9 @@ class PartEncoder:
             if isinstance(result, str):
                 failed.append(Failed(clip.item, result))
             elif isinstance(result, tuple):
-                rows.append(Row(clip.item, clip.seconds, *result))
+                rows.append(Row(clip.item, clip.seconds, *result, file_seconds=clip.file_seconds))
             else:
-                rows.append(Row(clip.item, clip.seconds))
+                rows.append(Row(clip.item, clip.seconds, file_seconds=clip.file_seconds))
                 vectors.append(result)
         empty = np.zeros((0, len(self.layers), 0), dtype=np.float32)
         return Encoded(rows, failed, np.stack(vectors) if vectors else empty, frames, done)

@@ -4,7 +4,6 @@ Any protocol that fsspec knows: `https://`, `s3://` (needs s3fs), `gs://` (gcsfs
 """
 
 import contextlib
-import re
 import shutil
 import tempfile
 from collections.abc import Generator
@@ -17,8 +16,10 @@ from speechssl.answers import answer, status_of
 from speechssl.audio import AUDIO_SUFFIXES, AudioError
 from speechssl.config import UserError
 from speechssl.containers import FOREIGN_SUFFIXES
+from speechssl.data.places import is_address
 
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+__all__ = ["RemoteFile", "fetched", "is_address", "list_address", "read_address"]
+
 _MARKS = ("etag", "ETag", "mtime", "LastModified", "last_modified", "created")
 
 
@@ -29,15 +30,6 @@ class RemoteFile:
     path: str
     address: str
     fingerprint: str
-
-
-def is_address(name: str) -> bool:
-    """Whether a name is an address and no path.
-
-    >>> is_address("s3://bucket/a.wav"), is_address("C:/a.wav"), is_address("a.wav")
-    (True, False, False)
-    """
-    return _ADDRESS.match(name) is not None
 
 
 def list_address(address: str) -> list[RemoteFile]:
@@ -67,6 +59,20 @@ def list_address(address: str) -> list[RemoteFile]:
         RemoteFile(name.strip("/").removeprefix(root).lstrip("/"), system.unstrip_protocol(name), _mark(found[name]))
         for name in files
     ]
+
+
+def read_address(address: str) -> bytes:
+    """All of a small file, such as a manifest.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    fsspec = _fsspec()
+    try:
+        with fsspec.open(address, "rb") as source:
+            return source.read()
+    except (ImportError, OSError, ValueError) as error:
+        raise UserError(f"{address}: cannot be read ({_words(error)})") from error
 
 
 @contextmanager

@@ -495,5 +495,6 @@ def test_bad_files_do_not_stop_the_good_ones(tmp_path: Path) -> None:
     assert rows[-2]["audio"].endswith(r"caf\udce9.wav")
     assert rows[-1] == {
         "audio": str(folder / "000.wav"),
-        "reason": ("a duplicate: the same audio and offset as an earlier utterance"),
+        "reason": "a duplicate: the same stretch of the same file as an earlier utterance",
+        "duration": 1.0,
     }

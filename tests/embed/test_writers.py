@@ -14,7 +14,7 @@ from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.embed import finished, pipeline, writers
 from speechssl.embed.embedder import load
 from speechssl.embed.extract import extract
-from speechssl.embed.inputs import column_types
+from speechssl.embed.output_columns import column_types
 from speechssl.models.storage import model_hash
 
 from .conftest import tone
@@ -188,3 +188,67 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch):
 
 def test_types_are_the_narrowest_that_fit():
     assert column_types([("a", 1), ("a", 2.0), ("b", True), ("b", 1), ("c", None)]) == {"a": "number", "b": "text"}
+
+
+ODD_NAMES = ["a.b", "Room", "room", "ä ö", "a:b", "[1]", "x" * 200]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_odd_column_names_are_held(model_folder, tmp_path, kind):
+    soundfile.write(tmp_path / "a.wav", tone(6000), 16000)
+    extras = {name: f"value {place}" for place, name in enumerate(ODD_NAMES)}
+    write_manifest([Utterance(audio="a.wav", duration=0, extras=extras)], tmp_path / "m.jsonl")
+    out = made(model_folder, tmp_path / "m.jsonl", tmp_path, kind)
+    for name, value in extras.items():
+        if kind == "npz":
+            found = np.load(out)[name].tolist()
+        elif kind == "h5":
+            found = pytest.importorskip("h5py").File(out)[name].asstr()[:].tolist()
+        elif kind == "zarr":
+            found = pytest.importorskip("zarr").open_group(str(out), mode="r")[name][:].tolist()
+        else:
+            found = pq.ParquetFile(out if kind == "parquet" else out / "index.parquet").read()[name].to_pylist()
+        assert found == [value]
+
+
+@pytest.mark.parametrize(
+    ("extras", "kinds", "message"),
+    [
+        ({"": 1}, KINDS, "column '': an empty name; rename it"),
+        ({"a\0": 1}, KINDS, r"column 'a\\x00': a name with the character of code 0"),
+        ({"a/b": 1}, ["npz", "h5", "zarr"], "column 'a/b': a name with '/' is a path in this format; rename it"),
+        ({".": 1}, ["npz", "h5", "zarr"], "column '.': a name that begins with '.' is hidden in this format"),
+        ({"x" * 201: 1}, ["npz", "h5", "zarr"], "a name of more than 200 bytes is too long for this format"),
+        ({"note": "a\0b"}, ["npz", "h5", "zarr"], "column 'note': a text with the character of code 0"),
+        (
+            {"note": "x" * 100_000},
+            ["npz", "zarr"],
+            r"column 'note': a text of 100,000 characters makes each of 700 rows",
+        ),
+        ({"id": 2**60}, ["npz", "h5", "zarr"], r"column 'id': whole numbers above 2\^53 beside missing ones"),
+        ({"path": 1, "extra_path": 2}, KINDS, "columns 'path' and 'extra_path' would both be called 'extra_path'"),
+    ],
+)
+def test_what_cannot_be_held_is_found_before_the_first_clip(
+    model_folder, tmp_path, monkeypatch, extras, kinds, message
+):
+    monkeypatch.setattr(pipeline.PartEncoder, "__call__", lambda *_: 1 / 0)
+    items = [Utterance(audio=f"{number}.wav", duration=0) for number in range(699)]
+    write_manifest([Utterance(audio="a.wav", duration=0, extras=extras), *items], tmp_path / "m.jsonl")
+    for kind in kinds:
+        with pytest.raises(UserError, match=message) as caught:
+            made(model_folder, tmp_path / "m.jsonl", tmp_path, kind)
+        assert "\n" not in str(caught.value)
+        assert not list(tmp_path.glob("v*"))
+
+
+def test_numbers_keep_their_digits(model_folder, tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(6000), 16000)
+    soundfile.write(tmp_path / "b.wav", tone(7000), 16000)
+    extras = [{"huge": 10**30, "mixed": 2**60 + 1, "id": 2**60 + 1}, {"mixed": 0.5}]
+    items = [Utterance(audio=f"{name}.wav", duration=0, extras=each) for name, each in zip("ab", extras, strict=True)]
+    write_manifest(items, tmp_path / "m.jsonl")
+    table = pq.ParquetFile(made(model_folder, tmp_path / "m.jsonl", tmp_path, "parquet")).read()
+    assert table["huge"].to_pylist() == [str(10**30), None]
+    assert table["mixed"].to_pylist() == [str(2**60 + 1), "0.5"]
+    assert table["id"].to_pylist() == [2**60 + 1, None]

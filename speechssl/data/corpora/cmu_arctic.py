@@ -22,7 +22,7 @@ import pydantic
 
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo, duration_of
-from speechssl.data.corpora.download import fetch_folder, mirror
+from speechssl.data.corpora.download import fetch_folder, mirror, say_fetching
 from speechssl.data.corpora.packs import pack_utterances, unpack_pack
 from speechssl.data.manifest import Utterance
 
@@ -133,5 +133,6 @@ def _read(folder: Path, speaker: str) -> Iterator[Utterance]:
 
 def _fetch(root: Path, speaker: str) -> None:
     name = _folder(speaker)
+    say_fetching(root, f"{name}/wav", f"ARCTIC/{name}/wav")
     url = f"{mirror('cmu_arctic', _BASE)}{name}.tar.bz2"
     fetch_folder(url, root / name, holds=f"{name}/wav", checksum=_CHECKSUMS[speaker])

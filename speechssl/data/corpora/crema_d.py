@@ -11,7 +11,6 @@ the actors' sex and age. Known: `1076_MTI_SAD_XX.wav` is silent. The repository 
 archive of it holds, so it has to be cloned. There is no official split: keep actors apart.
 """
 
-import csv
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo, duration_of
 from speechssl.data.corpora.packs import pack_utterances, unpack_pack
 from speechssl.data.manifest import Utterance
+from speechssl.data.tables import open_table
 
 INFO = CorpusInfo(
     name="crema_d",
@@ -123,10 +123,10 @@ def _read_actors(path: Path) -> Mapping[str, dict[str, str | int]]:
     """VideoDemographics.csv: ActorID, Age, Sex, Race, Ethnicity."""
     if not path.is_file():
         return {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
+    table = open_table(path)
     found: dict[str, dict[str, str | int]] = {}
-    for row in rows:
+    for each in table.rows():
+        row = dict(zip(table.columns, each.values, strict=True))
         sex, age = (row.get("Sex") or "").strip().lower(), (row.get("Age") or "").strip()
         known: dict[str, str | int] = {"sex": sex} if sex else {}
         found[(row.get("ActorID") or "").strip()] = known | ({"age": int(age)} if age.isdecimal() else {})

@@ -57,6 +57,16 @@ def mirror(corpus: str, default: str) -> str:
     return address.rstrip("/") + "/"
 
 
+def say_fetching(root: Path, *layouts: str) -> None:
+    """Say what was looked for in a corpus folder before it is fetched.
+
+    Args:
+        root: the folder.
+        layouts: what would have been used, relative to it.
+    """
+    _log.warning("%s: looked for %s and did not find it; fetching the corpus", root, " or ".join(layouts))
+
+
 def download(url: str, path: Path, *, checksum: str | None = None) -> None:
     """Fetch a file, unless it is there. Progress goes to stderr.
 

@@ -19,7 +19,7 @@ from typing import Literal
 
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo, duration_of
-from speechssl.data.corpora.download import fetch_folder, mirror
+from speechssl.data.corpora.download import fetch_folder, mirror, say_fetching
 from speechssl.data.corpora.packs import pack_utterances, unpack_pack
 from speechssl.data.manifest import Utterance
 
@@ -92,6 +92,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
         if pack is not None:
             return pack_utterances(pack)
         folder = root / _FOLDER
+        say_fetching(root, "wav", f"{_FOLDER}/wav")
         # The publisher gives no checksum; a zip has one of each file.
         fetch_folder(f"{mirror('emodb', _BASE)}{_ARCHIVE}", folder, holds="wav")
     return _read(folder / "wav", settings.classes)

@@ -23,7 +23,7 @@ import rich.console
 
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo, duration_of
-from speechssl.data.corpora.download import download, mirror
+from speechssl.data.corpora.download import download, mirror, say_fetching
 from speechssl.data.manifest import Utterance
 
 INFO = CorpusInfo(
@@ -133,6 +133,7 @@ def _find_package(root: Path, work: Path) -> Path:
     lying = sorted(root.glob(f"{_PACKAGE}_*.deb"))
     if lying:
         return lying[-1]
+    say_fetching(root, _PACKAGE, f"{_PACKAGE}_*.deb")
     if os.environ.get("SPEECHSSL_MIRROR_FESTVOX_RU"):
         path = root / _DOWNLOADED / _DEB  # not in the work folder, so that a broken download can be taken up again
         download(mirror("festvox_ru", "") + _DEB, path, checksum=_DEB_CHECKSUM)

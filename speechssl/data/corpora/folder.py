@@ -1,34 +1,39 @@
 """Any folder of audio: the user's own recordings, or packs of corpora.
 
-Story: whatever lies there. What is known about the clips comes from a `metadata.csv` or `metadata.jsonl` at the root or
-in sub-folders, else from the names of the sub-folders (the audiofolder convention of Hugging Face datasets).
+Story: whatever lies there. What is known about the clips comes from a `metadata.csv`, `metadata.tsv` or
+`metadata.jsonl` at the root or in sub-folders, else from the names of the sub-folders (the audiofolder convention of
+Hugging Face datasets).
 Licence and citation: those of the recordings.
 
-With metadata: every line is an utterance; columns `file_name` (or `audio`), `text`, `label`, `speaker`, `language`,
-`split`, `offset` and `duration` (s), all others become extras. Where several sub-folders have metadata of their own,
-each is a corpus of its own ("pack"): speakers are prefixed with the sub-folder's name, for ids are only unique within a
-corpus, and the extra `corpus` names it. Sub-folders called train, test and so on are splits, not packs.
-Without metadata: every audio file is an utterance; the label is the sub-folder's name when all clips lie exactly one
-level down in at least two sub-folders, or two levels down below split folders.
+With metadata: every row is an utterance, of a whole file or of a stretch of it; which columns are understood is in
+docs/data.md, all others become extras. Where several sub-folders have metadata of their own, each is a corpus of its
+own ("pack"): speakers are prefixed with the sub-folder's name, for ids are only unique within a corpus, and the extra
+`corpus` names it. Sub-folders called train, test and so on are splits, not packs.
+Without metadata: every audio file is an utterance; the label is the sub-folder's name when all clips are one level
+down in two or more sub-folders (or beside these), or two levels down below split folders.
 """
 
 import functools
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from speechssl.audio import AUDIO_SUFFIXES
 from speechssl.config import Config, UserError
-from speechssl.containers import FOREIGN_SUFFIXES
 from speechssl.data.corpora import CorpusInfo, duration_of
-from speechssl.data.corpora.folder_metadata import METADATA_NAMES, MetadataRow, read_metadata
-from speechssl.data.manifest import Utterance
+from speechssl.data.corpora.folder_metadata import Metadata, MetadataRow
+from speechssl.data.corpora.folder_names import SPLIT_NAMES, labels_of_folders, note_on_labels
+from speechssl.data.corpora.folder_walk import TablesNotRead, is_audio, is_metadata, walk
+from speechssl.data.coverage import Coverage
+from speechssl.data.findings import Findings, Found
+from speechssl.data.places import is_address, nearest
+from speechssl.data.utterance import Utterance
+from speechssl.data.values import composed
 
 INFO = CorpusInfo(
     name="folder",
-    story="Any folder of audio files, labelled by metadata.csv, metadata.jsonl or the names of its sub-folders.",
+    story="Any folder of audio files, labelled by metadata.csv, .tsv or .jsonl or the names of its sub-folders.",
     licence="that of the recordings",
     citation="",
     source="--root",
@@ -38,8 +43,7 @@ INFO = CorpusInfo(
     synthetic=False,
 )
 
-_SPLIT_NAMES = frozenset("train training dev devel development valid validation val eval test testing".split())  # noqa: SIM905
-_END_TOLERANCE = 0.05  # s; a stated duration this near the file's own means the whole file
+Probe = Callable[[Path], float]
 
 _log = logging.getLogger(__name__)
 
@@ -60,9 +64,9 @@ def prepare(
     root: Path,
     settings: Settings = Settings(),  # noqa: B008 -- settings are frozen
     *,
-    probe: Callable[[Path], float] | None = duration_of,
-) -> Iterator[Utterance]:
-    """Yield the utterances of a folder, in the order of their paths or of the metadata.
+    probe: Probe | None = duration_of,
+) -> Found:
+    """The utterances of a folder, in the order of their paths or of the metadata.
 
     Hidden files and folders are passed over, links are followed, loops of links are survived.
 
@@ -72,19 +76,15 @@ def prepare(
         probe: tells the duration of a file, s. None: no file is opened, and a duration is what the metadata says, or
             0.0: not known.
 
-    Yields:
-        Utterances. A file that is missing or cannot be read has duration 0.0, so that packing gives the reason.
+    Returns:
+        An iterator of utterances; its `findings` are complete at its end. A file that is missing or cannot be read has
+        the duration of the metadata or 0.0, so that packing gives the reason.
 
     Raises:
         UserError: no such folder, no audio in it, broken metadata, or metadata that names no file that is there.
     """
-    root = Path(root).resolve()
-    files = _list_files(root, settings.only)
-    metadata = [path for path in files if path.name in METADATA_NAMES]
-    if metadata:
-        yield from _with_metadata(root, files, metadata, settings=settings, probe=probe)
-    else:
-        yield from _without_metadata(root, files, probe=probe)
+    folder = AudioFolder(root, settings)
+    return Found(folder.utterances(probe), folder.findings)
 
 
 def sound_files(root: Path) -> list[Path]:
@@ -93,131 +93,160 @@ def sound_files(root: Path) -> list[Path]:
     Raises:
         UserError: no such folder.
     """
-    return [path for path in _list_files(Path(root), ()) if _is_audio(path)]
+    return [Path(folder, name) for folder, names in walk(Path(root)) for name in names if is_audio(name)]
 
 
-def _list_files(root: Path, only: Sequence[str]) -> list[Path]:
-    """All files that are not hidden, sorted; each folder once, however many links lead to it."""
-    if not root.is_dir():
-        raise UserError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
-    for name in only:
-        if not (root / name).is_dir():
-            raise UserError(f"{root}: no sub-folder {name!r}, named in 'only'")
-    files: list[Path] = []
-    seen: set[tuple[int, int]] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_report_unreadable):
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            subfolders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        at_root = Path(folder) == root
-        subfolders[:] = sorted(
-            name for name in subfolders if not name.startswith(".") and not (at_root and only and name not in only)
-        )
-        if not (at_root and only):
-            files += (Path(folder, name) for name in sorted(names) if not name.startswith("."))
-    return files
-
-
-def _report_unreadable(error: OSError) -> None:
-    _log.warning("%s: %s; passed over", error.filename, error.strerror)
-
-
-def _is_audio(path: Path) -> bool:
-    suffix = path.suffix.lower()
-    return suffix in AUDIO_SUFFIXES or suffix in FOREIGN_SUFFIXES
-
-
-# With metadata
-
-
-def _with_metadata(
-    root: Path,
-    files: Sequence[Path],
-    metadata: Sequence[Path],
-    *,
-    settings: Settings,
-    probe: Callable[[Path], float] | None,
-) -> Iterator[Utterance]:
-    folders = [path.parent for path in metadata]
-    twice = next((folder for folder in folders if folders.count(folder) > 1), None)
-    if twice is not None:
-        raise UserError(f"{twice}: both {' and '.join(METADATA_NAMES)}; keep one of them")
-    rows = [row for path in metadata for row in read_metadata(path)]
-    named = {Path(os.path.normpath(row.path)) for row in rows}
-    if not any(path.exists() for path in named):
-        raise UserError(f"{metadata[0]}: none of the {len(named)} files named in the metadata is there")
-    unnamed = sum(_is_audio(path) and path not in named for path in files)
-    if unnamed:
-        _log.warning("%s: %d audio files are not named in the metadata and are left out", root, unnamed)
-    packs = {folder for folder in folders if folder != root and folder.name.lower() not in _SPLIT_NAMES}
-    # The stretches of one long file come one after another.
-    probe_once = None if probe is None else functools.lru_cache(maxsize=16)(probe)
-    for row in rows:
-        is_pack = len(packs) > 1 and row.folder in packs
-        whole = None if probe_once is None else probe_once(Path(os.path.normpath(row.path)))
-        yield _from_row(root, row, whole=whole, is_pack=is_pack, prefix=settings.prefix_speakers)
-
-
-def _from_row(root: Path, row: MetadataRow, *, whole: float | None, is_pack: bool, prefix: str) -> Utterance:
-    known = dict(row.known)
-    extras = dict(row.extras)
-    name = row.folder.relative_to(root).as_posix() if row.folder != root else root.name
-    if is_pack:
-        extras.setdefault("corpus", name)
-    if "speaker" in known and (prefix == "always" or (prefix == "auto" and is_pack)):
-        known["speaker"] = f"{name}/{known['speaker']}"
-    if "split" not in known and row.folder != root and row.folder.name.lower() in _SPLIT_NAMES:
-        known["split"] = row.folder.name
-    path = os.path.normpath(row.path)
-    offset = row.offset or 0.0
-    duration = (row.duration or 0.0) if whole is None else _stretch(whole, offset, row.duration)
-    return Utterance(audio=path, offset=offset, duration=duration, extras=extras, **known)
-
-
-def _stretch(whole: float, offset: float, duration: float | None) -> float:
-    """Duration of the utterance, s: what the metadata says as long as the file has it; 0.0 for a bad file."""
-    rest = whole - offset
-    if whole == 0.0:
-        return 0.0
-    if duration is None or rest <= 0 or abs(rest - duration) < _END_TOLERANCE:
-        return max(rest, 0.0)
-    return duration if offset else min(duration, rest)
-
-
-# Without metadata
-
-
-def labels_of_folders(folders: Collection[tuple[str, ...]]) -> dict[tuple[str, ...], dict[str, str]]:
-    """What the names of the folders with audio say of the clips in them: `label`, `split`, both or nothing.
+class AudioFolder:
+    """A folder of audio, looked through once without opening audio; its utterances are read each time they are wanted.
 
     Args:
-        folders: each as its parts below the root.
+        root: the folder.
+        settings: see `Settings`.
+        tables: the tables that name the clips, whatever they are called; None: metadata below the root.
 
-    >>> labels_of_folders({("train", "sad"), ("train", "glad")})[("train", "sad")]
-    {'label': 'sad', 'split': 'train'}
-    >>> labels_of_folders({("sad",), ("glad", "loud")})[("sad",)]
-    {}
+    Attributes:
+        root: the folder, links resolved.
+        clips: audio files directly in each folder, by its parts below the root.
+        meanings: what the names of the folders say, where there is no metadata.
+        metadata: the tables that name the clips; empty where the names of the folders say what is known.
+        findings: complete when all utterances have been read once.
+
+    Raises:
+        UserError: no such folder, no audio in it, or metadata that is not understood.
     """
-    in_splits = all(part and part[0].lower() in _SPLIT_NAMES for part in folders)
-    below = {part: part[1:] if in_splits else part for part in folders}
-    labelled = all(len(part) == 1 for part in below.values()) and len(set(below.values())) > 1
-    return {
-        part: ({"label": rest[0]} if labelled else {}) | ({"split": part[0]} if in_splits else {})
-        for part, rest in below.items()
-    }
+
+    def __init__(
+        self,
+        root: Path,
+        settings: Settings = Settings(),  # noqa: B008 -- settings are frozen
+        *,
+        tables: list[Path] | None = None,
+    ):
+        self.root, self._settings = Path(root) if tables else Path(root).resolve(), settings
+        self.clips: dict[tuple[str, ...], int] = {}
+        self.meanings: dict[tuple[str, ...], dict[str, str]] = {}
+        self.findings = Findings()
+        self._complete = False
+        if tables is None:
+            tables = self._look_through()
+        _refuse_two(tables)
+        self.metadata = [Metadata(path) for path in tables]
+        for table in self.metadata:
+            self.findings.unused += [name for name in table.meaning.unused if name not in self.findings.unused]
+            columns = {name: table.meaning.column(name) for name in table.meaning.fields}
+            self.findings.columns |= {name: each for name, each in columns.items() if each and each.lower() != name}
+
+    def _look_through(self) -> list[Path]:
+        """Count the clips of each folder and find the tables."""
+        first: dict[tuple[str, ...], str] = {}
+        tables: list[Path] = []
+        others, not_read = 0, TablesNotRead(self.root)
+        for folder, names in walk(self.root, self._settings.only):
+            audio = [name for name in names if is_audio(name)]
+            others += len(names) - len(audio)
+            tables += (Path(folder, name) for name in names if is_metadata(name))
+            not_read.look(folder, names)
+            if audio:
+                part = Path(folder).relative_to(self.root).parts
+                self.clips[part], first[part] = len(audio), audio[0]
+        self.findings.not_read = not_read.listed()
+        if not tables:
+            if not self.clips:
+                raise UserError(f"{self.root}: no audio files in it ({others} other files)")
+            self.meanings = labels_of_folders(self.clips)
+            self.findings.notes.append(note_on_labels(self.clips, first))
+        return tables
+
+    def utterances(self, probe: Probe | None = None) -> Iterator[Utterance]:
+        """All utterances in order.
+
+        Args:
+            probe: as in `prepare`.
+
+        Raises:
+            UserError: broken metadata, or metadata that names no file that is there.
+        """
+        if self.metadata:
+            yield from self._named(probe)
+            return
+        for path, part in self.files():
+            meaning = self.meanings[part]
+            duration = 0.0 if probe is None else probe(Path(path))
+            yield Utterance(audio=path, duration=duration, label=meaning.get("label"), split=meaning.get("split"))
+
+    def files(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Path of every audio file that was found, and the parts of its folder below the root."""
+        if not self.clips:
+            return
+        for folder, names in walk(self.root, self._settings.only):
+            part = Path(folder).relative_to(self.root).parts
+            if part in self.clips:
+                yield from ((os.path.join(folder, name), part) for name in names if is_audio(name))  # noqa: PTH118
+
+    def _named(self, probe: Probe | None) -> Iterator[Utterance]:
+        folders = {table.folder for table in self.metadata}
+        packs = {folder for folder in folders if folder != self.root and folder.name.lower() not in SPLIT_NAMES}
+        coverage = Coverage()
+        # The stretches of one long file come one after another.
+        probe_once = None if probe is None else functools.lru_cache(maxsize=16)(probe)
+        named: set[str] = set()
+        missing: tuple[MetadataRow, Metadata] | None = None
+        for table in self.metadata:
+            for row in table.rows():
+                address = is_address(row.audio)
+                if address and probe is not None:
+                    raise UserError(f"{table.path}:{row.line}: {row.audio} is an address; prepare reads local files")
+                if not self._complete and row.audio not in named:
+                    missing = missing or (row, table)
+                    named.add(row.audio)
+                whole = None if probe_once is None else probe_once(row.path)
+                if whole:
+                    end = None if row.duration is None else (row.offset or 0.0) + row.duration
+                    coverage.add(os.path.relpath(row.audio, self.root), end=end, whole=whole)
+                yield self._utterance(row, whole=whole, is_pack=len(packs) > 1 and row.folder in packs)
+        if not self._complete:
+            self._finish(named, missing, coverage)
+
+    def _finish(self, named: set[str], first: tuple[MetadataRow, Metadata] | None, coverage: Coverage) -> None:
+        """After the first reading of all rows: whether the files are there, and what was met."""
+        if first is None:
+            raise UserError(f"{self.metadata[0].path}: no rows in it")
+        if not any(is_address(name) or os.path.exists(name) for name in named):  # noqa: PTH110 -- a million times
+            raise UserError(
+                f"{first[1].path}: none of the {len(named)} files that it names is there; the first is looked for as "
+                f"{first[0].audio}; {nearest(first[0].audio, first[0].folder)}"
+            )
+        unnamed = sum(path not in named for path, _ in self.files())
+        if unnamed:
+            _log.warning("%s: %d audio files are not named in the metadata and are left out", self.root, unnamed)
+        covered = coverage.note()
+        self.findings.notes += [note for table in self.metadata for note in table.notes()]
+        self.findings.notes += [covered] if covered else []
+        self._complete = True
+
+    def _utterance(self, row: MetadataRow, *, whole: float | None, is_pack: bool) -> Utterance:
+        known, extras = row.known, row.extras
+        prefix = self._settings.prefix_speakers
+        at_root = row.folder == self.root
+        name = self.root.name if at_root else row.folder.relative_to(self.root).as_posix()
+        if is_pack:
+            extras.setdefault("corpus", name)
+        if "speaker" in known and (prefix == "always" or (prefix == "auto" and is_pack)):
+            known["speaker"] = composed(f"{name}/{known['speaker']}")
+        if "split" not in known and not at_root and row.folder.name.lower() in SPLIT_NAMES:
+            known["split"] = composed(row.folder.name)
+        offset = row.offset or 0.0
+        duration = row.duration
+        if duration is None:
+            duration = max(0.0, (whole or 0.0) - offset)
+        # All values are in their form already, and there may be a million rows: no second look at them.
+        values = {"audio": row.audio, "offset": offset, "duration": duration, "extras": extras, **known}
+        return Utterance.model_construct(None, **values)
 
 
-def _without_metadata(
-    root: Path, files: Sequence[Path], *, probe: Callable[[Path], float] | None
-) -> Iterator[Utterance]:
-    audio = [path for path in files if _is_audio(path)]
-    if not audio:
-        raise UserError(f"{root}: no audio files in it ({len(files)} other files)")
-    parts = [path.relative_to(root).parts[:-1] for path in audio]
-    meanings = labels_of_folders(set(parts))
-    for path, part in zip(audio, parts, strict=True):
-        duration = 0.0 if probe is None else probe(path)
-        meaning = meanings[part]
-        yield Utterance(audio=str(path), duration=duration, label=meaning.get("label"), split=meaning.get("split"))
+def _refuse_two(tables: list[Path]) -> None:
+    folders = [path.parent for path in tables]
+    twice = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if twice is not None:
+        names = " and ".join(path.name for path in tables if path.parent == twice)
+        raise UserError(f"{twice}: both {names}; keep one of them")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo, duration_of
-from speechssl.data.corpora.download import fetch_folder, mirror
+from speechssl.data.corpora.download import fetch_folder, mirror, say_fetching
 from speechssl.data.manifest import Utterance
 
 INFO = CorpusInfo(
@@ -62,6 +62,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
     """
     folder = Path(root).resolve() / _FOLDER
     if not folder.exists():
+        say_fetching(folder.parent, f"{_FOLDER}/recordings")
         # GitHub promises no checksum, but the commit names the content, and gzip's own checksum finds damage.
         fetch_folder(f"{mirror('fsdd', _BASE)}{COMMIT}.tar.gz", folder, holds="*/recordings")
     return _read(folder)

@@ -26,7 +26,7 @@ import pydantic
 
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo, duration_of
-from speechssl.data.corpora.download import download, extract, mirror
+from speechssl.data.corpora.download import download, extract, mirror, say_fetching
 from speechssl.data.manifest import Utterance
 
 INFO = CorpusInfo(
@@ -117,8 +117,10 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
     for subset in settings.subsets:
         if subset not in ARCHIVES:
             if not (root / _LIMITED_ARCHIVE).exists():
+                say_fetching(root, _LIMITED_ARCHIVE)
                 _fetch_limited(root)
         elif not (root / "LibriSpeech" / subset).exists():
+            say_fetching(root, f"LibriSpeech/{subset}")
             _fetch_subset(root, subset)
     return _read_all(root, settings.subsets)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo, duration_of
-from speechssl.data.corpora.download import fetch_folder, mirror
+from speechssl.data.corpora.download import fetch_folder, mirror, say_fetching
 from speechssl.data.corpora.packs import pack_utterances, unpack_pack
 from speechssl.data.manifest import Utterance
 
@@ -68,6 +68,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
         if pack is not None:
             return pack_utterances(pack)
         folder = root / _FOLDER
+        say_fetching(root, _TABLE, f"{_FOLDER}/{_TABLE}")
         # GitHub promises no checksum, but the commit names the content, and gzip's own checksum finds damage.
         fetch_folder(f"{mirror('nemo', _BASE)}{COMMIT}.tar.gz", folder, holds=f"*/{_TABLE}")
     return _read(folder)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo, duration_of
-from speechssl.data.corpora.download import fetch_folder, mirror
+from speechssl.data.corpora.download import fetch_folder, mirror, say_fetching
 from speechssl.data.corpora.packs import pack_utterances, unpack_pack
 from speechssl.data.manifest import Utterance
 
@@ -71,6 +71,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
         if pack is not None:
             return pack_utterances(pack)
         folder = root / _ARCHIVE.removesuffix(".zip")
+        say_fetching(root, "Actor_*", f"{folder.name}/Actor_*")
         fetch_folder(f"{mirror('ravdess', _BASE)}{_ARCHIVE}", folder, holds="Actor_*", checksum=CHECKSUM)
     return _read(folder)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo, duration_of
-from speechssl.data.corpora.download import fetch_folder, mirror
+from speechssl.data.corpora.download import fetch_folder, mirror, say_fetching
 from speechssl.data.corpora.packs import pack_utterances, unpack_pack
 from speechssl.data.manifest import Utterance
 
@@ -66,6 +66,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
         if pack is not None:
             return pack_utterances(pack)
         folder = root / _NAME
+        say_fetching(root, "WAVE", f"{_NAME}/WAVE")
         # OpenSLR promises no checksum; gzip's own finds damage.
         fetch_folder(f"{mirror(_NAME, _BASE)}{_NAME}.tar.gz", folder, holds=f"{_NAME}/WAVE")
     return _read(folder)

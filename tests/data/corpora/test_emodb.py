@@ -41,7 +41,13 @@ def test_the_official_layout(tmp_path: Path, write_tone: Callable, caplog: pytes
     assert (labels["10"], labels["11"], labels["12"]) == ("bored", "fearful", "disgust")
 
 
-def test_download(serve: Callable, tmp_path: Path, write_tone: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download(
+    serve: Callable,
+    tmp_path: Path,
+    write_tone: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     server = serve()
     with zipfile.ZipFile(server.folder / "download.zip", "w") as file:
         file.write(write_tone(tmp_path / "a.wav"), "wav/03a01Fa.wav")
@@ -49,6 +55,7 @@ def test_download(serve: Callable, tmp_path: Path, write_tone: Callable, monkeyp
     monkeypatch.setenv("SPEECHSSL_MIRROR_EMODB", server.address)
     root = tmp_path / "root"
     (only,) = prepare(root)
+    assert f"{root}: looked for wav or emodb/wav and did not find it; fetching the corpus" in caplog.text
     assert only.audio == str(root / "emodb" / "wav" / "03a01Fa.wav")
     assert [path.name for path in root.iterdir()] == ["emodb"]
     assert list(prepare(root)) == [only]

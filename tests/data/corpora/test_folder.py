@@ -72,9 +72,9 @@ def test_stretches_of_one_file(tmp_path: Path, write_tone: Callable) -> None:
         {"audio": "long.wav", "offset": 0.5, "duration": 1.0},
         {"audio": "long.wav", "offset": 2.0},
         {"audio": "long.wav", "duration": 1.5},
-        {"audio": "long.wav", "duration": 2.98},  # rounded: the whole file
-        {"audio": "long.wav", "duration": 9.0},  # a wrong duration does not cost the file
-        {"audio": "long.wav", "offset": 2.5, "duration": 2.0},  # a wrong stretch does
+        {"audio": "long.wav", "duration": 3.004},  # rounded up
+        {"audio": "long.wav", "duration": 9.0},
+        {"audio": "long.wav", "offset": 2.5, "duration": 2.0},
         {"audio": "long.wav", "offset": 4.0},
     ]
     _write_jsonl(tmp_path / "metadata.jsonl", *rows)
@@ -83,13 +83,16 @@ def test_stretches_of_one_file(tmp_path: Path, write_tone: Callable) -> None:
         (0.5, 1.0),
         (2.0, 1.0),
         (0.0, 1.5),
-        (0.0, 3.0),
-        (0.0, 3.0),
+        (0.0, 3.004),
+        (0.0, 9.0),
         (2.5, 2.0),
         (4.0, 0.0),
     ]
     report = pack(utterances, tmp_path / "packed", workers=1)
-    assert report.rejected == 4  # two reach beyond the end, two begin where an earlier one does
+    assert (report.accepted, report.rejected, report.seconds) == (4, 3, 1.0 + 1.0 + 1.5 + 3.0)
+    reasons = [json.loads(line) for line in (tmp_path / "packed" / "rejects.jsonl").read_text().splitlines()]
+    assert [each.get("duration") for each in reasons] == [9.0, 2.0, None]
+    assert all("beyond the end at 3.000 s" in each["reason"] for each in reasons)
 
 
 def test_missing_and_broken_files_become_rejects_and_unnamed_ones_are_counted(
@@ -230,7 +233,9 @@ def test_nothing_to_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no audio files in it \(1 other files\)"):
         list(prepare(tmp_path))
     _write_jsonl(tmp_path / "metadata.jsonl", {"audio": "x.wav"}, {"audio": "y.wav"})
-    with pytest.raises(UserError, match=r"metadata.jsonl: none of the 2 files named in the metadata is there"):
+    with pytest.raises(
+        UserError, match=r"none of the 2 files that it names is there; the first is looked for as .*x.wav; "
+    ):
         list(prepare(tmp_path))
     (tmp_path / "metadata.csv").write_text("file_name\na.wav\n")
     with pytest.raises(UserError, match=r"both metadata.csv and metadata.jsonl; keep one"):
@@ -242,15 +247,19 @@ def test_nothing_to_read(tmp_path: Path) -> None:
     [
         ("metadata.jsonl", b'{"audio": "a.wav"}\n\n{"audio": \n', r"jsonl:3: not JSON"),
         ("metadata.jsonl", b"[1]\n", r"jsonl:1: given list, allowed: a JSON object"),
-        ("metadata.jsonl", b'{"path": "a.wav"}\n', r"jsonl:1: no column 'file_name' or 'audio'; there are: path"),
+        ("metadata.jsonl", b'{"path": ""}\n', r"jsonl:1: path: is empty, allowed: the path of a file"),
         ("metadata.jsonl", b'{"audio": {"path": "a"}}\n', r"jsonl:1: audio: given \{'path': 'a'\}, allowed: the path"),
         ("metadata.jsonl", b'{"audio": "a.wav", "offset": -1}\n', r"jsonl:1: offset: given -1, allowed: seconds"),
         ("metadata.jsonl", b'{"audio": "a.wav", "duration": "2 s"}\n', r"jsonl:1: duration: given '2 s', allowed"),
-        ("metadata.jsonl", b'{"audio": "\xff"}\n', r"jsonl: not UTF-8 text"),
-        ("metadata.csv", b"file_name,label\na.wav\n", r"csv:2: not as many values as the header has columns"),
-        ("metadata.csv", b"file_name\na.wav,dog\n", r"csv:2: not as many values as the header has columns"),
-        ("metadata.csv", b"name\na.wav\n", r"csv:2: no column 'file_name' or 'audio'; there are: name"),
-        ("metadata.csv", b'file_name\n"a.wav\n', r"csv:\d: not CSV"),
+        ("metadata.jsonl", b'{"audio": "\xff"}\n', r"jsonl:1: not UTF-8 text .byte 0xff in place 12.; save"),
+        ("metadata.csv", b"file_name,label\na.wav\n", r"csv:2: not as many values .1. as the header has columns .2."),
+        ("metadata.csv", b"file_name\na.wav,dog\n", r"csv:2: not as many values .2. as the header has columns .1."),
+        (
+            "metadata.csv",
+            b"name\na.wav\n",
+            r"csv: no column names the file .'file_name', 'audio', 'path' ….; there are: name",
+        ),
+        ("metadata.csv", b'file_name\n"a.wav\n', r"csv:2: a quotation mark opens here that does not close its cell"),
     ],
 )
 def test_broken_metadata_names_file_and_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:

@@ -1,0 +1,223 @@
+"""Which names of columns are understood, in which units times are, and which names are mistakes.
+
+The names are those that Hugging Face's audiofolder, Common Voice, audformat, Praat and ELAN exports and users of pandas
+write; capitals, blanks, hyphens and underscores do not count (`File Name`, `file-name`, `fileName`). Times are seconds;
+a unit in the name is understood (`start_ms`, `Begin Time - msec`, `End Time (s)`). `offset` is where a stretch starts,
+but where it ends when there is an `onset`, as in tables of sound events.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from speechssl.config import UserError
+
+COLUMNS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyType(
+    {
+        field: (tuple(strong.split()), tuple(weak.split()))
+        for field, strong, weak in (
+            (
+                "file",
+                "filename file filepath path audio audiopath audiofile audiofilename audiofilepath wav wavpath wavfile "
+                "wavfilename clip clippath clipname",
+                "soundfile recording",
+            ),
+            (
+                "text",
+                "text transcription transcript sentence",
+                "normalizedtext normalizedtranscription rawtext rawtranscription words",
+            ),
+            ("label", "label class emotion category classlabel classname eventlabel labelname", "target intent"),
+            ("speaker", "speaker speakerid spk spkid clientid speakername spkname talker talkerid", ""),
+            ("language", "language lang locale languagecode langcode", ""),
+            ("split", "split", "subset set partition"),
+            (
+                "offset",
+                "offset start begin onset starttime begintime onsettime segmentstart segmentbegin xmin tmin",
+                "",
+            ),
+            ("end", "end stop endtime stoptime offsettime segmentend segmentstop xmax tmax", ""),
+            ("duration", "duration dur segmentduration audioduration", ""),
+        )
+    }
+)
+"""By field, names in lower case without blanks and signs; those of the second list count where none of the first is."""
+
+TIMES = ("offset", "end", "duration")
+WORDS: Mapping[str, str] = MappingProxyType(
+    {field: f"the {field}" for field in COLUMNS} | {"offset": "the start", "end": "the end"}
+)
+"""What messages call a field."""
+
+_ONSET = ("onset", "onsettime")
+_UNITS: Mapping[str, float] = MappingProxyType(  # s; "ssmsec" before "msec", "milliseconds" before "seconds"
+    {
+        **dict.fromkeys(("hhmmssms", "hhmmssmmm", "ssmsec"), 1.0),  # ELAN's words for clock times and seconds
+        **dict.fromkeys(("milliseconds", "millisecond", "millis", "msecs", "msec", "ms"), 0.001),
+        **dict.fromkeys(("seconds", "second", "secs", "sec", "s"), 1.0),
+    }
+)
+_OTHER_UNITS = ("samples", "sample", "frames", "frame", "us", "ns", "minutes", "min")
+_LENGTHS = ("length", "len", "numsamples", "numframes", "nframes")  # of what, and in which unit, nobody knows
+_MAYBE: Mapping[str, tuple[str, ...]] = MappingProxyType(  # often something else: named where the field is empty
+    {
+        "duration": _LENGTHS,
+        "text": ("utterance", "caption", "prompt", "phrase", "word", "script"),
+        "label": ("classid", "labelid", "sentiment", "keyword", "command", "tag", "tags", "style"),
+        "speaker": ("actor", "actorid", "participant", "participantid", "subject", "subjectid", "reader"),
+    }
+)
+
+
+def plain(name: str) -> str:
+    """A name in lower case without blanks and signs.
+
+    >>> plain("Begin Time - ss.msec")
+    'begintimessmsec'
+    """
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def is_weak(column: str) -> bool:
+    """Whether a column may mean a field, but need not."""
+    return any(plain(column) in weak for _, weak in COLUMNS.values())
+
+
+def find_fields(
+    columns: Sequence[str], where: str, *, own_words: bool = False
+) -> tuple[dict[str, tuple[int, ...]], dict[int, float]]:
+    """The columns of each field, by their place, and the seconds in one unit of those that hold a time.
+
+    Args:
+        columns: names as they are in the header.
+        where: the table, for messages.
+        own_words: the table is written in the words of a manifest: `text` is the text, whatever else there is.
+
+    Raises:
+        UserError: no column names the file; or a column is nearly called like one that is missing (the message says
+            which to rename).
+
+    >>> find_fields(("File Name", "onset", "Offset", "room", "dur_ms"), "t.csv")
+    ({'file': (0,), 'offset': (1,), 'end': (2,), 'duration': (4,)}, {1: 1.0, 2: 1.0, 4: 0.001})
+    >>> find_fields(("file", "speeker"), "t.csv")
+    Traceback (most recent call last):
+    speechssl.config.UserError: t.csv: column 'speeker' is not used and looks like 'speaker'; rename it to 'speaker'...
+    """
+    fields: dict[str, tuple[int, ...]] = {}
+    units: dict[int, float] = {}
+    times = [time_of(plain(column)) for column in columns]
+    with_onset = any(base in _ONSET for base, _ in times)
+    for field, (strong, weak) in COLUMNS.items():
+        if field in TIMES:
+            places = [
+                place
+                for place, (base, unit) in enumerate(times)
+                if unit is not None and base in _words_of(field, with_onset=with_onset)
+            ]
+            units |= {place: unit for place in places if (unit := times[place][1]) is not None}
+        else:
+            names = [plain(column) for column in columns]
+            places = [place for place, name in enumerate(names) if name in strong]
+            places = [columns.index(field)] if own_words and field in columns else places
+            places = places or [place for place, name in enumerate(names) if name in weak]
+        if places:
+            fields[field] = tuple(places)
+    _refuse_two_starts(columns, fields, where)
+    _refuse_mistakes(columns, fields, where)
+    if "file" not in fields:
+        raise UserError(_no_file(columns, where))
+    return fields, units
+
+
+def hints(columns: Sequence[str], rest: Sequence[int], fields: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """Sentences about columns that may be meant for a field that the table lacks.
+
+    Args:
+        columns: all names.
+        rest: places of those that are no field.
+        fields: the fields that there are.
+    """
+    return tuple(
+        f"column {columns[place]!r} may be meant for {WORDS[field]}: rename it to {field!r} then"
+        for field, maybe in _MAYBE.items()
+        for place in rest
+        if field not in fields and plain(columns[place]) in maybe and not (field == "duration" and "end" in fields)
+    )
+
+
+def time_of(name: str) -> tuple[str, float | None]:
+    """A plain name without the unit of a time, and the unit, s: 1.0 where none is said, None where it is another.
+
+    >>> time_of("startms"), time_of("offset"), time_of("endsamples")
+    (('start', 0.001), ('offset', 1.0), ('end', None))
+    """
+    times = {word for field in TIMES for word in COLUMNS[field][0]}
+    if name in times:
+        return name, 1.0
+    for unit, seconds in (*_UNITS.items(), *dict.fromkeys(_OTHER_UNITS).items()):
+        if name.endswith(unit) and name.removesuffix(unit) in times:
+            return name.removesuffix(unit), seconds
+    return name, None
+
+
+def _words_of(field: str, *, with_onset: bool) -> list[str]:
+    """The names of a time: `offset` is the end of what `onset` begins."""
+    words = [word for word in COLUMNS[field][0] if word != "offset"]
+    return [*words, "offset"] if field == ("end" if with_onset else "offset") else words
+
+
+def _refuse_two_starts(columns: Sequence[str], fields: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """`onset` and `offset` are start and end; with a `start` beside them nobody knows what `offset` is."""
+    starts = [columns[place] for place in fields.get("offset", ())]
+    onset = [name for name in starts if time_of(plain(name))[0] in _ONSET]
+    other = [name for name in starts if name not in onset]
+    ends = [columns[place] for place in fields.get("end", ())]
+    if onset and other and any(time_of(plain(name))[0] == "offset" for name in ends):
+        raise UserError(
+            f"{where}: columns {other[0]!r} and {onset[0]!r} both mean the start; rename one of them, for example "
+            f"{other[0]!r} to 'other_{other[0]}'"
+        )
+
+
+def _refuse_mistakes(columns: Sequence[str], fields: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """A time in a unit that is not read, and a slip of the pen, where the field is missing otherwise."""
+    taken = {place for places in fields.values() for place in places}
+    rest = [column for place, column in enumerate(columns) if column and place not in taken]
+    for field, (strong, _) in COLUMNS.items():
+        for column in rest if field not in fields else ():
+            name = plain(column)
+            base, unit = time_of(name)
+            other_unit = field in TIMES and base != name and base in strong and unit is None
+            some_length = field == "duration" and name in _LENGTHS and "offset" in fields and "end" not in fields
+            if other_unit or some_length:
+                right = base if other_unit else "duration"
+                raise UserError(
+                    f"{where}: column {column!r} is not used, as its unit is not known; give seconds and call it "
+                    f"{right!r} (or '{right}_ms'), or rename it to 'other_{column}'"
+                )
+            word = next((word for word in strong if _one_slip(name, word)), None)
+            if word is not None:
+                raise UserError(
+                    f"{where}: column {column!r} is not used and looks like {word!r}; rename it to {word!r}, or to "
+                    f"'other_{column}' if it is something else"
+                )
+
+
+def _one_slip(name: str, word: str) -> bool:
+    """Whether two names differ by one letter that is left out, added, other, or exchanged with its neighbour."""
+    if name == word or name[:1] != word[:1] or min(len(name), len(word)) < 4 or max(len(name), len(word)) < 5:
+        return False  # shorter names are one letter away from too many words
+    start = 0
+    while start < min(len(name), len(word)) and name[start] == word[start]:
+        start += 1
+    one, other = name[start:], word[start:]
+    if one[:1].isdigit():  # `split2` is no slip
+        return False
+    return other[1:] in (one[1:], one) or one[1:] == other or (one[:2] == other[1::-1] and one[2:] == other[2:])
+
+
+def _no_file(columns: Sequence[str], where: str) -> str:
+    named = ", ".join(name for name in columns if name) or "none"
+    header = any(re.search(r"\.(wav|flac|ogg|opus|mp3|m4a)$", name, re.IGNORECASE) for name in columns)
+    hint = "; the first line must name the columns" if header else ""
+    return f"{where}: no column names the file ('file_name', 'audio', 'path' …); there are: {named}{hint}"

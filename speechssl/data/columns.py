@@ -1,0 +1,213 @@
+"""What the columns of a table mean, and what its rows say: file, stretch, text, label, speaker, language, split.
+
+Which names are understood is in `column_names`. Nothing is guessed in silence. Two columns for one thing have to agree
+in every row; a column that is nearly called like one that is missing is an error; and what is kept without being used
+is named (`Meaning.unused`).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from speechssl.config import UserError
+from speechssl.data.column_names import TIMES, WORDS, find_fields, hints, is_weak
+from speechssl.data.tables import Row, Table
+from speechssl.data.values import (
+    DOUBTFUL_WORDS,
+    MISSING_WORDS,
+    Extra,
+    extra_of,
+    is_missing,
+    name_of,
+    seconds_of,
+    shown,
+    text_of,
+)
+
+NAMED = ("speaker", "text", "label", "language", "split")
+"""Fields that hold a name or a text."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """One row of a table, understood.
+
+    Attributes:
+        line: the line of the table that it starts in.
+        file: the file as the table names it.
+        offset: where the stretch starts, s; None where the table does not say.
+        duration: its length, s; None: to the end of the file.
+        known: speaker, text, label, language, split, as far as they are given.
+        extras: all other columns.
+    """
+
+    line: int
+    file: str
+    offset: float | None
+    duration: float | None
+    known: dict[str, str]
+    extras: dict[str, Extra]
+
+
+@dataclass
+class Meaning:
+    """What the columns of one table mean.
+
+    Attributes:
+        table: the table.
+        fields: the columns of each field that the table has, by their place; the first one counts, others must agree.
+        units: seconds in one unit of a time column, by its place.
+        unused: names of the columns that are kept as extras, or not at all.
+        hints: sentences about columns that may be meant for a field that the table lacks.
+        doubtful: how often a word stood in a field that some programs write for a missing value; filled by `entry`.
+    """
+
+    table: Table
+    fields: Mapping[str, tuple[int, ...]]
+    units: Mapping[int, float]
+    unused: tuple[str, ...]
+    hints: tuple[str, ...]
+    doubtful: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        columns = self.table.columns
+        used = {place for places in self.fields.values() for place in places}
+        self._named = [name for name in NAMED if name in self.fields]
+        self._rest = [place for place, name in enumerate(columns) if name and place not in used]
+        self._weak = {place for name in self._named for place in self.fields[name] if is_weak(columns[place])}
+
+    def column(self, name: str) -> str | None:
+        """The column that a field is read from; None where the table lacks it."""
+        return self.table.columns[self.fields[name][0]] if name in self.fields else None
+
+    def entry(self, row: Row) -> Entry:
+        """Understand a row.
+
+        Raises:
+            UserError: no file, a time that is none, or columns that contradict each other; names file and line.
+        """
+        where = f"{self.table.path}:{row.line}"
+        file = self._one("file", row, _file, where)
+        if file is None:
+            raise UserError(f"{where}: {self.column('file')}: is empty, allowed: the path of a file")
+        known: dict[str, str] = {}
+        for name in self._named:
+            value = self._one(name, row, text_of if name == "text" else name_of, where)
+            if value is None or value in DOUBTFUL_WORDS:
+                self._count_doubtful(name, row)
+            if value is not None:
+                known[name] = value
+        offset, duration = self._stretch(row, where)
+        columns, values = self.table.columns, row.values
+        extras = {columns[place]: extra_of(values[place]) for place in self._rest}
+        for place in self._weak:
+            if self._is_structure(place, row):
+                extras[columns[place]] = extra_of(values[place])
+        return Entry(row.line, file, offset, duration, known, extras)
+
+    def _is_structure(self, place: int, row: Row) -> bool:
+        """Whether a column that only may mean a field holds a list or an object, as `intent` and `words` can."""
+        return place in self._weak and isinstance(row.values[place], list | dict)
+
+    def _one(self, name: str, row: Row, read: Callable[[Any], Any], where: str) -> Any:
+        """The value of a field; its columns have to agree."""
+        places = self.fields.get(name, ())
+        found: list[tuple[str, Any]] = []
+        for place in places:
+            if self._is_structure(place, row) or (row.values[place] is None and len(places) > 1):
+                continue  # a key that a JSON object lacks contradicts nothing
+            column = self.table.columns[place]
+            try:
+                found.append((column, read(row.values[place])))
+            except ValueError as error:
+                raise UserError(f"{where}: {column}: {error}") from None
+        for column, value in found[1:]:
+            if value != found[0][1] and not (name in TIMES and _near(value, found[0][1])):
+                first = found[0]
+                raise UserError(
+                    f"{where}: columns {first[0]!r} and {column!r} both mean {WORDS[name]} and "
+                    f"differ ({shown(first[1])}, {shown(value)}); rename the one that is not meant, for example "
+                    f"{column!r} to 'other_{column}'"
+                )
+        return found[0][1] if found else None
+
+    def _stretch(self, row: Row, where: str) -> tuple[float | None, float | None]:
+        times: dict[str, float | None] = {}
+        for name in TIMES:
+            if name in self.fields:
+                unit = self.units.get(self.fields[name][0], 1.0)
+                times[name] = self._time(name, row, unit, where)
+        offset, end, duration = (times.get(name) for name in TIMES)
+        if end is None:
+            return offset, self._above_zero(duration, where)
+        length = round(end - (offset or 0.0), 9)  # 3.1 - 1.9 is 1.2
+        if length <= 0:
+            raise UserError(f"{where}: {self.column('end')} {end:g} s is not after the start at {offset or 0.0:g} s")
+        if duration is not None and not _near(duration, length, tolerance=0.011):
+            raise UserError(
+                f"{where}: columns {self.column('end')!r} and {self.column('duration')!r} differ: the stretch has "
+                f"{length:g} s, or {duration:g} s; rename the one that is not meant"
+            )
+        return offset, length
+
+    def _above_zero(self, duration: float | None, where: str) -> float | None:
+        if duration == 0:
+            raise UserError(f"{where}: {self.column('duration')}: given 0, allowed: seconds above 0, or nothing")
+        return duration
+
+    def _time(self, name: str, row: Row, unit: float, where: str) -> float | None:
+        places = self.fields[name]
+        if len({self.units.get(place, 1.0) for place in places}) == 1:
+            return self._one(name, row, lambda value: seconds_of(value, unit=unit), where)
+        in_seconds = list(row.values)  # columns in several units: compare them in seconds
+        for place in places:
+            try:
+                in_seconds[place] = seconds_of(row.values[place], unit=self.units.get(place, 1.0))
+            except ValueError as error:
+                raise UserError(f"{where}: {self.table.columns[place]}: {error}") from None
+        return self._one(name, Row(row.line, tuple(in_seconds)), seconds_of, where)
+
+    def _count_doubtful(self, name: str, row: Row) -> None:
+        for place in self.fields.get(name, ()):
+            value = row.values[place]
+            if isinstance(value, str):
+                word = value.strip()
+                if word in DOUBTFUL_WORDS or (word and word in MISSING_WORDS):
+                    self.doubtful[word] += 1
+
+
+def understand(table: Table) -> Meaning:
+    """Find out what the columns of a table mean.
+
+    Raises:
+        UserError: no column names the file; or a column is nearly called like one that is missing (the message says
+            which to rename).
+
+    >>> from pathlib import Path
+    >>> meaning = understand(Table(Path("t.csv"), ("File Name", "Start_ms", "onset", "Offset", "room"), ","))
+    Traceback (most recent call last):
+    speechssl.config.UserError: t.csv: columns 'Start_ms' and 'onset' both mean the start; ...
+    >>> meaning = understand(Table(Path("t.csv"), ("File Name", "onset", "Offset", "class", "room"), ","))
+    >>> {name: meaning.column(name) for name in meaning.fields}, meaning.unused
+    ({'file': 'File Name', 'label': 'class', 'offset': 'onset', 'end': 'Offset'}, ('room',))
+    """
+    own_words = not table.separator and {"audio", "duration"} <= set(table.columns)
+    fields, units = find_fields(table.columns, str(table.path), own_words=own_words)
+    taken = {place for places in fields.values() for place in places}
+    rest = [place for place in range(len(table.columns)) if place not in taken]
+    unused = tuple(table.columns[place] or f"number {place + 1} (it has no name)" for place in rest)
+    return Meaning(table, fields, units, unused, hints(table.columns, rest, fields))
+
+
+def _near(one: float | None, other: float | None, *, tolerance: float = 0.0011) -> bool:
+    """Whether two times are equal but for rounding; by default to milliseconds."""
+    return one is not None and other is not None and abs(one - other) < tolerance
+
+
+def _file(value: object) -> str | None:
+    if is_missing(value):
+        return None
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(f"given {shown(value)}, allowed: the path of a file")
+    return value.strip()

@@ -1,0 +1,116 @@
+"""Looking through a folder of audio: its files in a fixed order, its metadata, and tables that nobody reads."""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from speechssl.audio import AUDIO_SUFFIXES
+from speechssl.config import UserError
+from speechssl.containers import FOREIGN_SUFFIXES
+from speechssl.data.places import located
+from speechssl.data.tables import is_table
+
+_TABLES = frozenset(
+    {".csv", ".tsv", ".tab", ".psv", ".jsonl", ".json", ".ndjson", ".xlsx", ".xls", ".ods", ".parquet", ".feather"}
+    | {".arrow", ".textgrid", ".eaf", ".trs", ".ctm", ".stm", ".rttm", ".mlf", ".lab", ".srt", ".vtt", ".scp", ".pkl"}
+)
+_KALDI = frozenset({"text", "segments", "utt2spk", "spk2utt", "utt2lang", "utt2dur", "spk2gender"})
+_TEXT_PEEKED = 64  # text files that are opened to see whether they are tables
+_TOGETHER = 3  # more tables with one suffix are counted, not listed
+_ABOUT = ("readme", "licen", "changelog", "copying", "requirements", "notes")
+
+_log = logging.getLogger(__name__)
+
+
+def is_audio(name: str) -> bool:
+    """Whether a file has the suffix of a sound file."""
+    suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 -- a million times
+    return suffix in AUDIO_SUFFIXES or suffix in FOREIGN_SUFFIXES
+
+
+def is_metadata(name: str) -> bool:
+    """Whether a file is `metadata.csv`, `metadata.tsv` or `metadata.jsonl`, in any case.
+
+    >>> is_metadata("Metadata.TSV"), is_metadata("list.csv")
+    (True, False)
+    """
+    return name.lower().startswith("metadata.") and is_table(name) and name.count(".") == 1
+
+
+def walk(root: Path, only: Sequence[str] = ()) -> Iterator[tuple[str, list[str]]]:
+    """Folders with the names of their files, sorted, nothing hidden; each once, however many links lead to it.
+
+    Args:
+        root: the folder.
+        only: sub-folders of the root to read; empty for all, and for the files at the root.
+
+    Raises:
+        UserError: no such folder.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
+    chosen = {located(root, name) for name in only}
+    for name in only:
+        if not Path(located(root, name)).is_dir():
+            raise UserError(f"{root}: no sub-folder {name!r}, named in 'only'")
+    seen: set[tuple[int, int]] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_report_unreadable):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            subfolders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        partly = bool(only) and Path(folder) == root
+        subfolders[:] = sorted(
+            name
+            for name in subfolders
+            if not name.startswith(".") and (not partly or os.path.join(folder, name) in chosen)  # noqa: PTH118
+        )
+        if not partly:
+            yield folder, sorted(name for name in names if not name.startswith("."))
+
+
+def _report_unreadable(error: OSError) -> None:
+    _log.warning("%s: %s; passed over", error.filename, error.strerror)
+
+
+class TablesNotRead:
+    """Tables and annotations beside the audio that are not read, by name."""
+
+    def __init__(self, root: Path):
+        self._root, self._peeked = root, 0
+        self._names: list[tuple[str, str]] = []  # what it is counted with, and its name
+
+    def look(self, folder: str, names: Sequence[str]) -> None:
+        """Look at the files of one folder."""
+        stems = {os.path.splitext(name)[0] for name in names if is_audio(name)}  # noqa: PTH122
+        inside = Path(folder).relative_to(self._root).as_posix()
+        for name in names:
+            suffix = os.path.splitext(name)[1]  # noqa: PTH122
+            kaldi = name in _KALDI and "wav.scp" in names
+            table = suffix.lower() in _TABLES and not is_metadata(name)
+            if kaldi or table or (suffix.lower() == ".txt" and self._is_text_table(folder, name, stems)):
+                self._names.append((suffix or name, name if inside == "." else f"{inside}/{name}"))
+
+    def _is_text_table(self, folder: str, name: str, stems: set[str]) -> bool:
+        """Whether a text is named like a recording beside it, or its first two lines have the same separators."""
+        stem = os.path.splitext(name)[0]  # noqa: PTH122
+        if stem in stems:
+            return True
+        if stem.lower().startswith(_ABOUT) or self._peeked >= _TEXT_PEEKED:
+            return False
+        self._peeked += 1
+        try:
+            with Path(folder, name).open(encoding="utf-8", errors="replace") as file:
+                first, second = file.readline(4096), file.readline(4096)
+        except OSError:
+            return False
+        return any(first.count(sign) == second.count(sign) > 0 for sign in "\t,;|")
+
+    def listed(self) -> list[str]:
+        """Their names, those with one suffix counted where they are many."""
+        counts = Counter(kind for kind, _ in self._names)
+        few = [name for kind, name in self._names if counts[kind] <= _TOGETHER]
+        return few + [f"{count} x *{kind}" for kind, count in counts.items() if count > _TOGETHER]

@@ -1,0 +1,121 @@
+"""What was understood of a corpus and what was not: the line that `prepare` and `extract` end with.
+
+label 4 of 4 · text 0 of 4 · speakers 2 · columns not used: room · tables not read: list.csv
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from speechssl.data.utterance import Utterance
+
+_SHOWN = 8  # names in a list
+
+
+@dataclass
+class Findings:
+    """What was found beside the utterances; filled while they are read.
+
+    Attributes:
+        columns: the column that a field was read from, where it has another name than the field.
+        unused: columns that were understood as nothing; they are kept as extras where they have a name.
+        not_read: tables beside the audio that were not read.
+        notes: sentences.
+    """
+
+    columns: dict[str, str] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
+    not_read: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Found(Iterator[Utterance]):
+    """Utterances of a corpus, with what was found beside them.
+
+    Attributes:
+        findings: complete when the last utterance has been read.
+    """
+
+    def __init__(self, utterances: Iterable[Utterance], findings: Findings):
+        self.findings = findings
+        self._utterances = iter(utterances)
+
+    def __next__(self) -> Utterance:
+        return next(self._utterances)
+
+
+@dataclass
+class Known:
+    """Of how many clips something is known.
+
+    Attributes:
+        clips: all of them.
+        label: clips with a label.
+        text: clips with a text.
+        speakers: different speakers.
+    """
+
+    clips: int = 0
+    label: int = 0
+    text: int = 0
+    speakers: int = 0
+
+    def __post_init__(self) -> None:
+        self._names: set[str] = set()
+        self._labels: dict[str, str] = {}
+        self._alike: dict[str, None] = {}
+
+    def add(self, *, label: str | None, text: bool, speaker: str | None, clips: int = 1) -> None:
+        """Count clips that are alike."""
+        self.clips += clips
+        self.text += clips if text else 0
+        if label is not None:
+            self.label += clips
+            first = self._labels.setdefault(label.casefold(), label)
+            if first != label:
+                self._alike |= {first: None, label: None}
+        if speaker is not None:
+            self._names.add(speaker)
+            self.speakers = len(self._names)
+
+    def notes(self) -> list[str]:
+        """A sentence about labels that may be one."""
+        return [f"labels differ only in capitals: {_some(list(map(repr, self._alike)))}"] if self._alike else []
+
+
+def count_known(utterances: Iterable[Utterance]) -> Known:
+    """Count what is known of utterances.
+
+    >>> count_known([Utterance(audio="a.wav", duration=1.0, label="x", speaker="s")])
+    Known(clips=1, label=1, text=0, speakers=1)
+    """
+    known = Known()
+    for each in utterances:
+        known.add(label=each.label, text=each.text is not None, speaker=each.speaker)
+    return known
+
+
+def closing_lines(known: Known, findings: Findings) -> list[str]:
+    """The line of what was understood, and a line for each note.
+
+    >>> closing_lines(Known(clips=4, text=4), Findings(columns={"text": "sentence"}, not_read=["list.csv"]))
+    ["label 0 of 4 · text 4 of 4 (column 'sentence') · speakers 0 · tables not read: list.csv"]
+    """
+    parts = [
+        f"label {known.label} of {known.clips}{_from(findings, 'label')}",
+        f"text {known.text} of {known.clips}{_from(findings, 'text')}",
+        f"speakers {known.speakers}{_from(findings, 'speaker')}",
+    ]
+    if findings.unused:
+        parts.append(f"columns not used: {_some(findings.unused)}")
+    if findings.not_read:
+        parts.append(f"tables not read: {_some(findings.not_read)}")
+    return [" · ".join(parts), *findings.notes, *known.notes()]
+
+
+def _from(findings: Findings, name: str) -> str:
+    return f" (column {findings.columns[name]!r})" if name in findings.columns else ""
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}"

@@ -1,0 +1,120 @@
+r"""Where a table or manifest points to: files under either form of Unicode and of separators, and addresses.
+
+macOS writes "é" as two characters (NFD), most other systems as one (NFC), and Windows writes `clips\a.wav`. A name is
+looked for as it stands first, then in the other forms.
+"""
+
+import difflib
+import functools
+import os
+import re
+import unicodedata
+from pathlib import Path
+
+from speechssl.data.values import composed
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_LOOKED_THROUGH = 20_000  # names, for the neighbour of a file that is not there
+
+
+def is_address(name: str) -> bool:
+    """Whether a name is an address and no path.
+
+    >>> is_address("s3://bucket/a.wav"), is_address("C:/a.wav"), is_address("a.wav")
+    (True, False, False)
+    """
+    return _ADDRESS.match(name) is not None
+
+
+def scheme_of(name: str) -> str:
+    """The scheme of an address in lower case, such as "s3"; empty for a path."""
+    return name.partition("://")[0].lower() if is_address(name) else ""
+
+
+def located(folder: str | Path, name: str) -> str:
+    r"""The path of a file as it is on the disk.
+
+    Args:
+        folder: what a relative name is relative to.
+        name: as a table, a manifest or a user gives it.
+
+    Returns:
+        The path that exists; where none does, the path that was looked for first.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Path(folder, "gru\u0308n.wav").touch()
+    ...     located(folder, ".\\gr\u00fcn.wav") == os.path.join(folder, "gru\u0308n.wav")
+    True
+    """
+    path = os.path.normpath(os.path.join(folder, name))  # noqa: PTH118 -- a million times
+    if os.path.exists(path):  # noqa: PTH110
+        return path
+    spelt = [path]
+    if "\\" in name:
+        spelt.append(os.path.normpath(os.path.join(folder, name.replace("\\", "/"))))  # noqa: PTH118
+    for each in spelt:
+        found = each if os.path.exists(each) else None if each.isascii() else _other_form(each)  # noqa: PTH110
+        if found is not None:
+            return found
+    return path
+
+
+def nearest(path: str, folder: Path) -> str:
+    """A sentence about what is there instead of a file that is not: the file most like it.
+
+    Args:
+        path: what was looked for.
+        folder: where to look for a file of the same name, the table's folder for example.
+    """
+    wanted = Path(path.replace("\\", "/"))
+    for parent, _, names in _walk(folder):
+        for name in names:
+            known = composed(name).casefold()
+            if composed(wanted.name).casefold() in (known, known.rpartition(".")[0]):
+                return f"the nearest that exists: {Path(parent, name)}"
+    there = next((each for each in wanted.parents if each.is_dir()), Path("/"))
+    missing = wanted.relative_to(there).parts[0] if wanted != there else wanted.name
+    names = sorted(each.name for each in there.iterdir()) if os.access(there, os.R_OK) else []
+    close = difflib.get_close_matches(missing, names, n=1, cutoff=0.5)
+    if close:
+        return f"the nearest that exists: {there / close[0]}"
+    return f"{there} holds {', '.join(names[:3]) + (' …' if len(names) > 3 else '') if names else 'nothing'}"
+
+
+def _walk(folder: Path) -> list[tuple[str, list[str], list[str]]]:
+    found: list[tuple[str, list[str], list[str]]] = []
+    count = 0
+    for each in os.walk(folder):
+        found.append(each)
+        count += len(each[2]) + 1
+        if count > _LOOKED_THROUGH:
+            break
+    return found
+
+
+def _other_form(path: str) -> str | None:
+    """The same path with parts in another Unicode form, where it exists."""
+    for form in ("NFC", "NFD"):
+        other = unicodedata.normalize(form, path)
+        if os.path.exists(other):  # noqa: PTH110
+            return other
+    here = Path(path).anchor or "."
+    for part in Path(path).parts[1 if Path(path).anchor else 0 :]:
+        step = os.path.join(here, part)  # noqa: PTH118
+        if not os.path.exists(step):  # noqa: PTH110
+            name = _names(here).get(composed(part))
+            if name is None:
+                return None
+            step = os.path.join(here, name)  # noqa: PTH118
+        here = step
+    return here
+
+
+@functools.lru_cache(maxsize=16)
+def _names(folder: str) -> dict[str, str]:
+    """What is in a folder, by its name in NFC."""
+    try:
+        return {composed(name): name for name in sorted(os.listdir(folder))}  # noqa: PTH208 -- names, not paths
+    except OSError:
+        return {}

@@ -1,0 +1,77 @@
+"""Stretches of audio files: when two are the same, and how they are written; exact to the sample at 16 kHz.
+
+A stretch is a file, its first sample and its number of samples (0: to the end of the file). Duplicates, identifiers and
+the keys by which work is resumed go by these three.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+
+from speechssl.audio import seconds_to_samples
+from speechssl.data.utterance import Utterance
+
+Stretch = tuple[str, int, int]
+DUPLICATE = "a duplicate: the same stretch of the same file as an earlier utterance"
+
+
+def stretch_of(utterance: Utterance) -> Stretch:
+    """File, first sample and number of samples.
+
+    >>> stretch_of(Utterance(audio="/a/../b.wav", offset=0.5, duration=1.0))
+    ('/b.wav', 8000, 16000)
+    """
+    return os.path.normpath(utterance.audio), *samples_of(utterance.offset, utterance.duration)
+
+
+def samples_of(offset: float, duration: float) -> tuple[int, int]:
+    """First sample and number of samples at 16 kHz.
+
+    >>> samples_of(10000.12, 1.0) == samples_of(10000.14, 1.0)
+    False
+    """
+    return seconds_to_samples(offset), seconds_to_samples(duration)
+
+
+def exact_seconds(seconds: float) -> str:
+    """A time in as few digits as name its sample, six or more.
+
+    >>> [exact_seconds(each) for each in (0.0, 2.5, 10000.12, 1 / 3)]
+    ['0', '2.5', '10000.12', '0.333333']
+    """
+    sample = seconds_to_samples(seconds)
+    shortest = (f"{seconds:.{digits}g}" for digits in range(6, 17))
+    return next((text for text in shortest if seconds_to_samples(float(text)) == sample), repr(seconds))
+
+
+def start_mark(offset: float) -> str:
+    """What an identifier ends with: where the stretch starts, nothing where that is the file's start.
+
+    >>> start_mark(0.0), start_mark(12.5)
+    ('', '@12.5')
+    """
+    return f"@{exact_seconds(offset)}" if seconds_to_samples(offset) else ""
+
+
+def identifiers(utterances: Sequence[Utterance], files: Sequence[str]) -> list[str]:
+    """One identifier per utterance: its file, where it starts, and its length where others start there too.
+
+    Args:
+        utterances: of one corpus.
+        files: what to call the file of each.
+
+    >>> few = [Utterance(audio="m.wav", offset=o, duration=d) for o, d in ((0, 1), (0, 3), (2, 1))]
+    >>> identifiers(few, ["m"] * 3)
+    ['m@0+1', 'm@0+3', 'm@2']
+    """
+    short = [file + start_mark(each.offset) for each, file in zip(utterances, files, strict=True)]
+    counts = Counter(short)
+    return [
+        name if counts[name] == 1 or not each.duration else long_identifier(each, file)
+        for name, each, file in zip(short, utterances, files, strict=True)
+    ]
+
+
+def long_identifier(utterance: Utterance, file: str) -> str:
+    """File, start and length, whatever else there is in the corpus."""
+    return f"{file}@{exact_seconds(utterance.offset)}+{exact_seconds(utterance.duration)}"

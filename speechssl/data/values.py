@@ -1,0 +1,160 @@
+"""Values of tables and manifests in one form: what is missing, names, texts, seconds.
+
+pandas writes a missing value as NaN or null in JSON, as an empty cell in CSV, and as `nan`, `<NA>` or `NaT` where a
+column was turned into text before; all of these are missing here, in every field. `NA`, `None` and `null` in a text
+cell may be words (Namibia, a class called None): they are kept, and counted by whoever reads the table.
+"""
+
+import json
+import math
+import re
+import unicodedata
+
+MISSING_WORDS = frozenset({"", "nan", "NaN", "NAN", "<NA>", "NaT"})
+DOUBTFUL_WORDS = frozenset({"NA", "N/A", "n/a", "None", "NULL", "Null", "null"})
+"""Words that some programs write for a missing value; here they are words."""
+
+# Left by editors and copied text: zero-width space, marks of direction, word joiner, byte order mark.
+_INVISIBLE = "\u200b\u200e\u200f\u2060\ufeff"
+Extra = str | int | float | bool | None
+
+_WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
+_TIMEDELTA = re.compile(r"(-?\d+) days?(?: \+?(\d{1,2}):(\d{2}):(\d{2}(?:\.\d+)?))?")
+_CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)")
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+
+
+def is_missing(value: object) -> bool:
+    """Whether a value says that nothing is known.
+
+    >>> [is_missing(each) for each in (None, float("nan"), " ", "NaN", "<NA>", 0, "NA", "none")]
+    [True, True, True, True, True, False, False, False]
+    """
+    if value is None:
+        return True
+    if isinstance(value, str):
+        return stripped(value) in MISSING_WORDS
+    return isinstance(value, float) and math.isnan(value)
+
+
+def stripped(text: str) -> str:
+    r"""A text in form NFC without blanks and invisible characters at its ends.
+
+    >>> stripped("\ufeff joy\u200b\xa0")
+    'joy'
+    """
+    text = text.strip()
+    if text.isascii():
+        return text
+    while (inner := text.strip(_INVISIBLE).strip()) != text:
+        text = inner
+    return composed(text)
+
+
+def composed(text: str) -> str:
+    """A text in Unicode's form NFC, in which an equal text has equal characters.
+
+    >>> composed("fro\u0308hlich") == "fr\u00f6hlich"
+    True
+    """
+    return text if text.isascii() or unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
+
+
+def name_of(value: object) -> str | None:
+    """A label, speaker or other name: stripped, in NFC, a whole number without a fraction; None where it is missing.
+
+    Raises:
+        ValueError: a list, an object, or an infinite number.
+
+    >>> [name_of(each) for each in (1, 1.0, "1", "1.0", "007", 2.5, True, " a ", float("nan"))]
+    ['1', '1', '1', '1', '007', '2.5', 'true', 'a', None]
+    """
+    text = text_of(value)
+    if text is not None and (whole := _WHOLE.fullmatch(text)):
+        return "0" if whole[1] == "-0" else whole[1]
+    return text
+
+
+def text_of(value: object) -> str | None:
+    """A text: stripped, in NFC; None where it is missing.
+
+    Raises:
+        ValueError: a list, an object, or an infinite number.
+    """
+    if is_missing(value):
+        return None
+    if isinstance(value, str):
+        return stripped(value)
+    if isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return str(int(value)) if value.is_integer() else repr(value)
+    raise ValueError(f"given {shown(value)}, allowed: one text or number")
+
+
+def extra_of(value: object) -> Extra:
+    """Any other value: text in NFC, numbers as they are, lists and objects as JSON text; None where it is missing."""
+    if is_missing(value):
+        return None
+    if isinstance(value, str):
+        return stripped(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no word for it
+    if isinstance(value, int | float):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def seconds_of(value: object, *, unit: float = 1.0) -> float | None:
+    """A time, s: a number, a number as text, `h:mm:ss.fff`, `m:ss.fff`, or pandas' `0 days 00:00:03.5`.
+
+    Args:
+        value: what is given.
+        unit: seconds in a plain number: 0.001 for milliseconds.
+
+    Returns:
+        Seconds; None where the value is missing.
+
+    Raises:
+        ValueError: anything else, a negative or an infinite time.
+
+    >>> [seconds_of(each) for each in (3, "2.5", "00:01:02.500", "1:02", "0 days 00:00:03.5", "NaT")]
+    [3.0, 2.5, 62.5, 62.0, 3.5, None]
+    >>> seconds_of("1500", unit=0.001)
+    1.5
+    """
+    if is_missing(value):
+        return None
+    found = _seconds(value, unit)
+    if not math.isfinite(found) or found < 0:
+        hint = " with a decimal point" if isinstance(value, str) and "," in value else ""
+        raise ValueError(f"given {shown(value)}, allowed: seconds, 0 or more{hint}")
+    return found
+
+
+def _seconds(value: object, unit: float) -> float:
+    """NaN for what is no time."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return math.nan
+    if not isinstance(value, str):
+        return _scaled(float(value) if abs(value) < 1e300 else math.inf, unit)
+    text = value.strip()
+    if _NUMBER.fullmatch(text):
+        return _scaled(float(text), unit)
+    if days := _TIMEDELTA.fullmatch(text):
+        return 86400.0 * int(days[1]) + 3600 * int(days[2] or 0) + 60 * int(days[3] or 0) + float(days[4] or 0)
+    if (clock := _CLOCK.fullmatch(text)) and float(clock[3]) < 60 and (clock[1] is None or int(clock[2]) < 60):
+        return 3600.0 * int(clock[1] or 0) + 60 * int(clock[2]) + float(clock[3])
+    return math.nan
+
+
+def _scaled(number: float, unit: float) -> float:
+    return number if unit == 1.0 else number / round(1 / unit)  # 1500 / 1000 is exact, 1500 * 0.001 is not
+
+
+def shown(value: object) -> str:
+    """A value in a message: as Python writes it, cut after 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

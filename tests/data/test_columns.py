@@ -1,0 +1,143 @@
+"""What columns mean: the words of many conventions, times in their forms, and what is refused instead of guessed."""
+
+from pathlib import Path
+
+import pytest
+
+from speechssl.config import UserError
+from speechssl.data.columns import Entry, Meaning, understand
+from speechssl.data.tables import open_table
+
+
+def meaning_of(folder: Path, content: str, name: str = "t.csv") -> Meaning:
+    (folder / name).write_text(content, encoding="utf-8")
+    return understand(open_table(folder / name))
+
+
+def entries(folder: Path, content: str, name: str = "t.csv") -> list[Entry]:
+    meaning = meaning_of(folder, content, name)
+    return [meaning.entry(row) for row in meaning.table.rows()]
+
+
+TIMED = (1.5, 1.5)
+WHOLE = (None, None)
+CONVENTIONS = {
+    "audiofolder of Hugging Face": ("file_name,transcription\na.wav,hi\n", WHOLE, {"text": "hi"}),
+    "Common Voice": (
+        "client_id\tpath\tsentence\tlocale\ns1\ta.wav\thi\ten\n",
+        WHOLE,
+        {"speaker": "s1", "text": "hi", "language": "en"},
+    ),
+    "audformat": (
+        "file,start,end,emotion,speaker\na.wav,0 days 00:00:01.5,0 days 00:00:03,joy,s1\n",
+        TIMED,
+        {"label": "joy", "speaker": "s1"},
+    ),
+    "events": ("filename\tonset\toffset\tevent_label\na.wav\t1.5\t3.0\tjoy\n", TIMED, {"label": "joy"}),
+    "ELAN": (
+        "File Path\tBegin Time - hh:mm:ss.ms\tEnd Time - ss.msec\tDuration - msec\ttext\n"
+        "a.wav\t00:00:01.500\t3\t1500\thi\n",
+        TIMED,
+        {"text": "hi"},
+    ),
+    "Praat": ("file\ttmin\ttext\ttmax\na.wav\t1.5\thi\t3.0\n", TIMED, {"text": "hi"}),
+    "Praat's own": ("file\txmin\txmax\ttext\na.wav\t1.5\t3.0\thi\n", TIMED, {"text": "hi"}),
+    "milliseconds": ("audio,start_ms,end_ms\na.wav,1500,3000\n", TIMED, {}),
+    "a unit in brackets": ("audio,Start (s),Dur (s)\na.wav,1.5,1.5\n", TIMED, {}),
+    "camels": ("audioFile,startTime,endTime,speakerId\na.wav,1.5,3,s1\n", TIMED, {"speaker": "s1"}),
+    "words of Kaldi": ("wav,begin,end,spk\na.wav,1.5,3,s1\n", TIMED, {"speaker": "s1"}),
+    "own words": (
+        "file_name,Offset,Duration,language,split\na.wav,1.5,1.5,en,test\n",
+        TIMED,
+        {"language": "en", "split": "test"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_conventions(tmp_path: Path, name: str) -> None:
+    content, stretch, known = CONVENTIONS[name]
+    [entry] = entries(tmp_path, content, "t.tsv" if "\t" in content else "t.csv")
+    assert entry == Entry(2, "a.wav", *stretch, known, {})
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        *(("1.5", 1.5), ("1", 1.0), (".5", 0.5), ("1e1", 10.0), ("00:01:02.500", 62.5), ("1:02.5", 62.5)),
+        *(("0 days 00:00:03.5", 3.5), ("1 days 00:00:01", 86401.0), ("0 days", 0.0), ("NaT", None), ("", None)),
+    ],
+)
+def test_times(tmp_path: Path, value: str, seconds: float | None) -> None:
+    assert entries(tmp_path, f"file,start\na.wav,{value}\n")[0].offset == seconds
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("file,start\na.wav,-1\n", "t.csv:2: start: given '-1', allowed: seconds, 0 or more$"),
+        ("file,start\na.wav,-1 days +23:59:59\n", "t.csv:2: start: given '-1 days .23:59:59', allowed: seconds"),
+        ('file;start\na.wav;1,5\n', "t.csv:2: start: given '1,5', allowed: seconds, 0 or more with a decimal point$"),
+        ("file,start\na.wav,PT3.5S\n", "start: given 'PT3.5S', allowed: seconds"),
+        ("file,start\na.wav,01:75\n", "start: given '01:75', allowed: seconds"),
+        ("file,start\na.wav,inf\n", "start: given 'inf', allowed: seconds"),
+        ("file,start,end\na.wav,3,3\n", "t.csv:2: end 3 s is not after the start at 3 s$"),
+        ("file,start,end\na.wav,0,0\n", "t.csv:2: end 0 s is not after the start at 0 s$"),
+        ("file,duration\na.wav,0\n", "t.csv:2: duration: given 0, allowed: seconds above 0, or nothing$"),
+        ("file,start,end,duration\na.wav,0,3,12\n", "columns 'end' and 'duration' differ: the stretch has 3 s, or 12"),
+        ("file,start,offset\na.wav,0,3\n", "t.csv:2: columns 'start' and 'offset' both mean the start and differ"),
+        ("file,start,onset,offset\na.wav,0,0,3\n", "t.csv: columns 'start' and 'onset' both mean the start; rename"),
+        ("file,start,start_ms\na.wav,1,1010\n", "columns 'start' and 'start_ms' both mean .* .1.0, 1.01.; "),
+        ("file,text,sentence\na.wav,a,\n", "t.csv:2: columns 'text' and 'sentence' both mean .* .'a', None.; "),
+        ("file,Label,class\na.wav,a,b\n", "columns 'Label' and 'class' both mean the label and differ .'a', 'b'."),
+        ("file,path\na.wav,b.wav\n", "columns 'file' and 'path' both mean the file and differ"),
+        ("file,speeker\na.wav,b\n", "column 'speeker' is not used and looks like 'speaker'; rename it to"),
+        ("file,lable\na.wav,b\n", "column 'lable' is not used and looks like 'label'"),
+        ("file,transcripts\na.wav,b\n", "column 'transcripts' is not used and looks like 'transcript'"),
+        ("file,offset_samples\na.wav,3\n", "column 'offset_samples' is not used, as its unit is not known; give"),
+        ("file,start,length\na.wav,3,2\n", "column 'length' is not used, .* call it 'duration'"),
+        ("name,label\na.wav,b\n", "t.csv: no column names the file .*; there are: name, label$"),
+        ("a.wav,joy\nb.wav,anger\n", "there are: a.wav, joy; the first line must name the columns$"),
+        ("file,label\n,b\n", "t.csv:2: file: is empty, allowed: the path of a file$"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        entries(tmp_path, content)
+    assert "\n" not in str(caught.value)
+
+
+def test_equal_columns_are_one(tmp_path: Path) -> None:
+    content = "file,path,text,sentence,start,begin_ms,end,offset\na.wav,a.wav,e\u0301,\u00e9,1.0,1000,2,1\n"
+    [entry] = entries(tmp_path, content)
+    assert (entry.file, entry.known, entry.offset, entry.duration) == ("a.wav", {"text": "\u00e9"}, 1.0, 1.0)
+
+
+def test_derived_texts_are_extras_beside_the_text(tmp_path: Path) -> None:
+    meaning = meaning_of(tmp_path, "file,transcription,raw_transcription,room\na.wav,hi,Hi!,k\n")
+    assert meaning.unused == ("raw_transcription", "room")
+    assert entries(tmp_path, "file,subset,split\na.wav,clean,test\n")[0].known == {"split": "test"}
+    assert entries(tmp_path, "file,target,class\na.wav,0,dog\n")[0].known == {"label": "dog"}
+
+
+def test_columns_that_may_mean_something_are_named(tmp_path: Path) -> None:
+    hints = meaning_of(tmp_path, "file,actor,length\na.wav,x,3\n").hints
+    assert hints == (
+        "column 'length' may be meant for the duration: rename it to 'duration' then",
+        "column 'actor' may be meant for the speaker: rename it to 'speaker' then",
+    )
+    assert meaning_of(tmp_path, "file,actor,speaker\na.wav,x,y\n").hints == ()
+
+
+def test_structures_and_missing_keys_of_json(tmp_path: Path) -> None:
+    content = '{"file": "a.wav", "intent": {"a": 1}, "words": [1]}\n{"audio": "b.wav", "intent": "buy", "text": "t"}\n'
+    one, two = entries(tmp_path, content, "t.jsonl")
+    assert (one.file, one.known, one.extras) == ("a.wav", {}, {"intent": '{"a": 1}', "words": "[1]"})
+    assert (two.file, two.known, two.extras) == ("b.wav", {"label": "buy", "text": "t"}, {"words": None})
+    with pytest.raises(UserError, match=r"t.jsonl:1: label: given \['a'\], allowed: one text or number$"):
+        entries(tmp_path, '{"file": "a.wav", "label": ["a"]}\n', "t.jsonl")
+
+
+@pytest.mark.parametrize("name", ["state", "split2", "test", "accent", "gender", "age", "segment", "id", "room"])
+def test_other_words_are_no_slips(tmp_path: Path, name: str) -> None:
+    assert meaning_of(tmp_path, f"file,{name}\na.wav,x\n").unused == (name,)
