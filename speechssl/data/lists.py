@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from speechssl.config import UserError
 from speechssl.data.manifest import write_lines
+from speechssl.data.members import CONTAINERS, SEPARATOR
 from speechssl.data.stretches import identifiers, long_identifier, start_mark
 from speechssl.data.subsets import minutes_subset, split_by_speaker
 from speechssl.data.utterance import Utterance
@@ -36,6 +37,8 @@ def utterance_id(utterance: Utterance) -> str:
 
     >>> utterance_id(Utterance(audio="/data/cmu_us_slt_arctic/wav/arctic_a0001.wav", duration=3.0, speaker="slt"))
     'slt/arctic_a0001'
+    >>> utterance_id(Utterance(audio="/data/train-0.parquet::audio/17", duration=3.0, speaker="slt"))
+    'slt/train-0/audio/17'
     """
     return f"{_file(utterance)}{start_mark(utterance.offset)}"
 
@@ -47,6 +50,9 @@ def list_ids(utterances: Sequence[Utterance]) -> list[str]:
 
 def _file(utterance: Utterance) -> str:
     speaker = f"{utterance.speaker}/" if utterance.speaker is not None else ""
+    container, _, member = utterance.audio.rpartition(SEPARATOR)
+    if Path(container).suffix in CONTAINERS:  # rows and positions are numbered from 0 in each file
+        return composed(f"{speaker}{Path(container).stem}/{member.removesuffix(Path(member).suffix)}")
     return composed(f"{speaker}{Path(utterance.audio).stem}")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from speechssl.config import Config
 from speechssl.data.manifest_lines import read_lines
+from speechssl.data.members import file_status
 from speechssl.data.stretches import Stretch, stretch_of
 from speechssl.data.subsets import k_shot, minutes_subset, split_by_speaker
 from speechssl.data.utterance import Reject, Utterance
@@ -135,10 +136,18 @@ def validate_manifest(utterances: Iterable[Utterance], *, check_files: bool = Fa
             first.setdefault(key, index)
         if check_files:
             if utterance.audio not in missing:
-                missing[utterance.audio] = not Path(utterance.audio).exists()
+                missing[utterance.audio] = not _exists(utterance.audio)
             if missing[utterance.audio]:
                 problems.append(f"{name}: no such file")
     return problems
+
+
+def _exists(location: str) -> bool:
+    try:
+        file_status(location)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def filter_manifest(

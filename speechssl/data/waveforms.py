@@ -29,6 +29,7 @@ from pydantic_core import PydanticSerializationError
 from speechssl.audio import SAMPLE_RATE, AudioError, check_waveform, decode_with_info, samples_to_seconds
 from speechssl.config import Config, UserError
 from speechssl.data.manifest import json_line, write_lines
+from speechssl.data.members import file_status, local_file
 from speechssl.data.store import (
     INDEX,
     MANIFEST,
@@ -166,7 +167,7 @@ def _keys(utterances: Sequence[Utterance]) -> list[str]:
         state = states.get(utterance.audio)
         if state is None:
             try:
-                status = Path(utterance.audio).stat()
+                status = file_status(utterance.audio)
                 state = f"{status.st_size} {status.st_mtime_ns}"
             except OSError:  # the reason comes with the reject
                 state = "missing"
@@ -190,7 +191,8 @@ def _pack_one(utterance: Utterance, key: str) -> _Packed:
         return _Packed(_Entry(key=key, reason="a name or text that is not UTF-8, which no manifest can hold"), None)
     duration = utterance.duration if utterance.duration != 0 else None
     try:
-        decoded = decode_with_info(utterance.audio, utterance.offset, duration=duration)
+        with local_file(utterance.audio) as path:
+            decoded = decode_with_info(path, utterance.offset, duration=duration)
         check_waveform(decoded.waveform, utterance.audio)
     except AudioError as error:
         return _Packed(_Entry(key=key, reason=error.reason), None)

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from speechssl.audio import AudioError, check_waveform, open_stretch, samples_to_seconds
+from speechssl.data.members import local_file
 from speechssl.embed.inputs import Item
 from speechssl.embed.long import Block, LongClip, scan
 from speechssl.embed.remote import fetched, is_address
@@ -147,8 +148,9 @@ class Decoding:
             return Failed(item, item.fault)
         stack = ExitStack()
         try:
-            path = stack.enter_context(fetched(item.location, self._spool)) if is_address(item.location) else None
-            clip = self._read(index, item, str(path or item.location), close=stack.close)
+            opened = fetched if is_address(item.location) else local_file
+            path = str(stack.enter_context(opened(item.location, self._spool)))
+            clip = self._read(index, item, path, close=stack.close)
         except AudioError as error:
             clip = Failed(item, error.reason)
         except Exception as error:  # noqa: BLE001 -- one clip must not end the run, whatever a decoder raises

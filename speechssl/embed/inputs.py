@@ -22,6 +22,7 @@ from speechssl.data.corpora.folder import AudioFolder
 from speechssl.data.corpora.folder_walk import is_audio, is_metadata
 from speechssl.data.findings import Findings, Known
 from speechssl.data.manifest_lines import parse_lines, read_lines
+from speechssl.data.members import file_status
 from speechssl.data.places import is_address, located, scheme_of
 from speechssl.data.stretches import DUPLICATE, samples_of
 from speechssl.data.tables import is_table
@@ -138,7 +139,7 @@ def fingerprint(location: str) -> str:
     if is_address(location):
         return ""
     try:
-        status = os.stat(location)  # noqa: PTH116 -- a million times, and a Path takes longer than the question
+        status = file_status(location)
     except (OSError, ValueError):
         return ""
     return f"{status.st_size}-{status.st_mtime_ns}"

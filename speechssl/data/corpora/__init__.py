@@ -24,6 +24,13 @@ from speechssl.config import UserError
 CORPORA: tuple[str, ...] = (
     "espeak",
     "folder",
+    "commonvoice",
+    "fairseq",
+    "huggingface",
+    "kaldi",
+    "lhotse",
+    "nemo_manifest",
+    "webdataset",
     "festvox_ru",
     "fsdd",
     "librispeech",
@@ -97,15 +104,20 @@ def corpus_root(name: str) -> Path:
     return Path(os.environ.get("SPEECHSSL_DATA") or "data/corpora") / name
 
 
-def duration_of(path: Path) -> float:
+def duration_of(path: str | Path) -> float:
     """Duration of an audio file by its header, s; 0.0 for one that cannot be read, so that packing says why.
+
+    Args:
+        path: of a file, or the location of a member (see `data.members`).
 
     >>> duration_of(Path("no-such-file.wav"))
     0.0
     """
     from speechssl.audio import AudioError, probe  # here: naming the corpora must not cost the import of soundfile
+    from speechssl.data.members import local_file
 
     try:
-        return probe(path).duration
+        with local_file(str(path)) as file:
+            return probe(file).duration
     except AudioError:
         return 0.0

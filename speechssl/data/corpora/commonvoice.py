@@ -1,0 +1,130 @@
+"""Mozilla Common Voice, as it is downloaded: `clips/` and the tables `train.tsv`, `validated.tsv` … beside it.
+
+Story: volunteers read sentences in many languages; others listen and vote.
+Licence: CC0 1.0.
+Citation: R. Ardila et al., "Common Voice: A Massively-Multilingual Speech Corpus", LREC 2020.
+
+`train`, `dev` and `test` are disjoint parts of `validated`, by speaker. The speaker is `client_id`, the text
+`sentence`, the language `locale`. The tables are written without quoting, a quotation mark inside a field doubled.
+"""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from speechssl.config import Config, UserError
+from speechssl.data.corpora import CorpusInfo
+from speechssl.data.tables import open_table
+from speechssl.data.utterance import Utterance
+from speechssl.data.values import extra_of, name_of, text_of
+
+INFO = CorpusInfo(
+    name="commonvoice",
+    story="Any release of Mozilla Common Voice: volunteers read sentences; others listen and vote.",
+    licence="CC0 1.0",
+    citation='R. Ardila et al., "Common Voice: A Massively-Multilingual Speech Corpus", LREC 2020',
+    source="https://commonvoice.mozilla.org/datasets, unpacked: --root",
+    hours=None,
+    utterances=None,
+    speakers=None,
+    synthetic=False,
+)
+
+Table = Literal["train", "dev", "test", "validated", "other", "invalidated"]
+_OFFICIAL: tuple[Table, ...] = ("train", "dev", "test")
+_PARTS = frozenset(_OFFICIAL)
+_NEEDED = ("client_id", "path", "sentence")
+_COUNTS = ("up_votes", "down_votes")
+_TRIED = 1000  # rows without a clip before a table is given up
+
+_log = logging.getLogger(__name__)
+
+
+class Settings(Config):
+    """Options of Common Voice.
+
+    Attributes:
+        tables: which tables to read; empty: train, dev and test, or validated where none of them is there. The split
+            of an utterance is its table; those of `validated`, `other` and `invalidated` have none.
+    """
+
+    tables: tuple[Table, ...] = ()
+
+
+def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 -- settings are frozen
+    """Yield the utterances of a language, table by table.
+
+    Args:
+        root: the folder of a language with `clips/`, or a folder that holds one such folder at any depth up to 3.
+        settings: see `Settings`.
+
+    Yields:
+        Utterances; their duration is 0.0 (not known yet), so that the clips are opened once, when they are packed.
+
+    Raises:
+        UserError: no such layout, a table that is not one, or none of the clips is there.
+    """
+    folder = _language_folder(Path(root).resolve())
+    tables = settings.tables or tuple(each for each in _OFFICIAL if (folder / f"{each}.tsv").is_file())
+    tables = tables or ("validated",)
+    if "validated" in tables and _PARTS & set(tables):
+        raise UserError(f"{folder}: validated holds train, dev and test already; name either it or them in 'tables'")
+    for table in dict.fromkeys(tables):
+        yield from _table(folder, table)
+    others = sorted({path.stem for path in folder.glob("*.tsv")} - set(tables))
+    if others:
+        _log.info("%s: tables not read: %s", folder, ", ".join(others))
+
+
+def _language_folder(root: Path) -> Path:
+    found = [
+        path for depth in ("", "*/", "*/*/", "*/*/*/") for path in sorted(root.glob(f"{depth}clips")) if path.is_dir()
+    ]
+    folders = [path.parent for path in found if any(path.parent.glob("*.tsv"))]
+    if not folders:
+        raise UserError(
+            f"{root}: no folder of Common Voice: looked for clips/ with train.tsv or validated.tsv beside it"
+        )
+    if len(folders) > 1:
+        names = ", ".join(folder.name for folder in folders[:5])
+        raise UserError(f"{root}: {len(folders)} languages ({names}); give the folder of one of them")
+    return folders[0]
+
+
+def _table(folder: Path, name: str) -> Iterator[Utterance]:
+    table = open_table(folder / f"{name}.tsv")
+    missing = next((column for column in _NEEDED if column not in table.columns), None)
+    if missing is not None:
+        raise UserError(f"{table.path}: no column {missing!r}; there are: {', '.join(table.columns)}")
+    columns = [column for column in table.columns if column not in (*_NEEDED, *_COUNTS, "locale")]
+    seen = 0
+    for count, row in enumerate(table.rows(), start=1):
+        values = {column: _unquoted(str(value)) for column, value in zip(table.columns, row.values, strict=True)}
+        clip = values["path"] if Path(values["path"]).suffix else f"{values['path']}.mp3"  # releases before 2019
+        place = folder / "clips" / Path(clip).name
+        seen += place.is_file()
+        if count == _TRIED and not seen:
+            break
+        extras = {column: extra_of(values[column]) for column in columns}
+        extras |= {column: int(values[column]) for column in _COUNTS if values.get(column, "").isdecimal()}
+        yield Utterance(
+            audio=str(place),
+            duration=0.0,
+            speaker=name_of(values["client_id"]),
+            text=text_of(values["sentence"]),
+            language=name_of(values.get("locale")),
+            split=name if name in _PARTS else None,
+            extras={column: value for column, value in extras.items() if value is not None},
+        )
+    if not seen:
+        raise UserError(f"{table.path}: none of the clips that it names is in {folder / 'clips'}")
+
+
+def _unquoted(value: str) -> str:
+    """A cell whose marks were doubled although nothing encloses it; the table's reader does the enclosed ones.
+
+    >>> _unquoted('say ""no""'), _unquoted('a "b" c')
+    ('say "no"', 'a "b" c')
+    """
+    return value.replace('""', '"') if '"' not in value.replace('""', "") else value

@@ -1,0 +1,231 @@
+"""Data sets of Hugging Face: Parquet files, folders of `save_to_disk`, or one of the hub (`hf:org/name`).
+
+Story: whatever the data set holds.
+Licence and citation: those of the data set.
+
+The audio is read in place, row by row: an utterance is `FILE.parquet::COLUMN/ROW`, and nothing is unpacked. Columns
+are understood as in tables (`text`, `sentence`, `label`, `speaker_id` …); a column of class numbers gets the names in
+the file's own description. A row is an utterance: times beside it are extras, and so are all other plain columns.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from speechssl.config import Config, UserError
+from speechssl.data.corpora import CorpusInfo
+from speechssl.data.corpora.huggingface_files import DataFile, find_files
+from speechssl.data.corpora.rows import Describer
+from speechssl.data.utterance import Utterance
+
+INFO = CorpusInfo(
+    name="huggingface",
+    story="Any data set of Hugging Face with a column of audio: local Parquet or Arrow files, or hf:org/name.",
+    licence="that of the data set",
+    citation="",
+    source="--root FOLDER, FILE or hf:org/name",
+    hours=None,
+    utterances=None,
+    speakers=None,
+    synthetic=False,
+)
+
+_BATCH = 1024  # rows of everything but audio
+_AUDIO_WORDS = frozenset({"audio", "speech", "wav", "waveform", "sound", "recording", "flac", "mp3", "file", "path"})
+
+_log = logging.getLogger(__name__)
+
+
+class Settings(Config):
+    """Options of a data set of Hugging Face.
+
+    Attributes:
+        audio: name of the column of audio; empty: the only one.
+        splits: which splits to read; empty for all.
+        config: which configuration of a data set of the hub, for example a language; empty: the only one.
+    """
+
+    audio: str = ""
+    splits: tuple[str, ...] = ()
+    config: str = ""
+
+
+def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 -- settings are frozen
+    """Yield the utterances of a data set, split by split, in the order of its rows.
+
+    Args:
+        root: a Parquet or Arrow file, a folder of them, a folder of `save_to_disk`, or `hf:org/name[@revision]`.
+        settings: see `Settings`.
+
+    Yields:
+        Utterances with duration 0.0 (not known yet): no audio is opened.
+
+    Raises:
+        UserError: no such data set, or no column of audio, or several and none is named.
+    """
+    files = find_files(root, config=settings.config, splits=settings.splits)
+    unused: set[str] = set()
+    for file in files:
+        yield from _read(file, settings.audio, unused)
+    if unused:
+        _log.warning("%s: columns not used: %s", root, ", ".join(sorted(unused)))
+
+
+def _read(file: DataFile, audio: str, unused: set[str]) -> Iterator[Utterance]:
+    import pyarrow as pa
+
+    from speechssl.data.members import member_location
+
+    try:
+        table = _Rows(file.path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file.path}: not a table that can be read ({' '.join(str(error).split())})") from None
+    column = _audio_column(file.path, table, audio)
+    plain = [name for name in table.schema.names if name != column and _is_plain(table.schema.field(name).type)]
+    unused.update(name for name in table.schema.names if name != column and name not in plain)
+    rows = Describer(file.path, plain)
+    try:
+        for number, values, name in table.iterate(plain, column):
+            found = rows.describe(values, number)
+            place = member_location(file.path, f"{column}/{number}") if name is None else str(file.path.parent / name)
+            yield Utterance(
+                audio=place, duration=0.0, extras=dict(found.extras), **{"split": file.split, **found.known}
+            )
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file.path}: damaged ({' '.join(str(error).split())})") from None
+
+
+class _Rows:
+    """The rows of a file without their audio."""
+
+    def __init__(self, path: Path):
+        from speechssl.data.arrow import open_arrow
+
+        if path.suffix.lower() == ".parquet":
+            import pyarrow.parquet as pq
+
+            self._parquet, self._table = pq.ParquetFile(path, memory_map=True, pre_buffer=False), None
+            self.schema = self._parquet.schema_arrow
+        else:
+            self._parquet, self._table = None, open_arrow(str(path))
+            self.schema = self._table.schema
+        self.features = _features(self.schema)
+
+    def iterate(self, plain: list[str], audio: str) -> Iterator[tuple[int, Mapping[str, Any], str | None]]:
+        """Number, values of the plain columns with class names, and the file if the audio is one."""
+        import pyarrow as pa
+
+        names = {name: _class_names(self.features.get(name)) for name in plain}
+        paths = self._path_column(audio)
+        wanted = [*plain, *([paths] if paths else [])]
+        number = 0
+        for batch in self._batches(wanted, paths):
+            columns = {name: batch.column(name).to_pylist() for name in plain}
+            files: list[str | None] = [None] * batch.num_rows
+            if paths:
+                found = batch.column(audio)
+                found = found.field("path") if pa.types.is_struct(found.type) else found
+                files = [each or "" for each in found.to_pylist()]
+            for place in range(batch.num_rows):
+                values = {name: _named(column[place], names[name]) for name, column in columns.items()}
+                yield number + place, values, files[place]
+            number += batch.num_rows
+
+    def _batches(self, wanted: list[str], paths: str | None) -> Iterator[Any]:
+        if self._parquet is not None:
+            yield from self._parquet.iter_batches(_BATCH, columns=wanted)
+            return
+        assert self._table is not None
+        names = [each.removesuffix(".path") if each == paths else each for each in wanted]
+        yield from self._table.select(names).to_batches(_BATCH)
+
+    def _path_column(self, audio: str) -> str | None:
+        """What to read for the files that hold the audio; None where it is in the table."""
+        import pyarrow as pa
+
+        kind = self.schema.field(audio).type
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            return audio
+        if not pa.types.is_struct(kind) or kind.get_field_index("path") < 0:
+            return None
+        return f"{audio}.path" if kind.get_field_index("bytes") < 0 or self._bytes_missing(audio) else None
+
+    def _bytes_missing(self, audio: str) -> bool:
+        """Whether no row holds bytes; a file that does not say so is taken to hold them."""
+        if self._table is not None:
+            return all(chunk.field("bytes").null_count == len(chunk) for chunk in self._table.column(audio).chunks)
+        metadata = self._parquet.metadata
+        for group in range(metadata.num_row_groups):
+            columns = (metadata.row_group(group).column(place) for place in range(metadata.num_columns))
+            found = next((each for each in columns if each.path_in_schema == f"{audio}.bytes"), None)
+            if found is None or found.statistics is None or found.statistics.null_count != found.num_values:
+                return False
+        return metadata.num_row_groups > 0
+
+
+def _audio_column(path: Path, table: _Rows, wanted: str) -> str:
+    """The column of audio: the one named, else by the file's own description, else by its type and name."""
+    names = table.schema.names
+    if wanted:
+        if wanted not in names:
+            raise UserError(f"{path}: no column {wanted!r}; there are: {', '.join(names)}")
+        return wanted
+    found = [name for name in names if _kind(table.features.get(name)) == "Audio"]
+    found = found or [name for name in names if _holds_bytes(table.schema.field(name).type)]
+    found = found or [
+        name for name in names if name.lower() in _AUDIO_WORDS and _is_text(table.schema.field(name).type)
+    ]
+    if len(found) > 1:
+        raise UserError(f"{path}: columns {', '.join(found)} all hold audio; name one: --set audio={found[0]}")
+    if not found:
+        raise UserError(f"{path}: no column of audio (bytes, or a path); there are: {', '.join(names)}")
+    return found[0]
+
+
+def _features(schema: Any) -> dict[str, Any]:
+    """The data set's own description of its columns."""
+    try:
+        found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _kind(feature: Any) -> str | None:
+    return feature.get("_type") if isinstance(feature, dict) else None
+
+
+def _class_names(feature: Any) -> list[str]:
+    names = feature.get("names") if _kind(feature) == "ClassLabel" else None
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _named(value: Any, names: list[str]) -> Any:
+    """A class number as its name; -1 is what Hugging Face writes for no label."""
+    if not names or not isinstance(value, int) or value == -1:
+        return None if names and value == -1 else value
+    if not 0 <= value < len(names):
+        raise UserError(f"class number {value}, and there are {len(names)} names")
+    return names[value]
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether a column holds one number, text or truth value per row."""
+    return re.fullmatch(r"(large_)?string(_view)?|bool|u?int\d+|float|double|halffloat|null", str(kind)) is not None
+
+
+def _holds_bytes(kind: Any) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)

@@ -1,0 +1,175 @@
+"""Data folders of Kaldi (and of ESPnet 2 and icefall, which write the same): `wav.scp` and the tables beside it.
+
+Story: whatever somebody prepared for Kaldi.
+Licence and citation: those of the recordings.
+
+    wav.scp      recording (or utterance) -> where its audio is       segments    utterance -> recording, start, end (s)
+    text         utterance -> transcript                              utt2spk     utterance -> speaker
+    utt2lang     utterance -> language                                spk2gender  speaker -> m or f, the extra `gender`
+    utt2label, utt2emotion, utt2emo, utt2class -> label (one of them) utt2dur     compared with what is there
+
+A root without `wav.scp` whose sub-folders have one (`train`, `dev`, `test`) is read whole; their names are the splits.
+A command in `wav.scp` is never run. Those that only decode are replaced by the file that they read (`flac -c -d -s
+FILE |`, `sph2pipe -f wav FILE |`, `cat FILE |`); what another command would do to the audio (sox, ffmpeg, a channel) is
+unknown here, so its recordings are left out and counted. `waves.ark:123` is read in place where it is a wav file.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from speechssl.config import Config, UserError
+from speechssl.data.corpora import CorpusInfo, duration_of
+from speechssl.data.corpora.kaldi_tables import AudioPlaces, Segment, read_segments, read_table
+from speechssl.data.utterance import Utterance
+
+INFO = CorpusInfo(
+    name="kaldi",
+    story="Any Kaldi data folder: wav.scp with text, utt2spk, segments and the like beside it.",
+    licence="that of the recordings",
+    citation="",
+    source="--root",
+    hours=None,
+    utterances=None,
+    speakers=None,
+    synthetic=False,
+)
+
+_SCP = "wav.scp"
+_LABELS = ("utt2label", "utt2emotion", "utt2emo", "utt2class")
+_READ = frozenset({_SCP, "text", "utt2spk", "segments", "spk2gender", "utt2lang", "utt2dur", "spk2utt", *_LABELS})
+_TABLES = ("utt*", "spk*", "reco*", "text*", "wav*", "stm", "ctm", "glm")
+_APART = 0.1  # s between `utt2dur` and what is there; frame counts of 10 ms are rounded in some recipes
+
+_log = logging.getLogger(__name__)
+
+
+class Settings(Config):
+    """Options of a Kaldi data folder.
+
+    Attributes:
+        base: the folder that relative paths in `wav.scp` start from (where the recipe was run); empty: the data folder
+            or the nearest of its parents where the first path is found.
+    """
+
+    base: str = ""
+
+
+def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 -- settings are frozen
+    """Yield the utterances of a data folder, in the order of `segments` or else of `wav.scp`.
+
+    Args:
+        root: the data folder, or a folder of data folders.
+        settings: see `Settings`.
+
+    Yields:
+        Utterances. A file that is missing or cannot be read has duration 0.0, so that packing gives the reason.
+
+    Raises:
+        UserError: no `wav.scp`, a table that is not one, or tables that do not belong together.
+    """
+    root = Path(root).resolve()
+    if (root / _SCP).is_file():
+        yield from _data_folder(root, None, settings)
+        return
+    folders = sorted(path.parent for path in root.glob(f"*/{_SCP}"))
+    if not folders:
+        features = " (feats.scp holds features, which no waveform can be made of)" if _has(root, "feats.scp") else ""
+        raise UserError(f"{root}: no {_SCP} in it or in its sub-folders{features}; give a Kaldi data folder")
+    for folder in folders:
+        yield from _data_folder(folder, folder.name, settings)
+
+
+def _has(root: Path, name: str) -> bool:
+    return (root / name).is_file() or any(root.glob(f"*/{name}"))
+
+
+def _data_folder(folder: Path, split: str | None, settings: Settings) -> Iterator[Utterance]:
+    places = AudioPlaces(folder, read_table(folder / _SCP), Path(settings.base) if settings.base else None)
+    unsegmented = {name: Segment(name, 0.0, None, None) for name in places.recordings}
+    stretches = read_segments(folder / "segments") if (folder / "segments").is_file() else unsegmented
+    tables = _tables(folder, stretches)
+    genders = read_table(folder / "spk2gender") if (folder / "spk2gender").is_file() else {}
+    gone: dict[str, list[str]] = {}
+    apart: list[str] = []
+    for name, stretch in stretches.items():
+        place, reason = places.find(stretch)
+        if place is None:
+            gone.setdefault(reason, []).append(name)
+            continue
+        duration = (
+            stretch.duration if stretch.duration is not None else duration_of(place) if not stretch.start else 0.0
+        )
+        stated = tables["duration"].get(name)
+        if stated and duration and abs(float(stated) - duration) > _APART:
+            apart.append(name)
+        speaker = tables["speaker"].get(name) or None
+        yield Utterance(
+            audio=place,
+            offset=stretch.start,
+            duration=duration,
+            speaker=speaker,
+            text=tables["text"].get(name) or None,
+            label=tables["label"].get(name) or None,
+            language=tables["language"].get(name) or None,
+            split=split,
+            extras={"utterance": name} | ({"gender": genders[speaker]} if speaker in genders else {}),
+        )
+    if apart:
+        _log.warning("%s: utt2dur differs by more than %g s from %s", folder, _APART, _some(apart))
+    if sum(map(len, gone.values())) == len(stretches):
+        reason, names = max(gone.items(), key=lambda item: len(item[1]))
+        raise UserError(f"{folder}: no utterance can be read; {_some(names)}: {reason}")
+    for reason, names in gone.items():
+        _log.warning("%s: left out: %s: %s", folder, _some(names), reason)
+
+
+def _tables(folder: Path, stretches: Mapping[str, Segment]) -> dict[str, dict[str, str]]:
+    """The tables by utterance; identifiers that stand in one of them alone are counted."""
+    labels = [name for name in _LABELS if (folder / name).is_file()]
+    if len(labels) > 1:
+        raise UserError(f"{folder}: {' and '.join(labels)} both hold labels; keep one of them")
+    files = {
+        "text": "text",
+        "speaker": "utt2spk",
+        "language": "utt2lang",
+        "duration": "utt2dur",
+        "label": labels[0] if labels else _LABELS[0],
+    }
+    found: dict[str, dict[str, str]] = {}
+    for field, file in files.items():
+        table = read_table(folder / file) if (folder / file).is_file() else None
+        if table is None and field == "speaker" and (folder / "spk2utt").is_file():
+            file, speakers = "spk2utt", read_table(folder / "spk2utt")
+            table = {name: speaker for speaker, names in speakers.items() for name in names.split()}
+        found[field] = table or {}
+        if table is None:
+            continue
+        unknown, missing = table.keys() - stretches.keys(), stretches.keys() - table.keys()
+        if len(unknown) == len(table):
+            raise UserError(f"{folder / file}: none of its {len(table)} identifiers is an utterance here")
+        if unknown:
+            _log.warning("%s: %s not in %s", folder / file, _some(sorted(unknown)), _source(folder))
+        if missing:
+            _log.warning("%s: nothing on %s", folder / file, _some(sorted(missing)))
+    if any(not _is_number(value) for value in found["duration"].values()):
+        raise UserError(f"{folder / 'utt2dur'}: durations are numbers, s")
+    others = {path.name for pattern in _TABLES for path in folder.glob(pattern) if path.is_file()} - _READ
+    if others:
+        _log.warning("%s: tables not read: %s", folder, ", ".join(sorted(others)))
+    return found
+
+
+def _source(folder: Path) -> str:
+    return "segments" if (folder / "segments").is_file() else _SCP
+
+
+def _is_number(value: str) -> bool:
+    try:
+        return float(value) >= 0
+    except ValueError:
+        return False
+
+
+def _some(names: list[str]) -> str:
+    return f"{len(names)} utterance{'s' if len(names) > 1 else ''} ({names[0]}{', …' if len(names) > 1 else ''})"

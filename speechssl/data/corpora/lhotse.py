@@ -1,0 +1,120 @@
+"""Manifests of Lhotse (icefall, k2): `cuts.jsonl.gz`, or `recordings.jsonl.gz` with `supervisions.jsonl.gz`.
+
+Story: whatever somebody prepared with Lhotse.
+Licence and citation: those of the recordings.
+
+An utterance is a supervision: its text, speaker and language, in its stretch of the recording. A cut without any is an
+utterance without a text, and a cut that one supervision fills is both. Read from the JSON itself; what would need
+Lhotse to compute the audio (mixed or padded cuts, changed speed, one channel of several) is left out and counted.
+"""
+
+import functools
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from speechssl.config import Config, UserError
+from speechssl.data.corpora import CorpusInfo, duration_of
+from speechssl.data.corpora.lhotse_records import Left, Recording, Stretch, of_cut, of_recording, of_supervision
+from speechssl.data.corpora.rows import json_lines, split_of, stretch
+from speechssl.data.utterance import Utterance
+
+INFO = CorpusInfo(
+    name="lhotse",
+    story="Any manifests of Lhotse: cuts, or recordings with supervisions.",
+    licence="that of the recordings",
+    citation="",
+    source="--root",
+    hours=None,
+    utterances=None,
+    speakers=None,
+    synthetic=False,
+)
+
+_SUFFIXES = (".jsonl", ".jsonl.gz")
+
+_log = logging.getLogger(__name__)
+
+
+class Settings(Config):
+    """Options of Lhotse's manifests.
+
+    Attributes:
+        files: names of the cuts or recordings to read, where a folder holds several; empty for all cuts, or for all
+            recordings where there are no cuts.
+        base: the folder that relative paths start from (where Lhotse was run); empty: the manifest's folder or the
+            nearest of its parents where the first path is found.
+    """
+
+    files: tuple[str, ...] = ()
+    base: str = ""
+
+
+def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 -- settings are frozen
+    """Yield the utterances of manifests, in their order.
+
+    Args:
+        root: a manifest of cuts or of recordings, or the folder of them.
+        settings: see `Settings`.
+
+    Yields:
+        Utterances. A file that is missing or cannot be read has duration 0.0, so that packing gives the reason.
+
+    Raises:
+        UserError: no manifests, lines that are none, or nothing that can be read.
+    """
+    root = Path(root).absolute()
+    base = Path(settings.base) if settings.base else None
+    manifests = [root] if root.is_file() else [root / name for name in settings.files] or find_manifests(root)
+    if not manifests:
+        raise UserError(f"{root}: no manifest of Lhotse: looked for *cuts*.jsonl(.gz) and *recordings*.jsonl(.gz)")
+    for manifest in manifests:
+        yield from _read(manifest, base)
+
+
+def find_manifests(folder: Path) -> list[Path]:
+    """The cuts of a folder, or its recordings where there are none."""
+    for word in ("cuts", "recordings"):
+        found = sorted(path for suffix in _SUFFIXES for path in folder.glob(f"*{word}*{suffix}"))
+        if found:
+            return found
+    return []
+
+
+def _read(manifest: Path, base: Path | None) -> Iterator[Utterance]:
+    left = Left(manifest)
+    probe = functools.lru_cache(maxsize=16)(duration_of)  # the supervisions of a recording come one after another
+    found, split = 0, split_of(manifest.name)
+    for each in _stretches(manifest, base, left):
+        found += 1
+        whole = probe(each.audio)
+        yield Utterance(
+            audio=each.audio,
+            offset=each.start,
+            duration=stretch(whole, each.start, each.duration),
+            extras=dict(each.extras),
+            **{"split": split, **each.known},
+        )
+    for line in left.lines():
+        _log.warning("%s", line)
+    if not found:
+        raise UserError(next(iter(left.lines()), f"{manifest}: an empty manifest"))
+
+
+def _stretches(manifest: Path, base: Path | None, left: Left) -> Iterator[Stretch]:
+    if "recordings" not in manifest.name:
+        for number, values in json_lines(manifest):
+            yield from of_cut(values, f"{manifest}:{number}", left, base)
+        return
+    supervisions = manifest.with_name(manifest.name.replace("recordings", "supervisions"))
+    recordings: dict[str, Recording] = {}
+    for number, values in json_lines(manifest):
+        recording = of_recording(values, f"{manifest}:{number}", left, base)
+        recordings[recording.name] = recording
+    if not supervisions.is_file():
+        _log.warning("%s: no %s beside it: no texts, speakers or labels", manifest, supervisions.name)
+        for recording in recordings.values():
+            yield from recording.whole(left)
+        return
+    for number, values in json_lines(supervisions):
+        yield from of_supervision(values, f"{supervisions}:{number}", recordings, left)

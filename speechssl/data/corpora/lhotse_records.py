@@ -1,0 +1,206 @@
+"""Records of Lhotse's manifests: recordings, supervisions and cuts, as stretches of files."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speechssl.config import UserError
+from speechssl.data.corpora.kaldi_tables import base_folder, read_command
+from speechssl.data.values import Extra, extra_of, name_of, text_of
+
+_ROUNDING = 0.011  # s that a supervision may reach over its cut: times are often rounded to hundredths
+_NAMED = ("speaker", "language", "label")
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A stretch of a file, and what is known of it."""
+
+    audio: str
+    start: float
+    duration: float | None
+    known: Mapping[str, str]
+    extras: Mapping[str, Extra]
+
+
+class Left:
+    """What was left out of a manifest, by reason."""
+
+    def __init__(self, manifest: Path):
+        self.manifest = manifest
+        self.base: Path | None = None  # found with the first relative path
+        self._reasons: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+
+    def out(self, reason: str, name: str) -> None:
+        """Counts one."""
+        self._reasons[reason] += 1
+        self._first.setdefault(reason, name)
+
+    def lines(self) -> list[str]:
+        """One line per reason."""
+        return [
+            f"{self.manifest}: left out: {count} ({self._first[reason]}{', …' if count > 1 else ''}): {reason}"
+            for reason, count in self._reasons.most_common()
+        ]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording: its files with their channels, or why it cannot be read."""
+
+    name: str
+    duration: float
+    files: tuple[tuple[str, frozenset[int]], ...]
+    reason: str
+
+    def file(self, channels: frozenset[int]) -> tuple[str, str]:
+        """The file with exactly these channels, or the reason why there is none."""
+        if self.reason:
+            return "", self.reason
+        found = next((path for path, there in self.files if there == channels), None)
+        if found is not None:
+            return found, ""
+        return "", "one channel of a file with several cannot be read; write each channel to a file of its own"
+
+    def whole(self, left: Left) -> Iterator[Stretch]:
+        """All of it, unlabelled; several files of it would be the same moment."""
+        if self.reason or len(self.files) > 1:
+            left.out(self.reason or "several files of one recording; make cuts of single channels", self.name)
+            return
+        yield Stretch(self.files[0][0], 0.0, self.duration, {}, {"recording": self.name})
+
+
+def of_recording(values: Mapping[str, Any], where: str, left: Left, base: Path | None) -> Recording:
+    """Read a recording.
+
+    Raises:
+        UserError: a field is missing or of another kind; names file and line.
+    """
+    name, duration = _text(values, "id", where), _number(values, "duration", where)
+    files: list[tuple[str, frozenset[int]]] = []
+    reason = "changed by Lhotse as it is loaded (speed, tempo, volume …); store the changed audio" * bool(
+        values.get("transforms")
+    )
+    sources = values.get("sources")
+    if not isinstance(sources, list) or not sources or not all(isinstance(each, dict) for each in sources):
+        raise UserError(f"{where}: sources: given {sources!r}, allowed: a list of objects")
+    for source in sources:
+        kind, path = source.get("type"), str(source.get("source"))
+        if kind == "command":
+            path, start, problem = read_command(path.strip().removesuffix("|").strip())
+            reason = reason or problem or ("a part of an archive" if start else "")
+        elif kind != "file":
+            reason = reason or f"audio of the type {kind!r} cannot be read; save it as files"
+        files.append((_resolved(path, left, base) if not reason else path, frozenset(source.get("channels") or (0,))))
+    return Recording(name, duration, tuple(files), reason)
+
+
+def of_supervision(
+    values: Mapping[str, Any], where: str, recordings: Mapping[str, Recording], left: Left
+) -> Iterator[Stretch]:
+    """The stretch of a supervision of one of the recordings; none where it cannot be read."""
+    name = str(values.get("id"))
+    recording = recordings.get(str(values.get("recording_id")))
+    if recording is None:
+        left.out("their recording is not in the manifest of recordings", name)
+        return
+    path, reason = recording.file(_channels(values, where))
+    if reason:
+        left.out(reason, name)
+        return
+    known, extras = _described(values, where)
+    yield Stretch(path, _number(values, "start", where), _number(values, "duration", where), known, extras)
+
+
+def of_cut(values: Mapping[str, Any], where: str, left: Left, base: Path | None) -> Iterator[Stretch]:
+    """The stretches of a cut: one per supervision, the cut itself where it has none.
+
+    Raises:
+        UserError: a field is missing or of another kind; names file and line.
+    """
+    name, kind = str(values.get("id")), values.get("type", "MonoCut")
+    if kind not in ("MonoCut", "MultiCut", "Cut"):
+        left.out(f"a {kind}, which Lhotse computes as it is loaded; store the audio: cuts.save_audios(…)", name)
+        return
+    recording = values.get("recording")
+    if not isinstance(recording, dict):
+        left.out("features without a recording: no waveform can be made of them", name)
+        return
+    found = of_recording(recording, where, left, base)
+    start, duration = _number(values, "start", where), _number(values, "duration", where)
+    supervisions = values.get("supervisions") or []
+    if not isinstance(supervisions, list) or not all(isinstance(each, dict) for each in supervisions):
+        raise UserError(f"{where}: supervisions: given {type(supervisions).__name__}, allowed: a list of objects")
+    if not supervisions:
+        path, reason = found.file(_channels(values, where))
+        if reason:
+            left.out(reason, name)
+        else:
+            yield Stretch(path, start, duration, {}, {"cut": name} | _extras(values.get("custom")))
+    for each in supervisions:
+        own = each if len(supervisions) > 1 or "channel" in each else {**each, "channel": values.get("channel", 0)}
+        path, reason = found.file(_channels(own, where))
+        first, length = _number(each, "start", where), _number(each, "duration", where)
+        if first < -_ROUNDING or first + length > duration + _ROUNDING:
+            reason = reason or "the supervision reaches beyond its cut, so the cut holds a part of its text"
+        if reason:
+            left.out(reason, name)
+            continue
+        known, extras = _described(each, where)
+        first = max(first, 0.0)
+        yield Stretch(
+            path, round(start + first, 9), round(min(length, duration - first), 9), known, {"cut": name} | extras
+        )
+
+
+def _described(values: Mapping[str, Any], where: str) -> tuple[dict[str, str], dict[str, Extra]]:
+    custom = values.get("custom") if isinstance(values.get("custom"), dict) else {}
+    try:
+        found = {"text": text_of(values.get("text"))}
+        found |= {field: name_of(values.get(field, custom.get(field))) for field in _NAMED}
+        gender = name_of(values.get("gender"))
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+    extras: dict[str, Extra] = {"supervision": str(values.get("id"))}
+    extras |= ({"gender": gender} if gender else {}) | _extras({k: v for k, v in custom.items() if k not in _NAMED})
+    return {field: value for field, value in found.items() if value is not None}, extras
+
+
+def _extras(custom: Any) -> dict[str, Extra]:
+    """Plain values of a custom field; Lhotse keeps arrays there, too."""
+    if not isinstance(custom, dict):
+        return {}
+    return {str(name): extra_of(value) for name, value in custom.items() if isinstance(value, (str, int, float))}
+
+
+def _channels(values: Mapping[str, Any], where: str) -> frozenset[int]:
+    found = values.get("channel", 0)
+    channels = found if isinstance(found, list) else [found]
+    if not channels or not all(isinstance(each, int) for each in channels):
+        raise UserError(f"{where}: channel: given {found!r}, allowed: a number or a list of numbers")
+    return frozenset(channels)
+
+
+def _resolved(path: str, left: Left, base: Path | None) -> str:
+    if Path(path).is_absolute():
+        return path
+    if left.base is None:
+        left.base = base_folder(path, left.manifest, base)
+    return str(left.base / path)
+
+
+def _text(values: Mapping[str, Any], name: str, where: str) -> str:
+    found = values.get(name)
+    if not isinstance(found, str) or not found:
+        raise UserError(f"{where}: {name}: given {found!r}, allowed: a text")
+    return found
+
+
+def _number(values: Mapping[str, Any], name: str, where: str) -> float:
+    found = values.get(name)
+    if isinstance(found, bool) or not isinstance(found, (int, float)):
+        raise UserError(f"{where}: {name}: given {found!r}, allowed: seconds")
+    return float(found)

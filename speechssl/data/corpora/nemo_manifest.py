@@ -1,0 +1,118 @@
+"""Manifests of NVIDIA NeMo: JSON lines with `audio_filepath`, `text` (or `label`, `command`), `duration`, `offset`.
+
+Story: whatever somebody prepared for NeMo.
+Licence and citation: those of the recordings.
+
+Relative paths start from the manifest's folder, as in NeMo. Of a tarred data set the manifest beside `audio_0.tar` …
+is read, and the recordings in place. The split is the word in the manifest's name (`train_manifest.json`).
+(`nemo` is another corpus: nEMO, emotions in Polish.)
+"""
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+from speechssl.config import Config, UserError
+from speechssl.data.columns import understand
+from speechssl.data.corpora import CorpusInfo, duration_of
+from speechssl.data.corpora.rows import json_lines, split_of, stretch
+from speechssl.data.tables import Row, Table, json_object
+from speechssl.data.utterance import Utterance
+
+INFO = CorpusInfo(
+    name="nemo_manifest",
+    story="Any manifest of NVIDIA NeMo: JSON lines with audio_filepath, text, duration and offset.",
+    licence="that of the recordings",
+    citation="",
+    source="--root MANIFEST.json or a folder of them",
+    hours=None,
+    utterances=None,
+    speakers=None,
+    synthetic=False,
+)
+
+_FILE, _SHARD, _COMMAND = "audio_filepath", "shard_id", "command"
+_HEAD = 1 << 20  # bytes of the first line that are looked at
+
+
+class Settings(Config):
+    """Options of a NeMo manifest.
+
+    Attributes:
+        files: names of the manifests to read, where a folder holds several; empty for all.
+    """
+
+    files: tuple[str, ...] = ()
+
+
+def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 -- settings are frozen
+    """Yield the utterances of manifests, in the order of their lines.
+
+    Args:
+        root: a manifest, or a folder of manifests.
+        settings: see `Settings`.
+
+    Yields:
+        Utterances. A file that is missing or cannot be read has duration 0.0, so that packing gives the reason.
+
+    Raises:
+        UserError: no manifest, or a line of it that is none.
+    """
+    root = Path(root).absolute()
+    if root.is_file():
+        manifests = [root]
+    else:
+        manifests = [root / name for name in settings.files] or sorted(filter(is_manifest, root.glob("*.json*")))
+    if not manifests:
+        raise UserError(f"{root}: no manifest of NeMo: looked for *.json or *.jsonl with {_FILE!r} in the first line")
+    for manifest in manifests:
+        yield from _read(manifest)
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether the first line of a file is an entry of a NeMo manifest."""
+    try:
+        with path.open("rb") as file:
+            line = file.readline(_HEAD).decode("utf-8-sig")
+        return _FILE in json_object(line, str(path))
+    except (OSError, ValueError):  # UserError is one
+        return False
+
+
+def _read(manifest: Path) -> Iterator[Utterance]:
+    columns = _columns(manifest)
+    if _FILE not in columns:
+        raise UserError(f"{manifest}: no {_FILE!r}; there are: {', '.join(columns) or 'no lines'}")
+    # The speech commands recipe of NeMo calls the class a command.
+    names = ["label" if name == _COMMAND and "label" not in columns else name for name in columns]
+    meaning = understand(Table(manifest, tuple(names), ""))
+    probe = functools.lru_cache(maxsize=16)(duration_of)  # the stretches of a long file come one after another
+    split = split_of(manifest.stem)
+    for line, values in json_lines(manifest):
+        entry = meaning.entry(Row(line, tuple(values.get(name) for name in columns)))
+        place = _place(manifest.parent, entry.file, values.get(_SHARD))
+        offset = entry.offset or 0.0
+        yield Utterance(
+            audio=place,
+            offset=offset,
+            duration=stretch(probe(place), offset, entry.duration),
+            extras=dict(entry.extras),
+            **{"split": split, **entry.known},
+        )
+
+
+def _place(folder: Path, name: str, shard: object) -> str:
+    from speechssl.data.members import member_location
+
+    tar = folder / f"audio_{shard}.tar"
+    if isinstance(shard, int) and not (folder / name).is_file() and tar.is_file():
+        return member_location(tar, name)
+    return str(folder / Path(name).expanduser())
+
+
+def _columns(manifest: Path) -> list[str]:
+    """Names of all entries, in order of appearance."""
+    found: dict[str, None] = {}
+    for _, values in json_lines(manifest):
+        found.update(dict.fromkeys(values))
+    return list(found)

@@ -1,0 +1,149 @@
+"""Rows of somebody else's data set, whose audio is known already: their columns by the meanings of `data.columns`."""
+
+import functools
+import gzip
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speechssl.config import UserError
+from speechssl.data.columns import NAMED, understand
+from speechssl.data.tables import Row, Table, json_object
+from speechssl.data.values import Extra, extra_of
+
+SPLIT_NAMES = frozenset(
+    {"train", "training", "dev", "devel", "development", "valid", "validation", "val", "eval", "test", "testing"}
+)
+_FILE = "file"
+_LONGEST_LINE = 1 << 24  # bytes: what a damaged or hostile file takes of memory
+_END_TOLERANCE = 0.05  # s; a stated duration this near the file's own means the whole file
+_OF_THE_FILE = frozenset({"file", "offset", "end", "duration"})
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a row says of an utterance: named fields, and everything else."""
+
+    known: Mapping[str, str]
+    extras: Mapping[str, Extra]
+
+
+class Describer:
+    """Understands rows with the same columns.
+
+    A row is one utterance and its audio is known, so columns that mean a file or a time are extras here: they tell
+    where the recording came from.
+    """
+
+    def __init__(self, source: str | Path, columns: Iterable[str]):
+        """Understand the columns.
+
+        Args:
+            source: named in errors.
+            columns: their names.
+
+        Raises:
+            UserError: a column is nearly called like one that is missing.
+        """
+        self._source = Path(source)
+        names = list(dict.fromkeys(columns))
+        self._apart = [name for name in names if _is_of_the_file(name)]
+        self._names = [name for name in names if name not in self._apart]
+        self._meaning = understand(Table(self._source, (_FILE, *(name.strip() for name in self._names)), ""))
+
+    def column(self, field: str) -> str | None:
+        """The column that a field is read from; None where there is none."""
+        return self._meaning.column(field)
+
+    def describe(self, values: Mapping[str, Any], row: int) -> Description:
+        """What a row says.
+
+        Args:
+            values: by column.
+            row: its number, named in errors.
+
+        Raises:
+            UserError: columns that contradict each other, or a value that cannot be a name.
+
+        >>> rows = Describer("a.jsonl", ["sentence", "Speaker ID", "start", "room"])
+        >>> found = rows.describe({"sentence": "hi ", "Speaker ID": 3.0, "start": 1.5, "room": None}, 1)
+        >>> found.known, found.extras
+        ({'speaker': '3', 'text': 'hi'}, {'start': 1.5})
+        """
+        entry = self._meaning.entry(Row(row, (_FILE, *(values.get(name) for name in self._names))))
+        apart = {name: extra_of(values.get(name)) for name in self._apart}
+        extras = {name: value for name, value in {**entry.extras, **apart}.items() if value is not None}
+        return Description(entry.known, extras)
+
+
+@functools.cache  # names of columns, few
+def _is_of_the_file(name: str) -> bool:
+    """Whether a column means a file or a time."""
+    plain = re.sub(r"[\W_]+", "", name.casefold())
+    if not plain or plain == _FILE:
+        return True
+    fields = understand(Table(Path(name), (_FILE, name), "")).fields
+    return any(1 in fields.get(field, ()) for field in _OF_THE_FILE)
+
+
+def named_field(name: str) -> str | None:
+    """The field that a name means: speaker, text, label, language or split.
+
+    >>> named_field("Speaker"), named_field("npy")
+    ('speaker', None)
+    """
+    if _is_of_the_file(name):
+        return None
+    fields = understand(Table(Path(name), (_FILE, name), "")).fields
+    return next((field for field in NAMED if field in fields), None)
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a file of JSON lines with their line numbers; a name that ends in .gz is uncompressed on the way.
+
+    Raises:
+        UserError: the file cannot be read, a line of it is no object, or has more than 16 MiB.
+    """
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            number = 0
+            while raw := file.readline(_LONGEST_LINE):
+                number += 1
+                if len(raw) == _LONGEST_LINE:
+                    raise UserError(f"{path}:{number}: a line of more than {_LONGEST_LINE >> 20} MiB")
+                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                if text.strip():
+                    yield number, json_object(text, f"{path}:{number}")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}:{number}: not UTF-8 text at byte {error.start + 1} of the line") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def stretch(whole: float, offset: float, duration: float | None) -> float:
+    """Duration of an utterance, s: what the table says as long as the file has it; 0.0 for a bad file.
+
+    Args:
+        whole: duration of the file, s; 0.0 for one that cannot be read.
+        offset: s.
+        duration: as the table says it, s; None to the end.
+    """
+    rest = whole - offset
+    if whole == 0.0:
+        return 0.0
+    if duration is None or rest <= 0 or abs(rest - duration) < _END_TOLERANCE:
+        return max(rest, 0.0)
+    return duration if offset else min(duration, rest)
+
+
+def split_of(name: str) -> str | None:
+    """The split that the name of a file says: the one word in it that names a split.
+
+    >>> split_of("train-00000-of-00002"), split_of("cuts_dev-clean"), split_of("shard-01"), split_of("train_test")
+    ('train', 'dev', None, None)
+    """
+    words = set(re.split(r"[^a-z]+", name.lower())) & SPLIT_NAMES
+    return words.pop() if len(words) == 1 else None

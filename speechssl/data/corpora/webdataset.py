@@ -1,0 +1,244 @@
+"""WebDataset: samples as neighbouring files of tars, `KEY.wav` with `KEY.txt`, `KEY.json`, `KEY.cls`. Also plain tars.
+
+Story: whatever somebody put into the shards.
+Licence and citation: those of the recordings.
+
+The key of a file is its path up to the first dot of its name, the rest is its extension. `.txt` is the text, `.cls` the
+label, a `.json` holds columns by name (`text`, `speaker`, …; others become extras); a file whose extension is such a
+name holds that value. The audio of a sample is the whole utterance: seconds in the JSON are extras. The tars are read
+in place, never unpacked; an utterance is `SHARD.tar::KEY.wav`.
+"""
+
+import itertools
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from speechssl.config import Config, UserError
+from speechssl.data.corpora import CorpusInfo
+from speechssl.data.corpora.rows import Describer, named_field, split_of
+from speechssl.data.tables import json_object
+from speechssl.data.utterance import Utterance
+from speechssl.data.values import extra_of
+
+INFO = CorpusInfo(
+    name="webdataset",
+    story="Any tars of audio: the shards of a WebDataset, or recordings put into a tar.",
+    licence="that of the recordings",
+    citation="",
+    source="--root",
+    hours=None,
+    utterances=None,
+    speakers=None,
+    synthetic=False,
+)
+
+_LARGEST = 1 << 20  # bytes of a text or JSON of a sample
+_COLUMNS = {"txt": "text", "cls": "label"}
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_SHARDS = 100_000  # a pattern may name
+
+_log = logging.getLogger(__name__)
+
+
+class Settings(Config):
+    """Options of a WebDataset.
+
+    Attributes:
+        audio: extension of the audio to read, where samples hold several, such as "mic1.wav"; empty: the only one.
+    """
+
+    audio: str = ""
+
+
+def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 -- settings are frozen
+    """Yield the utterances of tars, in the order of their names and of their files.
+
+    Args:
+        root: a tar, a folder of tars, or a pattern such as `shard-{000000..000010}.tar`.
+        settings: see `Settings`.
+
+    Yields:
+        Utterances with duration 0.0 (not known yet): no audio is opened.
+
+    Raises:
+        UserError: no tar, no audio in any of them, or samples that can be read in two ways. A shard that is damaged is
+            used up to the damage, with a warning, unless nothing else is left.
+    """
+    shards = list_shards(Path(root))
+    found, unused = 0, Counter[str]()
+    problem: UserError | None = None
+    for shard in shards:
+        before = found
+        try:
+            for utterance in _samples(shard, settings.audio, unused):
+                found += 1
+                yield utterance
+        except _DamagedError as error:
+            problem = UserError(str(error))
+            _log.warning("%s; the %d samples before that are used", error, found - before)
+    if not found:
+        raise problem or UserError(f"{root}: no audio in {len(shards)} tars")
+    if unused:
+        words = ", ".join(f".{name} ({count})" for name, count in unused.most_common(5))
+        _log.warning("%s: files of the tars that are not used: %s", root, words)
+
+
+class _DamagedError(Exception):
+    """The rest of a tar cannot be read."""
+
+
+def list_shards(root: Path) -> list[Path]:
+    """The tars that a root names.
+
+    >>> [path.name for path in expand("a-{08..10}.tar")], [path.name for path in expand("{x,y}.tar")]
+    (['a-08.tar', 'a-09.tar', 'a-10.tar'], ['x.tar', 'y.tar'])
+    """
+    if root.is_dir():
+        shards = sorted(path.absolute() for path in root.rglob("*.tar") if not path.name.startswith("."))
+        if not shards:
+            raise UserError(f"{root}: no .tar in it")
+        return shards
+    if root.is_file():
+        return [root.absolute()]
+    shards = expand(str(root)) if _BRACES.search(str(root)) else [root]
+    missing = next((path for path in shards if not path.is_file()), None)
+    if missing is not None:
+        raise UserError(f"{missing}: no such tar")
+    return [path.absolute() for path in shards]
+
+
+def expand(pattern: str) -> list[Path]:
+    """The paths of a pattern with braces: `{000..010}` counts with the width of its start, `{a,b}` lists.
+
+    Raises:
+        UserError: a pattern of more than 100,000 paths.
+    """
+    parts = _BRACES.split(pattern)
+    choices: list[Sequence[str]] = []
+    count = 1
+    for number, part in enumerate(parts):
+        words: Sequence[str] = [part]
+        limits = re.fullmatch(r"(\d+)\.\.(\d+)", part)
+        if number % 2 and limits:
+            first, last = int(limits[1]), int(limits[2])
+            count *= max(last - first + 1, 0)
+            if count > _SHARDS:
+                raise UserError(f"{pattern}: more than {_SHARDS} paths")
+            words = [f"{value:0{len(limits[1])}}" for value in range(first, last + 1)]
+        elif number % 2:
+            words = part.split(",")
+            count *= len(words)
+        choices.append(words)
+    return [Path("".join(words)) for words in itertools.product(*choices)]
+
+
+def _samples(shard: Path, audio: str, unused: Counter[str]) -> Iterator[Utterance]:
+    from speechssl.data.tars import TarFile, iterate_tar
+
+    seen: set[int] = set()  # hashes of keys: a shard may hold a million
+    split = split_of(shard.stem) or split_of(shard.parent.name)
+    group: list[TarFile] = []
+    last = ""
+    files = iterate_tar(shard)
+    while True:
+        try:
+            file = next(files, None)
+        except UserError as error:  # the sample before the damage may lack a part: it is left out
+            raise _DamagedError(str(error)) from None
+        key = "" if file is None else _key(file.name)
+        if group and key != last:
+            yield from _utterances(shard, group, audio, split, unused)
+            group = []
+        if file is None:
+            return
+        if PurePosixPath(file.name).name.startswith("."):
+            continue
+        if key != last and hash(key) in seen:
+            raise UserError(f"{shard}: the files of sample {key!r} are not neighbours; write the tar sorted by name")
+        seen.add(hash(key))
+        group.append(file)
+        last = key
+
+
+def _key(name: str) -> str:
+    folder, slash, file = name.rpartition("/")
+    return f"{folder}{slash}{file.partition('.')[0]}"
+
+
+def _utterances(
+    shard: Path, group: Sequence[Any], audio: str, split: str | None, unused: Counter[str]
+) -> Iterator[Utterance]:
+    """The utterances of one sample: one, or several where a plain tar has names with dots."""
+    from speechssl.data.members import member_location
+
+    key = _key(group[0].name)
+    extensions = {file.name[len(key) + 1 :]: file for file in group}
+    if len(extensions) < len(group):
+        raise UserError(f"{shard}: sample {key!r} holds a file twice")
+    sounds = [name for name in extensions if (name == audio if audio else _is_audio(name))]
+    others = {name: file for name, file in extensions.items() if name not in sounds and not _is_audio(name)}
+    if len(sounds) > 1:
+        named = [name for name in others if any(_beside(name, sound) for sound in sounds)]
+        if len(named) < len(others):
+            raise UserError(
+                f"{shard}: sample {key!r} holds {len(sounds)} recordings ({', '.join(sounds[:4])}); name the one to "
+                f"read: --set audio={sounds[0]}"
+            )
+    if not sounds:
+        unused.update(extensions.keys())
+    for sound in sounds:
+        mine = {
+            name.rpartition(".")[2] if len(sounds) > 1 else name: file
+            for name, file in others.items()
+            if len(sounds) == 1 or _beside(name, sound)
+        }
+        values = _values(shard, key, mine, unused)
+        found = Describer(f"{shard}::{key}", values).describe(values, 1)
+        yield Utterance(
+            audio=member_location(shard, extensions[sound].name),
+            duration=0.0,
+            extras=dict(found.extras),
+            **{"split": split, **found.known},
+        )
+
+
+def _beside(name: str, sound: str) -> bool:
+    """Whether a file belongs to one of several recordings: all but the last suffix is the same."""
+    return name.rpartition(".")[0] == sound.rpartition(".")[0]
+
+
+def _values(shard: Path, key: str, files: dict[str, Any], unused: Counter[str]) -> dict[str, Any]:
+    """What the files beside the audio say, by column."""
+    from speechssl.data.tars import read_range
+
+    values: dict[str, Any] = {}
+    for extension, file in files.items():
+        name = extension.lower()
+        column = _COLUMNS.get(name) or (name if named_field(name) else None)
+        if name != "json" and column is None:
+            unused[extension] += 1
+            continue
+        where = f"{shard}: {file.name}"
+        try:
+            content = read_range(shard, file, _LARGEST).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{where}: not UTF-8 text at byte {error.start}") from None
+        found = json_object(content, where) if name == "json" else {column: content}
+        for each, value in found.items():
+            before, after = extra_of(values.get(each)), extra_of(value)
+            if None not in (before, after) and before != after:
+                raise UserError(f"{shard}: sample {key!r}: two files say different things of {each!r}")
+            values[each] = value if before is None else values[each]
+    return values
+
+
+def _is_audio(extension: str) -> bool:
+    from speechssl.audio import AUDIO_SUFFIXES
+    from speechssl.containers import FOREIGN_SUFFIXES
+
+    suffix = f".{extension.rpartition('.')[2].lower()}"
+    return suffix in AUDIO_SUFFIXES or suffix in FOREIGN_SUFFIXES

@@ -1,0 +1,146 @@
+"""Reading tars in place: the files of one, and where in it each of them is, without unpacking anything."""
+
+import functools
+import os
+import posixpath
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from speechssl.config import UserError
+
+COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZ": "bunzip2", b"\xfd7": "unxz", b"(\xb5": "unzstd"}
+_CACHED = 16  # indices held at once
+
+
+@dataclass(frozen=True)
+class TarFile:
+    """One regular file of a tar.
+
+    Attributes:
+        name: its path in the tar, normalised: no "./" in front.
+        start: its first byte in the tar.
+        size: bytes.
+    """
+
+    name: str
+    start: int
+    size: int
+
+
+class TarIndex:
+    """Where the files of a tar are."""
+
+    def __init__(self, path: str):
+        self._places: dict[str, tuple[int, int]] = {}
+        self._twice: set[str] = set()
+        for file in iterate_tar(path):
+            if file.name in self._places:
+                self._twice.add(file.name)
+            self._places[file.name] = file.start, file.size
+
+    def find(self, name: str) -> tuple[int, int]:
+        """First byte and number of bytes of a file.
+
+        Raises:
+            LookupError: no file of that name, or two.
+        """
+        if name in self._twice:
+            raise LookupError(f"the tar holds {name!r} more than once")
+        if name not in self._places:
+            raise LookupError(f"no file {name!r} in the tar")
+        return self._places[name]
+
+
+def tar_index(path: str) -> TarIndex:
+    """The index of a tar, cached as long as the file does not change.
+
+    Raises:
+        OSError: no such file.
+        LookupError: no tar that can be read in place.
+    """
+    status = os.stat(path)  # noqa: PTH116 -- once per clip
+    try:
+        return _index(path, status.st_size, status.st_mtime_ns)
+    except UserError as error:
+        raise LookupError(str(error)) from error
+
+
+@functools.lru_cache(maxsize=_CACHED)
+def _index(path: str, size: int, time: int) -> TarIndex:  # noqa: ARG001 -- parts of the key
+    return TarIndex(path)
+
+
+def iterate_tar(path: str | Path) -> Iterator[TarFile]:
+    """The regular files of a tar, in order; headers alone are read, and none is kept.
+
+    Folders, links, devices and sparse files are skipped.
+
+    Args:
+        path: of a tar that is not compressed.
+
+    Raises:
+        UserError: no tar, a compressed one, or one that is cut short.
+
+    >>> import io, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with tarfile.open(folder + "/a.tar", "w") as tar:
+    ...         member = tarfile.TarInfo("./b/c.txt")
+    ...         member.size = 4
+    ...         tar.addfile(member, io.BytesIO(b"text"))
+    ...     [(file.name, file.size) for file in iterate_tar(folder + "/a.tar")]
+    [('b/c.txt', 4)]
+    """
+    try:
+        with Path(path).open("rb") as raw:
+            size = os.fstat(raw.fileno()).st_size
+            unpack = COMPRESSED.get(raw.read(2))
+            if unpack is not None:
+                raise UserError(f"{path}: a compressed tar cannot be read in place; uncompress it first: {unpack}")
+            raw.seek(0)
+            with tarfile.open(fileobj=raw, mode="r:", errorlevel=1) as tar:
+                while (member := tar.next()) is not None:
+                    tar.members.clear()  # tarfile keeps all of them, about 1 kB each
+                    if not member.isreg() or member.issparse():
+                        continue
+                    if member.offset_data + member.size > size:
+                        raise UserError(f"{path}: truncated: {member.name!r} reaches beyond the end of the tar")
+                    yield TarFile(posixpath.normpath(member.name), member.offset_data, member.size)
+                _check_end(path, raw, tar.offset)
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(f"{path}: not a tar ({error})") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+
+
+def _check_end(path: str | Path, raw: BinaryIO, end: int) -> None:
+    """Refuses what tarfile takes for the end without an error: a damaged header."""
+    raw.seek(end)
+    block = raw.read(tarfile.BLOCKSIZE)
+    if block.strip(b"\0"):
+        raise UserError(f"{path}: damaged: no header at byte {end}, and no end of the tar either")
+    if len(block) < tarfile.BLOCKSIZE:
+        raise UserError(f"{path}: truncated: it stops at byte {end + len(block)} without the end mark of a tar")
+
+
+def read_range(path: str | Path, file: TarFile, limit: int) -> bytes:
+    """The bytes of a small file of a tar.
+
+    Args:
+        path: of the tar.
+        file: which.
+        limit: the most bytes that are read.
+
+    Raises:
+        UserError: the file is larger than the limit, or is not whole.
+    """
+    if file.size > limit:
+        raise UserError(f"{path}: {file.name!r} has {file.size} bytes; at most {limit} are read")
+    with Path(path).open("rb") as raw:
+        raw.seek(file.start)
+        content = raw.read(file.size)
+    if len(content) != file.size:
+        raise UserError(f"{path}: truncated within {file.name!r}")
+    return content
