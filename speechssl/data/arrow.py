@@ -101,7 +101,7 @@ class _ParquetRows:
         self._starts = list(itertools.accumulate(sizes, initial=0))
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, Any] = OrderedDict()  # by first row
-        self._next, self._batches = 0, iter(())
+        self._group, self._next, self._batches = -1, 0, iter(())
 
     def get(self, row: int) -> tuple[bytes | None, str | None]:
         if row >= self._starts[-1]:
@@ -115,8 +115,8 @@ class _ParquetRows:
             if first <= row < first + len(batch):
                 return batch, first
         group = bisect.bisect_right(self._starts, row) - 1
-        if not (self._starts[group] <= self._next <= row):  # another row group, or backwards
-            self._next, self._batches = self._starts[group], self._read(group)
+        if group != self._group or row < self._next:
+            self._group, self._next, self._batches = group, self._starts[group], self._read(group)
         for batch in self._batches:
             first, self._next = self._next, self._next + len(batch)
             self._kept[first] = batch
@@ -124,7 +124,7 @@ class _ParquetRows:
                 self._kept.popitem(last=False)
             if row < self._next:
                 return batch, first
-        raise LookupError(f"row {row} is missing from the table")
+        raise LookupError(f"row {row} cannot be read: the table is damaged before it")
 
     def _read(self, group: int) -> Iterator[Any]:
         for batch in self._file.iter_batches(_BATCH, row_groups=[group], columns=[self._column]):

@@ -102,7 +102,7 @@ def iterate_tar(path: str | Path) -> Iterator[TarFile]:
             raw.seek(0)
             with tarfile.open(fileobj=raw, mode="r:", errorlevel=1) as tar:
                 while (member := tar.next()) is not None:
-                    tar.members.clear()  # tarfile keeps all of them, about 1 kB each
+                    tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] -- it keeps 1 kB of each
                     if not member.isreg() or member.issparse():
                         continue
                     if member.offset_data + member.size > size:

@@ -91,9 +91,7 @@ def _read(file: DataFile, audio: str, unused: set[str]) -> Iterator[Utterance]:
         for number, values, name in table.iterate(plain, column):
             found = rows.describe(values, number)
             place = member_location(file.path, f"{column}/{number}") if name is None else str(file.path.parent / name)
-            yield Utterance(
-                audio=place, duration=0.0, extras=dict(found.extras), **{"split": file.split, **found.known}
-            )
+            yield found.utterance(place, split=file.split)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file.path}: damaged ({' '.join(str(error).split())})") from None
 
@@ -107,7 +105,8 @@ class _Rows:
         if path.suffix.lower() == ".parquet":
             import pyarrow.parquet as pq
 
-            self._parquet, self._table = pq.ParquetFile(path, memory_map=True, pre_buffer=False), None
+            self._parquet: Any = pq.ParquetFile(path, memory_map=True, pre_buffer=False)
+            self._table: Any = None
             self.schema = self._parquet.schema_arrow
         else:
             self._parquet, self._table = None, open_arrow(str(path))
@@ -138,7 +137,6 @@ class _Rows:
         if self._parquet is not None:
             yield from self._parquet.iter_batches(_BATCH, columns=wanted)
             return
-        assert self._table is not None
         names = [each.removesuffix(".path") if each == paths else each for each in wanted]
         yield from self._table.select(names).to_batches(_BATCH)
 
@@ -155,7 +153,7 @@ class _Rows:
 
     def _bytes_missing(self, audio: str) -> bool:
         """Whether no row holds bytes; a file that does not say so is taken to hold them."""
-        if self._table is not None:
+        if self._parquet is None:
             return all(chunk.field("bytes").null_count == len(chunk) for chunk in self._table.column(audio).chunks)
         metadata = self._parquet.metadata
         for group in range(metadata.num_row_groups):

@@ -113,7 +113,7 @@ def _data_folder(folder: Path, split: str | None, settings: Settings) -> Iterato
             label=tables["label"].get(name) or None,
             language=tables["language"].get(name) or None,
             split=split,
-            extras={"utterance": name} | ({"gender": genders[speaker]} if speaker in genders else {}),
+            extras={"utterance": name, **({"gender": genders[speaker]} if speaker in genders else {})},
         )
     if apart:
         _log.warning("%s: utt2dur differs by more than %g s from %s", folder, _APART, _some(apart))

@@ -16,7 +16,7 @@ from pathlib import Path
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo, duration_of
 from speechssl.data.corpora.lhotse_records import Left, Recording, Stretch, of_cut, of_recording, of_supervision
-from speechssl.data.corpora.rows import json_lines, split_of, stretch
+from speechssl.data.corpora.rows import Description, json_lines, split_of, stretch
 from speechssl.data.utterance import Utterance
 
 INFO = CorpusInfo(
@@ -87,14 +87,9 @@ def _read(manifest: Path, base: Path | None) -> Iterator[Utterance]:
     found, split = 0, split_of(manifest.name)
     for each in _stretches(manifest, base, left):
         found += 1
-        whole = probe(each.audio)
-        yield Utterance(
-            audio=each.audio,
-            offset=each.start,
-            duration=stretch(whole, each.start, each.duration),
-            extras=dict(each.extras),
-            **{"split": split, **each.known},
-        )
+        duration = stretch(probe(each.audio), each.start, each.duration)
+        described = Description(each.known, each.extras)
+        yield described.utterance(each.audio, offset=each.start, duration=duration, split=split)
     for line in left.lines():
         _log.warning("%s", line)
     if not found:

@@ -69,8 +69,8 @@ class Recording:
         """All of it, unlabelled; several files of it would be the same moment."""
         if self.reason or len(self.files) > 1:
             left.out(self.reason or "several files of one recording; make cuts of single channels", self.name)
-            return
-        yield Stretch(self.files[0][0], 0.0, self.duration, {}, {"recording": self.name})
+        else:
+            yield from (Stretch(path, 0.0, self.duration, {}, {"recording": self.name}) for path, _ in self.files)
 
 
 def of_recording(values: Mapping[str, Any], where: str, left: Left, base: Path | None) -> Recording:
@@ -157,7 +157,7 @@ def of_cut(values: Mapping[str, Any], where: str, left: Left, base: Path | None)
 
 
 def _described(values: Mapping[str, Any], where: str) -> tuple[dict[str, str], dict[str, Extra]]:
-    custom = values.get("custom") if isinstance(values.get("custom"), dict) else {}
+    custom: dict[str, Any] = values["custom"] if isinstance(values.get("custom"), dict) else {}
     try:
         found = {"text": text_of(values.get("text"))}
         found |= {field: name_of(values.get(field, custom.get(field))) for field in _NAMED}

@@ -15,7 +15,7 @@ from pathlib import Path
 from speechssl.config import Config, UserError
 from speechssl.data.columns import understand
 from speechssl.data.corpora import CorpusInfo, duration_of
-from speechssl.data.corpora.rows import json_lines, split_of, stretch
+from speechssl.data.corpora.rows import Description, json_lines, split_of, stretch
 from speechssl.data.tables import Row, Table, json_object
 from speechssl.data.utterance import Utterance
 
@@ -92,13 +92,8 @@ def _read(manifest: Path) -> Iterator[Utterance]:
         entry = meaning.entry(Row(line, tuple(values.get(name) for name in columns)))
         place = _place(manifest.parent, entry.file, values.get(_SHARD))
         offset = entry.offset or 0.0
-        yield Utterance(
-            audio=place,
-            offset=offset,
-            duration=stretch(probe(place), offset, entry.duration),
-            extras=dict(entry.extras),
-            **{"split": split, **entry.known},
-        )
+        duration = stretch(probe(place), offset, entry.duration)
+        yield Description(entry.known, entry.extras).utterance(place, offset=offset, duration=duration, split=split)
 
 
 def _place(folder: Path, name: str, shard: object) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from speechssl.config import UserError
 from speechssl.data.columns import NAMED, understand
 from speechssl.data.tables import Row, Table, json_object
+from speechssl.data.utterance import Utterance
 from speechssl.data.values import Extra, extra_of
 
 SPLIT_NAMES = frozenset(
@@ -29,6 +30,21 @@ class Description:
 
     known: Mapping[str, str]
     extras: Mapping[str, Extra]
+
+    def utterance(self, audio: str, *, offset: float = 0.0, duration: float = 0.0, split: str | None) -> Utterance:
+        """The utterance of this description; `split` is its split where the row says none."""
+        known = self.known
+        return Utterance(
+            audio=audio,
+            offset=offset,
+            duration=duration,
+            speaker=known.get("speaker"),
+            text=known.get("text"),
+            label=known.get("label"),
+            language=known.get("language"),
+            split=known.get("split", split),
+            extras=dict(self.extras),
+        )
 
 
 class Describer:
@@ -107,9 +123,9 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         UserError: the file cannot be read, a line of it is no object, or has more than 16 MiB.
     """
+    number = 0
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            number = 0
             while raw := file.readline(_LONGEST_LINE):
                 number += 1
                 if len(raw) == _LONGEST_LINE:

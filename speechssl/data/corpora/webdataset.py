@@ -198,12 +198,7 @@ def _utterances(
         }
         values = _values(shard, key, mine, unused)
         found = Describer(f"{shard}::{key}", values).describe(values, 1)
-        yield Utterance(
-            audio=member_location(shard, extensions[sound].name),
-            duration=0.0,
-            extras=dict(found.extras),
-            **{"split": split, **found.known},
-        )
+        yield found.utterance(member_location(shard, extensions[sound].name), split=split)
 
 
 def _beside(name: str, sound: str) -> bool:
@@ -218,8 +213,8 @@ def _values(shard: Path, key: str, files: dict[str, Any], unused: Counter[str]) 
     values: dict[str, Any] = {}
     for extension, file in files.items():
         name = extension.lower()
-        column = _COLUMNS.get(name) or (name if named_field(name) else None)
-        if name != "json" and column is None:
+        column = _COLUMNS.get(name, name)
+        if name != "json" and named_field(column) is None:
             unused[extension] += 1
             continue
         where = f"{shard}: {file.name}"
