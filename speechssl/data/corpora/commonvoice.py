@@ -8,13 +8,13 @@ Citation: R. Ardila et al., "Common Voice: A Massively-Multilingual Speech Corpu
 `sentence`, the language `locale`. The tables are written without quoting, a quotation mark inside a field doubled.
 """
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo
+from speechssl.data.findings import Findings, Found
 from speechssl.data.tables import open_table
 from speechssl.data.utterance import Utterance
 from speechssl.data.values import extra_of, name_of, text_of
@@ -38,8 +38,6 @@ _NEEDED = ("client_id", "path", "sentence")
 _COUNTS = ("up_votes", "down_votes")
 _TRIED = 1000  # rows without a clip before a table is given up
 
-_log = logging.getLogger(__name__)
-
 
 class Settings(Config):
     """Options of Common Voice.
@@ -52,19 +50,25 @@ class Settings(Config):
     tables: tuple[Table, ...] = ()
 
 
-def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 -- settings are frozen
-    """Yield the utterances of a language, table by table.
+def prepare(root: Path, settings: Settings = Settings()) -> Found:  # noqa: B008 -- settings are frozen
+    """The utterances of a language, table by table.
 
     Args:
         root: the folder of a language with `clips/`, or a folder that holds one such folder at any depth up to 3.
         settings: see `Settings`.
 
-    Yields:
-        Utterances; their duration is 0.0 (not known yet), so that the clips are opened once, when they are packed.
+    Returns:
+        An iterator of utterances; its `findings` are complete at its end. Utterances; their duration is 0.0 (not
+        known yet), so that the clips are opened once, when they are packed.
 
     Raises:
         UserError: no such layout, a table that is not one, or none of the clips is there.
     """
+    findings = Findings()
+    return Found(_utterances(Path(root), settings, findings), findings)
+
+
+def _utterances(root: Path, settings: Settings, findings: Findings) -> Iterator[Utterance]:
     folder = _language_folder(Path(root).resolve())
     tables = settings.tables or tuple(each for each in _OFFICIAL if (folder / f"{each}.tsv").is_file())
     tables = tables or ("validated",)
@@ -72,9 +76,8 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
         raise UserError(f"{folder}: validated holds train, dev and test already; name either it or them in 'tables'")
     for table in dict.fromkeys(tables):
         yield from _table(folder, table)
-    others = sorted({path.stem for path in folder.glob("*.tsv")} - set(tables))
-    if others:
-        _log.info("%s: tables not read: %s", folder, ", ".join(others))
+    findings.columns |= {"text": "sentence", "speaker": "client_id"}
+    findings.not_read += sorted(path.name for path in folder.glob("*.tsv") if path.stem not in tables)
 
 
 def _language_folder(root: Path) -> Path:

@@ -8,12 +8,12 @@ lines of `.wrd` (words) or `.ltr` (letters, `|` between words) are the transcrip
 extra `phones`. The split is the name of the tsv. A stated number of samples that the file does not have is told.
 """
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo
+from speechssl.data.findings import Findings, Found
 from speechssl.data.utterance import Utterance
 from speechssl.data.values import composed
 
@@ -29,10 +29,6 @@ INFO = CorpusInfo(
     synthetic=False,
 )
 
-_READ = frozenset({".ltr", ".wrd", ".phn"})
-
-_log = logging.getLogger(__name__)
-
 
 class Settings(Config):
     """Options of a fairseq data folder.
@@ -46,19 +42,25 @@ class Settings(Config):
     splits: tuple[str, ...] = ()
 
 
-def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 -- settings are frozen
-    """Yield the utterances of the tsv files, in the order of their names and lines.
+def prepare(root: Path, settings: Settings = Settings()) -> Found:  # noqa: B008 -- settings are frozen
+    """The utterances of the tsv files, in the order of their names and lines.
 
     Args:
         root: the folder of the tsv files, or one of them.
         settings: see `Settings`.
 
-    Yields:
-        Utterances. A file that is missing or cannot be read has duration 0.0, so that packing gives the reason.
+    Returns:
+        An iterator of utterances; its `findings` are complete at its end. Utterances. A file that is missing or
+        cannot be read has duration 0.0, so that packing gives the reason.
 
     Raises:
         UserError: no such file, a line that is not as fairseq writes it, or transcripts that do not belong to it.
     """
+    findings = Findings()
+    return Found(_utterances(Path(root), settings, findings), findings)
+
+
+def _utterances(root: Path, settings: Settings, findings: Findings) -> Iterator[Utterance]:
     root = Path(root).absolute()
     tables = [root] if root.is_file() else [root / f"{name}.tsv" for name in settings.splits]
     tables = tables or sorted(filter(is_table, root.glob("*.tsv")))
@@ -67,7 +69,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
             f"{root}: no tsv of fairseq in it: a folder in the first line, then a path and a number of samples"
         )
     for table in tables:
-        yield from _read(table, settings.audio)
+        yield from _read(table, settings.audio, findings)
 
 
 def is_table(path: Path) -> bool:
@@ -81,7 +83,7 @@ def is_table(path: Path) -> bool:
     return bool(first.strip() and "\t" not in first.strip() and name and tab and samples.isdecimal())
 
 
-def _read(table: Path, audio: str) -> Iterator[Utterance]:
+def _read(table: Path, audio: str, findings: Findings) -> Iterator[Utterance]:
     lines = _lines(table)
     if not lines:
         raise UserError(f"{table}: an empty table; its first line must name the folder of the audio")
@@ -104,7 +106,8 @@ def _read(table: Path, audio: str) -> Iterator[Utterance]:
             extras={"phones": phone} if phone else {},
         )
     if apart:
-        _log.warning("%s: %d files do not have the number of samples that it says (%s, …)", table, len(apart), apart[0])
+        count = f"{len(apart)} files do" if len(apart) > 1 else "1 file does"
+        findings.notes.append(f"{table}: {count} not have the number of samples that it says ({apart[0]})")
 
 
 def _entry(line: str, where: str) -> tuple[str, int]:

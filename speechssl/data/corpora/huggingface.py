@@ -9,7 +9,6 @@ the file's own description. A row is an utterance: times beside it are extras, a
 """
 
 import json
-import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo
 from speechssl.data.corpora.huggingface_files import DataFile, find_files
 from speechssl.data.corpora.rows import Describer
+from speechssl.data.findings import Findings, Found
 from speechssl.data.utterance import Utterance
 
 INFO = CorpusInfo(
@@ -36,8 +36,6 @@ INFO = CorpusInfo(
 _BATCH = 1024  # rows of everything but audio
 _AUDIO_WORDS = frozenset({"audio", "speech", "wav", "waveform", "sound", "recording", "flac", "mp3", "file", "path"})
 
-_log = logging.getLogger(__name__)
-
 
 class Settings(Config):
     """Options of a data set of Hugging Face.
@@ -53,28 +51,36 @@ class Settings(Config):
     config: str = ""
 
 
-def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 -- settings are frozen
-    """Yield the utterances of a data set, split by split, in the order of its rows.
+def prepare(root: Path, settings: Settings = Settings()) -> Found:  # noqa: B008 -- settings are frozen
+    """The utterances of a data set, split by split, in the order of its rows.
 
     Args:
         root: a Parquet or Arrow file, a folder of them, a folder of `save_to_disk`, or `hf:org/name[@revision]`.
         settings: see `Settings`.
 
-    Yields:
-        Utterances with duration 0.0 (not known yet): no audio is opened.
+    Returns:
+        An iterator of utterances; its `findings` are complete at its end. Utterances with duration 0.0 (not known
+        yet): no audio is opened.
 
     Raises:
         UserError: no such data set, or no column of audio, or several and none is named.
     """
+    findings = Findings()
+    return Found(_utterances(Path(root), settings, findings), findings)
+
+
+def _utterances(root: Path, settings: Settings, findings: Findings) -> Iterator[Utterance]:
     files = find_files(root, config=settings.config, splits=settings.splits)
+    if any(part.startswith("partial-") for file in files for part in file.path.parts):
+        findings.notes.append("the hub's copy in Parquet holds only the first part of this data set")
     unused: set[str] = set()
     for file in files:
-        yield from _read(file, settings.audio, unused)
+        yield from _read(file, settings.audio, unused, findings)
     if unused:
-        _log.warning("%s: columns not used: %s", root, ", ".join(sorted(unused)))
+        findings.notes.append(f"columns left out, for they hold no plain values: {', '.join(sorted(unused))}")
 
 
-def _read(file: DataFile, audio: str, unused: set[str]) -> Iterator[Utterance]:
+def _read(file: DataFile, audio: str, unused: set[str], findings: Findings) -> Iterator[Utterance]:
     import pyarrow as pa
 
     from speechssl.data.members import member_location
@@ -86,7 +92,7 @@ def _read(file: DataFile, audio: str, unused: set[str]) -> Iterator[Utterance]:
     column = _audio_column(file.path, table, audio)
     plain = [name for name in table.schema.names if name != column and _is_plain(table.schema.field(name).type)]
     unused.update(name for name in table.schema.names if name != column and name not in plain)
-    rows = Describer(file.path, plain)
+    rows = Describer(file.path, plain, findings)
     try:
         for number, values, name in table.iterate(plain, column):
             found = rows.describe(values, number)
@@ -177,7 +183,10 @@ def _audio_column(path: Path, table: _Rows, wanted: str) -> str:
         name for name in names if name.lower() in _AUDIO_WORDS and _is_text(table.schema.field(name).type)
     ]
     if len(found) > 1:
-        raise UserError(f"{path}: columns {', '.join(found)} all hold audio; name one: --set audio={found[0]}")
+        raise UserError(
+            f"{path}: columns {', '.join(found)} all hold audio; name one: speechssl prepare huggingface --set "
+            f"audio={found[0]}"
+        )
     if not found:
         raise UserError(f"{path}: no column of audio (bytes, or a path); there are: {', '.join(names)}")
     return found[0]

@@ -108,12 +108,10 @@ def _choose(names: Sequence[PurePosixPath], source: str, config: str) -> list[tu
         raise UserError(f"{source}: no configuration {config!r}; there are: {', '.join(filter(None, known)) or 'none'}")
     if not config and len(known) > 1:
         words = ", ".join(each or "(none)" for each in known[:8])
-        raise UserError(f"{source}: {len(known)} configurations ({words}); name one: --set config={known[-1]}")
+        command = f"speechssl prepare huggingface --set config={known[-1]}"
+        raise UserError(f"{source}: {len(known)} configurations ({words}); name one: {command}")
     names = [name for name in names if not config or configs[name] == config]
     _check_series(names, source)
-    partial = [name for name in names if any(part.startswith("partial-") for part in name.parts)]
-    if partial:
-        _log.warning("%s: the hub's copy in Parquet holds the first part of the data set only (%s)", source, partial[0])
     return [(name, _split_of(name)) for name in names]
 
 

@@ -14,13 +14,13 @@ FILE |`, `sph2pipe -f wav FILE |`, `cat FILE |`); what another command would do 
 unknown here, so its recordings are left out and counted. `waves.ark:123` is read in place where it is a wav file.
 """
 
-import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo, duration_of
 from speechssl.data.corpora.kaldi_tables import AudioPlaces, Segment, read_segments, read_table
+from speechssl.data.findings import Findings, Found
 from speechssl.data.utterance import Utterance
 
 INFO = CorpusInfo(
@@ -41,8 +41,6 @@ _READ = frozenset({_SCP, "text", "utt2spk", "segments", "spk2gender", "utt2lang"
 _TABLES = ("utt*", "spk*", "reco*", "text*", "wav*", "stm", "ctm", "glm")
 _APART = 0.1  # s between `utt2dur` and what is there; frame counts of 10 ms are rounded in some recipes
 
-_log = logging.getLogger(__name__)
-
 
 class Settings(Config):
     """Options of a Kaldi data folder.
@@ -55,40 +53,46 @@ class Settings(Config):
     base: str = ""
 
 
-def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 -- settings are frozen
-    """Yield the utterances of a data folder, in the order of `segments` or else of `wav.scp`.
+def prepare(root: Path, settings: Settings = Settings()) -> Found:  # noqa: B008 -- settings are frozen
+    """The utterances of a data folder, in the order of `segments` or else of `wav.scp`.
 
     Args:
         root: the data folder, or a folder of data folders.
         settings: see `Settings`.
 
-    Yields:
-        Utterances. A file that is missing or cannot be read has duration 0.0, so that packing gives the reason.
+    Returns:
+        An iterator of utterances; its `findings` are complete at its end. Utterances. A file that is missing or
+        cannot be read has duration 0.0, so that packing gives the reason.
 
     Raises:
         UserError: no `wav.scp`, a table that is not one, or tables that do not belong together.
     """
+    findings = Findings()
+    return Found(_utterances(Path(root), settings, findings), findings)
+
+
+def _utterances(root: Path, settings: Settings, findings: Findings) -> Iterator[Utterance]:
     root = Path(root).resolve()
     if (root / _SCP).is_file():
-        yield from _data_folder(root, None, settings)
+        yield from _data_folder(root, None, settings, findings)
         return
     folders = sorted(path.parent for path in root.glob(f"*/{_SCP}"))
     if not folders:
         features = " (feats.scp holds features, which no waveform can be made of)" if _has(root, "feats.scp") else ""
         raise UserError(f"{root}: no {_SCP} in it or in its sub-folders{features}; give a Kaldi data folder")
     for folder in folders:
-        yield from _data_folder(folder, folder.name, settings)
+        yield from _data_folder(folder, folder.name, settings, findings)
 
 
 def _has(root: Path, name: str) -> bool:
     return (root / name).is_file() or any(root.glob(f"*/{name}"))
 
 
-def _data_folder(folder: Path, split: str | None, settings: Settings) -> Iterator[Utterance]:
+def _data_folder(folder: Path, split: str | None, settings: Settings, findings: Findings) -> Iterator[Utterance]:
     places = AudioPlaces(folder, read_table(folder / _SCP), Path(settings.base) if settings.base else None)
     unsegmented = {name: Segment(name, 0.0, None, None) for name in places.recordings}
     stretches = read_segments(folder / "segments") if (folder / "segments").is_file() else unsegmented
-    tables = _tables(folder, stretches)
+    tables = _tables(folder, stretches, findings)
     genders = read_table(folder / "spk2gender") if (folder / "spk2gender").is_file() else {}
     gone: dict[str, list[str]] = {}
     apart: list[str] = []
@@ -116,15 +120,15 @@ def _data_folder(folder: Path, split: str | None, settings: Settings) -> Iterato
             extras={"utterance": name, **({"gender": genders[speaker]} if speaker in genders else {})},
         )
     if apart:
-        _log.warning("%s: utt2dur differs by more than %g s from %s", folder, _APART, _some(apart))
+        findings.notes.append(f"{folder / 'utt2dur'}: differs by more than {_APART:g} s from {_some(apart)}")
     if sum(map(len, gone.values())) == len(stretches):
         reason, names = max(gone.items(), key=lambda item: len(item[1]))
         raise UserError(f"{folder}: no utterance can be read; {_some(names)}: {reason}")
     for reason, names in gone.items():
-        _log.warning("%s: left out: %s: %s", folder, _some(names), reason)
+        findings.notes.append(f"{folder}: left out: {_some(names)}: {reason}")
 
 
-def _tables(folder: Path, stretches: Mapping[str, Segment]) -> dict[str, dict[str, str]]:
+def _tables(folder: Path, stretches: Mapping[str, Segment], findings: Findings) -> dict[str, dict[str, str]]:
     """The tables by utterance; identifiers that stand in one of them alone are counted."""
     labels = [name for name in _LABELS if (folder / name).is_file()]
     if len(labels) > 1:
@@ -149,14 +153,13 @@ def _tables(folder: Path, stretches: Mapping[str, Segment]) -> dict[str, dict[st
         if len(unknown) == len(table):
             raise UserError(f"{folder / file}: none of its {len(table)} identifiers is an utterance here")
         if unknown:
-            _log.warning("%s: %s not in %s", folder / file, _some(sorted(unknown)), _source(folder))
+            findings.notes.append(f"{folder / file}: {_some(sorted(unknown))} not in {_source(folder)}")
         if missing:
-            _log.warning("%s: nothing on %s", folder / file, _some(sorted(missing)))
+            findings.notes.append(f"{folder / file}: nothing on {_some(sorted(missing))}")
     if any(not _is_number(value) for value in found["duration"].values()):
         raise UserError(f"{folder / 'utt2dur'}: durations are numbers, s")
     others = {path.name for pattern in _TABLES for path in folder.glob(pattern) if path.is_file()} - _READ
-    if others:
-        _log.warning("%s: tables not read: %s", folder, ", ".join(sorted(others)))
+    findings.not_read += [f"{folder.name}/{name}" for name in sorted(others)]
     return found
 
 

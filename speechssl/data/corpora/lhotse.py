@@ -9,14 +9,15 @@ Lhotse to compute the audio (mixed or padded cuts, changed speed, one channel of
 """
 
 import functools
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo, duration_of
 from speechssl.data.corpora.lhotse_records import Left, Recording, Stretch, of_cut, of_recording, of_supervision
-from speechssl.data.corpora.rows import Description, json_lines, split_of, stretch
+from speechssl.data.corpora.rows import Description, json_lines, split_of
+from speechssl.data.coverage import Coverage
+from speechssl.data.findings import Findings, Found
 from speechssl.data.utterance import Utterance
 
 INFO = CorpusInfo(
@@ -33,8 +34,6 @@ INFO = CorpusInfo(
 
 _SUFFIXES = (".jsonl", ".jsonl.gz")
 
-_log = logging.getLogger(__name__)
-
 
 class Settings(Config):
     """Options of Lhotse's manifests.
@@ -50,26 +49,32 @@ class Settings(Config):
     base: str = ""
 
 
-def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 -- settings are frozen
-    """Yield the utterances of manifests, in their order.
+def prepare(root: Path, settings: Settings = Settings()) -> Found:  # noqa: B008 -- settings are frozen
+    """The utterances of manifests, in their order.
 
     Args:
         root: a manifest of cuts or of recordings, or the folder of them.
         settings: see `Settings`.
 
-    Yields:
-        Utterances. A file that is missing or cannot be read has duration 0.0, so that packing gives the reason.
+    Returns:
+        An iterator of utterances; its `findings` are complete at its end. Utterances. A file that is missing or
+        cannot be read has duration 0.0, so that packing gives the reason.
 
     Raises:
         UserError: no manifests, lines that are none, or nothing that can be read.
     """
+    findings = Findings()
+    return Found(_utterances(Path(root), settings, findings), findings)
+
+
+def _utterances(root: Path, settings: Settings, findings: Findings) -> Iterator[Utterance]:
     root = Path(root).absolute()
     base = Path(settings.base) if settings.base else None
     manifests = [root] if root.is_file() else [root / name for name in settings.files] or find_manifests(root)
     if not manifests:
         raise UserError(f"{root}: no manifest of Lhotse: looked for *cuts*.jsonl(.gz) and *recordings*.jsonl(.gz)")
     for manifest in manifests:
-        yield from _read(manifest, base)
+        yield from _read(manifest, base, findings)
 
 
 def find_manifests(folder: Path) -> list[Path]:
@@ -81,22 +86,25 @@ def find_manifests(folder: Path) -> list[Path]:
     return []
 
 
-def _read(manifest: Path, base: Path | None) -> Iterator[Utterance]:
+def _read(manifest: Path, base: Path | None, findings: Findings) -> Iterator[Utterance]:
     left = Left(manifest)
     probe = functools.lru_cache(maxsize=16)(duration_of)  # the supervisions of a recording come one after another
-    found, split = 0, split_of(manifest.name)
-    for each in _stretches(manifest, base, left):
+    found, split, coverage = 0, split_of(manifest.name), Coverage()
+    for each in _stretches(manifest, base, left, findings):
         found += 1
-        duration = stretch(probe(each.audio), each.start, each.duration)
+        whole = probe(each.audio)
+        if whole:
+            coverage.add(each.audio, end=each.recorded, whole=whole)
+        duration = each.duration
         described = Description(each.known, each.extras)
         yield described.utterance(each.audio, offset=each.start, duration=duration, split=split)
-    for line in left.lines():
-        _log.warning("%s", line)
     if not found:
         raise UserError(next(iter(left.lines()), f"{manifest}: an empty manifest"))
+    note = coverage.note()
+    findings.notes += [*left.lines(), *([f"{manifest}: {note}"] if note else [])]
 
 
-def _stretches(manifest: Path, base: Path | None, left: Left) -> Iterator[Stretch]:
+def _stretches(manifest: Path, base: Path | None, left: Left, findings: Findings) -> Iterator[Stretch]:
     if "recordings" not in manifest.name:
         for number, values in json_lines(manifest):
             yield from of_cut(values, f"{manifest}:{number}", left, base)
@@ -107,7 +115,7 @@ def _stretches(manifest: Path, base: Path | None, left: Left) -> Iterator[Stretc
         recording = of_recording(values, f"{manifest}:{number}", left, base)
         recordings[recording.name] = recording
     if not supervisions.is_file():
-        _log.warning("%s: no %s beside it: no texts, speakers or labels", manifest, supervisions.name)
+        findings.notes.append(f"{manifest}: no {supervisions.name} beside it: no texts, speakers or labels")
         for recording in recordings.values():
             yield from recording.whole(left)
         return

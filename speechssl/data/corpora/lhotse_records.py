@@ -16,11 +16,12 @@ _NAMED = ("speaker", "language", "label")
 
 @dataclass(frozen=True)
 class Stretch:
-    """A stretch of a file, and what is known of it."""
+    """A stretch of a file and what is known of it; `recorded` is how long the manifest says the file is, s."""
 
     audio: str
+    recorded: float
     start: float
-    duration: float | None
+    duration: float
     known: Mapping[str, str]
     extras: Mapping[str, Extra]
 
@@ -70,7 +71,8 @@ class Recording:
         if self.reason or len(self.files) > 1:
             left.out(self.reason or "several files of one recording; make cuts of single channels", self.name)
         else:
-            yield from (Stretch(path, 0.0, self.duration, {}, {"recording": self.name}) for path, _ in self.files)
+            extras = {"recording": self.name}
+            yield from (Stretch(path, self.duration, 0.0, self.duration, {}, extras) for path, _ in self.files)
 
 
 def of_recording(values: Mapping[str, Any], where: str, left: Left, base: Path | None) -> Recording:
@@ -112,7 +114,8 @@ def of_supervision(
         left.out(reason, name)
         return
     known, extras = _described(values, where)
-    yield Stretch(path, _number(values, "start", where), _number(values, "duration", where), known, extras)
+    start, duration = _number(values, "start", where), _number(values, "duration", where)
+    yield Stretch(path, recording.duration, start, duration, known, extras)
 
 
 def of_cut(values: Mapping[str, Any], where: str, left: Left, base: Path | None) -> Iterator[Stretch]:
@@ -139,7 +142,7 @@ def of_cut(values: Mapping[str, Any], where: str, left: Left, base: Path | None)
         if reason:
             left.out(reason, name)
         else:
-            yield Stretch(path, start, duration, {}, {"cut": name} | _extras(values.get("custom")))
+            yield Stretch(path, found.duration, start, duration, {}, {"cut": name} | _extras(values.get("custom")))
     for each in supervisions:
         own = each if len(supervisions) > 1 or "channel" in each else {**each, "channel": values.get("channel", 0)}
         path, reason = found.file(_channels(own, where))
@@ -150,10 +153,9 @@ def of_cut(values: Mapping[str, Any], where: str, left: Left, base: Path | None)
             left.out(reason, name)
             continue
         known, extras = _described(each, where)
-        first = max(first, 0.0)
-        yield Stretch(
-            path, round(start + first, 9), round(min(length, duration - first), 9), known, {"cut": name} | extras
-        )
+        first, length = max(first, 0.0), min(length, duration - max(first, 0.0))
+        extras = {"cut": name, **extras}
+        yield Stretch(path, found.duration, round(start + first, 9), round(length, 9), known, extras)
 
 
 def _described(values: Mapping[str, Any], where: str) -> tuple[dict[str, str], dict[str, Extra]]:

@@ -62,6 +62,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
         UserError: the download or the archive fails, or the table is not as published.
     """
     root = Path(root).resolve()
+    _refuse_toolkit(root)
     folder = next((each for each in (root, root / _FOLDER) if (each / _TABLE).is_file()), None)
     if folder is None:
         pack = unpack_pack("nemo", root)
@@ -72,6 +73,15 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
         # GitHub promises no checksum, but the commit names the content, and gzip's own checksum finds damage.
         fetch_folder(f"{mirror('nemo', _BASE)}{COMMIT}.tar.gz", folder, holds=f"*/{_TABLE}")
     return _read(folder)
+
+
+def _refuse_toolkit(root: Path) -> None:
+    """NVIDIA's toolkit NeMo has the same name; what it wrote is read by another module."""
+    from speechssl.data.corpora.foreign import find_foreign
+
+    found = find_foreign(root) if root.exists() else None
+    if found is not None and found.corpus == "nemo_manifest":
+        raise UserError(f"{root}: {found.story}, and nemo is the Polish corpus nEMO; read it with: {found.command(root)}")
 
 
 def _read(folder: Path) -> Iterator[Utterance]:

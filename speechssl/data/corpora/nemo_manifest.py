@@ -15,7 +15,9 @@ from pathlib import Path
 from speechssl.config import Config, UserError
 from speechssl.data.columns import understand
 from speechssl.data.corpora import CorpusInfo, duration_of
-from speechssl.data.corpora.rows import Description, json_lines, split_of, stretch
+from speechssl.data.corpora.rows import Description, json_lines, split_of
+from speechssl.data.coverage import Coverage
+from speechssl.data.findings import Findings, Found
 from speechssl.data.tables import Row, Table, json_object
 from speechssl.data.utterance import Utterance
 
@@ -45,19 +47,25 @@ class Settings(Config):
     files: tuple[str, ...] = ()
 
 
-def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 -- settings are frozen
-    """Yield the utterances of manifests, in the order of their lines.
+def prepare(root: Path, settings: Settings = Settings()) -> Found:  # noqa: B008 -- settings are frozen
+    """The utterances of manifests, in the order of their lines.
 
     Args:
         root: a manifest, or a folder of manifests.
         settings: see `Settings`.
 
-    Yields:
-        Utterances. A file that is missing or cannot be read has duration 0.0, so that packing gives the reason.
+    Returns:
+        An iterator of utterances; its `findings` are complete at its end. Utterances. A file that is missing or
+        cannot be read has duration 0.0, so that packing gives the reason.
 
     Raises:
         UserError: no manifest, or a line of it that is none.
     """
+    findings = Findings()
+    return Found(_utterances(Path(root), settings, findings), findings)
+
+
+def _utterances(root: Path, settings: Settings, findings: Findings) -> Iterator[Utterance]:
     root = Path(root).absolute()
     if root.is_file():
         manifests = [root]
@@ -66,7 +74,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
     if not manifests:
         raise UserError(f"{root}: no manifest of NeMo: looked for *.json or *.jsonl with {_FILE!r} in the first line")
     for manifest in manifests:
-        yield from _read(manifest)
+        yield from _read(manifest, findings)
 
 
 def is_manifest(path: Path) -> bool:
@@ -79,7 +87,7 @@ def is_manifest(path: Path) -> bool:
         return False
 
 
-def _read(manifest: Path) -> Iterator[Utterance]:
+def _read(manifest: Path, findings: Findings) -> Iterator[Utterance]:
     columns = _columns(manifest)
     if _FILE not in columns:
         raise UserError(f"{manifest}: no {_FILE!r}; there are: {', '.join(columns) or 'no lines'}")
@@ -87,13 +95,20 @@ def _read(manifest: Path) -> Iterator[Utterance]:
     names = ["label" if name == _COMMAND and "label" not in columns else name for name in columns]
     meaning = understand(Table(manifest, tuple(names), ""))
     probe = functools.lru_cache(maxsize=16)(duration_of)  # the stretches of a long file come one after another
-    split = split_of(manifest.stem)
+    split, coverage = split_of(manifest.stem), Coverage()
+    findings.unused += [name for name in meaning.unused if name not in findings.unused]
     for line, values in json_lines(manifest):
         entry = meaning.entry(Row(line, tuple(values.get(name) for name in columns)))
         place = _place(manifest.parent, entry.file, values.get(_SHARD))
         offset = entry.offset or 0.0
-        duration = stretch(probe(place), offset, entry.duration)
+        whole, duration = probe(place), entry.duration
+        if whole:
+            end = None if duration is None else offset + duration
+            coverage.add(entry.file, end=end, whole=whole)
+        duration = max(0.0, whole - offset) if duration is None else duration
         yield Description(entry.known, entry.extras).utterance(place, offset=offset, duration=duration, split=split)
+    note = coverage.note()
+    findings.notes += [*([f"{manifest}: {note}"] if note else []), *meaning.hints]
 
 
 def _place(folder: Path, name: str, shard: object) -> str:

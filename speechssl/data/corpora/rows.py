@@ -11,16 +11,14 @@ from typing import Any
 
 from speechssl.config import UserError
 from speechssl.data.columns import NAMED, understand
+from speechssl.data.corpora.folder_names import SPLIT_NAMES
+from speechssl.data.findings import Findings
 from speechssl.data.tables import Row, Table, json_object
 from speechssl.data.utterance import Utterance
 from speechssl.data.values import Extra, extra_of
 
-SPLIT_NAMES = frozenset(
-    {"train", "training", "dev", "devel", "development", "valid", "validation", "val", "eval", "test", "testing"}
-)
 _FILE = "file"
 _LONGEST_LINE = 1 << 24  # bytes: what a damaged or hostile file takes of memory
-_END_TOLERANCE = 0.05  # s; a stated duration this near the file's own means the whole file
 _OF_THE_FILE = frozenset({"file", "offset", "end", "duration"})
 
 
@@ -54,12 +52,13 @@ class Describer:
     where the recording came from.
     """
 
-    def __init__(self, source: str | Path, columns: Iterable[str]):
+    def __init__(self, source: str | Path, columns: Iterable[str], findings: Findings | None = None):
         """Understand the columns.
 
         Args:
             source: named in errors.
             columns: their names.
+            findings: gets the names of columns that are not used, and of those that stand for a field.
 
         Raises:
             UserError: a column is nearly called like one that is missing.
@@ -69,6 +68,12 @@ class Describer:
         self._apart = [name for name in names if _is_of_the_file(name)]
         self._names = [name for name in names if name not in self._apart]
         self._meaning = understand(Table(self._source, (_FILE, *(name.strip() for name in self._names)), ""))
+        if findings is not None:
+            read = {field: name for field in NAMED if (name := self.column(field)) and name != field}
+            findings.columns |= read
+            unused = [*self._meaning.unused, *(name for name in self._apart if name.strip())]
+            findings.unused += [name for name in unused if name not in findings.unused]
+            findings.notes += [hint for hint in self._meaning.hints if hint not in findings.notes]
 
     def column(self, field: str) -> str | None:
         """The column that a field is read from; None where there is none."""
@@ -137,22 +142,6 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise UserError(f"{path}:{number}: not UTF-8 text at byte {error.start + 1} of the line") from None
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-
-
-def stretch(whole: float, offset: float, duration: float | None) -> float:
-    """Duration of an utterance, s: what the table says as long as the file has it; 0.0 for a bad file.
-
-    Args:
-        whole: duration of the file, s; 0.0 for one that cannot be read.
-        offset: s.
-        duration: as the table says it, s; None to the end.
-    """
-    rest = whole - offset
-    if whole == 0.0:
-        return 0.0
-    if duration is None or rest <= 0 or abs(rest - duration) < _END_TOLERANCE:
-        return max(rest, 0.0)
-    return duration if offset else min(duration, rest)
 
 
 def split_of(name: str) -> str | None:

@@ -10,17 +10,21 @@ in place, never unpacked; an utterance is `SHARD.tar::KEY.wav`.
 """
 
 import itertools
-import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo
+from speechssl.data.corpora.folder_walk import is_audio
 from speechssl.data.corpora.rows import Describer, named_field, split_of
+from speechssl.data.findings import Findings, Found
+from speechssl.data.members import member_location
 from speechssl.data.tables import json_object
+from speechssl.data.tars import TarFile, iterate_tar, read_range
 from speechssl.data.utterance import Utterance
 from speechssl.data.values import extra_of
 
@@ -41,8 +45,6 @@ _COLUMNS = {"txt": "text", "cls": "label"}
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _SHARDS = 100_000  # a pattern may name
 
-_log = logging.getLogger(__name__)
-
 
 class Settings(Config):
     """Options of a WebDataset.
@@ -54,37 +56,52 @@ class Settings(Config):
     audio: str = ""
 
 
-def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 -- settings are frozen
-    """Yield the utterances of tars, in the order of their names and of their files.
+def prepare(root: Path, settings: Settings = Settings()) -> Found:  # noqa: B008 -- settings are frozen
+    """The utterances of tars, in the order of their names and of their files.
 
     Args:
         root: a tar, a folder of tars, or a pattern such as `shard-{000000..000010}.tar`.
         settings: see `Settings`.
 
-    Yields:
-        Utterances with duration 0.0 (not known yet): no audio is opened.
+    Returns:
+        An iterator of utterances; its `findings` are complete at its end. Utterances with duration 0.0 (not known
+        yet): no audio is opened.
 
     Raises:
         UserError: no tar, no audio in any of them, or samples that can be read in two ways. A shard that is damaged is
             used up to the damage, with a warning, unless nothing else is left.
     """
+    findings = Findings()
+    return Found(_utterances(Path(root), settings, findings), findings)
+
+
+def _utterances(root: Path, settings: Settings, findings: Findings) -> Iterator[Utterance]:
     shards = list_shards(Path(root))
-    found, unused = 0, Counter[str]()
+    found, reading = 0, _Reading(settings.audio, findings)
     problem: UserError | None = None
     for shard in shards:
         before = found
         try:
-            for utterance in _samples(shard, settings.audio, unused):
+            for utterance in _samples(shard, reading):
                 found += 1
                 yield utterance
         except _DamagedError as error:
             problem = UserError(str(error))
-            _log.warning("%s; the %d samples before that are used", error, found - before)
+            findings.notes.append(f"{error}; the {found - before} samples before that are used")
     if not found:
         raise problem or UserError(f"{root}: no audio in {len(shards)} tars")
-    if unused:
-        words = ", ".join(f".{name} ({count})" for name, count in unused.most_common(5))
-        _log.warning("%s: files of the tars that are not used: %s", root, words)
+    if reading.unused:
+        words = ", ".join(f".{name} ({count})" for name, count in reading.unused.most_common(5))
+        findings.notes.append(f"files of the tars that are not used: {words}")
+
+
+@dataclass
+class _Reading:
+    """What is the same for all shards: the extension of the audio (empty: the only one), and what is met."""
+
+    audio: str
+    findings: Findings
+    unused: Counter[str] = field(default_factory=Counter)
 
 
 class _DamagedError(Exception):
@@ -136,9 +153,7 @@ def expand(pattern: str) -> list[Path]:
     return [Path("".join(words)) for words in itertools.product(*choices)]
 
 
-def _samples(shard: Path, audio: str, unused: Counter[str]) -> Iterator[Utterance]:
-    from speechssl.data.tars import TarFile, iterate_tar
-
+def _samples(shard: Path, reading: _Reading) -> Iterator[Utterance]:
     seen: set[int] = set()  # hashes of keys: a shard may hold a million
     split = split_of(shard.stem) or split_of(shard.parent.name)
     group: list[TarFile] = []
@@ -151,7 +166,7 @@ def _samples(shard: Path, audio: str, unused: Counter[str]) -> Iterator[Utteranc
             raise _DamagedError(str(error)) from None
         key = "" if file is None else _key(file.name)
         if group and key != last:
-            yield from _utterances(shard, group, audio, split, unused)
+            yield from _of_sample(shard, group, split, reading)
             group = []
         if file is None:
             return
@@ -169,24 +184,21 @@ def _key(name: str) -> str:
     return f"{folder}{slash}{file.partition('.')[0]}"
 
 
-def _utterances(
-    shard: Path, group: Sequence[Any], audio: str, split: str | None, unused: Counter[str]
-) -> Iterator[Utterance]:
+def _of_sample(shard: Path, group: Sequence[TarFile], split: str | None, reading: _Reading) -> Iterator[Utterance]:
     """The utterances of one sample: one, or several where a plain tar has names with dots."""
-    from speechssl.data.members import member_location
-
+    audio, unused = reading.audio, reading.unused
     key = _key(group[0].name)
     extensions = {file.name[len(key) + 1 :]: file for file in group}
     if len(extensions) < len(group):
         raise UserError(f"{shard}: sample {key!r} holds a file twice")
-    sounds = [name for name in extensions if (name == audio if audio else _is_audio(name))]
-    others = {name: file for name, file in extensions.items() if name not in sounds and not _is_audio(name)}
+    sounds = [name for name in extensions if (name == audio if audio else is_audio(f".{name}"))]
+    others = {name: file for name, file in extensions.items() if name not in sounds and not is_audio(f".{name}")}
     if len(sounds) > 1:
         named = [name for name in others if any(_beside(name, sound) for sound in sounds)]
         if len(named) < len(others):
             raise UserError(
                 f"{shard}: sample {key!r} holds {len(sounds)} recordings ({', '.join(sounds[:4])}); name the one to "
-                f"read: --set audio={sounds[0]}"
+                f"read: speechssl prepare webdataset --set audio={sounds[0]}"
             )
     if not sounds:
         unused.update(extensions.keys())
@@ -197,7 +209,7 @@ def _utterances(
             if len(sounds) == 1 or _beside(name, sound)
         }
         values = _values(shard, key, mine, unused)
-        found = Describer(f"{shard}::{key}", values).describe(values, 1)
+        found = Describer(f"{shard}::{key}", values, reading.findings).describe(values, 1)
         yield found.utterance(member_location(shard, extensions[sound].name), split=split)
 
 
@@ -206,10 +218,8 @@ def _beside(name: str, sound: str) -> bool:
     return name.rpartition(".")[0] == sound.rpartition(".")[0]
 
 
-def _values(shard: Path, key: str, files: dict[str, Any], unused: Counter[str]) -> dict[str, Any]:
+def _values(shard: Path, key: str, files: dict[str, TarFile], unused: Counter[str]) -> dict[str, Any]:
     """What the files beside the audio say, by column."""
-    from speechssl.data.tars import read_range
-
     values: dict[str, Any] = {}
     for extension, file in files.items():
         name = extension.lower()
@@ -229,11 +239,3 @@ def _values(shard: Path, key: str, files: dict[str, Any], unused: Counter[str]) 
                 raise UserError(f"{shard}: sample {key!r}: two files say different things of {each!r}")
             values[each] = value if before is None else values[each]
     return values
-
-
-def _is_audio(extension: str) -> bool:
-    from speechssl.audio import AUDIO_SUFFIXES
-    from speechssl.containers import FOREIGN_SUFFIXES
-
-    suffix = f".{extension.rpartition('.')[2].lower()}"
-    return suffix in AUDIO_SUFFIXES or suffix in FOREIGN_SUFFIXES

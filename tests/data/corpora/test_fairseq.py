@@ -1,6 +1,5 @@
 """Data folders of fairseq: tsv with words, letters, phones; and what does not fit together."""
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,15 +21,17 @@ def folder(tmp_path: Path, write_tone: Callable) -> Path:
     return data
 
 
-def test_letters_words_and_phones(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        found = list(prepare(folder))
+def test_letters_words_and_phones(folder: Path, tmp_path: Path) -> None:
+    source = prepare(folder)
+    found = list(source)
     assert [(each.text, each.split, each.duration) for each in found] == [
         ("HI YOU", "train", 0.25),
         ("CAFÉ", "train", 0.25),
     ]
     assert found[0].audio == f"{tmp_path}/audio/sub/a.wav"
-    assert "1 files do not have the number of samples that it says (sub/b.wav, …)" in caplog.text
+    assert source.findings.notes == [
+        f"{folder}/train.tsv: 1 file does not have the number of samples that it says (sub/b.wav)"
+    ]
     (folder / "train.phn").write_text("h ai\nk a f e\n")
     (folder / "train.wrd").write_text("HI  YOU\nCAFÉ\n", encoding="utf-8")
     found = list(prepare(folder / "train.tsv"))

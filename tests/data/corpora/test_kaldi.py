@@ -1,6 +1,5 @@
 """Kaldi data folders: every table, every kind of entry in wav.scp, and nothing left out without a word."""
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,9 +69,7 @@ def test_relative_paths_start_where_the_recipe_was_run(tmp_path: Path, write_ton
     assert by_name(moved, base=str(tmp_path / "s5"))["a"].duration == 0.25
 
 
-def test_commands_that_only_decode_are_replaced_and_others_are_never_run(
-    tmp_path: Path, write_tone: Callable, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_commands_that_only_decode_are_replaced_and_others_are_never_run(tmp_path: Path, write_tone: Callable) -> None:
     flac, wav = write_tone(tmp_path / "a.flac"), write_tone(tmp_path / "my tone.wav")
     witness = tmp_path / "witness"
     root = tables(
@@ -88,8 +85,8 @@ def test_commands_that_only_decode_are_replaced_and_others_are_never_run(
         f"x5 flac -c --stdout {flac} |\n"
         f"x6 cat $(touch {witness}) |\n",
     )
-    with caplog.at_level(logging.WARNING):
-        found = by_name(root)
+    source = prepare(root)
+    found = {str(each.extras["utterance"]): each for each in source}
     assert {name: Path(each.audio).name for name, each in found.items()} == {
         "a": "a.flac",
         "b": "my tone.wav",
@@ -97,7 +94,7 @@ def test_commands_that_only_decode_are_replaced_and_others_are_never_run(
         "d": "a.flac",
     }
     assert not witness.exists()
-    left = [record.getMessage() for record in caplog.records]
+    left = source.findings.notes
     assert any("left out: 1 utterance (x1): commands are not run: 'sox … |'" in each for each in left)
     assert any("1 utterance (x2): commands are not run: 'sph2pipe … |'" in each for each in left)
     assert any("2 utterances (x4, …): commands are not run: 'cat … |'" in each for each in left)
@@ -119,9 +116,7 @@ def test_archives_are_read_where_they_hold_wav_files(tmp_path: Path, write_tone:
     assert "no wav file at byte 5" in (tmp_path / "out" / "rejects.jsonl").read_text()
 
 
-def test_tables_that_do_not_belong_together_are_told_with_counts(
-    tmp_path: Path, write_tone: Callable, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_tables_that_do_not_belong_together_are_told_with_counts(tmp_path: Path, write_tone: Callable) -> None:
     tone = write_tone(tmp_path / "a.wav")
     root = tables(
         tmp_path / "data",
@@ -131,19 +126,18 @@ def test_tables_that_do_not_belong_together_are_told_with_counts(
         utt2dur="a 0.5\nb 0.1\nc 1\nd 1\n",
         utt2num_frames="a 10\n",
     )
-    with caplog.at_level(logging.WARNING):
-        found = by_name(root)
-    assert list(found) == ["a", "b"]
-    said = "\n".join(record.getMessage() for record in caplog.records)
+    source = prepare(root)
+    assert [each.extras["utterance"] for each in source] == ["a", "b"]
+    said = "\n".join(source.findings.notes)
     for words in (
         "text: 2 utterances (y, …) not in segments",
         "text: nothing on 3 utterances (b, …)",
-        "utt2dur differs by more than 0.1 s from 1 utterance (a)",
-        "tables not read: utt2num.frames",
+        "utt2dur: differs by more than 0.1 s from 1 utterance (a)",
         "left out: 1 utterance (c): their recording is not in wav.scp",
         "left out: 1 utterance (d): the segment ends before it starts",
     ):
         assert words in said, said
+    assert source.findings.not_read == ["data/utt2num.frames"]
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,9 @@ def test_a_manifest_with_everything(tmp_path: Path, write_tone: Callable) -> Non
         {"audio_filepath": str(long), "text": "all of it", "duration": 3.0},
         {"audio_filepath": str(long), "text": None, "duration": float("nan"), "offset": 2.5, "quality": 0.5},
     )
-    found = list(prepare(manifest))
+    source = prepare(manifest)
+    found = list(source)
+    assert source.findings.unused == ["quality"]
     assert [(each.offset, each.duration, each.text) for each in found] == [
         (0.5, 1.0, "café"),
         (0.0, 3.0, "all of it"),
@@ -44,6 +46,13 @@ def test_a_manifest_with_everything(tmp_path: Path, write_tone: Callable) -> Non
     assert found[2].extras["quality"] == 0.5
     assert [each.audio for each in found] == [str(long)] * 3
     assert pack(found, tmp_path / "out").rejected == 0
+
+
+def test_audio_that_no_entry_covers_is_told(tmp_path: Path, write_tone: Callable) -> None:
+    write_tone(tmp_path / "a.wav", seconds=2.0)
+    source = prepare(write_lines(tmp_path / "m.json", {"audio_filepath": "a.wav", "duration": 1.0, "text": "x"}))
+    assert [each.duration for each in source] == [1.0]
+    assert "1 file has more audio than its stretches cover, 1 s in all: a.wav has 2 s" in source.findings.notes[0]
 
 
 def test_commands_are_labels(tmp_path: Path, write_tone: Callable) -> None:
