@@ -119,10 +119,10 @@ def _check_end(path: str | Path, raw: BinaryIO, end: int) -> None:
     """Refuses what tarfile takes for the end without an error: a damaged header."""
     raw.seek(end)
     block = raw.read(tarfile.BLOCKSIZE)
-    if block.strip(b"\0"):
-        raise UserError(f"{path}: damaged: no header at byte {end}, and no end of the tar either")
     if len(block) < tarfile.BLOCKSIZE:
         raise UserError(f"{path}: truncated: it stops at byte {end + len(block)} without the end mark of a tar")
+    if block.strip(b"\0"):
+        raise UserError(f"{path}: damaged: no header at byte {end}, and no end of the tar either")
 
 
 def read_range(path: str | Path, file: TarFile, limit: int) -> bytes:

@@ -191,8 +191,8 @@ def _of_sample(shard: Path, group: Sequence[TarFile], split: str | None, reading
     extensions = {file.name[len(key) + 1 :]: file for file in group}
     if len(extensions) < len(group):
         raise UserError(f"{shard}: sample {key!r} holds a file twice")
-    sounds = [name for name in extensions if (name == audio if audio else is_audio(f".{name}"))]
-    others = {name: file for name, file in extensions.items() if name not in sounds and not is_audio(f".{name}")}
+    sounds = [name for name in extensions if (name == audio if audio else is_audio(f"x.{name}"))]
+    others = {name: file for name, file in extensions.items() if name not in sounds and not is_audio(f"x.{name}")}
     if len(sounds) > 1:
         named = [name for name in others if any(_beside(name, sound) for sound in sounds)]
         if len(named) < len(others):
