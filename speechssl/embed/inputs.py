@@ -18,8 +18,10 @@ from typing import overload
 
 from speechssl.config import UserError
 from speechssl.data.columns import NAMED
+from speechssl.data.corpora.contained import open_contained
 from speechssl.data.corpora.folder import AudioFolder
 from speechssl.data.corpora.folder_walk import is_audio, is_metadata
+from speechssl.data.corpora.foreign import refuse_described
 from speechssl.data.findings import Findings, Known
 from speechssl.data.manifest_lines import parse_lines, read_lines
 from speechssl.data.members import file_status
@@ -96,7 +98,8 @@ def read_plan(source: str | Path | Sequence[str | Path], *, allow_remote: bool =
     Args:
         source: a folder, a manifest (`.jsonl`, also behind an address), a table (`.csv`, `.tsv`, `metadata.jsonl`), one
             audio file, a glob (`**` for any depth), `-` for paths or addresses on standard input, one per line, an
-            address (`https://…`, `s3://bucket/folder`, `s3://bucket/*.flac`), or a list of files and addresses.
+            address (`https://…`, `s3://bucket/folder`, `s3://bucket/*.flac`), or a list of files and addresses; tars,
+            Parquet and Arrow files with audio, and data sets of Hugging Face (`hf:org/name`), see `corpora.contained`.
         allow_remote: a manifest or table may also name addresses (by default those of its own scheme only).
 
     Raises:
@@ -118,6 +121,10 @@ def read_plan(source: str | Path | Sequence[str | Path], *, allow_remote: bool =
     if is_address(name):
         return _remote_manifest(name, allow_remote=allow_remote) if name.endswith(".jsonl") else _addressed(name)
     path = Path(source)
+    contained = open_contained(name)
+    if contained is not None:
+        read, findings = contained.utterances, contained.findings
+        return _utterances(name, contained.root, read, allow_remote=allow_remote, findings=findings)
     if path.is_dir():
         return _folder(path, allow_remote=allow_remote)
     if is_table(name) and (path.is_file() or not _GLOB & set(name)):
@@ -128,6 +135,7 @@ def read_plan(source: str | Path | Sequence[str | Path], *, allow_remote: bool =
         return _listed([name], name)
     if not path.exists():
         raise UserError(f"{source}: no such folder or manifest")
+    refuse_described(path)
     raise UserError(
         f"{source}: give a folder of audio, a manifest (.jsonl), a table (.csv, .tsv), an audio file, a glob, "
         "an address or '-'"
@@ -271,6 +279,8 @@ def _table(path: Path, *, allow_remote: bool) -> Plan:
     if not path.exists():
         raise UserError(f"{path}: no such folder or manifest")
     source = str(path.absolute())
+    if not is_metadata(path.name):
+        refuse_described(path)
     if path.suffix.lower() == ".jsonl" and not is_metadata(path.name):
         return _utterances(source, path.absolute().parent, lambda: read_lines(path), allow_remote=allow_remote)
     rows = AudioFolder(path.absolute().parent, tables=[path.absolute()])

@@ -18,6 +18,7 @@ import urllib.parse
 import urllib.request
 import zipfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import rich.console
@@ -97,7 +98,22 @@ def download(url: str, path: Path, *, checksum: str | None = None) -> None:
     part.replace(path)
 
 
-def extract(archive: Path, folder: Path) -> None:
+@dataclass(frozen=True)
+class Limits:
+    """What an archive may unpack to; more is refused before it is written.
+
+    Attributes:
+        files: number of members.
+        ratio: bytes unpacked per byte of the archive. Speech in wav packs to a third; long silence to a hundredth.
+        free: bytes that any archive may unpack to, whatever the ratio.
+    """
+
+    files: int = 5_000_000
+    ratio: int = 200
+    free: int = 1 << 30
+
+
+def extract(archive: Path, folder: Path, *, limits: Limits = Limits()) -> None:
     """Unpack a tar archive (plain, gz, bz2, xz) or a zip. Progress goes to stderr.
 
     Members that would land outside the folder, devices, and links that lead out are refused (tarfile's "data" filter,
@@ -106,21 +122,28 @@ def extract(archive: Path, folder: Path) -> None:
     Args:
         archive: the file.
         folder: it is made; what is in it already stays.
+        limits: how much may come out of it.
 
     Raises:
-        UserError: not such an archive, cut short, or with a member that is refused.
+        UserError: not such an archive, cut short or damaged, with a member that is refused, or with more in it than
+            the limits or the disk allow.
     """
     folder.mkdir(parents=True, exist_ok=True)
     console = rich.console.Console(stderr=True)
+    allowance = _Allowance(archive, folder, limits)
     if archive.suffix == ".zip":
-        _extract_zip(archive, folder, console=console)
+        _extract_zip(archive, folder, allowance, console=console)
         return
     try:
         with (
             rich.progress.open(archive, "rb", description=f"unpacking {archive.name}", console=console) as raw,
             tarfile.open(fileobj=raw, mode="r|*") as tar,
         ):
-            tar.extractall(folder, filter="data")
+            for member in tar:
+                allowance.take(member.name, member.size)
+                tar.extract(member, folder, filter="data")
+                tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] -- it keeps 1 kB of each
+            _check_end(archive, tar)
     except tarfile.FilterError as error:
         raise UserError(f"{archive}: refused to unpack it: {error}") from None
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
@@ -156,10 +179,51 @@ def fetch_folder(url: str, folder: Path, *, holds: str, checksum: str | None = N
     archive.unlink()
 
 
-def _extract_zip(archive: Path, folder: Path, *, console: rich.console.Console) -> None:
+class _Allowance:
+    """Counts what comes out of an archive against its limits and the disk."""
+
+    def __init__(self, archive: Path, folder: Path, limits: Limits):
+        self._archive, self._limits = archive, limits
+        self._bytes = max(limits.free, limits.ratio * archive.stat().st_size)
+        self._disk = shutil.disk_usage(folder).free
+        self._files = self._total = 0
+
+    def take(self, name: str, size: int) -> None:
+        """One more member, before it is written.
+
+        Raises:
+            UserError: it is one too many, or does not fit.
+        """
+        self._files, self._total = self._files + 1, self._total + size
+        if self._files > self._limits.files:
+            raise UserError(f"{self._archive}: refused to unpack it: more than {self._limits.files} members")
+        if self._total > self._bytes:
+            size = self._archive.stat().st_size
+            raise UserError(
+                f"{self._archive}: refused to unpack it: {self._total} bytes with {name!r}, from an archive of {size} "
+                f"bytes; at most {self._bytes} are unpacked"
+            )
+        if self._total > self._disk:
+            raise UserError(
+                f"{self._archive}: not unpacked: {self._total} bytes, and {self._disk} are free on the disk"
+            )
+
+
+def _check_end(archive: Path, tar: tarfile.TarFile) -> None:
+    """Refuses a damaged header: tarfile takes it for the end of the tar, without an error."""
+    stream = tar.fileobj
+    assert stream is not None
+    while block := stream.read(_BLOCK):
+        if block.strip(b"\0"):
+            raise tarfile.ReadError("a damaged header, with more behind it")
+
+
+def _extract_zip(archive: Path, folder: Path, allowance: _Allowance, *, console: rich.console.Console) -> None:
     try:
         with zipfile.ZipFile(archive) as file:
             members = file.infolist()
+            for member in members:
+                allowance.take(member.filename, member.file_size)
             for member in rich.progress.track(members, description=f"unpacking {archive.name}", console=console):
                 file.extract(member, folder)
     except (

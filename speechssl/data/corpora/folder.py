@@ -25,6 +25,7 @@ from speechssl.data.corpora import CorpusInfo, duration_of
 from speechssl.data.corpora.folder_metadata import Metadata, MetadataRow
 from speechssl.data.corpora.folder_names import SPLIT_NAMES, labels_of_folders, note_on_labels
 from speechssl.data.corpora.folder_walk import TablesNotRead, is_audio, is_metadata, walk
+from speechssl.data.corpora.foreign import find_foreign, refuse_described
 from speechssl.data.coverage import Coverage
 from speechssl.data.findings import Findings, Found
 from speechssl.data.places import is_address, nearest
@@ -151,8 +152,11 @@ class AudioFolder:
                 self.clips[part], first[part] = len(audio), audio[0]
         self.findings.not_read = not_read.listed()
         if not tables:
+            refuse_described(self.root)
             if not self.clips:
-                raise UserError(f"{self.root}: no audio files in it ({others} other files)")
+                foreign = find_foreign(self.root)
+                command = "" if foreign is None else f"; it holds {foreign.story}: {foreign.command(self.root)}"
+                raise UserError(f"{self.root}: no audio files in it ({others} other files){command}")
             self.meanings = labels_of_folders(self.clips)
             self.findings.notes.append(note_on_labels(self.clips, first))
         return tables

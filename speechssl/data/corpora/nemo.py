@@ -81,7 +81,9 @@ def _refuse_toolkit(root: Path) -> None:
 
     found = find_foreign(root) if root.exists() else None
     if found is not None and found.corpus == "nemo_manifest":
-        raise UserError(f"{root}: {found.story}, and nemo is the Polish corpus nEMO; read it with: {found.command(root)}")
+        raise UserError(
+            f"{root}: {found.story}, and nemo is the Polish corpus nEMO; read it with: {found.command(root)}"
+        )
 
 
 def _read(folder: Path) -> Iterator[Utterance]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from speechssl.config import UserError
-from speechssl.data.corpora.download import download, extract, mirror
+from speechssl.data.corpora.download import Limits, download, extract, mirror
 
 BODY = bytes(range(256)) * 40  # 10,240 bytes; every stretch of it differs from its neighbours
 SHA256 = f"sha256:{hashlib.sha256(BODY).hexdigest()}"
@@ -170,3 +171,44 @@ def test_extract_a_zip_stays_inside_and_says_that_it_is_broken(tmp_path: Path) -
         archive.write_bytes(bad)
         with pytest.raises(UserError, match=r"a.zip: not a whole zip archive"):
             extract(archive, tmp_path / "out")
+
+
+@pytest.mark.parametrize("suffix", ["tar.gz", "tar", "zip"])
+def test_an_archive_that_unpacks_to_too_much_is_refused_before_it_is_written(tmp_path: Path, suffix: str) -> None:
+    archive = tmp_path / f"bomb.{suffix}"
+    names = [f"{number}.wav" for number in range(5)]
+    if suffix == "zip":
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+            for name in names:
+                file.writestr(name, b"\0" * 200_000)
+    else:
+        with tarfile.open(archive, "w:gz" if suffix == "tar.gz" else "w") as tar:
+            for name in names:
+                member = tarfile.TarInfo(name)
+                member.size = 200_000
+                tar.addfile(member, io.BytesIO(b"\0" * 200_000))
+    size = archive.stat().st_size
+    limits = Limits(ratio=10 if suffix != "tar" else 0, free=500_000)
+    words = rf"refused to unpack it: 600000 bytes with '2\.wav', from an archive of {size} bytes; at most 500000"
+    with pytest.raises(UserError, match=words):
+        extract(archive, tmp_path / "out", limits=limits)
+    assert sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file()) <= 500_000
+    with pytest.raises(UserError, match="refused to unpack it: more than 4 members"):
+        extract(archive, tmp_path / "out", limits=Limits(files=4))
+    extract(archive, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+
+
+def test_a_header_in_the_middle_that_is_damaged_is_not_taken_for_the_end(tmp_path: Path) -> None:
+    archive = _tar(tmp_path / "a.tar", *(tarfile.TarInfo(name) for name in "abc"), mode="w")
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[:1024] + b"?" * 512 + whole[1536:])
+    with pytest.raises(UserError, match=r"a\.tar: not a whole tar archive \(a damaged header"):
+        extract(archive, tmp_path / "out")
+
+
+def test_what_does_not_fit_on_the_disk_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = _tar(tmp_path / "a.tar", tarfile.TarInfo("a"), tarfile.TarInfo("b"))
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(10, 5, 5))
+    with pytest.raises(UserError, match=r"a\.tar: not unpacked: 8 bytes, and 5 are free on the disk"):
+        extract(archive, tmp_path / "out")

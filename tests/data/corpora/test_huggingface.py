@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face: saved folders, Parquet, class names, splits, and the hub (of which a test asks nothing)."""
+"""Data sets of Hugging Face: saved folders, Parquet, class names, splits, and a hub without the network."""
 
 import json
 from pathlib import Path

@@ -1,0 +1,92 @@
+"""Vectors of recordings in tars, Parquet and Arrow: the same as of the files, with texts and labels."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from speechssl.config import UserError
+from speechssl.data.tables import json_object
+from speechssl.embed.extract import extract
+from speechssl.embed.inputs import read_plan
+from tests.data.corpora.test_huggingface import save, table, write
+from tests.data.test_members import wav, write_tar
+
+PITCHES = [200, 300, 400]
+
+
+@pytest.fixture(scope="module")
+def vectors(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    """Of the same recordings as plain files."""
+    folder = tmp_path_factory.mktemp("plain")
+    for number, pitch in enumerate(PITCHES):
+        (folder / f"{number}.wav").write_bytes(wav(pitch))
+    extract(model_folder, folder, folder / "v.parquet")
+    return vectors_of(folder / "v.parquet")
+
+
+def vectors_of(path: Path) -> np.ndarray:
+    return np.stack(pq.read_table(path)["vector"].to_numpy())
+
+
+def source(kind: str, folder: Path) -> str:
+    content = table(PITCHES, emotion=[0, 1, 0], text=["x", "y", "z"])
+    if kind == "tar":
+        files = {
+            f"{number}.{end}": data
+            for number, pitch in enumerate(PITCHES)
+            for end, data in (("wav", wav(pitch)), ("txt", b"xyz"[number : number + 1]))
+        }
+        write_tar(folder / "s-0.tar", files)
+        return str(folder / "s-0.tar")
+    if kind in ("shards", "glob", "folder"):
+        for number, pitch in enumerate(PITCHES):
+            write_tar(folder / "x" / f"s-{number}.tar", {"a.wav": wav(pitch), "a.txt": b"xyz"[number : number + 1]})
+        return {"shards": f"{folder}/x/s-{{0..2}}.tar", "glob": f"{folder}/x/*.tar", "folder": str(folder)}[kind]
+    if kind == "saved":
+        save(folder / "set", content)
+        return str(folder / "set")
+    return str(write(folder / f"t.{kind}", content))
+
+
+@pytest.mark.parametrize("kind", ["tar", "shards", "glob", "folder", "parquet", "arrow", "saved"])
+def test_vectors_are_those_of_the_files(kind: str, model_folder: Path, vectors: np.ndarray, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    out = tmp_path / "v.parquet"
+    report = extract(model_folder, source(kind, tmp_path / "in"), out)
+    assert (report.written, report.failed) == (3, 0)
+    np.testing.assert_allclose(vectors_of(out), vectors, atol=1e-6)
+    found = pq.read_table(out)
+    assert found["text"].to_pylist() == ["x", "y", "z"]
+    assert all("::" in name for name in found["path"].to_pylist())
+    assert extract(model_folder, source(kind, tmp_path / "in"), tmp_path / "w.parquet").written == 3
+
+
+def test_a_member_that_cannot_be_used_is_named(model_folder: Path, tmp_path: Path) -> None:
+    tar = write_tar(
+        tmp_path / "a.tar", {"good.wav": wav(), "bad.wav": b"nothing", "m.m4a": b"\0\0\0\x20ftypM4A " + b"\0" * 40}
+    )
+    report = extract(model_folder, tar, tmp_path / "v.parquet")
+    assert (report.written, report.failed) == (1, 2)
+    assert report.errors is not None
+    lines = [json_object(line, "") for line in report.errors.read_text().splitlines()]
+    assert [line["path"] for line in lines] == ["a.tar::bad.wav", "a.tar::m.m4a"]
+
+
+def test_a_container_that_changed_is_encoded_anew(model_folder: Path, tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", {"a.wav": wav(200)})
+    extract(model_folder, tar, tmp_path / "v.parquet")
+    before = vectors_of(tmp_path / "v.parquet")
+    assert extract(model_folder, tar, tmp_path / "v.parquet").finished_before
+    write_tar(tar, {"a.wav": wav(400), "b.wav": wav(300)})
+    assert extract(model_folder, tar, tmp_path / "v.parquet").written == 2
+    assert not np.allclose(vectors_of(tmp_path / "v.parquet")[0], before[0])
+
+
+def test_what_is_no_audio_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"nothing" * 500)
+    with pytest.raises(UserError, match=r"a\.tar: not a tar"):
+        read_plan(tmp_path / "a.tar")
+    with pytest.raises(UserError, match="no such folder or manifest"):
+        read_plan(tmp_path / "gone.parquet")
