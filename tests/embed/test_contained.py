@@ -1,11 +1,13 @@
 """Vectors of recordings in tars, Parquet and Arrow: the same as of the files, with texts and labels."""
 
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from speechssl import cli
 from speechssl.config import UserError
 from speechssl.data.tables import json_object
 from speechssl.embed.extract import extract
@@ -90,3 +92,17 @@ def test_what_is_no_audio_is_one_line(tmp_path: Path) -> None:
         read_plan(tmp_path / "a.tar")
     with pytest.raises(UserError, match="no such folder or manifest"):
         read_plan(tmp_path / "gone.parquet")
+
+
+def test_the_commands_of_the_page_run(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "runs" / "demo" / "pretrain").symlink_to(model_folder)
+    for number in range(2):
+        write_tar(tmp_path / "shards" / f"train-{number:06}.tar", {"a.wav": wav()})
+    write(tmp_path / "train.parquet", table([200]))
+    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+    commands = [shlex.split(line)[1:] for line in page.splitlines() if line.startswith("speechssl extract ")]
+    assert len(commands) == 2
+    assert [cli.main(words) for words in commands] == [0, 0]
+    assert [len(pq.read_table(f"{name}.parquet")) for name in ("tars", "rows")] == [2, 1]

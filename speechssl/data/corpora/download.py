@@ -143,7 +143,7 @@ def extract(archive: Path, folder: Path, *, limits: Limits = Limits()) -> None:
                 allowance.take(member.name, member.size)
                 tar.extract(member, folder, filter="data")
                 tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] -- it keeps 1 kB of each
-            _check_end(archive, tar)
+            _check_end(tar)
     except tarfile.FilterError as error:
         raise UserError(f"{archive}: refused to unpack it: {error}") from None
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
@@ -209,7 +209,7 @@ class _Allowance:
             )
 
 
-def _check_end(archive: Path, tar: tarfile.TarFile) -> None:
+def _check_end(tar: tarfile.TarFile) -> None:
     """Refuses a damaged header: tarfile takes it for the end of the tar, without an error."""
     stream = tar.fileobj
     assert stream is not None
