@@ -245,7 +245,7 @@ def predict(
 @app.command()
 def extract(
     model: Annotated[str, typer.Argument(help="Model folder, file, or name: a run, hf:org/name, torchaudio:BUNDLE.")],
-    source: Annotated[str, typer.Argument(help="Folder, manifest, file, glob, address; - reads paths from stdin.")],
+    source: Annotated[str, typer.Argument(help="Folder, manifest, file, tar, Parquet, glob, address; - reads stdin.")],
     out: Annotated[Path, typer.Option("--out", "-o", help=".parquet, .npz, .h5, .zarr; without one a tree of .npy.")],
     pooling: Annotated[
         Literal["mean", "mean+std", "none"], typer.Option(help="How frames become a vector; none: every frame.")

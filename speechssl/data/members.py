@@ -1,7 +1,7 @@
 """Audio within a container: `shard.tar::clips/a.wav`, `train.parquet::audio/17`, `waves.ark::1234`.
 
 A location is the path of an audio file, or `CONTAINER::MEMBER`. A member is copied to a temporary file for as long as
-it is read, so that a corpus in tars or tables is neither unpacked nor held in memory:
+it is read, so that a corpus in tars or tables is neither unpacked nor held in memory as a whole:
 
     x.tar::clips/a.wav       the file clips/a.wav of a tar that is not compressed
     x.parquet::audio/17      row 17 of the column "audio" of a Parquet file: bytes, or Hugging Face's {bytes, path}

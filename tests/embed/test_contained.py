@@ -10,6 +10,7 @@ import pytest
 from speechssl import cli
 from speechssl.config import UserError
 from speechssl.data.tables import json_object
+from speechssl.embed.clips import to_waveform
 from speechssl.embed.extract import extract
 from speechssl.embed.inputs import read_plan
 from tests.data.corpora.test_huggingface import save, table, write
@@ -84,6 +85,13 @@ def test_a_container_that_changed_is_encoded_anew(model_folder: Path, tmp_path: 
     write_tar(tar, {"a.wav": wav(400), "b.wav": wav(300)})
     assert extract(model_folder, tar, tmp_path / "v.parquet").written == 2
     assert not np.allclose(vectors_of(tmp_path / "v.parquet")[0], before[0])
+
+
+def test_a_place_of_a_manifest_is_a_clip(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", {"a.wav": wav()})
+    (tmp_path / "a.wav").write_bytes(wav())
+    found = [to_waveform(place, name="clip") for place in (f"{tar}::a.wav", tmp_path / "a.wav")]
+    np.testing.assert_array_equal(*found)
 
 
 def test_what_is_no_audio_is_one_line(tmp_path: Path) -> None:
