@@ -49,6 +49,8 @@ def read_audio(path: str, column: str, row: int) -> Content | str:
         return Content(data, name or "")
     if not name:
         raise LookupError(f"no audio in row {row}")
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise LookupError(f"row {row} holds no audio, and names a file outside the folder of the table: {name}")
     found = Path(path).parent / name
     if not found.is_file():
         raise LookupError(f"row {row} holds no audio, and the file that it names is not there: {found}")

@@ -1,10 +1,11 @@
 """Reading tars in place: the files of one, and where in it each of them is, without unpacking anything."""
 
 import functools
+import logging
 import os
 import posixpath
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +14,8 @@ from speechssl.config import UserError
 
 COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZ": "bunzip2", b"\xfd7": "unxz", b"(\xb5": "unzstd"}
 _CACHED = 16  # indices held at once
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ def _index(path: str, size: int, time: int) -> TarIndex:  # noqa: ARG001 -- part
 def iterate_tar(path: str | Path) -> Iterator[TarFile]:
     """The regular files of a tar, in order; headers alone are read, and none is kept.
 
-    Folders, links, devices and sparse files are skipped.
+    A link to a file of the tar is that file under another name. Folders and devices are skipped; so are sparse files
+    and links that lead nowhere, with a warning.
 
     Args:
         path: of a tar that is not compressed.
@@ -93,6 +97,7 @@ def iterate_tar(path: str | Path) -> Iterator[TarFile]:
     ...     [(file.name, file.size) for file in iterate_tar(folder + "/a.tar")]
     [('b/c.txt', 4)]
     """
+    places: dict[str, TarFile] | None = None
     try:
         with Path(path).open("rb") as raw:
             size = os.fstat(raw.fileno()).st_size
@@ -103,7 +108,15 @@ def iterate_tar(path: str | Path) -> Iterator[TarFile]:
             with tarfile.open(fileobj=raw, mode="r:", errorlevel=1) as tar:
                 while (member := tar.next()) is not None:
                     tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] -- it keeps 1 kB of each
+                    if member.islnk() or member.issym():
+                        places = _regular_files(path) if places is None else places
+                        yield from _linked(path, member, places)
+                        continue
                     if not member.isreg() or member.issparse():
+                        if member.issparse():
+                            _log.warning(
+                                "%s: %s is a sparse file, which cannot be read in place; left out", path, member.name
+                            )
                         continue
                     if member.offset_data + member.size > size:
                         raise UserError(f"{path}: truncated: {member.name!r} reaches beyond the end of the tar")
@@ -113,6 +126,30 @@ def iterate_tar(path: str | Path) -> Iterator[TarFile]:
         raise UserError(f"{path}: not a tar ({error})") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
+
+
+def _linked(path: str | Path, member: tarfile.TarInfo, places: Mapping[str, TarFile]) -> Iterator[TarFile]:
+    """The file that a link leads to, under the link's name; hard links count from the top of the tar."""
+    target = member.linkname if member.islnk() else posixpath.join(posixpath.dirname(member.name), member.linkname)
+    found = places.get(posixpath.normpath(target))
+    if found is None:
+        _log.warning(
+            "%s: %s is a link to %s, which is no file of the tar; left out", path, member.name, member.linkname
+        )
+    else:
+        yield TarFile(posixpath.normpath(member.name), found.start, found.size)
+
+
+def _regular_files(path: str | Path) -> dict[str, TarFile]:
+    """The files of a tar that are no links, by name: looked up only where there is a link."""
+    found: dict[str, TarFile] = {}
+    with tarfile.open(path, mode="r:") as tar:
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] -- as above
+            if member.isreg() and not member.issparse():
+                name = posixpath.normpath(member.name)
+                found[name] = TarFile(name, member.offset_data, member.size)
+    return found
 
 
 def _check_end(path: str | Path, raw: BinaryIO, end: int) -> None:

@@ -120,6 +120,22 @@ def test_names_that_are_twice_in_a_tar_are_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_links_are_the_files_that_they_lead_to(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tar = write_tar(tmp_path / "a.tar", {"x/one.wav": b"one"})
+    with tarfile.open(tar, "a") as file:
+        for name, kind, target in (
+            ("hard.wav", tarfile.LNKTYPE, "x/one.wav"),
+            ("x/soft.wav", tarfile.SYMTYPE, "one.wav"),
+            ("out.wav", tarfile.SYMTYPE, "/etc/passwd"),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            file.addfile(member)
+    assert [each.name for each in iterate_tar(tar)] == ["x/one.wav", "hard.wav", "x/soft.wav"]
+    assert [content(f"{tar}::{name}") for name in ("hard.wav", "x/soft.wav")] == [b"one", b"one"]
+    assert "out.wav is a link to /etc/passwd, which is no file of the tar; left out" in caplog.text
+
+
 @pytest.mark.parametrize("kind", ["parquet", "arrow stream", "arrow file"])
 def test_rows_of_a_table_in_any_order(tmp_path: Path, kind: str) -> None:
     rows = [(b"%d" % number * 50, f"{number}.wav") for number in range(60)]
@@ -166,11 +182,18 @@ def test_rows_of_a_parquet_file_are_decoded_once_when_read_in_order(
 
 def test_a_row_may_point_to_a_file(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"sound")
-    pq.write_table(audio_table([(None, "a.wav"), (None, "b.wav"), (None, None)]), tmp_path / "t.parquet")
+    pq.write_table(
+        audio_table([(None, "a.wav"), (None, "b.wav"), (None, None), (None, "/a.wav")]), tmp_path / "t.parquet"
+    )
     assert content(f"{tmp_path}/t.parquet::audio/0") == b"sound"
     with (
         pytest.raises(AudioError, match=r"the file that it names is not there: .*b\.wav"),
         local_file(f"{tmp_path}/t.parquet::audio/1"),
+    ):
+        pass
+    with (
+        pytest.raises(AudioError, match="outside the folder of the table"),
+        local_file(f"{tmp_path}/t.parquet::audio/3"),
     ):
         pass
     with pytest.raises(AudioError, match="no audio in row 2"), local_file(f"{tmp_path}/t.parquet::audio/2"):

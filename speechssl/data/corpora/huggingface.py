@@ -96,6 +96,10 @@ def _read(file: DataFile, audio: str, unused: set[str], findings: Findings) -> I
     try:
         for number, values, name in table.iterate(plain, column):
             found = rows.describe(values, number)
+            if name is not None and file.remote and (Path(name).is_absolute() or ".." in Path(name).parts):
+                raise UserError(
+                    f"{file.path}: names the local file {name}; a data set of the hub may name its own only"
+                )
             place = member_location(file.path, f"{column}/{number}") if name is None else str(file.path.parent / name)
             yield found.utterance(place, split=file.split)
     except (pa.ArrowException, OSError) as error:
@@ -221,6 +225,9 @@ def _named(value: Any, names: list[str]) -> Any:
 
 def _is_plain(kind: Any) -> bool:
     """Whether a column holds one number, text or truth value per row."""
+    import pyarrow as pa
+
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind  # what pandas calls a category
     return re.fullmatch(r"(large_)?string(_view)?|bool|u?int\d+|float|double|halffloat|null", str(kind)) is not None
 
 

@@ -22,10 +22,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DataFile:
-    """A Parquet or Arrow file of a data set, and the split that it belongs to."""
+    """A Parquet or Arrow file of a data set, the split that it belongs to, and whether it came from the hub."""
 
     path: Path
     split: str | None
+    remote: bool = False
 
 
 def find_files(root: str | Path, *, config: str = "", splits: Sequence[str] = ()) -> list[DataFile]:
@@ -152,7 +153,7 @@ def _from_hub(name: str, config: str, splits: Sequence[str]) -> list[DataFile]:
     files = [DataFile(Path(each), split) for each, split in _choose(listed, name, config)]
     files = _of_splits(files, name, splits)
     folder = _snapshot(name, repository, revision, [file.path.as_posix() for file in files])
-    return [DataFile(folder / file.path, file.split) for file in files]
+    return [DataFile(folder / file.path, file.split, remote=True) for file in files]
 
 
 def _list(name: str, repository: str, revision: str | None) -> list[PurePosixPath] | None:

@@ -52,7 +52,7 @@ def test_a_parquet_file_with_everything(tmp_path: Path) -> None:
         **{"Speaker ID": [1, 2, 2]},
         path=["x/1.wav", "x/2.wav", "x/3.wav"],
         begin_time=[0.5, 1.5, 2.5],
-        room=["hall", "hall", None],
+        room=pa.array(["hall", "hall", None]).dictionary_encode(),
         vector=[[1.0], [2.0], [3.0]],
     )
     path = write(tmp_path / "train-00000-of-00001.parquet", content)
@@ -183,6 +183,19 @@ def test_only_what_is_asked_for_is_fetched_from_the_hub(
     assert [(each.label, each.split) for each in found] == [("glad", "test")]
     assert hub.fetched[-1] == (None, ["fr/test-00000-of-00001.parquet"])
     assert len(hub.fetched) == (1 if reached else 2)
+
+
+def test_a_data_set_of_the_hub_names_no_local_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"bytes": None, "path": "/etc/hostname"}]
+    write(tmp_path / "t.parquet", pa.table({"audio": pa.array(rows, AUDIO)}))
+    hub = Hub(tmp_path, {None: ["t.parquet"]})
+    monkeypatch.setattr("huggingface_hub.list_repo_files", hub.list_repo_files)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", hub.snapshot_download)
+    with pytest.raises(
+        UserError, match="names the local file /etc/hostname; a data set of the hub may name its own only"
+    ):
+        list(prepare(Path("hf:org/set")))
+    assert [each.audio for each in prepare(tmp_path)] == ["/etc/hostname"]
 
 
 def test_the_hubs_own_copy_in_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

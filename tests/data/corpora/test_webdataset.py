@@ -90,6 +90,11 @@ def test_several_recordings_in_a_sample(tmp_path: Path) -> None:
     assert (found.audio, found.text) == (f"{tar}::k.far.wav", "hi")
 
 
+def test_a_number_and_its_text_are_the_same(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", {"a.wav": wav(), "a.cls": b"3", "a.json": b'{"label": 3}'})
+    assert [each.label for each in prepare(tar)] == ["3"]
+
+
 @pytest.mark.parametrize(
     ("files", "words"),
     [
