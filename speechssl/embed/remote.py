@@ -72,7 +72,7 @@ def read_address(address: str) -> bytes:
         with fsspec.open(address, "rb") as source:
             return source.read()
     except (ImportError, OSError, ValueError) as error:
-        raise UserError(f"{address}: cannot be read ({_words(error)})") from error
+        raise UserError(f"{address}: cannot be read ({_words(error, address)})") from error
 
 
 @contextmanager
