@@ -215,6 +215,9 @@ def predict(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write [default: standard output].")] = None,
     lm: Annotated[Path | None, typer.Option(help="N-gram (ARPA) for transcripts instead of the model's own.")] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Transcripts without any n-gram.")] = False,
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="A manifest may name addresses, of any scheme.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="End with code 4 when a file could not be used.")] = False,
 ) -> None:
     """Say what a fine-tuned model hears: a class with probabilities, or a transcript with word times.
@@ -230,9 +233,9 @@ def predict(
         raise UserError("--greedy and --lm exclude each other")
     predictor = Predictor(model, lm=False if greedy else lm)
     if out is None:
-        report = predict_to_stream(predictor, audio, sys.stdout, layout=layout or "table")
+        report = predict_to_stream(predictor, audio, sys.stdout, layout=layout or "table", allow_remote=allow_remote)
     else:
-        report = predict_to_file(predictor, audio, out, layout=layout)
+        report = predict_to_file(predictor, audio, out, layout=layout, allow_remote=allow_remote)
     total = report.written + report.failed
     if report.failed:
         say(f"{report.failed} of {total} files could not be used")

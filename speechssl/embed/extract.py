@@ -28,6 +28,7 @@ from speechssl.embed.local import Engine, Job, run_local
 from speechssl.embed.moments import Pooling
 from speechssl.embed.output_columns import check_columns
 from speechssl.embed.parts import Layout, locked
+from speechssl.embed.pipeline import Row
 from speechssl.embed.precision import Precision, check_precision
 from speechssl.embed.progress import Progress, Tally
 from speechssl.embed.resources import DEFAULT_MEMORY, devices_of, divide, peak_memory
@@ -167,10 +168,7 @@ def extract(
         del opened  # what works is a copy with the weights laid out anew
         with closing(parts):  # threads end with the run, however it ends
             for part in parts:
-                for row in part.rows:
-                    item = row.item
-                    end = item.offset + item.duration if item.duration else None
-                    coverage.add(item.path, end=end, whole=row.file_seconds)
+                _cover(coverage, part.rows)
                 run.commit(part)
                 give_back_freed_memory()
         told = run.finish()
@@ -189,6 +187,13 @@ def _job(opened: Source, *, pooling: str, layer: Any, dtype: Precision, compiled
         layer_weights(each, blocks=encoder.config.transformer.layers, mix=mix)
     kept: Pooling | None = "mean" if pooling == "mean" else "mean+std" if pooling == "mean+std" else None
     return Job(kept, tuple(layers), encoder.config.dim, mix, dtype, compiled)
+
+
+def _cover(coverage: Coverage, rows: Sequence[Row]) -> None:
+    """How far the clips of a part reach in their files."""
+    for row in rows:
+        end = row.item.offset + row.item.duration if row.item.duration else None
+        coverage.add(row.item.path, end=end, whole=row.file_seconds)
 
 
 def _vector_names(layers: int) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ _SUFFIXES: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl"}
 
 
 def predict_to_file(
-    predictor: Predictor, sources: Sequence[str], out: Path, *, layout: Format | None = None
+    predictor: Predictor, sources: Sequence[str], out: Path, *, layout: Format | None = None, allow_remote: bool = False
 ) -> PredictReport:
     """Write predictions to a file, with a bar while it runs, a line for each file that fails, and a summary.
 
@@ -27,17 +27,19 @@ def predict_to_file(
         sources: as `predict_run.read_sources` takes them.
         out: the file; a pipe or a device gets the rows as they come.
         layout: of the rows; None: by the suffix of `out`, else a table.
+        allow_remote: as `predict_run.read_sources` takes it.
     """
     layout = layout or _SUFFIXES.get(out.suffix.lower(), "table")
     if out.exists() and not out.is_file() and not out.is_dir():
         with out.open("w", encoding="utf-8", newline="") as file:
-            return predict_to_stream(predictor, sources, file, layout=layout)
+            return predict_to_stream(predictor, sources, file, layout=layout, allow_remote=allow_remote)
     with bars() as bar:
         report = predict_to(
             predictor,
             sources,
             out,
             layout=layout,
+            allow_remote=allow_remote,
             progress=told_by(bar("predicting")),
             failed=lambda each: say(f"{each.path}: {each.reason}"),
         )
@@ -50,10 +52,10 @@ def predict_to_file(
 
 
 def predict_to_stream(
-    predictor: Predictor, sources: Sequence[str], file: TextStream, *, layout: Format
+    predictor: Predictor, sources: Sequence[str], file: TextStream, *, layout: Format, allow_remote: bool = False
 ) -> PredictReport:
     """Write rows to a stream as they come, and the reasons of what fails to standard error too."""
-    plan = read_sources(sources)
+    plan = read_sources(sources, allow_remote=allow_remote)
     if isinstance(file, io.TextIOWrapper):  # whatever the locale can encode
         file.reconfigure(errors="backslashreplace")
     writer = RowWriter(file, layout, predictor.classes)

@@ -56,16 +56,20 @@ class PredictReport:
     finished_before: bool
 
 
-def read_sources(sources: Sequence[str]) -> Plan:
+def read_sources(sources: Sequence[str], *, allow_remote: bool = False) -> Plan:
     """The clips of several sources, one after the other.
 
     A file is taken as it is named, whatever its suffix; everything else is what `inputs.read_plan` takes. Clips of a
     folder are named with the folder in front.
 
+    Args:
+        sources: what to predict.
+        allow_remote: manifests and tables may name addresses (see `inputs.read_plan`).
+
     Raises:
         UserError: a folder, manifest, glob or address with nothing in it.
     """
-    plans = [_plan(source) for source in sources]
+    plans = [_plan(source, allow_remote=allow_remote) for source in sources]
     if len(plans) == 1:
         return plans[0]
 
@@ -84,15 +88,15 @@ def read_sources(sources: Sequence[str]) -> Plan:
     )
 
 
-def _plan(source: str) -> Plan:
+def _plan(source: str, *, allow_remote: bool) -> Plan:
     if Path(source).is_dir():
-        plan = read_plan(source)
+        plan = read_plan(source, allow_remote=allow_remote)
         front = source.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         return replace(plan, items=lambda: (_in_folder(front, item) for item in plan.items()))
     is_file = source != "-" and not is_address(source) and Path(source).suffix.lower() not in _TABLES
     if is_file and (Path(source).exists() or not set("*?[") & set(source)):
         return replace(read_plan([source]), source=source)
-    return read_plan(source)
+    return read_plan(source, allow_remote=allow_remote)
 
 
 def _in_folder(folder: str, item: Item) -> Item:
@@ -156,6 +160,7 @@ def predict_to(
     out: Path,
     *,
     layout: Format = "jsonl",
+    allow_remote: bool = False,
     progress: Callable[[Progress], None] | None = None,
     failed: Callable[[FailedClip], None] = lambda _: None,
 ) -> PredictReport:
@@ -166,6 +171,7 @@ def predict_to(
         sources: see `read_sources`.
         out: the file.
         layout: of its rows (see `predict_rows`).
+        allow_remote: as `read_sources` takes it.
         progress: called after each part.
         failed: called with each clip that could not be used.
 
@@ -175,7 +181,7 @@ def predict_to(
     """
     if out.is_dir():
         raise UserError(f"{out}: is a folder; give the name of a file")
-    plan = read_sources(sources)
+    plan = read_sources(sources, allow_remote=allow_remote)
     settings: dict[str, Any] = {
         "format": layout,
         "version": __version__,

@@ -366,6 +366,17 @@ def test_sources_of_every_kind_one_after_the_other(model, audio, tmp_path, monke
         read_sources([str(tmp_path / "none.jsonl")])
 
 
+def test_manifests_name_addresses_by_leave_only(model, audio, tmp_path, capfd):
+    pytest.importorskip("fsspec")
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text(json.dumps({"audio": f"file://{audio}/0.wav", "duration": 0}))
+    code, _, err = command(["predict", model, manifest, "--format", "jsonl"], capfd)
+    assert code == 2
+    assert f"names file://{audio}/0.wav, an address; --allow-remote" in err
+    code, out, _ = command(["predict", model, manifest, "--format", "jsonl", "--allow-remote"], capfd)
+    assert (code, "label" in json.loads(out)) == (0, True)
+
+
 HOSTILE = ("=1+1.wav", "+cmd.wav", "-a.wav", "@sum.wav", "\tb.wav", "a\x1b[2Jb.wav", "c\rd.wav", "e\nf.wav", "-1.wav")
 
 
