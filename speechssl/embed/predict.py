@@ -8,7 +8,6 @@ A transcript is greedy, or found by beam search with the n-gram in the model's f
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
