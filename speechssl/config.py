@@ -13,7 +13,6 @@ import difflib
 import hashlib
 import json
 import math
-import re
 import tomllib
 import types
 import typing
@@ -24,11 +23,11 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import pydantic
 from pydantic_core import ErrorDetails
 
+from speechssl.terminal import printable
+
 C = TypeVar("C", bound="Config")
 
 LONGEST_MESSAGE = 1500  # characters: some lines on a terminal
-# C0 and C1 controls but for tab and line feed, and the marks that embed, override or isolate a direction of writing.
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class Config(pydantic.BaseModel):
@@ -61,8 +60,7 @@ def readable(text: str, *, longest: int = LONGEST_MESSAGE) -> str:
         longest: characters to keep.
 
     Returns:
-        The text with control characters and marks that change the direction of writing as escapes; line breaks and
-        tabs stay.
+        The text, :func:`~speechssl.terminal.printable` line by line.
 
     >>> readable("x" * 50, longest=16)
     'xxxxxxxxxx … (34 more characters) … xxxxxx'
@@ -73,7 +71,7 @@ def readable(text: str, *, longest: int = LONGEST_MESSAGE) -> str:
         kept = longest - longest // 8 * 3, longest // 8 * 3
         cut = len(text) - sum(kept)
         text = f"{text[: kept[0]]} … ({cut} more characters) … {text[-kept[1] :]}"
-    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def load_config(

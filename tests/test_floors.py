@@ -34,6 +34,7 @@ NEIGHBOURS = {
     "objectives": {"models"},
     "interop": {"models"},
     "audio": {"config", "containers"},
+    "config": {"terminal"},
     "text": {"config"},
     "__main__": {"cli"},
     "cli": {"info"},
