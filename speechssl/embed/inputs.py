@@ -18,9 +18,8 @@ from typing import Literal, overload
 
 from pydantic import ValidationError
 
-from speechssl.audio import AUDIO_SUFFIXES
+from speechssl.audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 from speechssl.config import UserError
-from speechssl.containers import FOREIGN_SUFFIXES
 from speechssl.data.corpora import folder as audio_folder
 from speechssl.data.corpora.folder_metadata import METADATA_NAMES
 from speechssl.data.manifest import Utterance

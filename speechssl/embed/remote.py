@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speechssl.audio import AUDIO_SUFFIXES, AudioError
+from speechssl.audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, AudioError
 from speechssl.config import UserError
-from speechssl.containers import FOREIGN_SUFFIXES
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _MARKS = ("etag", "ETag", "mtime", "LastModified", "last_modified", "created")

@@ -19,9 +19,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from speechssl.audio import AUDIO_SUFFIXES
+from speechssl.audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 from speechssl.config import Config, UserError
-from speechssl.containers import FOREIGN_SUFFIXES
 from speechssl.data.corpora import CorpusInfo, duration_of
 from speechssl.data.corpora.folder_metadata import METADATA_NAMES, MetadataRow, read_metadata
 from speechssl.data.manifest import Utterance
