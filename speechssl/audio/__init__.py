@@ -1,6 +1,6 @@
 """Audio files: their headers, their samples as mono float32 at 16 kHz, and the reasons why a file cannot be used."""
 
-from speechssl.audio.checks import SILENCE_PEAK, check_waveform
+from speechssl.audio.checks import SILENCE_PEAK, Levels, check_waveform
 from speechssl.audio.decoding import (
     DecodedAudio,
     OpenStretch,
@@ -9,7 +9,7 @@ from speechssl.audio.decoding import (
     open_stretch,
     probe,
 )
-from speechssl.audio.errors import AudioError
+from speechssl.audio.errors import AudioError, AudioWarning
 from speechssl.audio.formats import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 from speechssl.audio.opening import MAX_RATE, MIN_RATE, AudioInfo
 from speechssl.audio.resampling import normalize, resample
@@ -25,7 +25,9 @@ __all__ = [
     "SILENCE_PEAK",
     "AudioError",
     "AudioInfo",
+    "AudioWarning",
     "DecodedAudio",
+    "Levels",
     "OpenStretch",
     "check_waveform",
     "decode",

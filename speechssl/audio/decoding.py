@@ -109,10 +109,12 @@ class OpenStretch:
     Attributes:
         info: the header; `info.rate` is the file's own rate.
         num_samples: samples at the rate asked for, mono.
+        notes: what is doubtful about it, known when it has been read.
     """
 
     def __init__(self, file: SoundFile, info: AudioInfo, *, start: int, count: int, rate: int):
         self.info, self.num_samples = info, round(count * rate / info.rate)
+        self.notes: list[str] = []
         self._file, self._start, self._count, self._rate = file, start, count, rate
 
     def read(self) -> Float[np.ndarray, " samples"]:

@@ -1,4 +1,4 @@
-"""Errors of files that cannot be used."""
+"""What is wrong with a file, in one line: errors for those that cannot be used, warnings for the doubtful ones."""
 
 from pathlib import Path
 
@@ -22,8 +22,15 @@ class AudioError(UserError):
         return AudioError, (self.path, self.reason)  # errors cross processes
 
 
-# The name under which callers import it; tracebacks show the same.
-AudioError.__module__ = "speechssl.audio"
+class AudioWarning(UserWarning):
+    """A file that is used, but not quite as it is; `str()` is "PATH: what was done" in one line."""
+
+    def __init__(self, path: str | Path, note: str) -> None:
+        super().__init__(f"{printable(str(path))}: {note}")
+
+
+# The names under which callers import them; tracebacks show the same.
+AudioError.__module__ = AudioWarning.__module__ = "speechssl.audio"
 
 
 def printable(text: str) -> str:
