@@ -1,25 +1,41 @@
 """Opening audio files: the checks that libsndfile answers badly or hangs on, and the header."""
 
 import os
-import shlex
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 import soundfile
 
-from speechssl.audio.errors import AudioError, printable
-from speechssl.audio.formats import FOREIGN_SUFFIXES, foreign_container, foreign_suffix, other_kind
-from speechssl.audio.mp3 import mp3_samples
-from speechssl.audio.ogg import ogg_pages
-from speechssl.audio.riff import broken_promise
+from speechssl.audio.advice import excess_reason, ffmpeg, foreign_reason, joined_reason
+from speechssl.audio.errors import AudioError
+from speechssl.audio.flac import FlacFrames, flac_frames
+from speechssl.audio.formats import foreign_container, foreign_suffix, other_kind
+from speechssl.audio.mp3 import Mp3Frames, mp3_frames
+from speechssl.audio.ogg import OggPages, ogg_pages
+from speechssl.audio.riff import Excess, check_length
 from speechssl.audio.units import SAMPLE_RATE
 
 MIN_RATE = 4000  # Hz
 MAX_RATE = 192000  # Hz
+MPEG_FRAME = 1152  # samples; a decoder may drop one at an edge or at a scratch, and the file still be whole
 _MAX_SAMPLES_PER_BYTE = 10000  # FLAC packs 65535 equal samples into about 11 bytes; nothing known packs tighter
 _UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's count for a FLAC whose header leaves the length out
-MPEG_FRAME = 1152  # samples; a decoder may drop one at an edge or at a scratch, and the file still be whole
+_MP3_SLACK = 2  # frames; encoders do not agree whether the frame of the length header counts
+_STRAY_SECONDS = 0.01  # that a header may leave out
+_LONGEST_HEADER = 8192  # bytes
+_WALKED = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "CAF", "AU", "NIST", "OGG"})
+_PCM_BYTES = {
+    "PCM_S8": 1,
+    "PCM_U8": 1,
+    "ULAW": 1,
+    "ALAW": 1,
+    "PCM_16": 2,
+    "PCM_24": 3,
+    "PCM_32": 4,
+    "FLOAT": 4,
+    "DOUBLE": 8,
+}
 
 
 @dataclass(frozen=True)
@@ -67,30 +83,15 @@ def open_file(path: str | Path) -> SoundFile:
     if "\0" in str(path):
         raise AudioError(path, "not the name of a file (a null character in it)")
     try:
-        status = source.stat()
-        if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for a writer for ever
-            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
-            raise AudioError(path, f"{kind}, not an audio file")
-        if status.st_size == 0:
-            raise AudioError(path, "an empty file (0 bytes)")
-        with source.open("rb") as file:
-            head = file.read(4096)
-            foreign, other = foreign_container(path, head), other_kind(head)
-            promise = None if foreign or other else broken_promise(file, head, status.st_size)
-        if head[:4] == b"OggS":
-            promise = promise or ogg_pages(path, status.st_size, status.st_mtime_ns).fault
+        reason = _reason_before(path, source)
     except FileNotFoundError as error:
         raise AudioError(path, "a link to a missing file" if source.is_symlink() else "no such file") from error
     except PermissionError as error:
         raise AudioError(path, "not readable (permission denied)") from error
     except OSError as error:
         raise AudioError(path, f"not readable ({error.strerror or error})") from error
-    if foreign is not None:
-        raise AudioError(path, _foreign_reason(path, foreign))
-    if other is not None and source.suffix.lower() not in FOREIGN_SUFFIXES:
-        raise AudioError(path, f"not audio ({other})")
-    if promise is not None:
-        raise AudioError(path, promise)
+    if reason is not None:
+        raise AudioError(path, reason)
     if source.suffix.lower() == ".raw":  # soundfile would ask for the rate and the format
         raise AudioError(path, "samples without a header (raw); convert it to wav")
     try:
@@ -98,6 +99,41 @@ def open_file(path: str | Path) -> SoundFile:
         return SoundFile(os.fsencode(path))  # pyright: ignore[reportArgumentType]
     except soundfile.LibsndfileError as error:
         raise AudioError(path, _open_reason(path, error)) from error
+
+
+def _reason_before(path: str | Path, source: Path) -> str | None:
+    """Why a file cannot be used, as far as its bytes tell without libsndfile."""
+    status = source.stat()
+    if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for a writer for ever
+        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
+        return f"{kind}, not an audio file"
+    if status.st_size == 0:
+        return "an empty file (0 bytes)"
+    with source.open("rb") as file:
+        head = file.read(4096)
+        foreign, other = foreign_container(path, head), other_kind(head)
+        if foreign is not None:
+            return foreign_reason(path, foreign)
+        if other is not None:
+            suffix = foreign_suffix(path)
+            return f"not audio ({other})" if suffix is None else foreign_reason(path, suffix)
+        found = check_length(file, head, status.st_size)
+    if head[:4] == b"OggS":
+        return _ogg_reason(path, ogg_pages(path, status.st_size, status.st_mtime_ns))
+    return excess_reason(path, found) if isinstance(found, Excess) else found
+
+
+def _ogg_reason(path: str | Path, pages: OggPages) -> str | None:
+    if pages.fault is not None:
+        return pages.fault
+    lengths = [max(stream.seconds for stream in link) for link in pages.links]
+    if len(lengths) > 1:
+        return joined_reason(path, lengths[0], sum(lengths), convert=True)
+    streams = [f"{stream.codec} of {stream.seconds:.3f} s" for link in pages.links for stream in link]
+    if len(streams) > 1:
+        choose = ffmpeg(path, "-map 0:a:0", ".wav")
+        return f"{len(streams)} streams of sound at once ({', '.join(streams)}); choose one: {choose}"
+    return None
 
 
 def header(path: str | Path, file: SoundFile) -> AudioInfo:
@@ -113,33 +149,69 @@ def header(path: str | Path, file: SoundFile) -> AudioInfo:
         raise AudioError(path, f"an absurd length in the header: {num_samples} samples in a file of {size} bytes")
     if num_samples <= 0:
         raise AudioError(path, "no samples (a header with nothing after it, or cut off in the first block)")
-    walked = mp3_samples(path, status.st_mtime_ns) if file.format == "MP3" else None
-    if walked is not None:
-        if num_samples + 2 * MPEG_FRAME < walked:
-            raise AudioError(
-                path,
-                f"an mp3 of variable bit rate without a length header: {num_samples / rate:.1f} of "
-                f"{walked / rate:.1f} s would be read; write the header: {_ffmpeg(path, '-c copy', '.fixed.mp3')}",
-            )
-        num_samples = walked
+    if file.format == "MP3":
+        frames = mp3_frames(path, size, status.st_mtime_ns)
+        if frames is not None:
+            num_samples = _mp3_length(path, num_samples, frames)
+    elif file.format == "FLAC":
+        _check_flac(path, num_samples, rate, flac_frames(path, size, status.st_mtime_ns))
+    elif file.format not in _WALKED:
+        _check_room(path, file, size)
     return AudioInfo(str(path), rate, channels, num_samples, num_samples / rate, file.format, file.subtype)
 
 
-def _foreign_reason(path: str | Path, name: str) -> str:
-    return f"{name} cannot be read; convert it: {_ffmpeg(path, f'-ac 1 -ar {SAMPLE_RATE}', '.wav')}"
+def _mp3_length(path: str | Path, num_samples: int, frames: Mp3Frames) -> int:
+    """The number of samples of an mp3 by its frames, which libsndfile's must agree with."""
+    rate, walked = frames.rate, frames.num_samples
+    if frames.changes is not None:
+        change = frames.changes * frames.per_frame / rate
+        convert = ffmpeg(path, f"-ac 1 -ar {SAMPLE_RATE}", ".wav")
+        raise AudioError(path, f"its rate or number of channels changes at {change:.3f} s; convert it: {convert}")
+    if frames.promised is not None and frames.promised > frames.frames + _MP3_SLACK:
+        promised, held = frames.promised * frames.per_frame / rate, walked / rate
+        raise AudioError(path, f"truncated: the header promises {promised:.3f} s, {held:.3f} s can be decoded")
+    counted = num_samples if frames.promised is None else frames.promised * frames.per_frame
+    if counted + _MP3_SLACK * frames.per_frame < walked:
+        kind = "an mp3 whose length header" if frames.length_header else "an mp3 without a length header, which"
+        raise AudioError(
+            path,
+            f"{kind} counts {counted / rate:.3f} s of {walked / rate:.3f} s; "
+            f"write the header again: {ffmpeg(path, '-c copy', '.mp3', word='fixed')}",
+        )
+    return num_samples if frames.length_header else walked
 
 
-def _ffmpeg(path: str | Path, options: str, suffix: str) -> str:
-    """The command that converts a file, to be run in its folder."""
-    source = Path(path)
-    return f"ffmpeg -i {shlex.quote(printable(source.name))} {options} {shlex.quote(printable(source.stem) + suffix)}"
+def _check_flac(path: str | Path, num_samples: int, rate: int, frames: FlacFrames) -> None:
+    if frames.joined is not None:
+        convert = ffmpeg(path, "", ".wav")
+        raise AudioError(
+            path,
+            f"several FLAC files in one: the first holds {num_samples / rate:.3f} s, the second starts at byte "
+            f"{frames.joined}; keep them as files of their own, or convert it: {convert}",
+        )
+    if frames.end is not None and frames.end > num_samples + rate * _STRAY_SECONDS:
+        raise AudioError(
+            path,
+            f"the header counts {num_samples / rate:.3f} s, the frames reach to {frames.end / rate:.3f} s; "
+            f"write the header again: {ffmpeg(path, '-c:a flac', '.flac', word='fixed')}",
+        )
+
+
+def _check_room(path: str | Path, file: SoundFile, size: int) -> None:
+    """Formats whose chunks are not walked: a file much longer than its samples holds something that is not read."""
+    width = _PCM_BYTES.get(file.subtype)
+    if width is None:
+        return
+    counted, room = file.frames / file.samplerate, size / (width * file.channels * file.samplerate)
+    if room > counted + _STRAY_SECONDS and size > file.frames * file.channels * width + _LONGEST_HEADER:
+        raise AudioError(path, f"the header counts {counted:.3f} s of samples, the file has room for {room:.3f} s")
 
 
 def _open_reason(path: str | Path, error: soundfile.LibsndfileError) -> str:
     """Why libsndfile would not open a file of no known other kind."""
     foreign = foreign_suffix(path)
     if foreign is not None:
-        return _foreign_reason(path, foreign)
+        return foreign_reason(path, foreign)
     words = words_of(error)
     if "Channel count is zero" in words:
         return "a header with zero channels"
