@@ -7,6 +7,7 @@ for every file that cannot be used.
 
 import math
 import os
+import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ import soundfile
 import soxr
 from jaxtyping import Float, Float32
 
+from speechssl.audio.channels import Mix, with_channel
 from speechssl.audio.checks import not_finite
-from speechssl.audio.errors import AudioError
+from speechssl.audio.errors import AudioError, AudioWarning
 from speechssl.audio.ogg import ogg_pages
 from speechssl.audio.opening import MPEG_FRAME, AudioInfo, SoundFile, header, open_file, words_of
 from speechssl.audio.resampling import resample
@@ -70,8 +72,10 @@ def decode(
 ) -> Float[np.ndarray, " samples"]:
     """A stretch of an audio file as mono float32 in about [-1, 1].
 
-    Channels are averaged, then the stretch is resampled. A stretch that ends up to 10 ms after the file's end is taken
-    as reaching the end (manifests round to two decimals); further out is an error.
+    Channels are averaged, then the stretch is resampled; where they cancel each other (their mean has less than a fifth
+    of the power that it has when they have nothing in common) the first of the loud ones is taken. A stretch that ends
+    up to 10 ms after the file's end is taken as reaching the end (manifests round to two decimals); further out is an
+    error.
 
     Args:
         path: an audio file.
@@ -86,6 +90,9 @@ def decode(
         AudioError: what `probe` raises; decoding fails or ends early; samples that are not finite; a stretch outside
             the file.
 
+    Warns:
+        AudioWarning: the channels cancel each other.
+
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     soundfile.write(folder + "/a.wav", np.full((8000, 2), 0.5), 8000)
@@ -99,8 +106,14 @@ def decode_with_info(
     path: str | Path, offset: float = 0.0, *, duration: float | None = None, rate: int = SAMPLE_RATE
 ) -> DecodedAudio:
     """As `decode`, with the file's header beside the samples (the file is opened once)."""
-    with open_stretch(path, offset, duration=duration, rate=rate) as stretch:
-        return DecodedAudio(stretch.read(), stretch.info)
+
+    def read(channel: int | None) -> DecodedAudio:
+        with open_stretch(path, offset, duration=duration, rate=rate, channel=channel) as stretch:
+            for note in stretch.notes:
+                warnings.warn(AudioWarning(path, note), stacklevel=3)
+            return DecodedAudio(stretch.read(), stretch.info)
+
+    return with_channel(read)
 
 
 class OpenStretch:
@@ -109,16 +122,26 @@ class OpenStretch:
     Attributes:
         info: the header; `info.rate` is the file's own rate.
         num_samples: samples at the rate asked for, mono.
-        notes: what is doubtful about it, known when it has been read.
+        notes: what is doubtful about it, one line each.
     """
 
-    def __init__(self, file: SoundFile, info: AudioInfo, *, start: int, count: int, rate: int):
+    def __init__(
+        self, file: SoundFile, info: AudioInfo, *, start: int, count: int, rate: int, channel: int | None = None
+    ):
         self.info, self.num_samples = info, round(count * rate / info.rate)
-        self.notes: list[str] = []
+        self.notes = (
+            [] if channel is None else [f"the channels cancel each other, channel {channel + 1} alone is taken"]
+        )
+        self._channel = channel
         self._file, self._start, self._count, self._rate = file, start, count, rate
 
     def read(self) -> Float[np.ndarray, " samples"]:
-        """All of it. Raises what `decode` raises."""
+        """All of it.
+
+        Raises:
+            AudioError: what `decode` raises.
+            ChannelsCancel: the mean of its channels is next to nothing; `with_channel` opens it again.
+        """
         mono = np.concatenate([np.zeros(0, dtype=np.float32), *self._mono()])
         bad = not_finite(mono)
         if bad:  # before resampling, which would smear one of them over its neighbours
@@ -130,6 +153,7 @@ class OpenStretch:
 
         Raises:
             AudioError: what `decode` raises; a fault late in the file is met late.
+            ChannelsCancel: at the end, see `read`.
         """
         rates = self.info.rate, self._rate
         stream = None if rates[0] == rates[1] else soxr.ResampleStream(*rates, 1, dtype="float32", quality="HQ")
@@ -143,24 +167,41 @@ class OpenStretch:
 
     def _mono(self) -> Iterator[Float[np.ndarray, " samples"]]:
         """Blocks at the file's own rate, channels averaged; an error where the file ends early."""
-        path, read = self.info.path, 0
+        path, read, mix = self.info.path, 0, Mix(self.info.channels)
         try:
-            for block in _read_mono(self._file, self._start, self._count):
+            for block in _read(self._file, self._start, self._count):
                 read += len(block)
-                yield block
+                if self.info.channels == 1 or self._channel is not None:
+                    yield np.ascontiguousarray(block[:, self._channel or 0])
+                else:
+                    yield mix(block)
         except (soundfile.LibsndfileError, OSError) as error:
             raise AudioError(path, f"damaged or truncated: decoding fails ({words_of(error)})") from error
         if read + (MPEG_FRAME if self.info.format == "MP3" else 0) < self._count:
             held = samples_to_seconds(self._start + read, self.info.rate)
             promised = f"the header promises {self.info.duration:.3f} s, {held:.3f} s can be decoded"
             raise AudioError(path, f"truncated: {promised}")
+        if self._channel is None and self.info.channels > 1:
+            mix.finish()
 
 
 @contextmanager
 def open_stretch(
-    path: str | Path, offset: float = 0.0, *, duration: float | None = None, rate: int = SAMPLE_RATE
+    path: str | Path,
+    offset: float = 0.0,
+    *,
+    duration: float | None = None,
+    rate: int = SAMPLE_RATE,
+    channel: int | None = None,
 ) -> Generator[OpenStretch]:
     """A stretch of a file, opened but not decoded yet; arguments and errors are those of `decode`.
+
+    Args:
+        path: an audio file.
+        offset: where the stretch starts, s.
+        duration: its length, s; None for all that follows.
+        rate: the rate to resample to, Hz.
+        channel: the channel to read, from 0; None for the mean of all. `with_channel` chooses.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -172,28 +213,29 @@ def open_stretch(
     with open_file(path) as file:
         info = header(path, file)
         start, count = _stretch(info, offset, duration)
-        yield OpenStretch(file, info, start=start, count=count, rate=rate)
+        yield OpenStretch(file, info, start=start, count=count, rate=rate, channel=channel)
 
 
-def _read_mono(file: SoundFile, start: int, count: int) -> Iterator[Float[np.ndarray, " samples"]]:
-    """Up to `count` samples from `start` in blocks, channels averaged; fewer when the file ends early."""
+def _read(file: SoundFile, start: int, count: int) -> Iterator[Float32[np.ndarray, "samples channels"]]:
+    """Up to `count` samples from `start` in blocks; fewer when the file ends early."""
     near = start if file.can_seek() else 0  # GSM 6.10 cannot seek
     if file.subtype == "VORBIS":  # libsndfile 1.2.2 is off by thousands of samples after a seek into the last page
         status = Path(os.fsdecode(file.name)).stat()
         near = min(near, ogg_pages(os.fsdecode(file.name), status.st_size, status.st_mtime_ns).last_start)
     if near:
-        file.seek(near)
+        with file.quiet():
+            file.seek(near)
     for _ in _blocks(file, start - near):  # decode and drop
         pass
-    for block in _blocks(file, count):
-        yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+    yield from _blocks(file, count)
 
 
 def _blocks(file: SoundFile, count: int) -> Iterator[Float32[np.ndarray, "samples channels"]]:
     """The next `count` samples in blocks, fewer when the file ends early."""
     most = max(1, _BLOCK // file.channels)
     while count > 0:
-        block = file.read(min(count, most), dtype="float32", always_2d=True)
+        with file.quiet():
+            block = file.read(min(count, most), dtype="float32", always_2d=True)
         if not len(block):
             return
         count -= len(block)

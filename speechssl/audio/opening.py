@@ -2,6 +2,7 @@
 
 import os
 import stat
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from speechssl.audio.flac import FlacFrames, flac_frames
 from speechssl.audio.formats import foreign_container, foreign_suffix, other_kind
 from speechssl.audio.mp3 import Mp3Frames, mp3_frames
 from speechssl.audio.ogg import OggPages, ogg_pages
+from speechssl.audio.quiet import quiet_c_stderr
 from speechssl.audio.riff import Excess, check_length
 from speechssl.audio.units import SAMPLE_RATE
 
@@ -76,6 +78,10 @@ class SoundFile(soundfile.SoundFile):
         """Whether libsndfile can seek in the file."""
         return super().seekable()
 
+    def quiet(self) -> AbstractContextManager[None]:
+        """To be used around reading and seeking: libmpg123 prints its warnings to stderr."""
+        return quiet_c_stderr() if self.format == "MP3" else nullcontext()
+
 
 def open_file(path: str | Path) -> SoundFile:
     """The file opened by libsndfile, after the checks that libsndfile answers badly or hangs on."""
@@ -95,8 +101,9 @@ def open_file(path: str | Path) -> SoundFile:
     if source.suffix.lower() == ".raw":  # soundfile would ask for the rate and the format
         raise AudioError(path, "samples without a header (raw); convert it to wav")
     try:
-        # As bytes, so that a name that is not UTF-8 opens too; soundfile takes them, its annotation does not say so.
-        return SoundFile(os.fsencode(path))  # pyright: ignore[reportArgumentType]
+        with quiet_c_stderr():
+            # As bytes, so that a name that is not UTF-8 opens too; soundfile takes them, its annotation says otherwise.
+            return SoundFile(os.fsencode(path))  # pyright: ignore[reportArgumentType]
     except soundfile.LibsndfileError as error:
         raise AudioError(path, _open_reason(path, error)) from error
 
@@ -111,15 +118,15 @@ def _reason_before(path: str | Path, source: Path) -> str | None:
         return "an empty file (0 bytes)"
     with source.open("rb") as file:
         head = file.read(4096)
-        foreign, other = foreign_container(path, head), other_kind(head)
-        if foreign is not None:
-            return foreign_reason(path, foreign)
-        if other is not None:
-            suffix = foreign_suffix(path)
-            return f"not audio ({other})" if suffix is None else foreign_reason(path, suffix)
-        found = check_length(file, head, status.st_size)
+    foreign, other = foreign_container(path, head), other_kind(head)
+    if foreign is not None:
+        return foreign_reason(path, foreign)
+    if other is not None:
+        suffix = foreign_suffix(path)
+        return f"not audio ({other})" if suffix is None else foreign_reason(path, suffix)
     if head[:4] == b"OggS":
         return _ogg_reason(path, ogg_pages(path, status.st_size, status.st_mtime_ns))
+    found = check_length(path, status.st_size, status.st_mtime_ns)
     return excess_reason(path, found) if isinstance(found, Excess) else found
 
 

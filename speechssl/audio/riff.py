@@ -6,10 +6,12 @@ Layouts: RIFF (Microsoft and IBM, 1991), RF64 (EBU Tech 3306), Sony Wave64, AIFF
 Sun au, NIST SPHERE.
 """
 
+import functools
 import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 _SLOPPY = 44  # bytes; some writers count the wav header among the samples, and nothing is missing then
@@ -46,26 +48,31 @@ Finding = str | Excess | None
 """The reason why a file cannot be read; an excess, for which the caller knows a remedy; None where all is well."""
 
 
-def check_length(file: BinaryIO, head: bytes, size: int) -> Finding:
+@functools.lru_cache(maxsize=256)
+def check_length(path: str | Path, size: int, changed: int) -> Finding:  # noqa: ARG001 (part of the cache's key)
     """Compares what a header counts with what the file holds; None when that cannot be told.
 
+    The many utterances of one long file look at it once.
+
     Args:
-        file: the file, opened for reading bytes.
-        head: its first bytes.
+        path: the file.
         size: its length, bytes.
+        changed: its time of modification.
     """
-    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:12] == b"WAVE":
-        return _check_wav(file, head, size)
-    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
-        return _check_aiff(file, head, size)
-    if head[:4] == b"caff":
-        return _check_caf(file, size)
-    if head[:16] == _WAVE64 and len(head) >= 24:
-        return _check_wave64(file, head, size)
-    if head[:4] == b".snd" and len(head) >= 24:
-        return _check_au(file, head, size)
-    if head[:16] == b"NIST_1A\n   1024\n":
-        return _check_sphere(file, head, size)
+    with Path(path).open("rb") as file:
+        head = file.read(1024)
+        if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:12] == b"WAVE":
+            return _check_wav(file, head, size)
+        if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+            return _check_aiff(file, head, size)
+        if head[:4] == b"caff":
+            return _check_caf(file, size)
+        if head[:16] == _WAVE64 and len(head) >= 24:
+            return _check_wave64(file, head, size)
+        if head[:4] == b".snd" and len(head) >= 24:
+            return _check_au(file, head, size)
+        if head[:16] == b"NIST_1A\n   1024\n":
+            return _check_sphere(file, head, size)
     return None
 
 
@@ -183,8 +190,8 @@ def _check_au(file: BinaryIO, head: bytes, size: int) -> Finding:
 
 def _check_sphere(file: BinaryIO, head: bytes, size: int) -> Finding:
     names = rb"(sample_count|sample_n_bytes|channel_count|sample_rate) -i (\d+)"
-    fields = {name: int(number) for name, number in re.findall(names, head[:1024])}
-    if len(fields) < 4 or b"-ilbc" in head[:1024] or b"shorten" in head[:1024]:
+    fields = {name: int(number) for name, number in re.findall(names, head)}
+    if len(fields) < 4 or b"-ilbc" in head or b"shorten" in head:
         return None
     per_sample = fields[b"sample_n_bytes"] * fields[b"channel_count"]
     end = 1024 + fields[b"sample_count"] * per_sample

@@ -20,7 +20,7 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import Float32, Shaped
 
-from speechssl.audio import SAMPLE_RATE, AudioError, Levels, OpenStretch, open_stretch
+from speechssl.audio import SAMPLE_RATE, AudioError, Levels, OpenStretch, open_stretch, with_channel
 from speechssl.data.store import NARROW, WIDE
 
 SCRATCH = ".decoding-"  # begins the names of the files of long utterances, until they are appended to the corpus
@@ -82,10 +82,14 @@ def encode(audio: str, offset: float, *, duration: float | None, scratch: Path) 
         AudioError: what `audio.decode` and `audio.check_waveform` raise, or memory has run out.
         OSError: the scratch folder cannot be written: the disk is full.
     """
-    try:
-        with open_stretch(audio, offset, duration=duration) as stretch:
+
+    def encoded(channel: int | None) -> Encoded:
+        with open_stretch(audio, offset, duration=duration, channel=channel) as stretch:
             encoding = _in_memory if stretch.num_samples <= _WHOLE else _in_file
             return encoding(stretch, audio, scratch)
+
+    try:
+        return with_channel(encoded)
     except MemoryError as error:
         raise AudioError(audio, "memory ran out while it was decoded") from error
 

@@ -10,13 +10,13 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
 
-from speechssl.audio import AudioError, check_waveform, open_stretch, samples_to_seconds
+from speechssl.audio import AudioError, Levels, open_stretch, samples_to_seconds, with_channel
 from speechssl.embed.inputs import Item
 from speechssl.embed.long import Block, LongClip, scan
 from speechssl.embed.remote import fetched, is_address
@@ -27,10 +27,11 @@ _SAMPLE = 4  # bytes
 
 @dataclass(frozen=True)
 class Decoded:
-    """A clip in memory."""
+    """A clip in memory; `notes` say what is doubtful about it."""
 
     item: Item
     waveform: Float32[np.ndarray, " samples"]
+    notes: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -45,6 +46,7 @@ class Streamed:
     item: Item
     clip: LongClip
     close: Callable[[], None]
+    notes: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -144,7 +146,8 @@ class Decoding:
         stack = ExitStack()
         try:
             path = stack.enter_context(fetched(item.location, self._spool)) if is_address(item.location) else None
-            clip = self._read(index, item, str(path or item.location), close=stack.close)
+            local = str(path or item.location)
+            clip = with_channel(lambda channel: self._read(index, item, local, channel, close=stack.close))
         except AudioError as error:
             clip = Failed(item, error.reason)
         except Exception as error:  # noqa: BLE001 -- one clip must not end the run, whatever a decoder raises
@@ -154,8 +157,11 @@ class Decoding:
             stack.close()
         return clip
 
-    def _read(self, index: int, item: Item, path: str, *, close: Callable[[], None]) -> Clip:
-        with open_stretch(path, item.offset, duration=item.duration or None) as stretch:
+    def _read(
+        self, index: int, item: Item, path: str, channel: int | None, *, close: Callable[[], None]
+    ) -> Decoded | Streamed:
+        with open_stretch(path, item.offset, duration=item.duration or None, channel=channel) as stretch:
+            notes = tuple(stretch.notes)
             if stretch.num_samples <= self._long_samples:
                 # The samples at their own rate are held beside the result for a moment.
                 size = stretch.num_samples * _SAMPLE
@@ -164,15 +170,15 @@ class Decoding:
                 got = 0
                 try:
                     waveform = np.ascontiguousarray(stretch.read(), dtype=np.float32)
-                    check_waveform(waveform, path)
+                    found = Levels([waveform]).check(path)
                     got = len(waveform) * _SAMPLE
                 finally:
                     self._let_go(size + native - got)
-                return Decoded(item, waveform)
+                return Decoded(item, waveform, (*notes, *found))
 
-        found = scan(lambda: _blocks(item, path), path)
-        again = _unchanged(lambda: _blocks(item, path), found.num_samples, path)
-        return Streamed(item, LongClip(found.num_samples, found.mean, found.deviation, lambda: ahead(again)), close)
+        clip = scan(lambda: _blocks(item, path, channel), path)
+        again = _unchanged(lambda: _blocks(item, path, channel), clip.num_samples, path)
+        return Streamed(item, replace(clip, blocks=lambda: ahead(again)), close, (*notes, *clip.notes))
 
     def _reserve(self, index: int, size: int) -> None:
         with self._changed:
@@ -186,8 +192,8 @@ class Decoding:
             self._changed.notify_all()
 
 
-def _blocks(item: Item, path: str) -> Iterator[Block]:
-    with open_stretch(path, item.offset, duration=item.duration or None) as stretch:
+def _blocks(item: Item, path: str, channel: int | None) -> Iterator[Block]:
+    with open_stretch(path, item.offset, duration=item.duration or None, channel=channel) as stretch:
         yield from stretch.blocks()
 
 

@@ -16,7 +16,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,6 +57,7 @@ class ExtractReport:
         peak_memory: the most that the process has held, bytes.
         dtype: of the arithmetic: float32, bfloat16 or int8.
         cosine: the smallest with float32 on the first batch, where there was a check.
+        notes: what is doubtful about a clip that this run encoded, "LOCATION: note".
     """
 
     written: int
@@ -71,6 +72,7 @@ class ExtractReport:
     peak_memory: int
     dtype: str
     cosine: float | None
+    notes: tuple[str, ...] = ()
 
 
 def extract(
@@ -163,7 +165,8 @@ def extract(
                 give_back_freed_memory()
         told = run.finish()
         shutil.rmtree(folder)
-    return _report(told, out, started=started, new=run.tally.seconds, resumed=run.resumed, before=False)
+    report = _report(told, out, started=started, new=run.tally.seconds, resumed=run.resumed, before=False)
+    return replace(report, notes=tuple(run.notes))
 
 
 def _job(opened: Source, *, pooling: str, layer: Any, dtype: Precision, compiled: bool) -> Job:
@@ -198,6 +201,7 @@ class _Run:
             settings.update({name: old[name] for name in ("dtype", "cosine") if name in old})
         self.parts = Parts(folder, layout)
         self.resumed = 0
+        self.notes: list[str] = []
         self._digest = hashlib.blake2b(digest_size=8)
         self._order = array("Q")  # of the plan: places, _NEW or _FAILED
         self._fresh = array("Q")  # of what was new: places or _FAILED
@@ -271,6 +275,7 @@ class _Run:
             self._fresh.append(number << 32 | row if done else _FAILED)
             row += done
         self._fresh_failed += failed
+        self.notes += part.notes
         if failed:
             with self.errors.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.writelines(each.line() for each in failed)

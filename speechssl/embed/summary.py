@@ -6,7 +6,7 @@ from pathlib import Path
 
 from speechssl.embed.extract import ExtractReport
 from speechssl.embed.progress import Progress
-from speechssl.terminal import Update
+from speechssl.terminal import Update, doubts
 
 _GIB = 2**30
 
@@ -44,4 +44,4 @@ def summary(report: ExtractReport, out: Path) -> list[str]:
         )
     if report.errors:
         lines.append(f"{report.failed} clips could not be used; each one is in {report.errors}")
-    return lines
+    return lines + doubts(report.notes)
