@@ -177,7 +177,7 @@ class OpenStretch:
                     yield mix(block)
         except (soundfile.LibsndfileError, OSError) as error:
             raise AudioError(path, f"damaged or truncated: decoding fails ({words_of(error)})") from error
-        if read + (MPEG_FRAME if self.info.format == "MP3" else 0) < self._count:
+        if read + (MPEG_FRAME if self.info.subtype.startswith("MPEG_LAYER") else 0) < self._count:
             held = samples_to_seconds(self._start + read, self.info.rate)
             promised = f"the header promises {self.info.duration:.3f} s, {held:.3f} s can be decoded"
             raise AudioError(path, f"truncated: {promised}")

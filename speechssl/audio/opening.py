@@ -15,7 +15,7 @@ from speechssl.audio.formats import foreign_container, foreign_suffix, other_kin
 from speechssl.audio.mp3 import Mp3Frames, mp3_frames
 from speechssl.audio.ogg import OggPages, ogg_pages
 from speechssl.audio.quiet import quiet_c_stderr
-from speechssl.audio.riff import Excess, check_length
+from speechssl.audio.riff import Excess, check_length, second_head
 from speechssl.audio.units import SAMPLE_RATE
 
 MIN_RATE = 4000  # Hz
@@ -25,19 +25,7 @@ _MAX_SAMPLES_PER_BYTE = 10000  # FLAC packs 65535 equal samples into about 11 by
 _UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's count for a FLAC whose header leaves the length out
 _MP3_SLACK = 2  # frames; encoders do not agree whether the frame of the length header counts
 _STRAY_SECONDS = 0.01  # that a header may leave out
-_LONGEST_HEADER = 8192  # bytes
 _WALKED = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "CAF", "AU", "NIST", "OGG"})
-_PCM_BYTES = {
-    "PCM_S8": 1,
-    "PCM_U8": 1,
-    "ULAW": 1,
-    "ALAW": 1,
-    "PCM_16": 2,
-    "PCM_24": 3,
-    "PCM_32": 4,
-    "FLOAT": 4,
-    "DOUBLE": 8,
-}
 
 
 @dataclass(frozen=True)
@@ -80,7 +68,7 @@ class SoundFile(soundfile.SoundFile):
 
     def quiet(self) -> AbstractContextManager[None]:
         """To be used around reading and seeking: libmpg123 prints its warnings to stderr."""
-        return quiet_c_stderr() if self.format == "MP3" else nullcontext()
+        return quiet_c_stderr() if self.subtype.startswith("MPEG_LAYER") else nullcontext()
 
 
 def open_file(path: str | Path) -> SoundFile:
@@ -156,14 +144,14 @@ def header(path: str | Path, file: SoundFile) -> AudioInfo:
         raise AudioError(path, f"an absurd length in the header: {num_samples} samples in a file of {size} bytes")
     if num_samples <= 0:
         raise AudioError(path, "no samples (a header with nothing after it, or cut off in the first block)")
-    if file.format == "MP3":
+    if file.subtype.startswith("MPEG_LAYER"):  # in a wav too
         frames = mp3_frames(path, size, status.st_mtime_ns)
         if frames is not None:
             num_samples = _mp3_length(path, num_samples, frames)
     elif file.format == "FLAC":
         _check_flac(path, num_samples, rate, flac_frames(path, size, status.st_mtime_ns))
     elif file.format not in _WALKED:
-        _check_room(path, file, size)
+        _check_second(path, num_samples, rate, second_head(path, size, status.st_mtime_ns))
     return AudioInfo(str(path), rate, channels, num_samples, num_samples / rate, file.format, file.subtype)
 
 
@@ -204,14 +192,14 @@ def _check_flac(path: str | Path, num_samples: int, rate: int, frames: FlacFrame
         )
 
 
-def _check_room(path: str | Path, file: SoundFile, size: int) -> None:
-    """Formats whose chunks are not walked: a file much longer than its samples holds something that is not read."""
-    width = _PCM_BYTES.get(file.subtype)
-    if width is None:
-        return
-    counted, room = file.frames / file.samplerate, size / (width * file.channels * file.samplerate)
-    if room > counted + _STRAY_SECONDS and size > file.frames * file.channels * width + _LONGEST_HEADER:
-        raise AudioError(path, f"the header counts {counted:.3f} s of samples, the file has room for {room:.3f} s")
+def _check_second(path: str | Path, num_samples: int, rate: int, second: int | None) -> None:
+    """Formats whose lengths are not compared: libsndfile reads the header of a second file as samples."""
+    if second is not None:
+        raise AudioError(
+            path,
+            f"several recordings in one file: {num_samples / rate:.3f} s are found, and the second starts at byte "
+            f"{second}; keep them as files of their own, or join them with sox",
+        )
 
 
 def _open_reason(path: str | Path, error: soundfile.LibsndfileError) -> str:

@@ -230,13 +230,51 @@ def test_flac_whose_header_counts_less(tmp_path: Path) -> None:
     )
 
 
-def test_format_that_is_not_walked(tmp_path: Path) -> None:
-    content = written(tmp_path / "a.paf", format="PAF")
-    (tmp_path / "a.paf").write_bytes(content)
-    assert len(decode(tmp_path / "a.paf")) >= 32000
-    content = written(tmp_path / "a.mat", format="MAT4", subtype="PCM_16")
-    (tmp_path / "a.mat").write_bytes(content + content)
-    assert "the header counts 2.000 s of samples, the file has room for 4." in reason(tmp_path / "a.mat")
+@pytest.mark.parametrize(
+    ("name", "subtype"),
+    [("PAF", "PCM_16"), ("AVR", "PCM_16"), ("IRCAM", "FLOAT"), ("VOC", "PCM_16"), ("PVF", "PCM_16")],
+)
+def test_formats_whose_lengths_are_not_compared(name: str, subtype: str, tmp_path: Path) -> None:
+    once = written(tmp_path / "a", format=name, subtype=subtype)
+    (tmp_path / "a").write_bytes(once)
+    assert len(decode(tmp_path / "a")) >= 31700  # a voc has another rate
+    (tmp_path / "a").write_bytes(once + once)
+    assert f"the second starts at byte {len(once)};" in reason(tmp_path / "a")
+
+
+# MPEG audio in a wav
+
+
+@pytest.mark.parametrize("fact", [b"", struct.pack("<4sII", b"fact", 4, 5 * len(SPEECH))])
+def test_mp3_in_a_wav(fact: bytes, tmp_path: Path) -> None:
+    """Without a length header, as Windows wrote it."""
+    whole = written(tmp_path / "a.mp3", np.tile(SPEECH, 5), bitrate_mode="CONSTANT", compression_level=0.5)
+    plain = whole[whole.index(whole[:2], 100) :]
+    form = struct.pack("<HHIIHHHHIHHH", 0x55, 1, RATE, len(plain) // 10, 1, 0, 12, 1, 2, 576, 1, 1393)
+    body = b"WAVE" + struct.pack("<4sI", b"fmt ", len(form)) + form + fact
+    body += struct.pack("<4sI", b"data", len(plain)) + plain + CHUNKS["LIST"]
+    (tmp_path / "a.wav").write_bytes(struct.pack("<4sI", b"RIFF", len(body)) + body)
+    assert len(decode(tmp_path / "a.wav")) == pytest.approx(10 * RATE, abs=2 * 1152)
+    assert probe(tmp_path / "a.wav").subtype == "MPEG_LAYER_III"
+
+
+# Lengths by bytes are not lengths by samples
+
+
+@pytest.mark.parametrize(
+    ("suffix", "subtype"),
+    [
+        *[("wav", each) for each in ("IMA_ADPCM", "MS_ADPCM", "GSM610", "G721_32", "NMS_ADPCM_16", "ULAW", "ALAW")],
+        *[("aiff", each) for each in ("IMA_ADPCM", "GSM610", "ULAW")],
+        *[("caf", each) for each in ("ALAC_16", "ALAC_24", "ULAW")],
+        *[("au", each) for each in ("G721_32", "G723_24", "G723_40", "ULAW", "DOUBLE")],
+        *[("w64", each) for each in ("IMA_ADPCM", "GSM610", "FLOAT")],
+    ],
+)
+@pytest.mark.parametrize("count", [31777, 32000])
+def test_coded_samples_are_all_there(suffix: str, subtype: str, count: int, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / f"a.{suffix}", SPEECH[:count], RATE, subtype=subtype)
+    assert count <= len(decode(tmp_path / f"a.{suffix}")) < count + 2048
 
 
 # Ogg
