@@ -222,7 +222,7 @@ def samples_or_reason(path: Path) -> np.ndarray:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "aiff"])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "aiff", "au", "caf", "w64", "rf64", "voc"])
 def test_any_damage_gives_samples_or_a_reason(suffix: str, data: st.DataObject, tmp_path: Path) -> None:
     """Bytes changed, cut or inserted anywhere: never another exception, never a sample that is not finite."""
     path = tmp_path / f"whole.{suffix}"

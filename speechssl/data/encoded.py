@@ -1,8 +1,10 @@
-"""One utterance as a prepared corpus keeps it: int16 with a gain, or float32 where 16 bits are not enough.
+"""One utterance as a prepared corpus keeps it: int16, int16 with a shift for each 10 ms, or float32.
 
-Samples that a 16-bit file at 16 kHz can hold are kept as they are. Others are stored as int16 of the smallest power of
-two that holds their peak, so that a quiet recording keeps all 16 bits and a loud one is not clipped. Where a click or
-a constant offset stands so far above everything else that it would take more than four of the bits, float32 is stored.
+Samples that a 16-bit file at 16 kHz can hold are kept as they are. Others have a gain, the smallest power of two that
+holds their peak, so that a quiet recording keeps all 16 bits and a loud one is not clipped. Each stretch of 10 ms of
+them is shifted up by as many bits as its own peak leaves free, so that pauses and quiet passages keep 16 bits as well,
+which models that normalise each frame see. Where a click or a constant offset stands more than 16 times above everything
+else, float32 is stored.
 """
 
 import hashlib
@@ -21,12 +23,13 @@ import numpy as np
 from jaxtyping import Float32, Shaped
 
 from speechssl.audio import SAMPLE_RATE, AudioError, Levels, OpenStretch, open_stretch, with_channel
-from speechssl.data.store import NARROW, WIDE
+from speechssl.data.store import PART, Form
 
 SCRATCH = ".decoding-"  # begins the names of the files of long utterances, until they are appended to the corpus
 _WHOLE = 60 * SAMPLE_RATE  # samples; a longer utterance is decoded into a file, so that memory stays bounded
-_BLOCK = 1 << 18  # samples of such a file that are in memory at once
-_LOST_TO_PEAK = 16.0  # the peak over everything else: four of the 16 bits
+_BLOCK = 1600 * PART  # samples of such a file that are in memory at once
+_LOST_TO_PEAK = 16.0  # the peak over everything else
+_MOST_SHIFT = 60  # bits; less than what float32 can count down to
 _FULL_SCALE = 32768
 
 
@@ -37,22 +40,22 @@ class Encoded:
     Attributes:
         samples: how many.
         gain: what stored int16 samples are multiplied by, as parts of 32768; 1.0 for float32.
-        sample_bytes: 2 for int16, 4 for float32.
+        form: how samples are stored.
         crc32: checksum of the stored samples.
         digest: BLAKE2b of the stored samples, 16 hexadecimal digits.
         upsampled: whether the file has a rate below 16 kHz.
         notes: what is doubtful about it.
-        content: the stored samples, or the file they are in.
+        content: the stored samples, the shifts behind them where there are any, or the file they are in.
     """
 
     samples: int
     gain: float
-    sample_bytes: int
+    form: Form
     crc32: int
     digest: str
     upsampled: bool
     notes: tuple[str, ...]
-    content: Shaped[np.ndarray, " samples"] | Path
+    content: Shaped[np.ndarray, " _"] | Path
 
     def append_to(self, file: BinaryIO) -> None:
         """Write the stored samples; the file they were in is removed."""
@@ -113,27 +116,39 @@ class _Grid:
             self.holds = fits and bool((scaled == np.rint(scaled)).all())
 
 
-@dataclass(frozen=True)
-class _Form:
-    """How samples are stored."""
+class _Coder:
+    """Samples to their stored form, in blocks of whole parts; the shifts of all are known at the end."""
 
-    gain: float
-    sample_bytes: int
-
-    @classmethod
-    def of(cls, levels: Levels, grid: _Grid) -> "_Form":
+    def __init__(self, levels: Levels, grid: _Grid) -> None:
+        self.gain, self._shifts = 1.0, bytearray()
+        self.form: Form = "int16"
         if grid.holds:
-            return cls(1.0, NARROW)
+            return
         if levels.peak > _LOST_TO_PEAK * levels.rest:
-            return cls(1.0, WIDE)
-        gain = 2.0 ** math.ceil(math.log2(levels.peak))
-        clipped = np.rint(levels.high * (_FULL_SCALE / gain)) >= _FULL_SCALE  # one step more than int16 has
-        return cls(2 * gain if clipped else gain, NARROW)
+            self.form = "float32"
+            return
+        self.form = "int16+shifts"
+        self.gain = 2.0 ** math.ceil(math.log2(levels.peak))
+        if np.rint(levels.peak * (_FULL_SCALE / self.gain)) >= _FULL_SCALE:  # one step more than int16 has
+            self.gain *= 2
 
     def __call__(self, block: Float32[np.ndarray, " samples"]) -> Shaped[np.ndarray, " samples"]:
-        if self.sample_bytes == WIDE:
+        if self.form == "float32":
             return block.astype("<f4", copy=False)
-        return np.rint(block.astype(np.float64) * (_FULL_SCALE / self.gain)).astype("<i2")
+        scaled = block.astype(np.float64) * (_FULL_SCALE / self.gain)
+        if self.form == "int16+shifts":
+            scaled = np.pad(scaled, (0, -len(block) % PART)).reshape(-1, PART)
+            peaks = np.abs(scaled).max(axis=1)
+            shifts = np.clip(15 - np.frexp(peaks)[1], 0, _MOST_SHIFT)
+            shifts[peaks == 0] = 0
+            shifts -= np.rint(np.ldexp(peaks, shifts)) >= _FULL_SCALE
+            self._shifts += shifts.astype(np.uint8).tobytes()
+            scaled = np.ldexp(scaled, shifts[:, None]).ravel()[: len(block)]
+        return np.rint(scaled).astype("<i2")
+
+    def shifts(self) -> Shaped[np.ndarray, " _"]:
+        """What is stored behind the samples."""
+        return np.frombuffer(bytes(self._shifts) + bytes(len(self._shifts) % 2), dtype="<i2")
 
 
 def _in_memory(stretch: OpenStretch, audio: str, scratch: Path) -> Encoded:  # noqa: ARG001 (as _in_file)
@@ -141,12 +156,14 @@ def _in_memory(stretch: OpenStretch, audio: str, scratch: Path) -> Encoded:  # n
     levels, grid = Levels([waveform]), _Grid()
     notes = (*stretch.notes, *levels.check(audio))
     grid.add(waveform)
-    form = _Form.of(levels, grid)
-    content = form(waveform)
+    coder = _Coder(levels, grid)
+    content = coder(waveform)
+    if coder.form == "int16+shifts":
+        content = np.concatenate([content, coder.shifts()])
     return Encoded(
-        samples=len(content),
-        gain=form.gain,
-        sample_bytes=form.sample_bytes,
+        samples=len(waveform),
+        gain=coder.gain,
+        form=coder.form,
         crc32=zlib.crc32(content.data),
         digest=hashlib.blake2b(content.data, digest_size=8).hexdigest(),
         upsampled=stretch.info.rate < SAMPLE_RATE,
@@ -166,9 +183,9 @@ def _in_file(stretch: OpenStretch, audio: str, scratch: Path) -> Encoded:
                 grid.add(block)
                 file.write(block.astype("<f4", copy=False).data)
             notes = (*stretch.notes, *levels.check(audio))
-            form = _Form.of(levels, grid)
+            coder = _Coder(levels, grid)
             crc32, digest = 0, hashlib.blake2b(digest_size=8)
-            for content in _rewritten(file, form):
+            for content in _rewritten(file, coder):
                 crc32 = zlib.crc32(content.data, crc32)
                 digest.update(content.data)
     except BaseException:
@@ -177,8 +194,8 @@ def _in_file(stretch: OpenStretch, audio: str, scratch: Path) -> Encoded:
         raise
     return Encoded(
         samples=levels.num_samples,
-        gain=form.gain,
-        sample_bytes=form.sample_bytes,
+        gain=coder.gain,
+        form=coder.form,
         crc32=crc32,
         digest=digest.hexdigest(),
         upsampled=stretch.info.rate < SAMPLE_RATE,
@@ -187,20 +204,23 @@ def _in_file(stretch: OpenStretch, audio: str, scratch: Path) -> Encoded:
     )
 
 
-def _rewritten(file: BinaryIO, form: _Form) -> Iterator[Shaped[np.ndarray, " samples"]]:
-    """Blocks in their stored form, each after it was written over what has been read."""
+def _rewritten(file: BinaryIO, coder: _Coder) -> Iterator[Shaped[np.ndarray, " _"]]:
+    """Blocks in their stored form, each after it was written over what has been read; the shifts last."""
     read = written = 0
     while True:
         file.seek(read)
-        block = np.frombuffer(file.read(_BLOCK * WIDE), dtype="<f4")
+        block = np.frombuffer(file.read(_BLOCK * 4), dtype="<f4")
         if not len(block):
             break
         read += block.nbytes
-        content = form(block)
-        if form.sample_bytes != WIDE:
+        content = coder(block)
+        if coder.form != "float32":
             file.seek(written)
             file.write(content.data)
-            written += content.nbytes
+        written += content.nbytes
         yield content
-    if form.sample_bytes != WIDE:
-        file.truncate(written)
+    if coder.form == "int16+shifts":
+        file.seek(written)
+        written += file.write(coder.shifts().data)
+        yield coder.shifts()
+    file.truncate(written)

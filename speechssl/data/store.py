@@ -4,9 +4,10 @@ import hashlib
 import json
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32, Int64, Shaped
+from jaxtyping import Float32, Int16, Int64, Shaped
 from pydantic import BaseModel, ValidationError
 
 from speechssl.audio import SAMPLE_RATE
@@ -16,7 +17,9 @@ from speechssl.data.utterance import Utterance
 
 VERSION = 2
 MANIFEST, REJECTS, WAVEFORMS, INDEX = "manifest.jsonl", "rejects.jsonl", "waveforms.i16", "waveforms.json"
-NARROW, WIDE = 2, 4  # bytes per sample: int16, or float32 where 16 bits would lose what is beside a click or an offset
+PART = 160  # samples, 10 ms: each has a shift of its own in the form that needs it
+Form = Literal["int16", "int16+shifts", "float32"]
+"""How the samples of an utterance are stored; see `speechssl.data.encoded`."""
 
 
 class StoreIndex(Config):
@@ -31,9 +34,8 @@ class StoreIndex(Config):
         notes: what is doubtful about an utterance, one line, by its number.
         fingerprint: digest of the utterances that went in and of the size and time of their files.
         lengths: samples of each utterance.
-        gains: what the stored samples of each utterance are multiplied by, a power of two; stored int16 are parts of
-            32768.
-        sample_bytes: bytes per stored sample of each utterance: 2 for int16, 4 for float32.
+        gains: what the stored samples of each utterance are multiplied by, a power of two; int16 are parts of 32768.
+        forms: how the samples of each utterance are stored.
         crc32s: checksum of each utterance's stored samples.
         digests: BLAKE2b of each utterance's stored samples, 16 hexadecimal digits.
     """
@@ -47,14 +49,14 @@ class StoreIndex(Config):
     notes: dict[int, str]
     lengths: list[int]
     gains: list[float]
-    sample_bytes: list[int]
+    forms: list[Form]
     crc32s: list[int]
     digests: list[str]
 
     @property
     def total_bytes(self) -> int:
         """Length of the file of samples."""
-        return sum(length * size for length, size in zip(self.lengths, self.sample_bytes, strict=True))
+        return sum(stored_bytes(form, length) for form, length in zip(self.forms, self.lengths, strict=True))
 
 
 class _Layout(BaseModel):
@@ -92,14 +94,14 @@ class WaveformStore:
         self.lengths = np.array(index.lengths, dtype=np.int64)
         check_sizes(self.folder, index)
         self._crc32s, self._digests = index.crc32s, index.digests
-        self.gains, self._sample_bytes = index.gains, index.sample_bytes
+        self.gains, self._forms = index.gains, index.forms
         self.utterances = read_manifest(self.folder / MANIFEST)
         if len(self.utterances) != len(self.lengths):
             raise UserError(
                 f"{self.folder / MANIFEST}: {len(self.utterances)} utterances, {INDEX} counts {len(self.lengths)}"
             )
-        sizes = self.lengths * np.asarray(index.sample_bytes, dtype=np.int64) // NARROW
-        self._begins = np.cumsum(sizes) - sizes  # in int16
+        sizes = [stored_bytes(form, length) for form, length in zip(index.forms, index.lengths, strict=True)]
+        self._ends = np.cumsum(np.asarray(sizes, dtype=np.int64)) // 2  # in int16
         self._samples = self._map(index.total_bytes)
 
     def _map(self, size: int) -> np.ndarray:
@@ -140,7 +142,7 @@ class WaveformStore:
             stop: one past the last sample; None for the end.
 
         Returns:
-            (samples,) int16, or float32 for the few utterances that 16 bits cannot hold; read-only.
+            (samples,) int16, or float32 where that is the form; read-only.
 
         Raises:
             IndexError: no such utterance.
@@ -152,11 +154,8 @@ class WaveformStore:
         last = length if stop is None else stop
         if not 0 <= start <= last <= length:
             raise ValueError(f"samples {start} to {last} of utterance {index}, which has {length}")
-        begin = int(self._begins[index])
-        if self._sample_bytes[index] == NARROW:
-            return self._samples[begin + start : begin + last]
-        step = WIDE // NARROW
-        return self._samples[begin + step * start : begin + step * last].view("<f4")
+        stored = self._stored(index)
+        return stored.view("<f4")[start:last] if self._forms[index] == "float32" else stored[start:last]
 
     def waveform(self, index: int, start: int = 0, stop: int | None = None) -> Float32[np.ndarray, " samples"]:
         """A stretch of one utterance as samples in the units of its file: full scale is 1.0, float files may exceed it.
@@ -166,10 +165,20 @@ class WaveformStore:
         Returns:
             (samples,) float32, a copy.
         """
-        stored = self.read(index, start, stop).astype(np.float32)
-        if self._sample_bytes[index] == NARROW:
-            stored *= np.float32(self.gains[index] / 32768)  # a power of two: nothing is rounded
-        return stored
+        samples = self.read(index, start, stop).astype(np.float32)
+        if self._forms[index] != "float32":
+            samples *= np.float32(self.gains[index] / 32768)  # powers of two: nothing is rounded
+        if self._forms[index] == "int16+shifts" and len(samples):
+            shifts = self._stored(index)[self.lengths[index] :].view(np.uint8)
+            first = start // PART
+            factors = np.ldexp(np.float32(1), -shifts[first : (start + len(samples) - 1) // PART + 1].astype(np.int32))
+            samples *= np.repeat(factors, PART)[start - first * PART :][: len(samples)]
+        return samples
+
+    def _stored(self, index: int) -> Int16[np.ndarray, " _"]:
+        """Everything that is stored of one utterance."""
+        begin = int(self._ends[index - 1]) if index else 0
+        return self._samples[begin : int(self._ends[index])]
 
     def verify(self) -> None:
         """Reads everything and compares the checksums.
@@ -178,11 +187,21 @@ class WaveformStore:
             UserError: names the first utterance whose samples have changed.
         """
         for index, expected in enumerate(self._crc32s):
-            if zlib.crc32(self.read(index).data) != expected:
+            if zlib.crc32(self._stored(index).data) != expected:
                 raise UserError(
                     f"{self.folder / WAVEFORMS}: the samples of utterance {index} "
                     f"({self.utterances[index].audio}) are damaged; remove {INDEX} and prepare the corpus again"
                 )
+
+
+def stored_bytes(form: Form, samples: int) -> int:
+    """Bytes that so many samples take in the file of samples.
+
+    >>> [stored_bytes(form, 1000) for form in ("int16", "int16+shifts", "float32")]
+    [2000, 2008, 4000]
+    """
+    shifts = -(-samples // PART)
+    return {"int16": 2 * samples, "int16+shifts": 2 * samples + shifts + shifts % 2, "float32": 4 * samples}[form]
 
 
 def read_index(folder: Path) -> StoreIndex | None:
@@ -204,9 +223,9 @@ def read_index(folder: Path) -> StoreIndex | None:
 
 def check_sizes(folder: Path, index: StoreIndex) -> None:
     """Raises `UserError` when the samples are not there or not as long as the index says."""
-    columns = (index.gains, index.sample_bytes, index.crc32s, index.digests)
+    columns = (index.gains, index.forms, index.crc32s, index.digests)
     whole = all(len(column) == len(index.lengths) for column in columns) and sum(index.lengths) == index.total
-    if not whole or not set(index.sample_bytes) <= {NARROW, WIDE}:
+    if not whole:
         raise UserError(f"{folder / INDEX}: its lengths do not add up; prepare the corpus again")
     path = folder / WAVEFORMS
     size = path.stat().st_size if path.is_file() else -1

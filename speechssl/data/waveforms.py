@@ -31,14 +31,15 @@ from speechssl.data.manifest import json_line, read_manifest, write_lines
 from speechssl.data.store import (
     INDEX,
     MANIFEST,
-    NARROW,
     REJECTS,
     VERSION,
     WAVEFORMS,
+    Form,
     StoreIndex,
     WaveformStore,
     check_sizes,
     read_index,
+    stored_bytes,
 )
 from speechssl.data.utterance import Reject, Utterance
 
@@ -74,7 +75,7 @@ class _Entry(Config):
     key: str
     samples: int = 0
     gain: float = 1.0
-    sample_bytes: int = NARROW
+    form: Form = "int16"
     crc32: int = 0
     digest: str = ""
     upsampled: bool = False
@@ -195,7 +196,7 @@ def _pack_one(utterance: Utterance, key: str, out: Path) -> _Packed:
         key=key,
         samples=encoded.samples,
         gain=encoded.gain,
-        sample_bytes=encoded.sample_bytes,
+        form=encoded.form,
         crc32=encoded.crc32,
         digest=encoded.digest,
         upsampled=encoded.upsampled,
@@ -217,7 +218,7 @@ def _recover(journal: BinaryIO, partial: BinaryIO, keys: Sequence[str]) -> list[
             break
         if not line.endswith(b"\n") or entry.key != key:
             break
-        size = entry.samples * entry.sample_bytes
+        size = stored_bytes(entry.form, entry.samples)
         if _checksum(partial, size) != entry.crc32:
             break
         entries.append(entry)
@@ -319,7 +320,7 @@ def _finish(
         notes={number: "; ".join(entry.notes) for number, entry in enumerate(good) if entry.notes},
         lengths=[entry.samples for entry in good],
         gains=[entry.gain for entry in good],
-        sample_bytes=[entry.sample_bytes for entry in good],
+        forms=[entry.form for entry in good],
         crc32s=[entry.crc32 for entry in good],
         digests=[entry.digest for entry in good],
     )

@@ -69,7 +69,7 @@ def test_stored_samples_are_those_of_the_file(kind: str, tmp_path: Path) -> None
 def test_what_stands_beside_a_click_keeps_its_digits(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", with_click(SPEECH * 1e-3, 0.1), RATE, subtype="FLOAT")
     found, content = kept(tmp_path / "a.wav", tmp_path)
-    assert (found.sample_bytes, found.gain, content.dtype) == (4, 1.0, np.dtype("<f4"))
+    assert (found.form, found.gain, content.dtype) == ("float32", 1.0, np.dtype("<f4"))
     assert found.notes == ("a click of 0.1 at 1.250 s, everything else is within +/-0.00049",)
 
 
@@ -95,15 +95,16 @@ def test_long_utterances_are_stored_like_short_ones(kind: str, tmp_path: Path, m
     KINDS[kind](tmp_path / "a.wav")
     whole, content = kept(tmp_path / "a.wav", tmp_path)
     monkeypatch.setattr(encoded, "_WHOLE", 1000)
-    monkeypatch.setattr(encoded, "_BLOCK", 777)
+    monkeypatch.setattr(encoded, "_BLOCK", 800)
     found = encode(str(tmp_path / "a.wav"), 0.0, duration=None, scratch=tmp_path)
     assert isinstance(found.content, Path)
     with (tmp_path / "stored").open("w+b") as file:
         found.append_to(file)
         file.seek(0)
         again = np.frombuffer(file.read(), dtype=content.dtype)
-    assert len(again) == found.samples == whole.samples
-    assert (found.gain, found.sample_bytes, found.notes) == (whole.gain, whole.sample_bytes, whole.notes)
+    assert len(again) == len(content)
+    assert found.samples == whole.samples
+    assert (found.gain, found.form, found.notes) == (whole.gain, whole.form, whole.notes)
     step = 0 if content.dtype == np.dtype("<f4") else 1  # resampling in blocks rounds differently
     exact = "resampled" not in kind and "kHz" not in kind
     if exact:
