@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float32
 
 from speechssl.audio.errors import AudioError, AudioWarning
 from speechssl.audio.units import RECEPTIVE_FIELD, SAMPLE_RATE, samples_to_seconds
@@ -18,6 +18,7 @@ SILENCE_PEAK = 10 ** (-90 / 20)  # of full scale, after the mean is removed: abo
 SPIKE_REFUSED = 500  # times everything else, 54 dB: normalised by its deviation, speech would be lost below the spike
 SPIKE_NOTED = 100  # times everything else, 40 dB
 _PART = 160  # samples, 10 ms: a click, and the ringing of the resampler around it, is in one or two of them
+_SUMMED = 1e3  # up to this range samples are summed as float32
 _PARTS_LEFT_OUT = 8  # at most that many parts are a click or a few, never more than an eighth of the samples
 
 
@@ -29,7 +30,9 @@ def not_finite(waveform: Float[np.ndarray, " samples"]) -> int:
 class Levels:
     """Levels of a waveform that comes in blocks of any size; memory does not depend on its length.
 
-    Mean and variance are merged block by block (Chan, Golub and LeVeque 1983) in float64.
+    Args:
+        blocks: the first samples; `add` takes more.
+        moments: whether the deviation will be asked for; it takes longer than everything else.
 
     Attributes:
         num_samples: of all blocks together.
@@ -37,26 +40,27 @@ class Levels:
         low: the smallest sample.
         high: the largest sample.
 
-    >>> levels = Levels([np.arange(4000, dtype=np.float32), np.ones(0, dtype=np.float32)])
+    >>> levels = Levels([np.arange(4000, dtype=np.float32), np.ones(0, dtype=np.float32)], moments=True)
     >>> levels.num_samples, levels.mean, round(levels.deviation, 3)
     (4000, 1999.5, 1154.701)
     """
 
-    def __init__(self, blocks: Iterable[Float32[np.ndarray, " _"]] = ()) -> None:
+    def __init__(self, blocks: Iterable[Float32[np.ndarray, " _"]] = (), *, moments: bool = False) -> None:
         self.num_samples, self.mean = 0, 0.0
         self.low, self.high = math.inf, -math.inf
-        self._squares = 0.0
+        self._moments, self._squares = moments, 0.0
         self._not_finite = 0
-        self._furthest = 0, 0.0  # place and value of the sample of largest magnitude
         self._left = np.zeros(0, dtype=np.float32)  # of a part that is not whole yet
         self._parts = 0
         self._swings = np.zeros(0)  # of the parts with the largest: the distance from the lowest to the highest sample
+        self._loudest = 0, self._left  # where the part with the largest swing starts, and its samples
         for block in blocks:
             self.add(block)
 
     @property
     def deviation(self) -> float:
         """The square root of the variance and 1e-7, as `normalize` has it."""
+        assert self._moments
         return math.sqrt(self._squares / self.num_samples + 1e-7)
 
     @property
@@ -66,7 +70,7 @@ class Levels:
 
     @property
     def rest(self) -> float:
-        """Half the swing of everything but the few loudest stretches of 10 ms; no less than half of it in short clips.
+        """Half the swing of everything but the few loudest stretches of 10 ms.
 
         What is left out is at most 80 ms, and at most an eighth of the samples. A constant offset does not count.
         """
@@ -80,32 +84,39 @@ class Levels:
         """The next samples."""
         if not len(block):
             return
-        bad = not_finite(block)
-        if bad:
-            self._not_finite += bad
+        low, high = float(block.min()), float(block.max())  # NaN where there is one
+        if not math.isfinite(high - low) or self._not_finite:
+            self._not_finite += not_finite(block)
             self.num_samples += len(block)
             return
-        low, high = float(block.min()), float(block.max())
-        if max(high, -low) > abs(self._furthest[1]):
-            place = int(block.argmax() if high > -low else block.argmin())
-            self._furthest = self.num_samples + place, float(block[place])
         self.low, self.high = min(self.low, low), max(self.high, high)
-        size, centre = len(block), float(block.mean(dtype=np.float64))
-        step = centre - self.mean
-        total = self.num_samples + size
-        self._squares += float(block.var(dtype=np.float64)) * size + step * step * self.num_samples * size / total
-        self.num_samples, self.mean = total, self.mean + step * size / total
+        size, total = len(block), self.num_samples + len(block)
+        if self._moments:  # merged block by block (Chan, Golub and LeVeque 1983)
+            step = float(block.mean(dtype=np.float64)) - self.mean
+            squares = float(block.var(dtype=np.float64)) * size
+            self._squares += squares + step * step * self.num_samples * size / total
+        else:
+            exact = high - low > _SUMMED  # the sum of large samples may overflow float32
+            step = float(block.sum(dtype=np.float64 if exact else np.float32)) / size - self.mean
+        self.mean += step * size / total
         self._add_parts(np.concatenate([self._left, block]) if len(self._left) else block)
+        self.num_samples = total
 
     def _add_parts(self, samples: Float32[np.ndarray, " _"]) -> None:
-        count = len(samples) // _PART
-        whole = samples[: count * _PART].reshape(count, _PART)
-        swings: Float64[np.ndarray, " _"] = whole.max(axis=1).astype(np.float64) - whole.min(axis=1)
-        swings = np.concatenate([self._swings, swings])
-        kept = _PARTS_LEFT_OUT + 1
-        self._swings = np.partition(swings, len(swings) - kept)[-kept:] if len(swings) > kept else swings
-        self._parts += count
-        self._left = samples[count * _PART :].copy()
+        first = self.num_samples - len(self._left)
+        starts = np.arange(0, len(samples) - _PART + 1, _PART)
+        end = len(starts) * _PART
+        if end:
+            whole = samples[:end]
+            highs, lows = np.maximum.reduceat(whole, starts), np.minimum.reduceat(whole, starts)
+            swings = highs.astype(np.float64) - lows
+            if not len(self._swings) or swings.max() > self._swings.max():
+                start = int(starts[swings.argmax()])
+                self._loudest = first + start, samples[start : start + _PART].copy()
+            swings, kept = np.concatenate([self._swings, swings]), _PARTS_LEFT_OUT + 1
+            self._swings = np.partition(swings, len(swings) - kept)[-kept:] if len(swings) > kept else swings
+            self._parts += len(starts)
+        self._left = samples[end:].copy()
 
     def check(self, path: str | Path) -> list[str]:
         """Refuses a waveform that a model cannot learn from; see `check_waveform`.
@@ -124,9 +135,10 @@ class Levels:
         swing = (float(self._swings.max()) if len(self._swings) else 0.0) / 2
         if swing <= SPIKE_NOTED * self.rest:
             return []
-        place, value = self._furthest
+        start, part = self._loudest
+        place = int(np.abs(part - np.median(part)).argmax())
         words = (
-            f"a click of {value:.3g} at {samples_to_seconds(place, SAMPLE_RATE):.3f} s, "
+            f"a click of {part[place]:.3g} at {samples_to_seconds(start + place, SAMPLE_RATE):.3f} s, "
             f"everything else is within +/-{self.rest:.2g}"
         )
         if swing > SPIKE_REFUSED * self.rest:

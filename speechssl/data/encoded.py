@@ -3,8 +3,8 @@
 Samples that a 16-bit file at 16 kHz can hold are kept as they are. Others have a gain, the smallest power of two that
 holds their peak, so that a quiet recording keeps all 16 bits and a loud one is not clipped. Each stretch of 10 ms of
 them is shifted up by as many bits as its own peak leaves free, so that pauses and quiet passages keep 16 bits as well,
-which models that normalise each frame see. Where a click or a constant offset stands more than 16 times above everything
-else, float32 is stored.
+which models that normalise each frame see. Where a click or a constant offset stands more than 16 times above
+everything else, float32 is stored.
 """
 
 import hashlib

@@ -62,7 +62,7 @@ def scan(blocks: Callable[[], Iterable[Block]], path: str) -> LongClip:
     >>> clip.num_samples, clip.mean, round(clip.deviation, 3)
     (4000, 1999.5, 1154.701)
     """
-    levels = Levels(blocks())
+    levels = Levels(blocks(), moments=True)
     notes = levels.check(path)
     return LongClip(levels.num_samples, levels.mean, levels.deviation, blocks, tuple(notes))
 
