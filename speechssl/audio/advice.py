@@ -10,6 +10,8 @@ from speechssl.audio.errors import printable
 from speechssl.audio.riff import Excess
 from speechssl.audio.units import SAMPLE_RATE
 
+_LONGEST_WAV = 0xFFFFFFFF  # bytes; a longer one has a header of another kind
+
 
 def foreign_reason(path: str | Path, name: str) -> str:
     """Of a container that libsndfile cannot read."""
@@ -21,7 +23,8 @@ def excess_reason(path: str | Path, excess: Excess) -> str:
     if excess.joined:
         return joined_reason(path, excess.counted, excess.held)
     figures = f"the header counts {_time(excess.counted)} of samples, the file holds {_time(excess.held)}"
-    wav = ffmpeg(path, "-c copy", Path(path).suffix or ".wav", before="-ignore_length 1 ", word="fixed")
+    options = "-c copy -rf64 auto" if Path(path).stat().st_size >= _LONGEST_WAV else "-c copy"
+    wav = ffmpeg(path, options, ".wav", before="-ignore_length 1 ", word="fixed")
     helps = wav if _is_riff(path) else "with the program that recorded it, or from its source"
     return f"{figures}; write the header again: {helps}"
 

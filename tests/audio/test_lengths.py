@@ -152,7 +152,8 @@ def test_wav_whose_length_wrapped(tmp_path: Path) -> None:
         file.seek(1 << 20)
         file.write(b"\x01\x02" * 1000)  # not a card's last block filled up with zeros
     assert reason(tmp_path / "a.wav").startswith(
-        f"the header counts 1.000 s of samples, the file holds {held / 2 / RATE:.3f} s; write the header again"
+        f"the header counts 1.000 s of samples, the file holds {held / 2 / RATE:.3f} s; write the header again: "
+        "ffmpeg -ignore_length 1 -i a.wav -c copy -rf64 auto a.fixed.wav"
     )
 
 
