@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _TAIL = 1 << 17  # bytes; a frame is at most 64 KB in practice, so the last one starts in here
+_TAG = 128  # bytes of an ID3 tag, version 1, that some programs write behind everything
 _BLOCK = 1 << 20  # bytes read at once
 _BLOCK_SIZES = {1: 192, 2: 576, 3: 1152, 4: 2304, 5: 4608} | {code: 256 << code - 8 for code in range(8, 16)}
 
@@ -20,21 +21,22 @@ class FlacFrames:
 
     Attributes:
         joined: where another FLAC file starts in it, bytes; None when none does.
-        end: samples up to the end of the last frame; None when no frame is found.
+        beyond: samples up to the end of a frame that lies behind the length of the header; None when none does.
     """
 
     joined: int | None
-    end: int | None
+    beyond: int | None
 
 
 @functools.lru_cache(maxsize=256)
-def flac_frames(path: str | Path, size: int, changed: int) -> FlacFrames:  # noqa: ARG001 (part of the cache's key)
-    """Looks for a second header in the whole file, and for the last frame at its end.
+def flac_frames(path: str | Path, size: int, changed: int, num_samples: int) -> FlacFrames:  # noqa: ARG001 (cache's key)
+    """Looks for a second header in the whole file, and for frames behind the length of the header at its end.
 
     Args:
         path: the file.
         size: its length, bytes.
         changed: its time of modification.
+        num_samples: the length of the header, samples.
     """
     joined = None
     for mark in (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22"):
@@ -42,8 +44,16 @@ def flac_frames(path: str | Path, size: int, changed: int) -> FlacFrames:  # noq
     with Path(path).open("rb") as file:
         file.seek(max(0, size - _TAIL))
         tail = file.read()
-    fixed = _fixed_block_size(path)
-    return FlacFrames(joined, max(_ends(tail, fixed), default=None))
+    headers = list(_headers(tail, _fixed_block_size(path)))
+    starts = [place for place, _ in headers]
+    beyond = [end for place, end in headers if end > num_samples and _is_frame(tail, place, starts)]
+    return FlacFrames(joined, max(beyond, default=None))
+
+
+def _is_frame(tail: bytes, place: int, starts: list[int]) -> bool:
+    """Whether a header begins a whole frame: samples may look like a header, the checksum of a frame is safe."""
+    following = [start for start in starts if start > place][:4]
+    return any(_crc16(tail[place:end]) == 0 for end in (*following, len(tail), len(tail) - _TAG) if end > place)
 
 
 def _find(path: Path, mark: bytes) -> int | None:
@@ -72,14 +82,14 @@ def _fixed_block_size(path: str | Path) -> int:
     return int.from_bytes(head[place + 8 : place + 10], "big") if place >= 0 else 0
 
 
-def _ends(tail: bytes, fixed: int) -> Iterator[int]:
-    """Samples up to the end of each frame whose header is in the bytes and has the right checksum."""
+def _headers(tail: bytes, fixed: int) -> Iterator[tuple[int, int]]:
+    """Place of each header in the bytes that has the right checksum, and the samples up to the end of its frame."""
     place = tail.find(b"\xff")
     while 0 <= place < len(tail) - 16:
         if tail[place + 1] & 0xFE == 0xF8:
             end = _frame_end(tail[place : place + 16], fixed)
             if end is not None:
-                yield end
+                yield place, end
         place = tail.find(b"\xff", place + 1)
 
 
@@ -122,4 +132,18 @@ def _crc8(content: bytes) -> int:
         value ^= byte
         for _ in range(8):
             value = (value << 1 ^ 0x07 if value & 0x80 else value << 1) & 0xFF
+    return value
+
+
+def _crc16(content: bytes) -> int:
+    """The checksum of frames, polynomial x^16 + x^15 + x^2 + 1; with its two bytes behind them it is 0.
+
+    >>> _crc16(b"123456789") == 0xFEE8
+    True
+    """
+    value = 0
+    for byte in content:
+        value ^= byte << 8
+        for _ in range(8):
+            value = (value << 1 ^ 0x8005 if value & 0x8000 else value << 1) & 0xFFFF
     return value

@@ -23,8 +23,8 @@ MAX_RATE = 192000  # Hz
 MPEG_FRAME = 1152  # samples; a decoder may drop one at an edge or at a scratch, and the file still be whole
 _MAX_SAMPLES_PER_BYTE = 10000  # FLAC packs 65535 equal samples into about 11 bytes; nothing known packs tighter
 _UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's count for a FLAC whose header leaves the length out
+_MP3_TRIMMED = 2 * 4095  # samples that LAME's header may take off the start and the end
 _MP3_SLACK = 2  # frames; encoders do not agree whether the frame of the length header counts
-_STRAY_SECONDS = 0.01  # that a header may leave out
 _WALKED = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "CAF", "AU", "NIST", "OGG"})
 
 
@@ -149,7 +149,7 @@ def header(path: str | Path, file: SoundFile) -> AudioInfo:
         if frames is not None:
             num_samples = _mp3_length(path, num_samples, frames)
     elif file.format == "FLAC":
-        _check_flac(path, num_samples, rate, flac_frames(path, size, status.st_mtime_ns))
+        _check_flac(path, num_samples, rate, flac_frames(path, size, status.st_mtime_ns, num_samples))
     elif file.format not in _WALKED:
         _check_second(path, num_samples, rate, second_head(path, size, status.st_mtime_ns))
     return AudioInfo(str(path), rate, channels, num_samples, num_samples / rate, file.format, file.subtype)
@@ -165,7 +165,9 @@ def _mp3_length(path: str | Path, num_samples: int, frames: Mp3Frames) -> int:
     if frames.promised is not None and frames.promised > frames.frames + _MP3_SLACK:
         promised, held = frames.promised * frames.per_frame / rate, walked / rate
         raise AudioError(path, f"truncated: the header promises {promised:.3f} s, {held:.3f} s can be decoded")
-    counted = num_samples if frames.promised is None else frames.promised * frames.per_frame
+    counted = num_samples + (_MP3_TRIMMED if frames.length_header else 0)
+    if frames.promised is not None:  # libsndfile does not know every kind of length header
+        counted = min(counted, frames.promised * frames.per_frame)
     if counted + _MP3_SLACK * frames.per_frame < walked:
         kind = "an mp3 whose length header" if frames.length_header else "an mp3 without a length header, which"
         raise AudioError(
@@ -173,7 +175,7 @@ def _mp3_length(path: str | Path, num_samples: int, frames: Mp3Frames) -> int:
             f"{kind} counts {counted / rate:.3f} s of {walked / rate:.3f} s; "
             f"write the header again: {ffmpeg(path, '-c copy', '.mp3', word='fixed')}",
         )
-    return num_samples if frames.length_header else walked
+    return num_samples if frames.length_header and num_samples <= walked else walked
 
 
 def _check_flac(path: str | Path, num_samples: int, rate: int, frames: FlacFrames) -> None:
@@ -184,10 +186,10 @@ def _check_flac(path: str | Path, num_samples: int, rate: int, frames: FlacFrame
             f"several FLAC files in one: the first holds {num_samples / rate:.3f} s, the second starts at byte "
             f"{frames.joined}; keep them as files of their own, or convert it: {convert}",
         )
-    if frames.end is not None and frames.end > num_samples + rate * _STRAY_SECONDS:
+    if frames.beyond is not None:
         raise AudioError(
             path,
-            f"the header counts {num_samples / rate:.3f} s, the frames reach to {frames.end / rate:.3f} s; "
+            f"the header counts {num_samples / rate:.3f} s, the frames reach to {frames.beyond / rate:.3f} s; "
             f"write the header again: {ffmpeg(path, '-c:a flac', '.flac', word='fixed')}",
         )
 

@@ -6,17 +6,25 @@ this thread and in others. Lines of other C libraries that are printed in just t
 """
 
 import ctypes
+import functools
 import os
 import platform
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 _lock = threading.Lock()
 _inside = 0  # threads that want it quiet at this moment
-_stderr: ctypes.c_void_p | None = None  # the C library's variable
-_true: int | None = None  # what it is when nobody wants it quiet
-_nowhere: int | None = None
+
+
+@dataclass
+class _Stderr:
+    """The C library's variable, what it is when nobody wants it quiet, and a stream to nowhere."""
+
+    variable: ctypes.c_void_p
+    true: int | None
+    nowhere: int
 
 
 @contextmanager
@@ -37,22 +45,25 @@ def quiet_c_stderr() -> Generator[None]:
 
 
 def _point(*, away: bool) -> None:
-    global _stderr, _true, _nowhere
-    if _nowhere is None:
-        if platform.libc_ver()[0] != "glibc":  # elsewhere the variable cannot be written
-            return
-        library = ctypes.CDLL(None)
-        library.fopen.restype = ctypes.c_void_p
-        _nowhere = library.fopen(b"/dev/null", b"we")  # e: not kept by programs that are started
-        _stderr = ctypes.c_void_p.in_dll(library, "stderr")
-        os.register_at_fork(after_in_child=_after_fork)
-        if _nowhere is None:
-            return
-    assert _stderr is not None
-    if away:
-        _true, _stderr.value = _stderr.value, _nowhere
-    else:
-        _stderr.value = _true
+    stderr = _stderr()
+    if stderr is not None and away:
+        stderr.true, stderr.variable.value = stderr.variable.value, stderr.nowhere
+    elif stderr is not None:
+        stderr.variable.value = stderr.true
+
+
+@functools.cache
+def _stderr() -> _Stderr | None:
+    if platform.libc_ver()[0] != "glibc":  # elsewhere the variable cannot be written
+        return None
+    library = ctypes.CDLL(None)
+    library.fopen.restype = ctypes.c_void_p
+    nowhere = library.fopen(b"/dev/null", b"we")  # e: not kept by programs that are started
+    if nowhere is None:
+        return None
+    variable = ctypes.c_void_p.in_dll(library, "stderr")
+    os.register_at_fork(after_in_child=_after_fork)
+    return _Stderr(variable, variable.value, nowhere)
 
 
 def _after_fork() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechssl.audio import AudioError, decode, probe, riff
+from speechssl.audio import AudioError, decode, flac, probe, riff
 from speechssl.audio.mp3 import mp3_frames
 from speechssl.audio.ogg import _ogg_crc
 from tests.toys import tones
@@ -229,6 +229,15 @@ def test_flac_whose_header_counts_less(tmp_path: Path) -> None:
     assert reason(tmp_path / "a.flac").startswith(
         "the header counts 1.000 s, the frames reach to 2.000 s; write the header again: ffmpeg -i a.flac"
     )
+
+
+def test_bytes_that_look_like_the_header_of_a_frame(tmp_path: Path) -> None:
+    """Frame 1,000,000 of 4096 samples, with the right checksum of its header, but no frame."""
+    header = b"\xff\xf8\xc9\x18" + b"\xf3\xb4\x89\x80"
+    assert flac._frame_end(header + bytes([flac._crc8(header)]) + bytes(16), 4096) == 1_000_001 * 4096
+    content = written(tmp_path / "a.flac")
+    (tmp_path / "a.flac").write_bytes(content + header + bytes([flac._crc8(header)]) + bytes(500))
+    assert len(decode(tmp_path / "a.flac")) == 32000
 
 
 @pytest.mark.parametrize(
