@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from speechssl.terminal import bars, plain, put, say, say_once, say_warnings
+from speechssl.terminal import audio_warnings, bars, doubts, plain, put, say, say_once, say_warnings
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -68,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     say_warnings()
     command = typer.main.get_command(app)
     try:
-        return command.main(words, "speechssl", standalone_mode=False) or 0
+        with audio_warnings():
+            return command.main(words, "speechssl", standalone_mode=False) or 0
     except TyperException as error:
         return _say_error(error.format_message())
     except UserError as error:
@@ -594,6 +595,8 @@ def _say_packed(report: "PackReport", out: Path) -> None:
     say(f"{out}: {report.accepted} utterances accepted, {report.rejected} rejected, {report.seconds / 3600:.2f} h")
     if report.upsampled:
         say(f"{report.upsampled} files are below 16 kHz and were resampled; they have nothing above half their rate.")
+    for line in doubts(report.notes):
+        say(line)
     if report.rejected:
         lines = (out / "rejects.jsonl").read_text(encoding="utf-8").splitlines()
         reasons = Counter(Reject.model_validate_json(line).reason for line in lines)

@@ -6,8 +6,9 @@ import os
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Generator
-from typing import Protocol, runtime_checkable
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 PLAIN_EVERY = 15.0  # seconds between lines of progress where there is no terminal
 
@@ -56,6 +57,37 @@ def bars() -> Generator[Callable[[str], Update]]:
 
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         yield bar
+
+
+@contextlib.contextmanager
+def audio_warnings() -> Generator[None]:
+    """Warnings about a file are one line each, like everything that is said, without the place in the program."""
+    show = warnings.showwarning
+
+    def say_or_show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+        if category.__name__ == "AudioWarning":  # importing it would cost every command the import of soundfile
+            say(str(message))
+        else:
+            show(message, category, *place, **options)
+
+    warnings.showwarning = say_or_show
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
+
+
+def doubts(notes: Sequence[str], *, shown: int = 3) -> list[str]:
+    """Lines about files that are used, but not quite as they are: how many, and the first of them.
+
+    >>> doubts(["a.wav: a click", "b.wav: a click"], shown=1)
+    ['2 files are doubtful:', '  a.wav: a click', '  … and 1 more']
+    """
+    if not notes:
+        return []
+    lines = ["1 file is doubtful:" if len(notes) == 1 else f"{len(notes)} files are doubtful:"]
+    lines += [f"  {note}" for note in notes[:shown]]
+    return lines + ([f"  … and {len(notes) - shown} more"] if len(notes) > shown else [])
 
 
 def plain(value: object) -> str:

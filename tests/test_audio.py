@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from speechssl import audio
 from speechssl.audio import (
     AUDIO_SUFFIXES,
+    FOREIGN_SUFFIXES,
     MAX_RATE,
     MIN_RATE,
     RECEPTIVE_FIELD,
@@ -21,6 +22,7 @@ from speechssl.audio import (
     check_waveform,
     decode,
     decode_with_info,
+    decoding,
     normalize,
     probe,
     resample,
@@ -28,7 +30,6 @@ from speechssl.audio import (
     seconds_to_samples,
 )
 from speechssl.config import UserError
-from speechssl.containers import FOREIGN_SUFFIXES
 
 RNG = np.random.default_rng(0)
 VOICE = (np.sin(np.arange(3 * SAMPLE_RATE) / 9) * 0.4 + RNG.uniform(-0.05, 0.05, 3 * SAMPLE_RATE)).astype(np.float32)
@@ -158,7 +159,7 @@ def test_another_rate_can_be_asked_for(tmp_path: Path) -> None:
 def test_blocks_join_without_a_seam(channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     soundfile.write(tmp_path / "a.flac", np.stack([VOICE] * channels, 1), SAMPLE_RATE, subtype="PCM_24")
     whole = decode(tmp_path / "a.flac", 0.1)
-    monkeypatch.setattr(audio, "_BLOCK", 1000)
+    monkeypatch.setattr(decoding, "_BLOCK", 1000)
     np.testing.assert_array_equal(decode(tmp_path / "a.flac", 0.1), whole)
 
 
@@ -221,7 +222,7 @@ def samples_or_reason(path: Path) -> np.ndarray:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "aiff"])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "aiff", "au", "caf", "w64", "rf64", "voc"])
 def test_any_damage_gives_samples_or_a_reason(suffix: str, data: st.DataObject, tmp_path: Path) -> None:
     """Bytes changed, cut or inserted anywhere: never another exception, never a sample that is not finite."""
     path = tmp_path / f"whole.{suffix}"

@@ -74,6 +74,10 @@ class ToyStore:
             raise ValueError(f"{start} to {stop} of {length}")
         return self.waveforms[index][start:stop]
 
+    def waveform(self, index: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """The same samples as parts of full scale."""
+        return self.read(index, start, stop).astype(np.float32) / 32768
+
 
 def toy_corpus(folder: Path, *, utterances: int = 24, seconds: float = 1.6) -> Path:
     """A prepared corpus of tones by four speakers, made from wav files by the real packer."""

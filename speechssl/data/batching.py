@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int, Int16, Int64
+from jaxtyping import Float, Float32, Int, Int64
 from pydantic import Field
 
 from speechssl.audio import normalize, samples_to_seconds, seconds_to_samples
@@ -39,7 +39,7 @@ class Store(Protocol):
         """Samples of each utterance at 16 kHz."""
         ...
 
-    def read(self, index: int, start: int = 0, stop: int | None = None) -> Int16[np.ndarray, " samples"]:
+    def waveform(self, index: int, start: int = 0, stop: int | None = None) -> Float32[np.ndarray, " samples"]:
         """Samples ``start`` to ``stop`` of an utterance."""
         ...
 
@@ -192,11 +192,11 @@ class CropBatches:
         for index in unit.utterances:
             length = int(store.lengths[index])
             if start < length and samples > 0:
-                piece = store.read(index, start, min(length, start + samples))
+                piece = store.waveform(index, start, min(length, start + samples))
                 pieces.append(piece)
                 samples -= len(piece)
             start = max(0, start - length)
-        waveform = np.concatenate(pieces).astype(np.float32) / 32768.0
+        waveform = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         return normalize(waveform) if self.config.normalize else waveform
 
 

@@ -164,7 +164,7 @@ class LabelledBatches:
         start = 0
         if self.shuffle and length > wanted:
             start = int(np.random.default_rng((self.seed, _CROP, number, row)).integers(length - wanted + 1))
-        waveform = self.store.read(index, start, start + wanted).astype(np.float32) / 32768.0
+        waveform = self.store.waveform(index, start, start + wanted)
         if self.augmentation is not None:
             rng = np.random.default_rng((self.seed, _AUGMENT, number, row))
             waveform = augment(waveform, self.augmentation, rng=rng)

@@ -4,19 +4,22 @@ import hashlib
 import json
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Int16, Int64
-from pydantic import ValidationError
+from jaxtyping import Float32, Int16, Int64, Shaped
+from pydantic import BaseModel, ValidationError
 
 from speechssl.audio import SAMPLE_RATE
 from speechssl.config import Config, UserError
 from speechssl.data.manifest import read_manifest
 from speechssl.data.utterance import Utterance
 
-VERSION = 1
+VERSION = 2
 MANIFEST, REJECTS, WAVEFORMS, INDEX = "manifest.jsonl", "rejects.jsonl", "waveforms.i16", "waveforms.json"
-SAMPLE_BYTES = 2  # one int16
+PART = 160  # samples, 10 ms: each has a shift of its own in the form that needs it
+Form = Literal["int16", "int16+shifts", "float32"]
+"""How the samples of an utterance are stored; see `speechssl.data.encoded`."""
 
 
 class StoreIndex(Config):
@@ -28,9 +31,13 @@ class StoreIndex(Config):
         total: samples of all utterances together.
         rejected: utterances left out.
         upsampled: utterances whose file has a lower rate.
+        notes: what is doubtful about an utterance, one line, by its number.
         fingerprint: digest of the utterances that went in and of the size and time of their files.
         lengths: samples of each utterance.
-        crc32s: checksum of each utterance's samples.
+        gains: what the stored samples of each utterance are multiplied by, a power of two; int16 are parts of 32768.
+        forms: how the samples of each utterance are stored.
+        crc32s: checksum of each utterance's stored samples.
+        digests: BLAKE2b of each utterance's stored samples, 16 hexadecimal digits.
     """
 
     version: int
@@ -39,8 +46,24 @@ class StoreIndex(Config):
     rejected: int
     upsampled: int
     fingerprint: str
+    notes: dict[int, str]
     lengths: list[int]
+    gains: list[float]
+    forms: list[Form]
     crc32s: list[int]
+    digests: list[str]
+
+    @property
+    def total_bytes(self) -> int:
+        """Length of the file of samples."""
+        return sum(stored_bytes(form, length) for form, length in zip(self.forms, self.lengths, strict=True))
+
+
+class _Layout(BaseModel):
+    """What is the same in an index of any version."""
+
+    version: int
+    sample_rate: int
 
 
 class WaveformStore:
@@ -50,6 +73,7 @@ class WaveformStore:
         folder: the prepared corpus.
         utterances: the manifest.
         lengths: (utterances,) samples of each.
+        gains: what the stored int16 samples of each are multiplied by, as parts of 32768.
 
     Raises:
         UserError: on opening, when a file is missing or its size is not what the index says.
@@ -58,6 +82,7 @@ class WaveformStore:
     folder: Path
     utterances: list[Utterance]
     lengths: Int64[np.ndarray, " utterances"]
+    gains: list[float]
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -67,18 +92,20 @@ class WaveformStore:
                 f"{folder}: not a prepared corpus (no {INDEX}); run `speechssl prepare` to make or finish it"
             )
         self.lengths = np.array(index.lengths, dtype=np.int64)
-        self._crc32s = index.crc32s
         check_sizes(self.folder, index)
+        self._crc32s, self._digests = index.crc32s, index.digests
+        self.gains, self._forms = index.gains, index.forms
         self.utterances = read_manifest(self.folder / MANIFEST)
         if len(self.utterances) != len(self.lengths):
             raise UserError(
                 f"{self.folder / MANIFEST}: {len(self.utterances)} utterances, {INDEX} counts {len(self.lengths)}"
             )
-        self._ends = np.cumsum(self.lengths)
-        self._samples = self._map(index.total)
+        sizes = [stored_bytes(form, length) for form, length in zip(index.forms, index.lengths, strict=True)]
+        self._ends = np.cumsum(np.asarray(sizes, dtype=np.int64)) // 2  # in int16
+        self._samples = self._map(index.total_bytes)
 
-    def _map(self, total: int) -> np.ndarray:
-        if not total:  # an empty file cannot be mapped
+    def _map(self, size: int) -> np.ndarray:
+        if not size:  # an empty file cannot be mapped
             return np.zeros(0, dtype="<i2")
         # A plain array over the same memory: slicing it is several times faster than slicing numpy's subclass.
         return np.memmap(self.folder / WAVEFORMS, dtype="<i2", mode="r").view(np.ndarray)
@@ -86,23 +113,28 @@ class WaveformStore:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def content_hash(self) -> str:
+        """Sixteen hexadecimal digits that change with the samples or their order, from the index alone."""
+        content = [self.lengths.tolist(), self._crc32s, self.gains]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
     def content_ids(self) -> list[str]:
         """A digest of each utterance's samples, whatever its file is called: the same audio has the same digest.
 
-        Returns:
-            One for each utterance, in order.
-        """
-        return [f"{length:08x}{crc32:08x}" for length, crc32 in zip(self.lengths.tolist(), self._crc32s, strict=False)]
+        Files of other containers have the same digest when their samples are the same; a lossy copy has another one.
 
-    def content_hash(self) -> str:
-        """Sixteen hexadecimal digits that change with the samples or their order, from the index alone."""
-        return hashlib.sha256(json.dumps([self.lengths.tolist(), self._crc32s]).encode()).hexdigest()[:16]
+        Returns:
+            16 hexadecimal digits for each utterance, in order.
+        """
+        return list(self._digests)
 
     def __reduce__(self) -> tuple[type["WaveformStore"], tuple[Path]]:
         return WaveformStore, (self.folder,)  # a worker process opens the files itself instead of copying them
 
-    def read(self, index: int, start: int = 0, stop: int | None = None) -> Int16[np.ndarray, " samples"]:
-        """A stretch of one utterance, as a view of the mapped file: nothing is copied or read before it is used.
+    def read(self, index: int, start: int = 0, stop: int | None = None) -> Shaped[np.ndarray, " samples"]:
+        """A stretch of one utterance as it is stored, a view of the mapped file; `waveform` gives samples to work with.
+
+        Nothing is copied or read before it is used.
 
         Args:
             index: the utterance, from 0.
@@ -110,7 +142,7 @@ class WaveformStore:
             stop: one past the last sample; None for the end.
 
         Returns:
-            (samples,) int16, read-only; divide by 32768 for float samples in [-1, 1).
+            (samples,) int16, or float32 where that is the form; read-only.
 
         Raises:
             IndexError: no such utterance.
@@ -122,8 +154,31 @@ class WaveformStore:
         last = length if stop is None else stop
         if not 0 <= start <= last <= length:
             raise ValueError(f"samples {start} to {last} of utterance {index}, which has {length}")
-        begin = int(self._ends[index]) - length
-        return self._samples[begin + start : begin + last]
+        stored = self._stored(index)
+        return stored.view("<f4")[start:last] if self._forms[index] == "float32" else stored[start:last]
+
+    def waveform(self, index: int, start: int = 0, stop: int | None = None) -> Float32[np.ndarray, " samples"]:
+        """A stretch of one utterance as samples in the units of its file: full scale is 1.0, float files may exceed it.
+
+        Arguments and errors are those of `read`.
+
+        Returns:
+            (samples,) float32, a copy.
+        """
+        samples = self.read(index, start, stop).astype(np.float32)
+        if self._forms[index] != "float32":
+            samples *= np.float32(self.gains[index] / 32768)  # powers of two: nothing is rounded
+        if self._forms[index] == "int16+shifts" and len(samples):
+            shifts = self._stored(index)[self.lengths[index] :].view(np.uint8)
+            first = start // PART
+            factors = np.ldexp(np.float32(1), -shifts[first : (start + len(samples) - 1) // PART + 1].astype(np.int32))
+            samples *= np.repeat(factors, PART)[start - first * PART :][: len(samples)]
+        return samples
+
+    def _stored(self, index: int) -> Int16[np.ndarray, " _"]:
+        """Everything that is stored of one utterance."""
+        begin = int(self._ends[index - 1]) if index else 0
+        return self._samples[begin : int(self._ends[index])]
 
     def verify(self) -> None:
         """Reads everything and compares the checksums.
@@ -132,36 +187,49 @@ class WaveformStore:
             UserError: names the first utterance whose samples have changed.
         """
         for index, expected in enumerate(self._crc32s):
-            if zlib.crc32(self.read(index).data) != expected:
+            if zlib.crc32(self._stored(index).data) != expected:
                 raise UserError(
                     f"{self.folder / WAVEFORMS}: the samples of utterance {index} "
                     f"({self.utterances[index].audio}) are damaged; remove {INDEX} and prepare the corpus again"
                 )
 
 
+def stored_bytes(form: Form, samples: int) -> int:
+    """Bytes that so many samples take in the file of samples.
+
+    >>> [stored_bytes(form, 1000) for form in ("int16", "int16+shifts", "float32")]
+    [2000, 2008, 4000]
+    """
+    shifts = -(-samples // PART)
+    return {"int16": 2 * samples, "int16+shifts": 2 * samples + shifts + shifts % 2, "float32": 4 * samples}[form]
+
+
 def read_index(folder: Path) -> StoreIndex | None:
     """The index; None when the folder has none."""
     try:
-        index = StoreIndex.model_validate_json((folder / INDEX).read_bytes())
+        content = (folder / INDEX).read_bytes()
+        index = _Layout.model_validate_json(content)
+        if index.version == VERSION and index.sample_rate == SAMPLE_RATE:
+            return StoreIndex.model_validate_json(content)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValidationError as error:
         raise UserError(f"{folder / INDEX}: not the index of a prepared corpus; prepare it again") from error
-    if index.version != VERSION or index.sample_rate != SAMPLE_RATE:
-        raise UserError(
-            f"{folder / INDEX}: version {index.version} at {index.sample_rate} Hz; "
-            f"this program reads version {VERSION} at {SAMPLE_RATE} Hz; prepare the corpus again"
-        )
-    return index
+    raise UserError(
+        f"{folder / INDEX}: version {index.version} at {index.sample_rate} Hz; "
+        f"this program reads version {VERSION} at {SAMPLE_RATE} Hz; prepare the corpus again"
+    )
 
 
 def check_sizes(folder: Path, index: StoreIndex) -> None:
     """Raises `UserError` when the samples are not there or not as long as the index says."""
+    columns = (index.gains, index.forms, index.crc32s, index.digests)
+    whole = all(len(column) == len(index.lengths) for column in columns) and sum(index.lengths) == index.total
+    if not whole:
+        raise UserError(f"{folder / INDEX}: its lengths do not add up; prepare the corpus again")
     path = folder / WAVEFORMS
     size = path.stat().st_size if path.is_file() else -1
     if size < 0:
         raise UserError(f"{path}: missing; prepare the corpus again")
-    if size != index.total * SAMPLE_BYTES:
-        raise UserError(f"{path}: {size} bytes, {INDEX} says {index.total * SAMPLE_BYTES}; prepare the corpus again")
-    if len(index.lengths) != len(index.crc32s) or sum(index.lengths) != index.total:
-        raise UserError(f"{folder / INDEX}: its lengths do not add up; prepare the corpus again")
+    if size != index.total_bytes:
+        raise UserError(f"{path}: {size} bytes, {INDEX} says {index.total_bytes}; prepare the corpus again")

@@ -1,12 +1,13 @@
-"""Packed waveforms: a corpus decoded once into one memory-mapped file of int16 samples at 16 kHz.
+"""Packed waveforms: a corpus decoded once into one memory-mapped file of samples at 16 kHz.
 
 A prepared corpus is one folder: `manifest.jsonl` (what was accepted, with true durations), `rejects.jsonl` (what was
-not, with the reason), `waveforms.i16` (the samples, little-endian, one utterance after the other) and `waveforms.json`
-(the index, written last: without it the folder is unfinished).
+not, with the reason), `waveforms.i16` (the samples, little-endian, one utterance after the other, in the forms that
+`encoded` describes) and `waveforms.json` (the index, written last: without it the folder is unfinished).
 
 While packing, the samples grow in `waveforms.i16.partial` and each utterance that is dealt with, good or bad, adds a
 line to `journal.jsonl`. A line is written after its samples, so whenever the process is killed the journal describes a
-prefix of the samples; the next call checks that prefix by its checksums and goes on behind it.
+prefix of the samples; the next call checks that prefix by its checksums and resumes behind it. Utterances of more than
+a minute are decoded into files beside it first, up to two per worker.
 """
 
 import fcntl
@@ -21,26 +22,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-from jaxtyping import Float, Int16
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
-from speechssl.audio import SAMPLE_RATE, AudioError, check_waveform, decode_with_info, samples_to_seconds
+from speechssl.audio import SAMPLE_RATE, AudioError, samples_to_seconds
 from speechssl.config import Config, UserError
-from speechssl.data.manifest import json_line, write_lines
+from speechssl.data.encoded import Encoded, encode, remove_scratch
+from speechssl.data.manifest import json_line, read_manifest, write_lines
 from speechssl.data.members import file_status, local_file
 from speechssl.data.store import (
     INDEX,
     MANIFEST,
     REJECTS,
-    SAMPLE_BYTES,
     VERSION,
     WAVEFORMS,
+    Form,
     StoreIndex,
     WaveformStore,
     check_sizes,
     read_index,
+    stored_bytes,
 )
 from speechssl.data.stretches import DUPLICATE, Stretch, stretch_of
 from speechssl.data.utterance import Reject, Utterance
@@ -60,6 +61,7 @@ class PackReport:
         seconds: audio in the finished corpus, s.
         resumed: utterances that an earlier call had dealt with already.
         upsampled: accepted utterances whose file has a rate below 16 kHz: nothing above half that rate is in them.
+        notes: what is doubtful about an accepted utterance, "PATH: note".
     """
 
     accepted: int
@@ -67,6 +69,7 @@ class PackReport:
     seconds: float
     resumed: int
     upsampled: int
+    notes: tuple[str, ...] = ()
 
 
 class _Entry(Config):
@@ -74,15 +77,19 @@ class _Entry(Config):
 
     key: str
     samples: int = 0
+    gain: float = 1.0
+    form: Form = "int16"
     crc32: int = 0
+    digest: str = ""
     upsampled: bool = False
+    notes: tuple[str, ...] = ()
     reason: str | None = None
 
 
 @dataclass(frozen=True)
 class _Packed:
     entry: _Entry
-    samples: Int16[np.ndarray, " samples"] | None
+    encoded: Encoded | None
 
 
 def pack(
@@ -95,12 +102,12 @@ def pack(
     """Decodes every utterance once into a prepared corpus.
 
     The order is that of the manifest whatever the number of workers, and a few decoded utterances per worker are in
-    memory at a time. Samples are stored as `round(32768 * x)`, so 16-bit files at 16 kHz are kept bit for bit. An
-    utterance whose peak is above 1.0 (float files, overshoot of the resampler) is scaled down as a whole to a peak of
-    1.0; nothing else is scaled, and nothing is clipped but +1.0 itself, by one step.
+    memory at a time, of a minute at most; longer ones are decoded into files in `out`. How samples are stored is said
+    in `encoded`: 16-bit files at 16 kHz are kept bit for bit, and nothing is clipped.
 
-    A call after a kill goes on where the last one stopped and ends with the same bytes. A call on a finished corpus
-    does nothing when the utterances and the size and time of their files are the same, and packs anew otherwise.
+    A call after a kill or a full disk resumes where the last one stopped and ends with the same bytes. A call on a
+    finished corpus does nothing when the utterances and the size and time of their files are the same, and packs anew
+    otherwise.
 
     Args:
         utterances: what to pack; relative audio paths are relative to the working folder.
@@ -115,13 +122,13 @@ def pack(
         UserError: `out` is a file, or another process is packing into it.
         ValueError: a negative number of workers.
 
-    >>> import tempfile, soundfile
+    >>> import tempfile, numpy as np, soundfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     soundfile.write(folder + "/a.wav", np.sin(np.arange(16000)), 16000)
     ...     good = Utterance(audio=folder + "/a.wav", duration=1.0)
     ...     report = pack([good, Utterance(audio=folder + "/b.wav", duration=1.0)], Path(folder) / "corpus")
     >>> report
-    PackReport(accepted=1, rejected=1, seconds=1.0, resumed=0, upsampled=0)
+    PackReport(accepted=1, rejected=1, seconds=1.0, resumed=0, upsampled=0, notes=())
     """
     if workers < 0:
         raise ValueError(f"workers must be at least 0, got {workers}")
@@ -140,10 +147,11 @@ def pack(
         if (out / WAVEFORMS).exists() and not (out / INDEX).exists() and not (out / PARTIAL).exists():
             (out / WAVEFORMS).replace(out / PARTIAL)  # killed between the last two renames
         (out / PARTIAL).touch()
+        remove_scratch(out)
         with (out / PARTIAL).open("r+b") as partial:
             entries = _recover(journal, partial, keys)
             resumed = len(entries)
-            _decode_rest(todo, keys, entries, journal, partial, workers=workers, progress=progress)
+            _decode_rest(todo, keys, entries, journal, partial, out=out, workers=workers, progress=progress)
             partial.flush()
             os.fsync(partial.fileno())
         return _finish(todo, entries, out, fingerprint=fingerprint, resumed=resumed)
@@ -177,14 +185,7 @@ def _keys(utterances: Sequence[Utterance]) -> list[str]:
     return keys
 
 
-def _to_int16(waveform: Float[np.ndarray, " samples"]) -> Int16[np.ndarray, " samples"]:
-    """Full scale 1.0 to 32768; see `pack` for what happens above."""
-    peak = float(np.abs(waveform).max())
-    scale = 32768.0 / peak if peak > 1 else 32768.0
-    return np.clip(np.rint(waveform * scale), -32768, 32767).astype("<i2")
-
-
-def _pack_one(utterance: Utterance, key: str) -> _Packed:
+def _pack_one(utterance: Utterance, key: str, out: Path) -> _Packed:
     try:
         json_line(utterance)
     except PydanticSerializationError:  # a folder of names in an old encoding
@@ -192,13 +193,20 @@ def _pack_one(utterance: Utterance, key: str) -> _Packed:
     duration = utterance.duration if utterance.duration != 0 else None
     try:
         with local_file(utterance.audio) as path:
-            decoded = decode_with_info(path, utterance.offset, duration=duration)
-        check_waveform(decoded.waveform, utterance.audio)
+            encoded = encode(path, utterance.offset, duration=duration, scratch=out)
     except AudioError as error:
         return _Packed(_Entry(key=key, reason=error.reason), None)
-    samples = _to_int16(decoded.waveform)
-    upsampled = decoded.info.rate < SAMPLE_RATE
-    return _Packed(_Entry(key=key, samples=len(samples), crc32=zlib.crc32(samples.data), upsampled=upsampled), samples)
+    entry = _Entry(
+        key=key,
+        samples=encoded.samples,
+        gain=encoded.gain,
+        form=encoded.form,
+        crc32=encoded.crc32,
+        digest=encoded.digest,
+        upsampled=encoded.upsampled,
+        notes=encoded.notes,
+    )
+    return _Packed(entry, encoded)
 
 
 def _recover(journal: BinaryIO, partial: BinaryIO, keys: Sequence[str]) -> list[_Entry]:
@@ -214,17 +222,29 @@ def _recover(journal: BinaryIO, partial: BinaryIO, keys: Sequence[str]) -> list[
             break
         if not line.endswith(b"\n") or entry.key != key:
             break
-        content = partial.read(entry.samples * SAMPLE_BYTES)
-        if len(content) != entry.samples * SAMPLE_BYTES or zlib.crc32(content) != entry.crc32:
+        size = stored_bytes(entry.form, entry.samples)
+        if _checksum(partial, size) != entry.crc32:
             break
         entries.append(entry)
         good += len(line)
-        total += len(content)
+        total += size
     journal.truncate(good)
     journal.seek(good)
     partial.truncate(total)
     partial.seek(total)
     return entries
+
+
+def _checksum(file: BinaryIO, size: int) -> int | None:
+    """Of the next so many bytes; None where there are fewer."""
+    checksum = 0
+    while size > 0:
+        content = file.read(min(size, 1 << 20))
+        if not content:
+            return None
+        checksum = zlib.crc32(content, checksum)
+        size -= len(content)
+    return checksum
 
 
 def _decode_rest(
@@ -234,6 +254,7 @@ def _decode_rest(
     journal: BinaryIO,
     partial: BinaryIO,
     *,
+    out: Path,
     workers: int,
     progress: Callable[[int, float], None] | None,
 ) -> None:
@@ -243,13 +264,16 @@ def _decode_rest(
         _packed_as(utterance, entry) for utterance, entry in zip(todo, entries, strict=False) if entry.reason is None
     }
     seconds = samples_to_seconds(sum(entry.samples for entry in entries))
-    for packed in _in_order(todo[len(entries) :], keys[len(entries) :], seen, workers or len(os.sched_getaffinity(0))):
-        if packed.entry.reason is None:  # a stretch to the end may be one whose length was given before
+    rest, threads = len(entries), workers or len(os.sched_getaffinity(0))
+    for packed in _in_order(todo[rest:], keys[rest:], seen, threads, out):
+        if packed.encoded is not None:  # a stretch to the end may be one whose length was given before
             place = _packed_as(todo[len(entries)], packed.entry)
-            packed = _duplicate(packed.entry.key) if place in packed_before else packed
+            if place in packed_before:
+                packed.encoded.discard()
+                packed = _duplicate(packed.entry.key)
             packed_before.add(place)
-        if packed.samples is not None:
-            partial.write(packed.samples.data)
+        if packed.encoded is not None:
+            packed.encoded.append_to(partial)
             partial.flush()
         journal.write(json_line(packed.entry).encode() + b"\n")
         journal.flush()
@@ -259,7 +283,9 @@ def _decode_rest(
             progress(len(entries), seconds)
 
 
-def _in_order(todo: Sequence[Utterance], keys: Sequence[str], seen: set[Stretch], workers: int) -> Iterator[_Packed]:
+def _in_order(
+    todo: Sequence[Utterance], keys: Sequence[str], seen: set[Stretch], workers: int, out: Path
+) -> Iterator[_Packed]:
     """Decodes ahead in threads (soundfile and soxr release the interpreter lock), a bounded number at a time."""
     window: deque[Future[_Packed]] = deque()
     with ThreadPoolExecutor(workers) as pool:
@@ -270,13 +296,14 @@ def _in_order(todo: Sequence[Utterance], keys: Sequence[str], seen: set[Stretch]
                     window.append(pool.submit(_duplicate, key))
                 else:
                     seen.add(name)
-                    window.append(pool.submit(_pack_one, utterance, key))
+                    window.append(pool.submit(_pack_one, utterance, key, out))
                 if len(window) > 2 * workers:
                     yield window.popleft().result()
             while window:
                 yield window.popleft().result()
         finally:  # on Ctrl-C wait for the few being decoded only
             pool.shutdown(wait=True, cancel_futures=True)
+            remove_scratch(out)
 
 
 def _duplicate(key: str) -> _Packed:
@@ -316,8 +343,12 @@ def _finish(
         rejected=len(rejects),
         upsampled=sum(entry.upsampled for entry in good),
         fingerprint=fingerprint,
+        notes={number: "; ".join(entry.notes) for number, entry in enumerate(good) if entry.notes},
         lengths=[entry.samples for entry in good],
+        gains=[entry.gain for entry in good],
+        forms=[entry.form for entry in good],
         crc32s=[entry.crc32 for entry in good],
+        digests=[entry.digest for entry in good],
     )
     (out / INDEX).unlink(missing_ok=True)  # an older corpus ends here
     write_lines(map(json_line, accepted), out / MANIFEST)
@@ -326,7 +357,7 @@ def _finish(
     _sync_folder(out)  # the four names are on the disk before the index vouches for them
     write_lines([index.model_dump_json()], out / INDEX)
     (out / JOURNAL).unlink(missing_ok=True)
-    return _report(index, resumed=resumed)
+    return _report(index, accepted, resumed=resumed)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -337,13 +368,14 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _report(index: StoreIndex, *, resumed: int) -> PackReport:
+def _report(index: StoreIndex, accepted: Sequence[Utterance], *, resumed: int) -> PackReport:
     return PackReport(
         accepted=len(index.lengths),
         rejected=index.rejected,
         seconds=samples_to_seconds(index.total),
         resumed=resumed,
         upsampled=index.upsampled,
+        notes=tuple(f"{accepted[number].audio}: {note}" for number, note in sorted(index.notes.items())),
     )
 
 
@@ -360,4 +392,5 @@ def _finished(out: Path, fingerprint: str) -> PackReport | None:
         return None
     if not (out / PARTIAL).exists():
         (out / JOURNAL).unlink(missing_ok=True)  # killed right after the index was written
-    return _report(index, resumed=len(index.lengths) + index.rejected)
+    accepted = read_manifest(out / MANIFEST) if index.notes else []
+    return _report(index, accepted, resumed=len(index.lengths) + index.rejected)

@@ -10,13 +10,13 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
 
-from speechssl.audio import AudioError, check_waveform, open_stretch, samples_to_seconds
+from speechssl.audio import AudioError, Levels, open_stretch, samples_to_seconds, with_channel
 from speechssl.data.members import local_file
 from speechssl.embed.inputs import Item
 from speechssl.embed.long import Block, LongClip, scan
@@ -28,11 +28,12 @@ _SAMPLE = 4  # bytes
 
 @dataclass(frozen=True)
 class Decoded:
-    """A clip in memory; `file_seconds` is the duration of its file."""
+    """A clip in memory; `file_seconds` is the duration of its file, `notes` say what is doubtful about it."""
 
     item: Item
     waveform: Float32[np.ndarray, " samples"]
     file_seconds: float = 0.0
+    notes: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -48,6 +49,7 @@ class Streamed:
     clip: LongClip
     close: Callable[[], None]
     file_seconds: float = 0.0
+    notes: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -150,7 +152,7 @@ class Decoding:
         try:
             opened = fetched if is_address(item.location) else local_file
             path = str(stack.enter_context(opened(item.location, self._spool)))
-            clip = self._read(index, item, path, close=stack.close)
+            clip = with_channel(lambda channel: self._read(index, item, path, channel, close=stack.close))
         except AudioError as error:
             clip = Failed(item, error.reason)
         except Exception as error:  # noqa: BLE001 -- one clip must not end the run, whatever a decoder raises
@@ -160,9 +162,11 @@ class Decoding:
             stack.close()
         return clip
 
-    def _read(self, index: int, item: Item, path: str, *, close: Callable[[], None]) -> Clip:
-        with open_stretch(path, item.offset, duration=item.duration or None) as stretch:
-            whole = stretch.info.duration
+    def _read(
+        self, index: int, item: Item, path: str, channel: int | None, *, close: Callable[[], None]
+    ) -> Decoded | Streamed:
+        with open_stretch(path, item.offset, duration=item.duration or None, channel=channel) as stretch:
+            whole, notes = stretch.info.duration, tuple(stretch.notes)
             if stretch.num_samples <= self._long_samples:
                 # The samples at their own rate are held beside the result for a moment.
                 size = stretch.num_samples * _SAMPLE
@@ -171,16 +175,15 @@ class Decoding:
                 got = 0
                 try:
                     waveform = np.ascontiguousarray(stretch.read(), dtype=np.float32)
-                    check_waveform(waveform, path)
+                    found = Levels([waveform]).check(path)
                     got = len(waveform) * _SAMPLE
                 finally:
                     self._let_go(size + native - got)
-                return Decoded(item, waveform, whole)
+                return Decoded(item, waveform, whole, (*notes, *found))
 
-        found = scan(lambda: _blocks(item, path), path)
-        again = _unchanged(lambda: _blocks(item, path), found.num_samples, path)
-        clip = LongClip(found.num_samples, found.mean, found.deviation, lambda: ahead(again))
-        return Streamed(item, clip, close, whole)
+        clip = scan(lambda: _blocks(item, path, channel), path)
+        again = _unchanged(lambda: _blocks(item, path, channel), clip.num_samples, path)
+        return Streamed(item, replace(clip, blocks=lambda: ahead(again)), close, whole, (*notes, *clip.notes))
 
     def _reserve(self, index: int, size: int) -> None:
         with self._changed:
@@ -194,8 +197,8 @@ class Decoding:
             self._changed.notify_all()
 
 
-def _blocks(item: Item, path: str) -> Iterator[Block]:
-    with open_stretch(path, item.offset, duration=item.duration or None) as stretch:
+def _blocks(item: Item, path: str, channel: int | None) -> Iterator[Block]:
+    with open_stretch(path, item.offset, duration=item.duration or None, channel=channel) as stretch:
         yield from stretch.blocks()
 
 

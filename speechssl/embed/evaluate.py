@@ -296,8 +296,8 @@ def chunks_by_length(store: WaveformStore, used: Int[np.ndarray, " used"]) -> It
 
 
 def waveform_of(store: WaveformStore, index: int) -> Waveform:
-    """One utterance as float samples in [-1, 1)."""
-    return store.read(index).astype(np.float32) / 32768
+    """One utterance as float samples in the units of its file."""
+    return store.waveform(index)
 
 
 def _rows(tasks: Sequence[ProbeTask], scores: Sequence[ProbeScore]) -> list[ResultRow]:

@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,6 +59,7 @@ class ExtractReport:
         cosine: the smallest with float32 on the first batch, where there was a check.
         known: of how many clips of the source label, text and speaker are known.
         findings: what was understood of the source, and what was not.
+        notes: what is doubtful about a clip that this run encoded, "LOCATION: note".
     """
 
     written: int
@@ -75,6 +76,7 @@ class ExtractReport:
     cosine: float | None
     known: Known
     findings: Findings
+    notes: tuple[str, ...] = ()
 
 
 def extract(
@@ -166,16 +168,19 @@ def extract(
         else:
             parts = run_local(run.remaining(), opened.encoder, job, run, devices=devices, resources=resources)
         del opened  # what works is a copy with the weights laid out anew
+        notes: list[str] = []
         with closing(parts):  # threads end with the run, however it ends
             for part in parts:
                 _cover(coverage, part.rows)
+                notes += part.notes
                 run.commit(part)
                 give_back_freed_memory()
         told = run.finish()
         shutil.rmtree(folder)
     covered = coverage.note()
     plan.findings.notes += [covered] if covered else []
-    return _report(told, out, plan, started=started, new=run.tally.seconds, resumed=run.resumed, before=False)
+    report = _report(told, out, plan, started=started, new=run.tally.seconds, resumed=run.resumed, before=False)
+    return replace(report, notes=tuple(notes))
 
 
 def _job(opened: Source, *, pooling: str, layer: Any, dtype: Precision, compiled: bool) -> Job:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float32
 from torch import nn
 
-from speechssl.audio import RECEPTIVE_FIELD, SILENCE_PEAK, AudioError
+from speechssl.audio import RECEPTIVE_FIELD, Levels
 from speechssl.embed.tiles import normed_over_time
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.nn.time_norm import FixedNorm, WindowMoments
@@ -33,12 +33,14 @@ class LongClip:
         mean: over all samples.
         deviation: the square root of their variance and 1e-7, as `audio.normalize` has it.
         blocks: reads the clip from its start, each time it is called.
+        notes: what is doubtful about it.
     """
 
     num_samples: int
     mean: float
     deviation: float
     blocks: Callable[[], Iterable[Block]]
+    notes: tuple[str, ...] = ()
 
     def normalized(self, *, normalize: bool) -> Iterator[Block]:
         """Blocks of zero mean and unit variance over the clip; as they are when `normalize` is False."""
@@ -49,35 +51,20 @@ class LongClip:
 def scan(blocks: Callable[[], Iterable[Block]], path: str) -> LongClip:
     """Read a clip once, to the end, and learn what encoding must know before it begins.
 
-    Mean and variance are merged block by block (Chan, Golub and LeVeque 1983) in float64.
-
     Args:
         blocks: reads the clip from its start.
         path: named in errors.
 
     Raises:
-        AudioError: what the blocks raise; fewer than 400 samples; silence, as `audio.check_waveform` has it.
+        AudioError: what the blocks raise, and what `audio.check_waveform` raises.
 
     >>> clip = scan(lambda: np.split(np.arange(4000, dtype=np.float32), 4), "a.wav")
     >>> clip.num_samples, clip.mean, round(clip.deviation, 3)
     (4000, 1999.5, 1154.701)
     """
-    count, mean, squares = 0, 0.0, 0.0
-    low, high = math.inf, -math.inf
-    for block in blocks():
-        if not len(block):
-            continue
-        size, centre = len(block), float(block.mean(dtype=np.float64))
-        step = centre - mean
-        squares += float(block.var(dtype=np.float64)) * size + step * step * count * size / (count + size)
-        count, mean = count + size, mean + step * size / (count + size)
-        low, high = min(low, float(block.min())), max(high, float(block.max()))
-    if count < RECEPTIVE_FIELD:
-        raise AudioError(path, f"too short: {count} samples at 16 kHz, one frame of the model needs {RECEPTIVE_FIELD}")
-    peak = max(high - mean, mean - low)
-    if peak < SILENCE_PEAK:
-        raise AudioError(path, f"all silence (a peak of {peak:.1g} of full scale, below -90 dBFS)")
-    return LongClip(count, mean, math.sqrt(squares / count + 1e-7), blocks)
+    levels = Levels(blocks(), moments=True)
+    notes = levels.check(path)
+    return LongClip(levels.num_samples, levels.mean, levels.deviation, blocks, tuple(notes))
 
 
 @dataclass(frozen=True)

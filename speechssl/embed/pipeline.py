@@ -8,7 +8,7 @@ the same batches, and the same numbers to the last bit.
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -52,6 +52,7 @@ class Encoded:
         vectors: of the rows; empty at frame level.
         frames: raw float32 of (frames, layers, dim), at frame level.
         done: of each clip of the part in order, whether it is a row.
+        notes: what is doubtful about a row, "LOCATION: note".
     """
 
     rows: list[Row]
@@ -59,6 +60,7 @@ class Encoded:
     vectors: Float32[np.ndarray, "rows layers dim"]
     frames: Path | None
     done: list[bool]
+    notes: list[str] = field(default_factory=list)
 
 
 def parts_of(
@@ -184,6 +186,7 @@ class PartEncoder:
         failed: list[Failed] = []
         vectors: list[Float32[np.ndarray, "layers dim"]] = []
         done: list[bool] = []
+        notes: list[str] = []
         for place, clip in enumerate(part):
             if isinstance(clip, Failed):
                 failed.append(clip)
@@ -194,13 +197,15 @@ class PartEncoder:
             done.append(not isinstance(result, str))
             if isinstance(result, str):
                 failed.append(Failed(clip.item, result))
-            elif isinstance(result, tuple):
+                continue
+            notes += [f"{clip.item.location}: {note}" for note in clip.notes]
+            if isinstance(result, tuple):
                 rows.append(Row(clip.item, clip.seconds, *result, file_seconds=clip.file_seconds))
             else:
                 rows.append(Row(clip.item, clip.seconds, file_seconds=clip.file_seconds))
                 vectors.append(result)
         empty = np.zeros((0, len(self.layers), 0), dtype=np.float32)
-        return Encoded(rows, failed, np.stack(vectors) if vectors else empty, frames, done)
+        return Encoded(rows, failed, np.stack(vectors) if vectors else empty, frames, done, notes)
 
 
 # Vectors or frames (layers, dim); where frames lie in a file: the first and how many; or why there are none.

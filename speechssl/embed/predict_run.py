@@ -8,6 +8,7 @@ that was killed resumes; the output appears under its name when it is whole; a s
 changed, and predicts only new and changed files where something has.
 """
 
+import logging
 import os
 import shlex
 import shutil
@@ -34,6 +35,7 @@ from speechssl.embed.runs import Run
 PART_SECONDS, PART_CLIPS = 120.0, 256  # predicted together, and kept together
 LONG_SECONDS = 120.0  # a longer clip is read window by window
 _AUDIO_BYTES = 1 << 26  # of decoded audio that may wait
+_log = logging.getLogger(__name__)
 _TABLES = frozenset((".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".tar"))
 
 
@@ -137,6 +139,8 @@ def _predict_part(predictor: Predictor, part: Sequence[Clip], *, release: Callab
             failed.append(clip)
             done.append(False)
             continue
+        for note in clip.notes:
+            _log.warning("%s: %s", clip.item.location, note)
         outcome = next(outcomes) if isinstance(clip, Decoded) else _predict_long(predictor, clip)
         release(clip)
         done.append(not isinstance(outcome, str))

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.answers import answer, status_of
-from speechssl.audio import AUDIO_SUFFIXES, AudioError
+from speechssl.audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, AudioError
 from speechssl.config import UserError
-from speechssl.containers import FOREIGN_SUFFIXES
 from speechssl.data.places import is_address
 
 __all__ = ["RemoteFile", "fetched", "is_address", "list_address", "read_address"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from speechssl.data.findings import closing_lines
 from speechssl.embed.extract import ExtractReport
 from speechssl.embed.progress import Progress
-from speechssl.terminal import Update
+from speechssl.terminal import Update, doubts
 
 _GIB = 2**30
 
@@ -45,4 +45,4 @@ def summary(report: ExtractReport, out: Path) -> list[str]:
         )
     if report.errors:
         lines.append(f"{report.failed} clips could not be used; each one is in {report.errors}")
-    return lines + closing_lines(report.known, report.findings)
+    return lines + doubts(report.notes) + closing_lines(report.known, report.findings)

@@ -273,7 +273,7 @@ class _Run:
         found: Emissions = []
         for start in range(0, len(examples), _CHUNK):
             chunk = examples[start : start + _CHUNK]
-            found += emissions(model, [self.store.read(each.index).astype(np.float32) / 32768.0 for each in chunk])
+            found += emissions(model, [self.store.waveform(each.index) for each in chunk])
         return found
 
     def _tuned(self, model: CTCModel, folder: Path) -> DecoderConfig:

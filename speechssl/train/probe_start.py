@@ -32,7 +32,7 @@ def start_as_probe(model: Classifier, store: WaveformStore, examples: Sequence[E
     model.eval()
     with torch.no_grad():
         for places in batches_by_length(lengths):
-            waveforms = [store.read(examples[place].index).astype(np.float32) / 32768.0 for place in places]
+            waveforms = [store.waveform(examples[place].index) for place in places]
             padded, num_samples = pad([normalize(each) if model.normalized else each for each in waveforms])
             pooled[places] = model.pooled(padded, num_samples).double().numpy()
     model.train(training)

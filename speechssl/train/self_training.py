@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from speechssl.data.labelled import Example
 from speechssl.data.waveforms import WaveformStore
 from speechssl.models.ctc import CTCModel
@@ -60,7 +58,7 @@ def pseudo_label(
     found: list[tuple[float, Example]] = []
     for start in range(0, len(indices), _CHUNK):
         chunk = indices[start : start + _CHUNK]
-        waveforms = [store.read(index).astype(np.float32) / 32768.0 for index in chunk]
+        waveforms = [store.waveform(index) for index in chunk]
         for index, rows in zip(chunk, emissions(model, waveforms), strict=True):
             text = greedy(rows, model.vocabulary) if decoder is None else decoder.decode(rows).text
             if text:

@@ -174,7 +174,7 @@ BAD = [
     Case(
         "mpeg4.wav",
         content(FTYP),
-        f"MPEG-4 (mp4, m4a) cannot be read; convert it: {ffmpeg('mpeg4.wav', 'mpeg4')}",
+        f"MPEG-4 (mp4, m4a) cannot be read; convert it: {ffmpeg('mpeg4.wav', 'mpeg4.converted')}",
         header=True,
     ),
     Case(
@@ -229,7 +229,8 @@ BAD = [
     Case(
         "unfinished.wav",
         content(wav_header(0, riff=0) + PCM),
-        "an unfinished recording: the header counts no samples, 32000 bytes follow it; repair it with ffmpeg",
+        "the header counts 0.000 s of samples, the file holds 1.000 s; write the header again: "
+        "ffmpeg -ignore_length 1 -i unfinished.wav -c copy unfinished.fixed.wav",
         header=True,
     ),
     Case(
@@ -269,7 +270,12 @@ BAD = [
         "^damaged: [0-9]+ bytes behind Ogg page 4 belong to no page$",
         header=True,
     ),
-    Case("half.mp3", cut(LONG, 0.5), r"^truncated: the header promises 10\.000 s, [45]\.[0-9]+ s can be decoded$"),
+    Case(
+        "half.mp3",
+        cut(LONG, 0.5),
+        r"^truncated: the header promises 10\.[0-9]+ s, [45]\.[0-9]+ s can be decoded$",
+        header=True,
+    ),
     Case(
         "half.aiff",
         cut(SECOND, 0.5),
@@ -306,7 +312,7 @@ BAD = [
     Case(
         "variable.mp3",
         without_length_header("VARIABLE"),
-        r"^an mp3 of variable bit rate without a length header: [0-9.]+ of 10\.\d s would be read; write the header: "
+        r"^an mp3 without a length header, which counts [0-9.]+ s of 10\.\d+ s; write the header again: "
         r"ffmpeg -i variable.mp3 -c copy variable.fixed.mp3$",
         header=True,
     ),
@@ -340,9 +346,6 @@ BAD = [
         "all silence (a peak of 3e-05 of full scale, below -90 dBFS)",
     ),
     Case("offset.wav", samples(np.full(RATE, 0.25)), "all silence (a constant offset of 0.2500 and nothing else)"),
-    Case(
-        "cancelled.wav", samples(np.stack([SECOND, -SECOND], 1), subtype="FLOAT"), "all silence (every sample is zero)"
-    ),
     Case("short.wav", samples(SECOND[:399]), "too short: 399 samples at 16 kHz, one frame of the model needs 400"),
     Case(
         "short_48k.wav",

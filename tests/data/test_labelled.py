@@ -84,7 +84,7 @@ def test_every_example_has_its_turn(lengths: list[int], seconds: float, shuffle:
             assert batch.num_samples.tolist() == [lengths[example] for example in batch.examples.tolist()]
             for row, count, example in zip(batch.waveforms, batch.num_samples, batch.examples, strict=True):
                 assert not row[count:].any()
-                assert np.array_equal(row[:count], batches.store.read(int(example)).astype(np.float32) / 32768)
+                assert np.array_equal(row[:count], batches.store.waveform(int(example)))
 
 
 def test_slices_for_ranks_and_micro_batches_are_the_batch() -> None:
@@ -110,7 +110,7 @@ def test_crops() -> None:
         made(indices=[2], max=1.0, normalized=False),
         made(indices=[2], max=1.0, normalized=False, shuffle=False),
     )
-    whole = STORE.read(2).astype(np.float32) / 32768
+    whole = STORE.waveform(2)
     crops = [train.batch(number).waveforms[0] for number in range(8)]
     places = [next(s for s in range(2 * RATE + 1) if whole[s] == crop[0] and whole[s + 1] == crop[1]) for crop in crops]
     assert len(set(places)) > 5
@@ -125,7 +125,7 @@ def test_normalised_after_augmentation() -> None:
         assert row[:count].mean() == pytest.approx(0, abs=1e-4)
         assert row[:count].std() == pytest.approx(1, abs=1e-3)
     still = made(augmentation=OFF, batch_seconds=100.0).batch(0)
-    expected = normalize(STORE.read(int(still.examples[0])).astype(np.float32) / 32768)
+    expected = normalize(STORE.waveform(int(still.examples[0])))
     np.testing.assert_allclose(still.waveforms[0, : still.num_samples[0]], expected, atol=1e-6)
 
 

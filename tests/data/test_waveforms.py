@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import pickle
 import signal
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,13 +59,13 @@ def corpus(tmp_path: Path) -> list[Utterance]:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files decoded from now on."""
     names: list[str] = []
-    decode = waveforms.decode_with_info
+    encode = waveforms.encode
 
-    def watch(path: str, offset: float, *, duration: float | None) -> object:
+    def watch(path: str, offset: float, **options: Any) -> object:
         names.append(path)
-        return decode(path, offset, duration=duration)
+        return encode(path, offset, **options)
 
-    monkeypatch.setattr(waveforms, "decode_with_info", watch)
+    monkeypatch.setattr(waveforms, "encode", watch)
     return names
 
 
@@ -85,15 +87,25 @@ def test_sixteen_bit_files_are_kept_bit_for_bit(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "waveforms.i16").read_bytes() == np.concatenate(originals).astype("<i2").tobytes()
 
 
-@pytest.mark.parametrize(("peak", "scale"), [(0.5, 32768), (1.0, 32768), (1.5, 32768 / 1.5), (1e6, 32768 / 1e6)])
-def test_only_what_exceeds_full_scale_is_scaled(peak: float, scale: float, tmp_path: Path) -> None:
-    samples = np.sin(np.arange(4000, dtype=np.float32))
+@pytest.mark.parametrize("peak", [1e-4, 0.01, 0.5, 0.75, 1.0, 1.5, 2.0, 1e6])
+def test_other_files_keep_sixteen_bits_of_their_own_level(peak: float, tmp_path: Path) -> None:
+    samples = np.sin(np.arange(4001, dtype=np.float32)) * np.repeat(np.geomspace(1, 1e-4, 27), 160)[:4001]
     samples *= np.float32(peak) / np.abs(samples).max()
     soundfile.write(tmp_path / "a.wav", samples, RATE, subtype="FLOAT")
     pack([Utterance(audio=str(tmp_path / "a.wav"), duration=0.0)], tmp_path / "out")
-    stored = WaveformStore(tmp_path / "out").read(0)
-    np.testing.assert_allclose(stored, samples.astype(np.float64) * scale, atol=1.01)
-    np.testing.assert_array_less(np.abs(stored - samples.astype(np.float64) * scale)[np.abs(stored) < 32000], 0.51)
+    store = WaveformStore(tmp_path / "out")
+    stored, [gain] = store.read(0), store.gains
+    assert 0.5 <= gain / peak <= 2
+    assert math.log2(gain) == round(math.log2(gain))
+    found = store.waveform(0)
+    for start in range(0, 4001, 160):
+        part = slice(start, start + 160)
+        assert 16000 < np.abs(stored[part].astype(int)).max() <= 32767
+        level = np.abs(samples[part]).max()
+        assert np.abs(found[part].astype(np.float64) - samples[part].astype(np.float32)).max() <= level / 32767
+    for start, stop in [(0, 160), (1, 2), (159, 161), (160, 320), (100, 4001), (4000, 4001), (17, 17)]:
+        np.testing.assert_array_equal(store.waveform(0, start, stop), found[start:stop])
+    store.verify()
 
 
 def test_manifest_has_the_true_durations_and_all_fields(corpus: list[Utterance], tmp_path: Path) -> None:
@@ -153,15 +165,15 @@ def test_few_decoded_utterances_wait_at_a_time(tmp_path: Path, monkeypatch: pyte
     started = itertools.count(1)
     lock = threading.Lock()
     begun = 0
-    decode = waveforms.decode_with_info
+    encode = waveforms.encode
 
-    def watch(path: str, offset: float, *, duration: float | None) -> object:
+    def watch(path: str, offset: float, **options: Any) -> object:
         nonlocal begun
         with lock:
             begun = next(started)
-        return decode(path, offset, duration=duration)
+        return encode(path, offset, **options)
 
-    monkeypatch.setattr(waveforms, "decode_with_info", watch)
+    monkeypatch.setattr(waveforms, "encode", watch)
     ahead: list[int] = []
 
     def slow(count: int, seconds: float) -> None:
@@ -328,7 +340,7 @@ def pack(step):
             setattr(Path, name, counted(getattr(Path, name), step))
         os.fsync = counted(os.fsync, step)
     else:
-        waveforms.decode_with_info = counted(waveforms.decode_with_info, 2 * step)
+        waveforms.encode = counted(waveforms.encode, 2 * step)
     waveforms.pack(utterances, folder / f"out{step}", workers=2)
     (folder / "touched").write_text(str(touched))
 
@@ -497,7 +509,9 @@ def damage(out: Path, kind: str) -> None:
     elif kind == "no manifest":
         (out / "manifest.jsonl").unlink()
     elif kind == "old version":
-        (out / "waveforms.json").write_text(json.dumps({**index, "version": 0}))
+        for name in ("gains", "forms", "digests", "notes"):
+            del index[name]
+        (out / "waveforms.json").write_text(json.dumps({**index, "version": 1}))
     elif kind == "no index at all":
         (out / "waveforms.json").write_text("[1, 2")
     elif kind == "other lengths":
@@ -512,7 +526,7 @@ def damage(out: Path, kind: str) -> None:
         ("cut", r"waveforms.i16: 100 bytes, waveforms.json says \d+; prepare the corpus again"),
         ("longer manifest", r"manifest.jsonl: 12 utterances, waveforms.json counts 11"),
         ("no manifest", r"manifest.jsonl: the manifest cannot be read"),
-        ("old version", r"waveforms.json: version 0 at 16000 Hz; this program reads version 1 at 16000 Hz"),
+        ("old version", r"waveforms.json: version 1 at 16000 Hz; this program reads version 2 at 16000 Hz"),
         ("no index at all", r"waveforms.json: not the index of a prepared corpus"),
         ("other lengths", r"waveforms.json: its lengths do not add up"),
     ],

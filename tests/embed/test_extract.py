@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from speechssl.audio import Levels
 from speechssl.config import UserError
 from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.embed import decoding, local, pipeline, precision
@@ -94,14 +95,14 @@ def test_bad_files_are_named_and_stop_nothing(audio, model_folder, tmp_path, mon
     soundfile.write(audio / "glad" / "short.wav", tone(200), 16000)
     soundfile.write(audio / "glad" / "odd.wav", tone(9000), 16000)
     (audio / "glad" / "gone.wav").symlink_to("nowhere.wav")
-    check = decoding.check_waveform
+    check = Levels.check
 
-    def odd(waveform, path):
+    def odd(levels, path):
         if path.endswith("odd.wav"):
             raise ZeroDivisionError("by\nzero")
-        check(waveform, path)
+        return check(levels, path)
 
-    monkeypatch.setattr(decoding, "check_waveform", odd)
+    monkeypatch.setattr(Levels, "check", odd)
     out = tmp_path / "v.parquet"
     report = extract(model_folder, audio, out)
     assert (report.written, report.failed) == (5, 5)

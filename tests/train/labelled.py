@@ -78,4 +78,4 @@ def examples(store: WaveformStore, kind: str, speakers: str = "0123") -> list[Ex
 
 def waveforms(store: WaveformStore, part: list[Example]) -> list[np.ndarray]:
     """The utterances themselves."""
-    return [store.read(example.index).astype(np.float32) / 32768 for example in part]
+    return [store.waveform(example.index) for example in part]

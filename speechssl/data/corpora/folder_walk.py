@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from speechssl.audio import AUDIO_SUFFIXES
+from speechssl.audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 from speechssl.config import UserError
-from speechssl.containers import FOREIGN_SUFFIXES
 from speechssl.data.places import located
 from speechssl.data.tables import is_table
 

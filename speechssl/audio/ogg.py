@@ -1,0 +1,142 @@
+"""Ogg files (RFC 3533): checksums of pages, the streams in them, and where the last page starts.
+
+libsndfile skips damaged pages without a word and reads the first of several recordings that follow each other, which
+is what a chained file is (RFC 3533, section 4), and the first of several that are interleaved.
+"""
+
+import functools
+import struct
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+_MIRROR = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # each byte with its bits the other way round
+_BLOCK = 1 << 20  # bytes read at once where no page is found
+_BEGINS = 2  # flag of the first page of a stream
+_OPUS_RATE = 48000  # Hz, of granule positions, whatever the header says (RFC 7845, section 4)
+
+
+@dataclass
+class OggStream:
+    """One logical stream.
+
+    Attributes:
+        codec: "Vorbis", "Opus", "FLAC" or "Speex"; None for video, subtitles and other things that are no sound.
+        rate: positions per second; 0 where not known.
+        skipped: samples of the encoder's delay in front.
+        ends: samples at the end of the last two pages that say so.
+    """
+
+    codec: str | None
+    rate: int
+    skipped: int = 0
+    ends: list[int] = field(default_factory=lambda: [0, 0])
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return max(0, self.ends[-1] - self.skipped) / self.rate if self.rate else 0.0
+
+
+@dataclass(frozen=True)
+class OggPages:
+    """What a walk over the pages of an Ogg file finds.
+
+    Attributes:
+        fault: the reason when a page is cut short or damaged; libsndfile would go on behind it without a word.
+        links: the streams of sound of each recording in the file, one after the other; more than one where chained.
+    """
+
+    fault: str | None
+    links: tuple[tuple[OggStream, ...], ...] = ()
+
+    @property
+    def last_start(self) -> int:
+        """Where the last page of the first stream of sound starts, for Vorbis in samples."""
+        return self.links[0][0].ends[-2] if self.links else 0
+
+
+@functools.lru_cache(maxsize=256)
+def ogg_pages(path: str | Path, size: int, changed: int) -> OggPages:  # noqa: ARG001 (part of the cache's key)
+    """Walks over an Ogg file and checks every page, one in memory at a time.
+
+    The many utterances of one long file read it once.
+
+    Args:
+        path: the file.
+        size: its length, bytes.
+        changed: its time of modification.
+    """
+    with Path(path).open("rb") as file:
+        return _walk(file, size)
+
+
+def _walk(file: BinaryIO, size: int) -> OggPages:
+    links: list[dict[int, OggStream]] = []
+    beginning = False  # whether the last page was the first of a stream; those of one recording are together
+    position = number = 0
+    while position < size:
+        page = file.read(27)
+        if page[:4] != b"OggS":
+            following = _next_page(file, position)
+            if following is None:  # junk behind the last page is harmless, libogg skips it too
+                break
+            return OggPages(f"damaged: {following - position} bytes behind Ogg page {number} belong to no page")
+        segments = file.read(page[26]) if len(page) == 27 else b""
+        body = file.read(sum(segments))
+        end = position + 27 + len(segments) + sum(segments)
+        if len(page) < 27 or len(segments) < page[26] or end > size:
+            return OggPages("truncated: the file ends in the middle of an Ogg page")
+        number += 1
+        flags, samples, serial, checksum = page[5], *struct.unpack("<qI4xI", page[6:26])
+        if _ogg_crc(page[:22] + bytes(4) + page[26:] + segments + body) != checksum:
+            return OggPages(f"damaged: the checksum of Ogg page {number} is wrong")
+        if flags & _BEGINS:
+            if not beginning:
+                links.append({})
+            links[-1][serial] = _stream(body)
+        beginning = bool(flags & _BEGINS)
+        stream = links[-1].get(serial) if links else None
+        if stream is not None and samples > stream.ends[-1]:  # -1 on a page on which no packet ends
+            stream.ends = [stream.ends[-1], samples]
+        position = end
+    sound = [tuple(stream for stream in link.values() if stream.codec) for link in links]
+    return OggPages(None, tuple(link for link in sound if link))
+
+
+def _stream(first: bytes) -> OggStream:
+    """A stream by its first page."""
+    if first[:7] == b"\x01vorbis":
+        return OggStream("Vorbis", int.from_bytes(first[12:16], "little"))
+    if first[:8] == b"OpusHead":
+        return OggStream("Opus", _OPUS_RATE, int.from_bytes(first[10:12], "little"))
+    if first[:5] == b"\x7fFLAC":
+        return OggStream("FLAC", int.from_bytes(first[27:30], "big") >> 4)
+    if first[:8] == b"Speex   ":
+        return OggStream("Speex", int.from_bytes(first[36:40], "little"))
+    return OggStream(None, 0)
+
+
+def _next_page(file: BinaryIO, position: int) -> int | None:
+    """Where the next page starts, behind bytes that belong to none."""
+    file.seek(position)
+    before = b""
+    while block := file.read(_BLOCK):
+        content = before + block
+        place = content.find(b"OggS")
+        if place >= 0:
+            return position - len(before) + place
+        position += len(block)
+        before = content[-3:]
+    return None
+
+
+def _ogg_crc(page: bytes) -> int:
+    """Ogg's checksum: the polynomial of zlib's with the bits the other way round, from 0 and not inverted.
+
+    >>> _ogg_crc(b"123456789") == 0x89A1897F
+    True
+    """
+    mirrored = zlib.crc32(page.translate(_MIRROR), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{mirrored:032b}"[::-1], 2)
