@@ -7,7 +7,6 @@ a reader never sees half a model.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from speechssl.config import UserError
+from speechssl.files import write_atomic
 from speechssl.models.encoder import PRESETS, EncoderConfig, SpeechEncoder
 
 FORMAT = 1
@@ -161,13 +161,3 @@ def _digest(settings: object, tensors: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing: temporary name, flush to disk, rename."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -6,12 +6,12 @@ losers by the functions here, so that the terminal and the page never disagree.
 
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from speechssl.config import UserError
+from speechssl.files import write_atomic
 
 MODEL, RANDOM, MFCC, LOGMEL, CHANCE = "model", "random encoder", "MFCC", "log-mel", "chance"
 """Families of contenders. A contender is a family or "FAMILY (which layer)"."""
@@ -99,12 +99,7 @@ class ResultRow:
 def write_results(rows: Iterable[ResultRow], path: Path) -> None:
     """Write `results.json`, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write("[\n" + ",\n".join(json.dumps(asdict(row), ensure_ascii=False) for row in rows) + "\n]\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_atomic(path, "[\n" + ",\n".join(json.dumps(asdict(row), ensure_ascii=False) for row in rows) + "\n]\n")
 
 
 def read_results(path: Path) -> list[ResultRow]:
