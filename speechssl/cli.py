@@ -8,6 +8,7 @@ is one line and exit code 2, a run stopped for its health is exit code 3, bad fi
 import contextlib
 import contextvars
 import enum
+import os
 import shlex
 import sys
 from collections.abc import Generator, Sequence
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from speechssl.terminal import bars, plain, put, say, say_once
+from speechssl import __version__
+from speechssl.terminal import bars, flush, plain, put, say, say_once
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -40,11 +42,27 @@ _spoken: contextvars.ContextVar[str] = contextvars.ContextVar("spoken")
 app = typer.Typer(
     name="speechssl",
     help="Learn speech representations from raw audio, probe them, and use them.",
-    add_completion=False,
     no_args_is_help=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _put_version(asked: bool) -> bool:
+    if asked:
+        put(f"speechssl {__version__}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_put_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options before the verb."""
+
 
 Sets = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated.")]
 
@@ -66,7 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _spoken.set(shlex.join(["speechssl", *words]))
     command = typer.main.get_command(app)
     try:
-        return command.main(words, "speechssl", standalone_mode=False) or 0
+        code = command.main(words, "speechssl", standalone_mode=False) or 0
+        flush()
+        return code
     except TyperException as error:
         return _say_error(error.format_message())
     except UserError as error:
@@ -74,7 +94,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # no such folder, no permission, a file in the way, a full disk, …
         if error.strerror is None:
             raise
-        return _say_error(error.strerror if error.filename is None else f"{error.filename}: {error.strerror}")
+        return _say_error(_refused(error, words))
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        return _say_error(f"out of memory ({(str(error) or 'no details').splitlines()[0]})")
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -565,6 +589,22 @@ def _say_packed(report: "PackReport", out: Path) -> None:
         for reason, count in reasons.most_common(3):
             say(f"  {count} x {reason}")
         say(f"  each one is in {out / 'rejects.jsonl'}")
+
+
+def _refused(error: OSError, words: Sequence[str]) -> str:
+    """What the operating system refused, and for which file; the command's output where the error names none."""
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    if not names:
+        outs = [place for place, word in enumerate(words[:-1]) if word in ("--out", "-o")]
+        names = [words[place + 1] for place in outs[:1]]
+        names += [word.removeprefix("--out=") for word in words if word.startswith("--out=")][:1]
+    return f"{' to '.join(names)}: {error.strerror}" if names else str(error.strerror)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether the machine or its GPU has no memory left, in the words of Python, numpy or torch."""
+    torch_says = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or torch_says
 
 
 def _say_error(message: str) -> int:

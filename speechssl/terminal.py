@@ -2,11 +2,15 @@
 
 import contextlib
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Generator
 from typing import Protocol, runtime_checkable
 
+from speechssl.files import naming
+
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 PLAIN_EVERY = 15.0  # seconds between lines of progress where there is no terminal
 
 
@@ -71,14 +75,50 @@ def plain(value: object) -> str:
     return "-" if value in (None, "") else str(value)
 
 
+def printable(text: str) -> str:
+    r"""Text in which no character moves the cursor, ends the line or changes the direction of writing.
+
+    Control characters, line and paragraph separators, marks of direction and lone surrogates (bytes of a file name that
+    are no UTF-8) become escape sequences. Joiners stay: scripts need them.
+
+    >>> print(printable("a\nb\x1b[2J\u202e\udcff \u200d"), end="")
+    a\nb\x1b[2J\u202e\udcff ‍
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
 def put(line: str) -> None:
     """A line of what was asked for, on stdout."""
-    print(line)  # noqa: T201 -- stdout is for what was asked for, and this is the one way to it
+    with _stdout():
+        print(printable(line))  # noqa: T201 -- stdout is for what was asked for, and this is the one way to it
+
+
+def flush() -> None:
+    """Hand over what was put on stdout.
+
+    Raises:
+        OSError: stdout cannot take it, for example on a full disk.
+    """
+    with _stdout():
+        sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _stdout() -> Generator[None]:
+    """Errors of stdout carry a name, and come once: Python would flush again at its end."""
+    try:
+        with naming("standard output"):
+            yield
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def say(line: str) -> None:
     """A line on stderr, at once."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 -- words go to stderr, and this is the one way to it
+    words = printable(line)
+    print(words, file=sys.stderr, flush=True)  # noqa: T201 -- words go to stderr, and this is the one way to it
 
 
 def say_once(line: str) -> None:
