@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from speechssl import __version__
+from speechssl.files import hold_file
 from speechssl.terminal import bars, flush, plain, put, say, say_once
 
 if TYPE_CHECKING:
@@ -318,7 +319,8 @@ def import_(
     """Make a model folder of somebody else's checkpoint."""
     from speechssl.interop.sources import import_model
 
-    found = import_model(name, out, replace=replace)
+    with hold_file(out):
+        found = import_model(name, out, replace=replace)
     objective = "with its pretraining objective" if found.objective else "encoder only"
     say(f"{found.folder}: {found.kind}, {objective}")
     if found.left_out:
@@ -339,7 +341,8 @@ def export(
     """Write a model for transformers, torchaudio or ONNX runtimes."""
     from speechssl.interop.export import export_model
 
-    report = export_model(model, out, to=to, encoder_only=encoder_only, hidden_states=hidden_states)
+    with hold_file(out):
+        report = export_model(model, out, to=to, encoder_only=encoder_only, hidden_states=hidden_states)
     checked = "" if report.max_error is None else f", at most {report.max_error:.1e} from the model here"
     say(f"{report.path}: {report.kind} for {report.to}, {report.size / 2**20:.1f} MiB{checked}")
     for note in report.notes:
@@ -370,14 +373,16 @@ def evaluate(
     if "head" in read_model_config(model):
         from speechssl.experiments.evaluate_head import evaluate_head
 
-        evaluate_head(model, corpus, out, split=split, other_speakers=other_speakers, command=_spoken.get())
+        with hold_file(out):
+            evaluate_head(model, corpus, out, split=split, other_speakers=other_speakers, command=_spoken.get())
         return
     if split is not None or other_speakers:
         raise UserError(f"{model}: --split and --other-speakers are for fine-tuned models; this one has no head")
     from speechssl.embed.evaluate import evaluate as run
 
     tasks = [each.value for each in task]
-    run(model, corpus, out, tasks=tasks, shots=counts, seeds=seeds, baselines=baselines, command=_spoken.get())
+    with hold_file(out):
+        run(model, corpus, out, tasks=tasks, shots=counts, seeds=seeds, baselines=baselines, command=_spoken.get())
 
 
 @app.command()
