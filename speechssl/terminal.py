@@ -40,7 +40,7 @@ def bars() -> Generator[Callable[[str], Update]]:
 
     console = Console(stderr=True)
     times = (TimeElapsedColumn(), TimeRemainingColumn())
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), *times)
     last = time.monotonic()
 
     def bar(what: str) -> Update:
