@@ -28,8 +28,10 @@ setup: $(READY) ## make the environment in .venv, or renew it when pyproject.tom
 
 OLD = needs Python 3.11 or newer; name one that is: make PYTHON=python3.12 $(or $(MAKECMDGOALS),setup)
 USABLE := -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
-# A timeout of five minutes: one wheel alone is half a gigabyte.
-INSTALL = UV_HTTP_TIMEOUT=300 $(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable
+# A timeout of five minutes: one wheel alone is half a gigabyte. Compiled now, or every start compiles torch and scipy
+# anew where Python may not write its bytecode (PYTHONDONTWRITEBYTECODE, a folder that is read-only).
+INSTALL = UV_HTTP_TIMEOUT=300 $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode \
+	--constraint constraints.txt --editable
 # kenlm is built from source. Without it everything but beam search works, so that setup goes on.
 NO_LM = WARNING: no beam search: kenlm could not be built (needs a C++ compiler). When there is one: $(BIN)/uv pip install -e '.[lm]'
 $(VENV)/.ready: pyproject.toml constraints.txt

@@ -8,6 +8,7 @@ is one line and exit code 2, a run stopped for its health is exit code 3, bad fi
 import contextlib
 import contextvars
 import enum
+import os
 import shlex
 import sys
 from collections.abc import Generator, Iterator, Sequence
@@ -16,7 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from speechssl.terminal import audio_warnings, bars, doubts, plain, put, say, say_once, say_warnings
+from speechssl import __version__
+from speechssl.files import hold_file
+from speechssl.terminal import audio_warnings, bars, doubts, flush, plain, put, say, say_once, say_warnings
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -41,11 +44,27 @@ _spoken: contextvars.ContextVar[str] = contextvars.ContextVar("spoken")
 app = typer.Typer(
     name="speechssl",
     help="Learn speech representations from raw audio, probe them, and use them.",
-    add_completion=False,
     no_args_is_help=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _put_version(asked: bool) -> bool:
+    if asked:
+        put(f"speechssl {__version__}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_put_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options before the verb."""
+
 
 Sets = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated.")]
 
@@ -69,7 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     try:
         with audio_warnings():
-            return command.main(words, "speechssl", standalone_mode=False) or 0
+            code = command.main(words, "speechssl", standalone_mode=False) or 0
+        flush()
+        return code
     except TyperException as error:
         return _say_error(error.format_message())
     except UserError as error:
@@ -77,7 +98,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # no such folder, no permission, a file in the way, a full disk, …
         if error.strerror is None:
             raise
-        return _say_error(error.strerror if error.filename is None else f"{error.filename}: {error.strerror}")
+        return _say_error(_refused(error, words))
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        return _say_error(f"out of memory ({(str(error) or 'no details').splitlines()[0]})")
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -315,7 +340,8 @@ def import_(
     """Make a model folder of somebody else's checkpoint."""
     from speechssl.interop.sources import import_model
 
-    found = import_model(name, out, replace=replace)
+    with hold_file(out):
+        found = import_model(name, out, replace=replace)
     objective = "with its pretraining objective" if found.objective else "encoder only"
     say(f"{found.folder}: {found.kind}, {objective}")
     if found.left_out:
@@ -336,7 +362,8 @@ def export(
     """Write a model for transformers, torchaudio or ONNX runtimes."""
     from speechssl.interop.export import export_model
 
-    report = export_model(model, out, to=to, encoder_only=encoder_only, hidden_states=hidden_states)
+    with hold_file(out):
+        report = export_model(model, out, to=to, encoder_only=encoder_only, hidden_states=hidden_states)
     checked = "" if report.max_error is None else f", at most {report.max_error:.1e} from the model here"
     say(f"{report.path}: {report.kind} for {report.to}, {report.size / 2**20:.1f} MiB{checked}")
     for note in report.notes:
@@ -371,15 +398,16 @@ def evaluate(
     if "head" in read_model_config(model):
         from speechssl.experiments.evaluate_head import evaluate_head
 
-        evaluate_head(
-            model,
-            corpus,
-            out,
-            split=split,
-            other_speakers=other_speakers,
-            leave_out=leave_out,
-            command=_spoken.get(),
-        )
+        with hold_file(out):
+            evaluate_head(
+                model,
+                corpus,
+                out,
+                split=split,
+                other_speakers=other_speakers,
+                leave_out=leave_out,
+                command=_spoken.get(),
+            )
         return
     if split is not None or other_speakers or leave_out:
         raise UserError(
@@ -389,7 +417,8 @@ def evaluate(
     from speechssl.embed.evaluate import evaluate as run
 
     tasks = [each.value for each in task]
-    run(model, corpus, out, tasks=tasks, shots=counts, seeds=seeds, baselines=baselines, command=_spoken.get())
+    with hold_file(out):
+        run(model, corpus, out, tasks=tasks, shots=counts, seeds=seeds, baselines=baselines, command=_spoken.get())
 
 
 @app.command()
@@ -613,6 +642,22 @@ def _say_understood(utterances: "Iterator[Utterance]", out: Path) -> None:
     findings = utterances.findings if isinstance(utterances, Found) else Findings()
     for line in closing_lines(count_known(read_manifest(out / "manifest.jsonl")), findings):
         say(line)
+
+
+def _refused(error: OSError, words: Sequence[str]) -> str:
+    """What the operating system refused, and for which file; the command's output where the error names none."""
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    if not names:
+        outs = [place for place, word in enumerate(words[:-1]) if word in ("--out", "-o")]
+        names = [words[place + 1] for place in outs[:1]]
+        names += [word.removeprefix("--out=") for word in words if word.startswith("--out=")][:1]
+    return f"{' to '.join(names)}: {error.strerror}" if names else str(error.strerror)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether the machine or its GPU has no memory left, in the words of Python, numpy or torch."""
+    torch_says = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or torch_says
 
 
 def _say_error(message: str) -> int:

@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from speechssl.files import naming
+
 PLAIN_EVERY = 15.0  # seconds between lines of progress where there is no terminal
 
 
@@ -39,7 +41,7 @@ def bars() -> Generator[Callable[[str], Update]]:
 
     console = Console(stderr=True)
     times = (TimeElapsedColumn(), TimeRemainingColumn())
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), *times)
     last = time.monotonic()
 
     def bar(what: str) -> Update:
@@ -108,10 +110,11 @@ def plain(value: object) -> str:
 def printable(text: str) -> str:
     r"""A text in which nothing but letters, signs and spaces reaches a terminal: all else is spelled out.
 
-    Names of files may hold what moves the cursor, changes colours or turns the direction of writing.
+    Names of files may hold what moves the cursor, changes colours or turns the direction of writing, and bytes that are
+    no UTF-8. Joiners stay: scripts need them.
 
-    >>> printable("bell" + chr(7) + " and escape" + chr(27))
-    'bell\\x07 and escape\\x1b'
+    >>> print(printable("a\nb\x1b[2J\u202e\udcff \u200d"), end="")
+    a\nb\x1b[2J\u202e\udcff ‍
     """
     if text.isprintable():
         return text
@@ -125,7 +128,30 @@ def _is_shown(character: str) -> bool:
 
 def put(line: str) -> None:
     """A line of what was asked for, on stdout; what is no letter, sign or space is spelled out."""
-    print(printable(line))  # noqa: T201 -- stdout is for what was asked for, and this is the one way to it
+    with _stdout():
+        print(printable(line))  # noqa: T201 -- stdout is for what was asked for, and this is the one way to it
+
+
+def flush() -> None:
+    """Hand over what was put on stdout.
+
+    Raises:
+        OSError: stdout cannot take it, for example on a full disk.
+    """
+    with _stdout():
+        sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _stdout() -> Generator[None]:
+    """Errors of stdout carry a name, and come once: Python would flush again at its end."""
+    try:
+        with naming("standard output"):
+            yield
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def say(line: str) -> None:

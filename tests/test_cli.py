@@ -1,6 +1,7 @@
 """The command line: frozen names, options and defaults, exit codes, and one line for every mistake."""
 
 import json
+import os
 import subprocess
 import sys
 import typing
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 import typer.main
 
 from speechssl import __version__, cli
@@ -21,6 +23,7 @@ from speechssl.train.pretrain import PretrainResult
 
 FROZEN = Path(__file__).with_name("command_line.json")
 NO_AUDIO = "not a sound\n"
+COMPLETION = {"install_completion": bool, "show_completion": bool}  # typer's own
 
 
 def described() -> dict[str, dict[str, str]]:
@@ -29,18 +32,18 @@ def described() -> dict[str, dict[str, str]]:
     return {
         verb: {
             "/".join([*parameter.opts, *parameter.secondary_opts]): told(
-                parameter, typing.get_type_hints(verb_of(verb))
+                parameter, typing.get_type_hints(verb_of(verb)) | COMPLETION
             )
             for parameter in command.params
             if parameter.name != "help"
         }
-        for verb, command in group.commands.items()
+        for verb, command in {"": group, **group.commands}.items()
     }
 
 
 def verb_of(name: str) -> typing.Any:
-    """The function of a verb; `import` is a word of Python's own."""
-    return getattr(cli, f"{name}_" if name == "import" else name)
+    """The function of a verb; `import` is a word of Python's own, and before every verb stand the common options."""
+    return getattr(cli, {"": "options", "import": "import_"}.get(name, name))
 
 
 def told(parameter: typing.Any, hints: dict[str, typing.Any]) -> str:
@@ -297,3 +300,110 @@ def test_the_installed_command(command: list[str]) -> None:
     assert json.loads(asked.stdout)["synthetic"] is True
     wrong = subprocess.run([*command, "info", "nothing"], capture_output=True, text=True, timeout=60, check=False)
     assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 1)
+
+
+def test_the_version_goes_to_stdout(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    said = capfd.readouterr()
+    assert (said.out, said.err) == (f"speechssl {__version__}\n", "")
+
+
+COMPLETED = {  # what each shell passes when a tab follows `speechssl ext`, and what it needs to be told
+    "bash": ({"COMP_WORDS": "speechssl ext", "COMP_CWORD": "1"}, "extract"),
+    "zsh": ({"_TYPER_COMPLETE_ARGS": "speechssl ext"}, '_arguments \'*: :(("extract":"Turn recordings into vectors.'),
+    "fish": (
+        {"_TYPER_COMPLETE_ARGS": "speechssl ext", "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+        "extract\tTurn recordings into vectors.",
+    ),
+}
+
+
+@pytest.mark.parametrize("shell", COMPLETED)
+def test_a_shell_completes_verbs(
+    shell: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    env, completed = COMPLETED[shell]
+    for name, value in {**env, "_SPEECHSSL_COMPLETE": f"complete_{shell}"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        cli.main([])
+    assert ended.value.code == 0
+    assert capfd.readouterr().out.startswith(completed)
+
+
+@pytest.mark.parametrize("shell", COMPLETED)
+def test_completion_can_be_installed(
+    shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("shellingham.detect_shell", lambda *_: (shell, f"/bin/{shell}"))
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: None)  # of a bash or zsh that may not be there
+    for words in (["--show-completion"], ["--install-completion"]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(words)
+        assert ended.value.code == 0
+    assert f"complete_{shell}" in capfd.readouterr().out
+    written = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(f"complete_{shell}" in text for text in written)
+
+
+def test_completion_does_not_import_torch() -> None:
+    program = "import sys\nfrom speechssl.cli import main\ntry:\n    main([])\nfinally:\n    print(*sys.modules)"
+    env = {**os.environ, **COMPLETED["bash"][0], "_SPEECHSSL_COMPLETE": "complete_bash"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True, timeout=60
+    )
+    completed, modules = done.stdout.splitlines()
+    assert completed == "extract"
+    assert not {"torch", "numpy"} & set(modules.split())
+
+
+def told_of(error: BaseException, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> str:
+    """What is said when a command ends with an error."""
+
+    def info(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("speechssl.report.html.write_report", info)
+    assert cli.main(["report", "run", "--out", "page.html"]) == 2
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    return said.err
+
+
+def test_errors_of_the_system_name_a_file(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def told(*files: object) -> str:
+        return told_of(OSError(28, "No space left on device", *files), monkeypatch, capfd)
+
+    assert told("a.pt") == "speechssl: a.pt: No space left on device\n"
+    assert told(b"\xff", None, "b") == "speechssl: \\udcff to b: No space left on device\n"
+    assert told() == "speechssl: page.html: No space left on device\n"  # that of the output
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        np._core._exceptions._ArrayMemoryError((1 << 40,), np.dtype("float32")),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory\nx"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+    ],
+)
+def test_no_memory_is_one_line(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert told_of(error, monkeypatch, capfd).startswith("speechssl: out of memory (")
+
+
+def test_a_full_standard_output_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        words = [sys.executable, "-m", "speechssl", "--version"]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == "speechssl: standard output: No space left on device\n"
+
+
+def test_control_characters_do_not_reach_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info", "a\x1b[2J\u202eb\udcff"]) == 2
+    assert "a\\x1b[2J\\u202eb\\udcff" in capfd.readouterr().err

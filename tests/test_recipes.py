@@ -301,6 +301,14 @@ def test_an_old_python_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "venv").exists()
 
 
+def test_setup_compiles_what_it_installs(tmp_path: Path) -> None:
+    """Where Python may not write bytecode, every start would compile torch and scipy anew."""
+    done = make("-n", "setup", f"READY={tmp_path}/.ready", f"VENV={tmp_path}")
+    installs = [line for line in done.stdout.replace("\\\n", " ").splitlines() if "uv pip install" in line]
+    assert len([line for line in installs if "--editable" in line]) == 2
+    assert all("--compile-bytecode" in line for line in installs if "--editable" in line)
+
+
 def test_help_lists_every_target() -> None:
     listed = [line.split()[1] for line in make("help").stdout.splitlines()]
     wanted = "help setup demo test lint types prepare pretrain probe extract emotion asr clean"

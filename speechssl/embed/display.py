@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from speechssl.scoring.results import ResultRow, clear_winner, columns_of, plain, tallies
+from speechssl.terminal import printable
 
 CAPTION = (
     "UAR, mean over seeds, with its 95 % interval by speaker. Bold: best, and its interval overlaps that of no other "
@@ -24,7 +25,7 @@ class Display:
 
         self.console = Console(stderr=True)
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -40,7 +41,7 @@ class Display:
 
     def say(self, sentence: str) -> None:
         """One line above the bars."""
-        self.console.print(sentence, markup=False, highlight=False)
+        self.console.print(printable(sentence), markup=False, highlight=False)
 
     @contextmanager
     def progress(self, words: str, *, total: int) -> Generator[Callable[[int], None]]:

@@ -31,6 +31,7 @@ from speechssl.data.waveforms import WaveformStore
 from speechssl.embed.display import Display
 from speechssl.embed.embedder import EmbeddingModel, load
 from speechssl.embed.encoding import ALL_LAYERS, Layer, Waveform
+from speechssl.files import replacing
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.scoring.baselines import logmel_statistics, mfcc_statistics
 from speechssl.scoring.division import ProbeTask, make_task
@@ -196,15 +197,14 @@ def write_map(
     points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))  # a single dimension stays a line
     items = [store.utterances[index] for index in chosen.tolist()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial.npz")
-    np.savez(
-        partial,
-        points=points.astype(np.float32),
-        label=np.array([item.label or "" for item in items]),
-        speaker=np.array([item.speaker or "" for item in items]),
-        method=np.array("PCA" if few else "t-SNE"),
-    )
-    partial.replace(path)
+    with replacing(path) as file:
+        np.savez(
+            file,
+            points=points.astype(np.float32),
+            label=np.array([item.label or "" for item in items]),
+            speaker=np.array([item.speaker or "" for item in items]),
+            method=np.array("PCA" if few else "t-SNE"),
+        )
 
 
 def _task(store: WaveformStore, name: str, *, shots: Sequence[int], seeds: int, test_limit: int) -> ProbeTask:

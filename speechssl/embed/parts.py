@@ -26,7 +26,7 @@ from speechssl.config import UserError
 from speechssl.embed.decoding import Failed
 from speechssl.embed.output_columns import ColumnType
 from speechssl.embed.pipeline import Encoded
-from speechssl.models.storage import write_atomic
+from speechssl.files import naming, write_atomic
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -127,17 +127,6 @@ class FailedClip:
         if self.duration:
             told["duration"] = self.duration
         return json.dumps(told, ensure_ascii=False) + "\n"
-
-
-@contextmanager
-def naming(path: Path) -> Generator[None]:
-    """Errors of the disk name the file that was written: a full disk does not say so by itself."""
-    try:
-        yield
-    except OSError as error:
-        if error.strerror is None or error.filename is not None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextmanager

@@ -16,10 +16,11 @@ from speechssl.config import UserError
 from speechssl.embed.decoding import Failed
 from speechssl.embed.finished import tables_of
 from speechssl.embed.inputs import Item
-from speechssl.embed.parts import METADATA_KEY, FailedClip, naming
+from speechssl.embed.parts import METADATA_KEY, FailedClip
 from speechssl.embed.predict import Prediction
 from speechssl.embed.predict_rows import Format, RowWriter
 from speechssl.embed.runs import Results
+from speechssl.files import naming
 
 if TYPE_CHECKING:
     import pyarrow as pa

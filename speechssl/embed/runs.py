@@ -17,9 +17,10 @@ from typing import Any, Generic, Protocol, runtime_checkable
 from speechssl.config import UserError
 from speechssl.embed.finished import tables_of
 from speechssl.embed.inputs import Item, Plan
-from speechssl.embed.parts import FailedClip, L, Part, Parts, check_same, keys_of, naming, pin, pinned
+from speechssl.embed.parts import FailedClip, L, Part, Parts, check_same, keys_of, pin, pinned
 from speechssl.embed.progress import Tally
 from speechssl.embed.remote import is_address
+from speechssl.files import naming
 
 _NEW, _FAILED = 2**64 - 1, 2**64 - 2  # places of clips: not done before; cannot be used
 

@@ -31,9 +31,10 @@ from speechssl.embed.predict import DECODER, LM, decoder_config
 from speechssl.experiments.asr_division import Division
 from speechssl.experiments.asr_ngram import LM_TEXT, Ngrams, read_sentences, write_text_record
 from speechssl.experiments.asr_scores import Scores, answers_of, rows_of, score, worst_of
+from speechssl.files import hold_folder, replacing, write_atomic
 from speechssl.models.ctc import CTCModel
 from speechssl.models.heads import emissions, load_head
-from speechssl.models.storage import load_encoder, model_hash, read_encoder_config, write_atomic
+from speechssl.models.storage import load_encoder, model_hash, read_encoder_config
 from speechssl.scoring.decode import BeamDecoder, DecoderConfig, greedy
 from speechssl.scoring.items import items_path, write_items
 from speechssl.scoring.results import ResultRow, write_results
@@ -91,7 +92,8 @@ def recognise(
         say: where sentences go.
 
     Raises:
-        UserError: a model folder in ``out`` is of other settings, or something that is needed is missing.
+        UserError: a model folder in ``out`` is of other settings, another process writes into ``out``, or something
+            that is needed is missing.
         KeyboardInterrupt: stopped by a signal; the same call goes on from there.
     """
     load_encoder(encoder)  # one that cannot be read is told before anything is computed
@@ -103,34 +105,23 @@ def recognise(
     for note in (*division.notes, f"in the audio of pretraining: {heard}"):
         say(note)
     text = None if lm_text is None else read_sentences(lm_text, language=_language(store))
-    out.mkdir(parents=True, exist_ok=True)
-    ngrams = Ngrams(out, division, text=text, order=config.order)
-    run = _Run(store, encoder, out, division=division, config=config, ngrams=ngrams, command=command, say=say)
-    scores = run.train(FINE_TUNED, pretrained, encoder)
-    teacher = FINE_TUNED
-    for number in range(1, config.rounds + 1):
-        name = SELF_TRAINED if number == 1 else f"{SELF_TRAINED} {number}"
-        found = run.self_train(name, pretrained, teacher=teacher)
-        if not found:
-            break
-        scores += found
-        teacher = name
-    if config.scratch:
-        like = read_encoder_config(encoder)
-        scores += run.train(SCRATCH, scratch.model_copy(update={"encoder": like}), None)
-    rows = [
-        replace(
-            row,
-            pretraining_audio="" if row.contender == SCRATCH else heard,
-            training_audio="known" if row.contender == SCRATCH or audio.fine_tuning.known else "unknown",
-            lm_text=ngrams.tested() if row.probe == NGRAM else "",
-        )
-        for row in rows_of(store, division, scores, corpus=corpus, command=command)
-    ]
-    write_items(items_path(out / "results.json"), answers_of(store, division, scores))
-    worst = json.dumps(worst_of(store, division, scores), ensure_ascii=False, indent=1)
-    write_atomic(out / "worst.json", worst.encode())
-    write_results(rows, out / "results.json")
+    with hold_folder(out):
+        ngrams = Ngrams(out, division, text=text, order=config.order)
+        run = _Run(store, encoder, out, division=division, config=config, ngrams=ngrams, command=command, say=say)
+        scores = run.contenders(pretrained, scratch)
+        rows = [
+            replace(
+                row,
+                pretraining_audio="" if row.contender == SCRATCH else heard,
+                training_audio="known" if row.contender == SCRATCH or audio.fine_tuning.known else "unknown",
+                lm_text=ngrams.tested() if row.probe == NGRAM else "",
+            )
+            for row in rows_of(store, division, scores, corpus=corpus, command=command)
+        ]
+        write_items(items_path(out / "results.json"), answers_of(store, division, scores))
+        worst = json.dumps(worst_of(store, division, scores), ensure_ascii=False, indent=1)
+        write_atomic(out / "worst.json", worst.encode())
+        write_results(rows, out / "results.json")
     return rows
 
 
@@ -156,6 +147,22 @@ class _Run:
         self.vocabulary = Vocabulary.from_texts(
             [*division.sentences, *(example.target for example in division.labelled)]
         )
+
+    def contenders(self, pretrained: FinetuneConfig, scratch: FinetuneConfig) -> list[Scores]:
+        """Fine-tuned, self-trained in rounds, and from scratch, each trained and scored."""
+        scores = self.train(FINE_TUNED, pretrained, self.encoder)
+        teacher = FINE_TUNED
+        for number in range(1, self.config.rounds + 1):
+            name = SELF_TRAINED if number == 1 else f"{SELF_TRAINED} {number}"
+            found = self.self_train(name, pretrained, teacher=teacher)
+            if not found:
+                break
+            scores += found
+            teacher = name
+        if self.config.scratch:
+            like = read_encoder_config(self.encoder)
+            scores += self.train(SCRATCH, scratch.model_copy(update={"encoder": like}), None)
+        return scores
 
     def train(self, name: str, config: FinetuneConfig, start: Path | None) -> list[Scores]:
         """Fine-tune, or train from scratch, on the labelled side, and score."""
@@ -298,7 +305,8 @@ class _Run:
             "trials": [vars(trial) for trial in tuning.trials],
         }
         path.unlink(missing_ok=True)  # never another n-gram's weights beside this one
-        shutil.copyfile(lm, folder / LM)
+        with lm.open("rb") as source, replacing(folder / LM) as file:
+            shutil.copyfileobj(source, file)
         write_text_record(folder / LM_TEXT, self.ngrams.sentences)
         audio = TrainingAudio(selection=AudioRecord.of(self.store, indices))
         write_training_audio(folder, read_training_audio(folder) | audio)

@@ -14,7 +14,7 @@ from pathlib import Path
 from speechssl.config import UserError, digest
 from speechssl.data.labelled import Example
 from speechssl.experiments.asr_division import Division
-from speechssl.models.storage import write_atomic
+from speechssl.files import write_atomic
 from speechssl.scoring.decode import EXTRA, beam_search_installed
 from speechssl.scoring.ngram import train_ngram
 from speechssl.text import normalize_transcript

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from speechssl.config import UserError
-from speechssl.models.storage import write_atomic
+from speechssl.files import write_atomic
 
 
 @dataclass(frozen=True)

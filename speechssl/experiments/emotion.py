@@ -42,6 +42,7 @@ from speechssl.experiments.scores import (
     write_confusion,
 )
 from speechssl.experiments.training import FineTuner, Trainer, TrainingJob
+from speechssl.files import hold_folder
 from speechssl.models.storage import load_encoder, model_hash
 from speechssl.scoring.classification import uar
 from speechssl.scoring.items import items_path, write_items
@@ -99,7 +100,8 @@ def label_efficiency(
         The rows.
 
     Raises:
-        UserError: no corpus, no model, unknown contender, or a corpus that cannot give such draws.
+        UserError: no corpus, no model, unknown contender, a corpus that cannot give such draws, or another process
+            that writes into ``out``.
         KeyboardInterrupt: stopped by a signal; the same call goes on from there.
     """
     store = WaveformStore(corpus)
@@ -122,20 +124,21 @@ def label_efficiency(
         sets=tuple(sets),
         command=command,
     )
-    cells = run.all_cells(names)
-    found = [answers_of(task, cells, contender=name, shots=level) for name in names for level in task.levels]
-    origin = Origin(
-        command=command,
-        corpus=str(corpus),
-        synthetic=is_synthetic(store),
-        model_hash=run.encoder_hash,
-        pretraining_audio=heard,
-    )
-    rows = result_rows(task, found, origin=origin, with_model=(FINE_TUNED, FROZEN))
-    results = out / "results.json"
-    write_confusion(confusion_path(results), task.classes, found)
-    write_items(items_path(results), found)
-    write_results(rows, results)
+    with hold_folder(out):
+        cells = run.all_cells(names)
+        found = [answers_of(task, cells, contender=name, shots=level) for name in names for level in task.levels]
+        origin = Origin(
+            command=command,
+            corpus=str(corpus),
+            synthetic=is_synthetic(store),
+            model_hash=run.encoder_hash,
+            pretraining_audio=heard,
+        )
+        rows = result_rows(task, found, origin=origin, with_model=(FINE_TUNED, FROZEN))
+        results = out / "results.json"
+        write_confusion(confusion_path(results), task.classes, found)
+        write_items(items_path(results), found)
+        write_results(rows, results)
     show_table(rows)
     return rows
 

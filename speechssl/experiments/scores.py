@@ -7,7 +7,7 @@ from pathlib import Path
 
 from speechssl.experiments.cells import Cell
 from speechssl.experiments.contenders import CHANCE, OURS
-from speechssl.models.storage import write_atomic
+from speechssl.files import write_atomic
 from speechssl.scoring.classification import (
     METRICS,
     GroupCounts,

@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 from speechssl import __version__
 from speechssl.config import UserError
+from speechssl.files import write_atomic
 from speechssl.interop.export_card import notes
 from speechssl.interop.export_huggingface import write_folder
 from speechssl.interop.export_torchaudio import write_torchaudio
 from speechssl.interop.onnx import EXTRA, export_onnx
 from speechssl.interop.stored import Kind, StoredModel, read_stored
 from speechssl.models.files import is_json_with, read_json
-from speechssl.models.storage import write_atomic
 
 Target = Literal["huggingface", "torchaudio", "onnx"]
 

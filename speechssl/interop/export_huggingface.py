@@ -24,13 +24,13 @@ from torch import Tensor
 
 from speechssl.audio import SAMPLE_RATE
 from speechssl.config import Config, UserError
+from speechssl.files import write_atomic
 from speechssl.interop import huggingface
 from speechssl.interop.export_card import card
 from speechssl.interop.exportable import head_reason
 from speechssl.interop.stored import StoredModel
 from speechssl.models.classifier import Classifier
 from speechssl.models.ctc import CTCModel
-from speechssl.models.storage import write_atomic
 from speechssl.text import BLANK, WORD_BOUNDARY
 
 PAD = "<pad>"  # the name of CTC's blank there

@@ -16,11 +16,11 @@ import torch
 
 from speechssl.audio import SAMPLE_RATE
 from speechssl.config import UserError
+from speechssl.files import write_atomic, written_beside
 from speechssl.interop import torchaudio
 from speechssl.interop.exportable import encoder_reason, head_reason
 from speechssl.interop.stored import StoredModel
 from speechssl.models.ctc import CTCModel
-from speechssl.models.storage import write_atomic, written_beside
 
 
 def write_torchaudio(path: Path, model: StoredModel, *, about: dict[str, Any]) -> None:

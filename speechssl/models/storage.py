@@ -5,11 +5,9 @@ are kept, not read, by :func:`load_encoder`. Both files are written under a temp
 a reader never sees half a model.
 """
 
-import contextlib
 import hashlib
 import json
-import os
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from speechssl.config import UserError
+from speechssl.files import write_atomic
 from speechssl.models.encoder import PRESETS, EncoderConfig, SpeechEncoder
 from speechssl.models.files import brief, read_header, read_json, read_tensors
 from speechssl.models.shapes import check_size
@@ -164,30 +163,3 @@ def _digest(settings: object, tensors: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing: temporary name, flush to disk, rename.
-
-    Raises:
-        OSError: it cannot be written (a full disk, for example); names the file. What was there before stays.
-    """
-    with written_beside(path, content) as partial:
-        partial.replace(path)
-
-
-@contextlib.contextmanager
-def written_beside(path: Path, content: bytes) -> Generator[Path]:
-    """The content under a temporary name beside ``path``, flushed to disk; removed at the end if it is still there."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:  # the system does not say which file it could not write to
-            raise OSError(error.errno, error.strerror, str(path)) from None
-        yield partial
-    finally:
-        partial.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from speechssl.report.markup import Element
 from speechssl.report.plots import (
     BLUE,
     CLASS_COLOURS,
@@ -18,6 +19,7 @@ from speechssl.report.plots import (
     SKY,
     YELLOW,
     as_svg,
+    drawn,
     page_figure,
 )
 from speechssl.scoring.results import CHANCE, ResultRow
@@ -49,7 +51,7 @@ def levels_of(rows: Sequence[ResultRow]) -> list[int]:
     return sorted({row.labels for row in rows}, key=lambda labels: (labels == 0, labels))
 
 
-def efficiency_curves(rows: Sequence[ResultRow]) -> str:
+def efficiency_curves(rows: Sequence[ResultRow]) -> Element:
     """The curves of one task and metric.
 
     Args:
@@ -67,7 +69,7 @@ def efficiency_curves(rows: Sequence[ResultRow]) -> str:
         if chance is not None:
             axes.axhline(chance, color=GREY, linestyle=DASHES, linewidth=1.2, label=CHANCE)
         _ticks(axes, rows, levels, place)
-        axes.set_ylabel(rows[0].metric)
+        axes.set_ylabel(drawn(rows[0].metric))
         figure.legend(loc="outside right upper", frameon=False)
         return as_svg(figure, f"{rows[0].metric} over the amount of labels, with 95 % intervals")
 
@@ -79,11 +81,12 @@ def _curve(axes: "Axes", rows: Sequence[ResultRow], place: dict[int, float], *, 
     low, high = np.array([row.low for row in points]), np.array([row.high for row in points])
     value = np.array([row.value for row in points])
     if len(points) == 1:  # a band over one point has no width
-        axes.errorbar(x * 1.02**number, value, [value - low, high - value], color=colour, capsize=2, linewidth=1.2)
+        bars = np.maximum([value - low, high - value], 0)
+        axes.errorbar(x * 1.02**number, value, bars, color=colour, capsize=2, linewidth=1.2)
     else:
         axes.fill_between(x, low, high, color=colour, alpha=_BAND, linewidth=0)
     x = x * 1.02**number if len(points) == 1 else x
-    axes.plot(x, value, color=colour, marker=mark, markersize=5, linewidth=1.6, label=rows[0].contender)
+    axes.plot(x, value, color=colour, marker=mark, markersize=5, linewidth=1.6, label=drawn(rows[0].contender))
 
 
 def _ticks(axes: "Axes", rows: Sequence[ResultRow], levels: Sequence[int], place: dict[int, float]) -> None:
@@ -92,7 +95,7 @@ def _ticks(axes: "Axes", rows: Sequence[ResultRow], levels: Sequence[int], place
     amounts = {row.labels: row.amount.removesuffix(" shots") for row in rows}
     axes.xaxis.set_major_locator(FixedLocator([place[level] for level in levels]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([amounts[level] for level in levels])
+    axes.set_xticklabels([drawn(amounts[level], most=16) for level in levels])
     edges = [place[level] for level in levels]
     axes.set_xlim(edges[0] / 1.25, edges[-1] * 1.25)
     axes.set_xlabel("labelled utterances per class" if rows[0].unit == "shots" else "transcribed speech", color=INK)

@@ -1,15 +1,17 @@
 """The report: one HTML file that needs nothing else, light, printable, and honest about what is missing."""
 
-from html import escape
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from speechssl import __version__
+from speechssl.files import replacing
 from speechssl.report import plots
 from speechssl.report.few_labels import few_label_sections, few_label_summary
+from speechssl.report.markup import Child, Element, render, tag
 from speechssl.report.recognition import is_recognition, recognition_sections, recognition_summary
 from speechssl.report.run import Run, read_run
-from speechssl.report.tables import gain_table, missing, score_table, summary
+from speechssl.report.tables import captioned, gain_table, missing, score_table, summary
 from speechssl.scoring.results import plain
 
 _STYLE = """
@@ -37,6 +39,7 @@ figcaption, .caption { color: var(--grey); font-size: .85rem; max-width: 50rem; 
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .28rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }
+h1, h2, h3, p, li, td:first-child { overflow-wrap: anywhere; } td:first-child { white-space: normal; min-width: 9rem; }
 thead th { border-bottom: 1.5px solid var(--ink); vertical-align: bottom; font-weight: 600; }
 td small { color: var(--grey); } tr.model td:first-child { color: var(--blue); font-weight: 600; }
 table.facts td { white-space: normal; text-align: left; vertical-align: top; }
@@ -61,6 +64,7 @@ def write_report(run: Path, out: Path) -> None:
 
     Raises:
         UserError: no run in the folder, or a file of it that cannot be read.
+        OSError: the page cannot be written; names it.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -70,121 +74,120 @@ def write_report(run: Path, out: Path) -> None:
     True
     """
     found = read_run(run)
-    curves = [row for row in found.experiments if not is_recognition(row)]
-    rates = [row for row in found.experiments if is_recognition(row)]
-    few = few_label_sections(curves, found.confusion) + recognition_sections(rates, found.worst)
-    parts = [_head(found), few, _what_was_run(found)]
-    if found.training or found.probes or not found.experiments:
-        parts += [_learning(found), _probes(found), _map(found)]
-    parts.append(_foot())
-    page = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>speechssl: {escape(found.name)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body>\n</html>\n"
-    )
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(out)
+    with replacing(out) as file:  # before the pictures are drawn, a place that takes no file is named
+        file.write(b"<!doctype html>\n" + render(_page(found)).encode() + b"\n")
 
 
-def _head(run: Run) -> str:
-    preset = _shape(run)
-    lead = f'<p class="lead">{escape(preset)}</p>' if preset else ""
-    note = (
-        '<p class="note"><b>Synthetic speech.</b> A machine made the speech of this run. '
-        "No result on it is a result on speech.</p>"
-        if run.synthetic
-        else ""
-    )
+def _page(run: Run) -> Element:
     curves = [row for row in run.experiments if not is_recognition(row)]
     rates = [row for row in run.experiments if is_recognition(row)]
-    verdicts = few_label_summary(curves) + recognition_summary(rates) + summary(run.probes)
-    return f"<h1>Run {escape(run.name)}</h1>{lead}{note}{_numbers(run)}{verdicts}"
+    few = [*few_label_sections(curves, run.confusion), *recognition_sections(rates, run.worst)]
+    parts: list[Child] = [*_head(run), *few, *_what_was_run(run)]
+    if run.training or run.probes or not run.experiments:
+        parts += [*_learning(run), *_probes(run), *_map(run)]
+    parts.append(captioned(f"Written by speechssl {__version__} with matplotlib {version('matplotlib')}."))
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", f"speechssl: {run.name}"),
+        tag("style", _STYLE),
+    )
+    return tag("html", head, tag("body", parts), lang="en")
+
+
+def _head(run: Run) -> list[Element]:
+    preset = _shape(run)
+    parts = [tag("h1", f"Run {run.name}")]
+    parts += [tag("p", preset, class_="lead")] if preset else []
+    if run.synthetic:
+        words = " A machine made the speech of this run. No result on it is a result on speech."
+        parts.append(tag("p", tag("b", "Synthetic speech."), words, class_="note"))
+    curves = [row for row in run.experiments if not is_recognition(row)]
+    rates = [row for row in run.experiments if is_recognition(row)]
+    verdicts = [*few_label_summary(curves), *recognition_summary(rates), *summary(run.probes)]
+    return [*parts, *_numbers(run), *verdicts]
 
 
 def _shape(run: Run) -> str:
-    transformer = run.config.get("encoder", {}).get("transformer", {})
+    transformer = run.config.encoder and run.config.encoder.transformer
     if not transformer:
         return ""
-    objective = run.config.get("objective", {}).get("name", "")
-    blocks = f"{transformer.get('layers')} Transformer blocks of dimension {transformer.get('dim')}"
+    objective = run.config.objective.name if run.config.objective else ""
+    blocks = f"{transformer.layers} Transformer blocks of dimension {transformer.dim}"
     return f"{objective} pretraining, {blocks}" if objective else f"An encoder with {blocks}"
 
 
-def _numbers(run: Run) -> str:
+def _numbers(run: Run) -> list[Element]:
     """The few figures one looks for first."""
     tiles: list[tuple[str, str]] = []
     if run.training:
         last = run.training[-1]
-        tiles.append((f"{last['step']:,}", "updates"))
-        tiles.append((_duration(float(last.get("seconds_seen", 0.0))), "audio seen"))
+        tiles.append((f"{last.step:,}", "updates"))
+        tiles.append((_duration(last.seconds_seen), "audio seen"))
         tiles.append((_duration(run.wall_seconds), "training time, about"))
-    measured = next((row for row in reversed(run.validation) if "accuracy" in row), None)
-    if measured is not None:
-        tiles.append((plain(float(measured["accuracy"])), "contrastive accuracy, validation"))
-        loss = f"{float(measured['contrastive_loss']):.2f}" if "contrastive_loss" in measured else "–"
+    measured = next((row for row in reversed(run.validation) if row.accuracy is not None), None)
+    if measured is not None and measured.accuracy is not None:
+        tiles.append((plain(measured.accuracy), "contrastive accuracy, validation"))
+        loss = "–" if measured.contrastive_loss is None else f"{measured.contrastive_loss:.2f}"
         chance = f" (chance {run.chance_loss:.2f})" if run.chance_loss is not None else ""
         tiles.append((loss, f"contrastive loss, validation{chance}"))
-    if not tiles:
-        return ""
-    cells = "".join(f"<div><b>{escape(value)}</b><span>{escape(words)}</span></div>" for value, words in tiles)
-    return f'<div class="numbers">{cells}</div>'
+    cells = [tag("div", tag("b", value), tag("span", words)) for value, words in tiles]
+    return [tag("div", cells, class_="numbers")] if cells else []
 
 
-def _what_was_run(run: Run) -> str:
-    facts: list[tuple[str, str]] = []
+def _what_was_run(run: Run) -> list[Element]:
+    facts: list[tuple[str, Child]] = []
     known = run.provenance
-    if known.get("corpora"):
-        hours = f", {known['hours']:g} h to train on" if "hours" in known else ""
-        synthetic = " (synthetic)" if known.get("synthetic") else ""
-        facts.append(("trained on", ", ".join(Path(str(each)).name for each in known["corpora"]) + hours + synthetic))
+    if known.corpora:
+        hours = "" if known.hours is None else f", {known.hours:g} h to train on"
+        synthetic = " (synthetic)" if known.synthetic else ""
+        facts.append(("trained on", ", ".join(Path(each).name for each in known.corpora) + hours + synthetic))
     facts += _settings(run)
-    if known.get("command"):
-        facts.append(("pretraining", f"<code>{escape(str(known['command']))}</code>"))
+    if known.command:
+        facts.append(("training", tag("code", known.command)))
     commands = dict.fromkeys(row.command for row in run.results if row.command)
-    facts += [("evaluation", f"<code>{escape(command)}</code>") for command in commands]
-    versions = f"speechssl {known.get('speechssl', __version__)}"
-    if known.get("torch"):
-        versions += f", torch {known['torch']}"
-    facts.append(("versions", escape(versions)))
-    rows = "".join(f"<tr><td>{escape(name)}</td><td>{value}</td></tr>" for name, value in facts)
-    return f'<h2>What was run</h2><table class="facts">{rows}</table>'
+    facts += [("evaluation", tag("code", command)) for command in commands]
+    versions = f"speechssl {known.speechssl or __version__}"
+    facts.append(("versions", f"{versions}, torch {known.torch}" if known.torch else versions))
+    rows = [tag("tr", tag("td", name), tag("td", value)) for name, value in facts]
+    return [tag("h2", "What was run"), tag("table", rows, class_="facts")]
 
 
-def _settings(run: Run) -> list[tuple[str, str]]:
+def _settings(run: Run) -> list[tuple[str, Child]]:
     """The settings that shape a run most, in words; the whole recipe lies in the run's folder."""
-    facts: list[tuple[str, str]] = []
-    conv = run.config.get("encoder", {}).get("conv", {})
+    facts: list[tuple[str, Child]] = []
+    conv = run.config.encoder and run.config.encoder.conv
     if conv:
-        layers = len(conv.get("layers", []))
-        words = f"{layers} convolutions, first {conv.get('front')}, initialised {conv.get('init')}"
-        facts.append(("front end", f"{words}, {conv.get('norm')} norm"))
-    objective = run.config.get("objective", {})
-    if "quantizer" in objective and "mask" in objective:
-        quantizer, mask = objective["quantizer"], objective["mask"]
-        words = f"{quantizer['groups']} × {quantizer['codes']} codes, {objective.get('negatives')} negatives"
-        facts.append(("objective", f"{words}, mask {mask.get('probability')} in spans of {mask.get('length')} frames"))
-    crops, optim = run.recipe.get("crops", {}), run.recipe.get("optim", {})
-    if crops:
-        facts.append(("batch", f"{crops['batch_seconds']:g} s of audio in crops of {crops['seconds']:g} s"))
-    if optim:
-        facts.append(("learning rate", f"at most {optim['max_lr']:g}"))
-    if "seed" in run.recipe:
-        facts.append(("seed", str(run.recipe["seed"])))
-    return [(name, escape(words)) for name, words in facts]
+        words = f"{len(conv.layers)} convolutions, first {conv.front}, initialised {conv.init}"
+        facts.append(("front end", f"{words}, {conv.norm} norm"))
+    objective = run.config.objective
+    if objective and objective.quantizer and objective.mask:
+        quantizer, mask = objective.quantizer, objective.mask
+        words = f"{quantizer.groups} × {quantizer.codes} codes, {objective.negatives} negatives"
+        facts.append(("objective", f"{words}, mask {mask.probability} in spans of {mask.length} frames"))
+    crops, optim = run.recipe.crops, run.recipe.optim
+    if crops.batch_seconds is not None and crops.seconds is not None:
+        facts.append(("batch", f"{crops.batch_seconds:g} s of audio in crops of {crops.seconds:g} s"))
+    rate = optim.max_lr if optim.max_lr is not None else optim.lr
+    if rate is not None:
+        facts.append(("learning rate", f"at most {rate:g}"))
+    if run.recipe.seed is not None:
+        facts.append(("seed", str(run.recipe.seed)))
+    return facts
 
 
-def _learning(run: Run) -> str:
+def _learning(run: Run) -> list[Element]:
+    title = tag("h2", "Learning")
     if not run.training:
-        return f"<h2>Learning</h2>{missing('No training log lies in this folder, so there are no learning curves.')}"
-    health = run.recipe.get("health", {})
+        return [title, missing("No training log lies in this folder, so there are no learning curves.")]
+    health = run.recipe.health
+    limits = (health.min_determinism, health.min_stability, health.max_constant_share)
     alarms = (
-        f" The run is stopped when determinism stays below {health['min_determinism']:g}, stability below "
-        f"{health['min_stability']:g}, or the constant share above {health['max_constant_share']:g}."
-        if {"min_determinism", "min_stability", "max_constant_share"} <= health.keys()
+        f" The run is stopped when determinism stays below {limits[0]:g}, stability below {limits[1]:g}, or the "
+        f"constant share above {limits[2]:g}."
+        if None not in limits
         else ""
     )
     learning = (
@@ -196,49 +199,47 @@ def _learning(run: Run) -> str:
         "Stability: share of codes that survive a shift of the audio by 5 ms. Constant share: how much of the "
         f"features' power never changes.{alarms}"
     )
-    return (
-        f"<h2>Learning</h2>{_figure(plots.learning_curves(run), learning)}"
-        f"<h3>Health of the codes</h3>{_figure(plots.health_curves(run), codes)}"
-    )
+    return [
+        title,
+        _figure(plots.learning_curves(run), learning),
+        tag("h3", "Health of the codes"),
+        _figure(plots.health_curves(run), codes),
+    ]
 
 
-def _figure(svg: str, caption: str) -> str:
-    return f"<figure>{svg}<figcaption>{caption}</figcaption></figure>"
+def _figure(picture: Element, caption: str) -> Element:
+    return tag("figure", picture, tag("figcaption", caption))
 
 
-def _probes(run: Run) -> str:
-    title = "<h2>Few labels</h2>"
+def _probes(run: Run) -> Sequence[Element]:
+    title = tag("h2", "Few labels")
     if not run.probes:
-        return title + missing("No probe has been run yet: `speechssl evaluate` writes results.json into this folder.")
-    parts = [title, "<p>A probe learns from a few labelled utterances per class on frozen features.</p>"]
+        return [title, missing("No probe has been run yet: `speechssl evaluate` writes results.json into this folder.")]
+    parts = [title, tag("p", "A probe learns from a few labelled utterances per class on frozen features.")]
     for task in dict.fromkeys(row.task for row in run.probes):
         first = next(row for row in run.probes if row.task == task)
         corpus = Path(first.corpus).name
         on = f" on {corpus}" if corpus else ""
         synthetic = " (synthetic speech)" if first.synthetic else ""
         setting = f"{first.classes} classes, {first.split} between training and test, {first.seeds} draws"
-        parts.append(f"<h3>{escape(task)}{escape(on)}{synthetic}: {setting}</h3>")
-        parts.append(f"<figure>{plots.shots_curves(run.probes, task)}</figure>")
-        parts.append(score_table(run.probes, task, metric="UAR"))
-        parts.append(gain_table(run.probes, task))
+        parts.append(tag("h3", f"{task}{on}{synthetic}: {setting}"))
+        if any(row.task == task and row.probe != "none" and row.metric == "UAR" for row in run.probes):
+            parts.append(tag("figure", plots.shots_curves(run.probes, task)))
+        parts += [*score_table(run.probes, task, metric="UAR"), *gain_table(run.probes, task)]
         accuracy = score_table(run.probes, task, metric="WA")
-        parts.append(f"<details><summary>Plain accuracy (WA)</summary>{accuracy}</details>")
-    return "\n".join(parts)
+        parts.append(tag("details", tag("summary", "Plain accuracy (WA)"), accuracy))
+    return parts
 
 
-def _map(run: Run) -> str:
-    title = "<h2>Map of the embeddings</h2>"
+def _map(run: Run) -> list[Element]:
+    title = tag("h2", "Map of the embeddings")
     if run.map is None:
-        return title + missing("No map has been made yet: `speechssl evaluate` writes map.npz into this folder.")
+        return [title, missing("No map has been made yet: `speechssl evaluate` writes map.npz into this folder.")]
     caption = (
         f"{len(run.map.points):,} test utterances of the first draw, last layer, in two dimensions by "
-        f"{escape(run.map.method)}. Neighbours on the map are alike; distances between far groups mean nothing."
+        f"{run.map.method}. Neighbours on the map are alike; distances between far groups mean nothing."
     )
-    return title + _figure(plots.embedding_map(run.map), caption)
-
-
-def _foot() -> str:
-    return f'<p class="caption">Written by speechssl {__version__} with matplotlib {version("matplotlib")}.</p>'
+    return [title, _figure(plots.embedding_map(run.map), caption)]
 
 
 def _duration(seconds: float) -> str:

@@ -1,10 +1,14 @@
 """The result table of a README: `results.json` as Markdown, so that no number is typed by hand."""
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from speechssl.config import UserError
+from speechssl.files import write_atomic
 from speechssl.scoring.results import LOWER_IS_BETTER, ResultRow, outcome, plain, read_results
+from speechssl.terminal import printable
 
 MAIN = ("UAR", "WER", "CER")  # metrics a table is made for, where there are rows
 
@@ -18,10 +22,9 @@ def write_markdown(run: Path, out: Path) -> None:
     results = run / "results.json"
     if not results.is_file():
         raise UserError(f"{run}: no results.json in it")
+    tables = markdown_tables(read_results(results))
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_text(markdown_tables(read_results(results)), encoding="utf-8")
-    partial.replace(out)
+    write_atomic(out, tables)
 
 
 def markdown_tables(rows: Sequence[ResultRow]) -> str:
@@ -50,12 +53,41 @@ def _table(rows: Sequence[ResultRow], metric: str) -> str:
     columns.sort(key=lambda column: (column[0] == 0, column[0]))
     amounts = {row.labels: row.amount for row in rows}
     head = [f"{amounts[labels]}{f', {probe}' if probe else ''}" for labels, probe in columns]
-    lines = [f"| {' | '.join([metric, *head])} |", "|---" * (len(head) + 1) + "|"]
+    lines = [_line([Text(metric), *map(Text, head)]), "|---" * (len(head) + 1) + "|"]
     best = {column: _best(rows, column, metric) for column in columns}
     for contender in dict.fromkeys(row.contender for row in rows):
         cells = [_cell(_find(rows, contender, column), best[column]) for column in columns]
-        lines.append(f"| {' | '.join([contender, *cells])} |")
+        lines.append(_line([Text(contender), *cells]))
     return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a cell says; only `_line` turns it into Markdown, and it escapes all of it."""
+
+    words: str
+    after: str = ""
+    bold: bool = False
+
+
+def _line(cells: Sequence[Text]) -> str:
+    """A line of a table: the one place where Markdown is made of texts."""
+    made = (
+        f"{f'**{_escaped(cell.words)}**' if cell.bold else _escaped(cell.words)}{_escaped(cell.after)}"
+        for cell in cells
+    )
+    return f"| {' | '.join(made)} |"
+
+
+def _escaped(text: str) -> str:
+    r"""Text that Markdown shows as it is: no element, link, code, emphasis, formula, cell or line begins in it.
+
+    >>> print(_escaped("a|b <i> [x](y) `c` www.d http://e\n"))
+    a\|b &lt;i&gt; \[x\](y) \`c\` www&#46;d http&#58;//e\\n
+    """
+    words = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    words = re.sub(r"([\\`*_\[\]|~$!])", r"\\\1", words)
+    return words.replace("://", "&#58;//").replace("www.", "www&#46;").replace("@", "&#64;")
 
 
 def _find(rows: Sequence[ResultRow], contender: str, column: tuple[int, str]) -> ResultRow | None:
@@ -71,13 +103,12 @@ def _best(rows: Sequence[ResultRow], column: tuple[int, str], metric: str) -> Re
     return max(mine, key=lambda row: sign * row.value, default=None)
 
 
-def _cell(row: ResultRow | None, best: ResultRow | None) -> str:
+def _cell(row: ResultRow | None, best: ResultRow | None) -> Text:
     if row is None:
-        return ""
-    value = f"**{plain(row.value)}**" if row is best else plain(row.value)
+        return Text("")
     level = best is not None and _undecided(row, best)
     interval = f" ({plain(row.low)}–{plain(row.high)})" if row.low < row.high else ""
-    return f"{value}{'†' if level else ''}{interval}"
+    return Text(plain(row.value), after=f"{'†' if level else ''}{interval}", bold=row is best)
 
 
 def _undecided(row: ResultRow, best: ResultRow) -> bool:

@@ -5,15 +5,18 @@ print. Text stays text, so that the page can be searched and the reader's font i
 """
 
 import io
-import re
+import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from speechssl.report.run import EmbeddingMap, LogRow, Run, series
+from speechssl.report.markup import Element, from_svg
+from speechssl.report.records import LogRow
+from speechssl.report.run import EmbeddingMap, Run, series
 from speechssl.scoring.results import CHANCE, LOGMEL, MFCC, MODEL, RANDOM, ResultRow
+from speechssl.terminal import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,9 +36,11 @@ INK, GREY, PALE = "#222222", "#767676", "#DDDDDD"
 CLASS_COLOURS = (BLUE, ORANGE, GREEN, RED, PINK, SKY, YELLOW, INK)
 FAMILY_COLOURS = {MODEL: BLUE, RANDOM: ORANGE, MFCC: GREEN, LOGMEL: PINK, CHANCE: GREY}
 LEGEND_CLASSES = 16  # more names than this are not listed beside a map
+_LABEL = 48  # characters of a label; the tables of the page have it whole
+_LINE = 140  # characters of a legend that stand side by side
 
 
-def learning_curves(run: Run) -> str:
+def learning_curves(run: Run) -> Element:
     """Loss of training and validation against the chance line, and contrastive accuracy."""
     with page_figure(1, 2, height=3.1) as (figure, (left, right)):
         for rows, words, style in _phases(run):
@@ -52,14 +57,16 @@ def learning_curves(run: Run) -> str:
         return as_svg(figure, "Learning curves: contrastive loss and accuracy over updates")
 
 
-def health_curves(run: Run) -> str:
+def health_curves(run: Run) -> Element:
     """Code perplexity of each group; determinism, stability under a shift, and the constant share."""
     with page_figure(1, 2, height=3.1) as (figure, (left, right)):
-        codes = run.config.get("objective", {}).get("quantizer", {}).get("codes")
-        groups = max((len(row["code_perplexity"]) for row in run.training if "code_perplexity" in row), default=0)
+        quantizer = run.config.objective and run.config.objective.quantizer
+        codes = quantizer and quantizer.codes
+        groups = max((len(row.code_perplexity) for row in run.training), default=0)
         for group in range(groups):
-            rows = [{**row, "group": row["code_perplexity"][group]} for row in run.training if "code_perplexity" in row]
-            left.plot(*series(rows, "group"), color=CLASS_COLOURS[group % 8], label=f"group {group + 1}")
+            rows = [row for row in run.training if len(row.code_perplexity) > group]
+            values = [row.code_perplexity[group] for row in rows]
+            left.plot([row.step for row in rows], values, color=CLASS_COLOURS[group % 8], label=f"group {group + 1}")
         if codes:
             left.axhline(codes, color=GREY, linestyle=DASHES, linewidth=1.2, label=f"all {codes} codes in equal use")
         left.set_title("Code perplexity")
@@ -81,22 +88,22 @@ def health_curves(run: Run) -> str:
         return as_svg(figure, "Health curves: code perplexity, determinism, stability and constant share over updates")
 
 
-def shots_curves(rows: Sequence[ResultRow], task: str, *, metric: str = "UAR") -> str:
+def shots_curves(rows: Sequence[ResultRow], task: str, *, metric: str = "UAR") -> Element:
     """Score over shots, one panel a probe, with a bar for each interval; contenders are moved aside to stay apart."""
     mine = [row for row in rows if row.task == task and row.metric == metric]
     probes = list(dict.fromkeys(row.probe for row in mine if row.probe != "none"))
     with page_figure(1, len(probes), height=3.7, sharey=True) as (figure, panels):
         for axes, probe in zip(panels, probes, strict=True):
             _shots_panel(axes, [row for row in mine if row.probe in (probe, "none")])
-            axes.set_title(f"{probe} probe")
-        panels[0].set_ylabel(metric)
+            axes.set_title(f"{drawn(probe)} probe")
+        panels[0].set_ylabel(drawn(metric))
         named = sorted(zip(*panels[0].get_legend_handles_labels(), strict=True), key=lambda pair: pair[1] == CHANCE)
         handles, labels = [handle for handle, _ in named], [label for _, label in named]
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+        figure.legend(handles, labels, loc="outside lower center", ncols=_columns(labels, 4), frameon=False)
         return as_svg(figure, f"{metric} over labelled utterances per class for the task {task}, with 95 % intervals")
 
 
-def embedding_map(embedding: EmbeddingMap) -> str:
+def embedding_map(embedding: EmbeddingMap) -> Element:
     """The map twice: coloured by label and by speaker (a side without names is left out)."""
     sides = [
         (name, names) for name, names in (("label", embedding.label), ("speaker", embedding.speaker)) if any(names)
@@ -147,7 +154,7 @@ def _shots_panel(axes: "Axes", rows: Sequence[ResultRow]) -> None:
             linewidth=1.3,
             elinewidth=1.1,
             capsize=2,
-            label=contender,
+            label=drawn(contender),
         )
     chance = next((row.value for row in rows if row.contender == CHANCE), None)
     if chance is not None:
@@ -175,11 +182,11 @@ def _scatter(axes: "Axes", points: np.ndarray, names: Sequence[str]) -> None:
     )
     if few:
         for name in classes:
-            axes.scatter([], [], s=24, color=colours[name], label=name or "unknown")
+            axes.scatter([], [], s=24, color=colours[name], label=drawn(name or "unknown"))
         axes.legend(
             loc="upper center",
             bbox_to_anchor=(0.5, -0.02),
-            ncols=min(6, len(classes)),
+            ncols=_columns(list(map(drawn, classes)), 6),
             handletextpad=0.1,
             columnspacing=0.9,
         )
@@ -197,6 +204,24 @@ def _colours(count: int) -> list[str]:
     return ["#" + "".join(f"{round(255 * part):02x}" for part in colour) for colour in mixed]
 
 
+def drawn(text: str, *, most: int = _LABEL) -> str:
+    """A text of a run folder as a figure takes it: one printable line, cut in the middle where it is long.
+
+    >>> drawn("x" * 30 + "y" * 30, most=20), drawn("_hidden"), drawn("")
+    ('xxxxxxxxxxx … yyyyyy', ' _hidden', '–')
+    """
+    words = printable(text)
+    if len(words) > most:
+        words = f"{words[: most - most // 3 - 3]} … {words[-(most // 3) :]}"
+    # matplotlib leaves labels that are empty, or begin with an underscore, out of its legends
+    return f" {words}" if words.startswith("_") else words or "–"
+
+
+def _columns(labels: Sequence[str], most: int) -> int:
+    """Columns of a legend under a figure, so that the longest label has a place."""
+    return max(1, min(most, len(labels), _LINE // (4 + max(map(len, labels), default=0))))
+
+
 @contextmanager
 def page_figure(
     rows: int, columns: int, *, height: float, sharey: bool = False
@@ -207,6 +232,7 @@ def page_figure(
     from matplotlib.figure import Figure
 
     style: dict[Any, Any] = {
+        "text.parse_math": False,  # a dollar is a dollar
         "svg.fonttype": "none",
         "svg.hashsalt": "speechssl",
         "font.family": "sans-serif",
@@ -235,24 +261,17 @@ def page_figure(
         yield figure, list(panels.flat)
 
 
-def as_svg(figure: "Figure", description: str) -> str:
-    """The figure as an SVG element that scales with the page, without the XML head."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)  # names outside addresses
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    text = text.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)
-    return _unique(text)
-
-
-def _unique(svg: str) -> str:
-    """Element names that differ between the figures of one page: matplotlib counts from one in each."""
+def as_svg(figure: "Figure", description: str) -> Element:
+    """The figure as an SVG element that scales with the page and can be read out."""
     from hashlib import sha256
 
-    salt = sha256(svg.encode()).hexdigest()[:8]
-    svg = re.sub(r'\bid="', f'id="{salt}-', svg)
-    svg = re.sub(r'((?:xlink:)?href)="#', rf'\1="#{salt}-', svg)
-    return svg.replace("url(#", f"url(#{salt}-")
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # Text stays text: the reader's fonts have what the font that measures it lacks. Long names may leave no place
+        # for the axes; the tables of the page have everything.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        warnings.filterwarnings("ignore", message="constrained_layout not applied", category=UserWarning)
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    source = buffer.getvalue()
+    about = {"role": "img", "aria-label": description}
+    return from_svg(source, prefix=sha256(source + description.encode()).hexdigest()[:8], attributes=about)

@@ -1,87 +1,124 @@
 """Result tables of the page, and what they come to in a line."""
 
 from collections.abc import Sequence
-from html import escape
 
+from speechssl.report.markup import Child, Element, tag
 from speechssl.scoring.results import ResultRow, clear_winner, columns_of, outcome, plain, signed, tallies
 
 _KINDS = {"beats": "beats", "partly beats": "beats", "loses to": "loses", "partly loses to": "loses"}
 
 
-def summary(rows: Sequence[ResultRow]) -> str:
-    """Does the model beat the random encoder and MFCC? One line a task and baseline, by paired intervals."""
+def summary(rows: Sequence[ResultRow]) -> list[Element]:
+    """Does the model beat the random encoder and MFCC? One line per task and baseline, by paired intervals."""
     lines = [
-        f"<li><b>{escape(tally.task)}</b>: the model "
-        f'<span class="{_KINDS.get(tally.verdict, "level")}">{tally.verdict} {escape(tally.baseline)}</span>: '
-        f"{tally.count}</li>"
+        tag(
+            "li",
+            tag("b", tally.task),
+            ": the model ",
+            tag("span", f"{tally.verdict} {tally.baseline}", class_=_KINDS.get(tally.verdict, "level")),
+            f": {tally.count}",
+        )
         for tally in tallies(rows)
     ]
-    if not lines:
-        return ""
-    return (
-        f"<h2>In short</h2><ul>{''.join(lines)}</ul>"
-        '<p class="caption">A comparison is one layer, probe and number of shots. It counts as won or lost when the '
-        "whole 95 % interval of the difference in UAR, paired by speaker and draw, lies on one side of zero. The "
-        "random encoder is the same network, never trained: what training added is the difference from it.</p>"
+    return in_short(
+        lines,
+        "A comparison is one layer, probe and number of shots. It counts as won or lost when the whole 95 % interval "
+        "of the difference in UAR, paired by speaker and draw, lies on one side of zero. The random encoder is the "
+        "same network, never trained: what training added is the difference from it.",
     )
 
 
-def score_table(rows: Sequence[ResultRow], task: str, *, metric: str) -> str:
+def in_short(lines: Sequence[Element], caption: str) -> list[Element]:
+    """The verdicts under their heading; nothing where there are none."""
+    return [tag("h2", "In short"), tag("ul", lines), captioned(caption)] if lines else []
+
+
+def score_table(rows: Sequence[ResultRow], task: str, *, metric: str) -> list[Element]:
     """Every contender's score at every probe and number of shots, with intervals."""
     columns = columns_of(rows, task=task, metric=metric)
     winners = {key: clear_winner(column) for key, column in columns.items()}
-    head = "".join(f"<th>{escape(probe)}<br>{shots} shots</th>" for probe, shots in columns)
-    body: list[str] = []
+    body: list[Element] = []
     for contender in dict.fromkeys(row.contender for row in rows if row.task == task and row.metric == metric):
-        cells: list[str] = []
+        cells: list[Element] = []
         family = contender
         for key, column in columns.items():
             row = next((row for row in column if row.contender == contender), None)
-            if row is None:
-                cells.append("<td></td>")
-                continue
-            family = row.family
-            value = plain(row.value)
-            value = f"<b>{value}</b>" if winners[key] == contender else value
-            interval = f" <small>[{plain(row.low)}, {plain(row.high)}]</small>" if row.low < row.high else ""
-            cells.append(f"<td>{value}{interval}</td>")
-        kind = ' class="model"' if family == "model" else ""
-        body.append(f"<tr{kind}><td>{escape(contender)}</td>{''.join(cells)}</tr>")
-    return (
-        f'<div class="scroll"><table><thead><tr><th>{metric}</th>{head}</tr></thead><tbody>{"".join(body)}'
-        '</tbody></table></div><p class="caption">Mean over draws with 95 % interval by speaker. Bold: best, and '
-        "its interval overlaps that of no other kind of features. Layers were not chosen by their scores.</p>"
+            cells.append(score_cell(row, best=winners[key] == contender))
+            family = family if row is None else row.family
+        kind = {"class_": "model"} if family == "model" else {}
+        body.append(tag("tr", tag("td", contender), cells, **kind))
+    return table(
+        [metric, *([probe, tag("br"), f"{shots} shots"] for probe, shots in columns)],
+        body,
+        "Mean over draws with 95 % interval by speaker. Bold: best, and its interval overlaps that of no other kind of "
+        "features. Layers were not chosen by their scores.",
     )
 
 
-def gain_table(rows: Sequence[ResultRow], task: str) -> str:
+def gain_table(rows: Sequence[ResultRow], task: str) -> list[Element]:
     """What the model gains over each baseline, with paired intervals."""
     columns = columns_of(rows, task=task)
     mine = [row for row in rows if row.task == task and row.metric == "UAR" and row.gains]
     pairs = dict.fromkeys((row.contender, name) for row in mine for name in row.gains)
     if not pairs:
-        return missing("The baselines were not run, so nothing is said about what training added.")
-    head = "".join(f"<th>{escape(probe)}<br>{shots} shots</th>" for probe, shots in columns)
-    body: list[str] = []
+        return [missing("The baselines were not run, so nothing is said about what training added.")]
+    body: list[Element] = []
     for contender, baseline in pairs:
-        cells: list[str] = []
-        for column in columns.values():
-            row = next((row for row in column if row.contender == contender and baseline in row.gains), None)
-            if row is None:
-                cells.append("<td></td>")
-                continue
-            value, low, high = row.gains[baseline]
-            kind = _KINDS.get(outcome(row.gains[baseline]), "level")
-            interval = f"[{signed(low)}, {signed(high)}]"
-            cells.append(f'<td><span class="{kind}">{signed(value)}</span><br><small>{interval}</small></td>')
-        body.append(f"<tr><td>{escape(contender)} − {escape(baseline.split(' (')[0])}</td>{''.join(cells)}</tr>")
-    return (
-        f'<div class="scroll"><table><thead><tr><th>difference in UAR</th>{head}</tr></thead><tbody>{"".join(body)}'
-        '</tbody></table></div><p class="caption">Paired by speaker and draw, 95 % interval: green above zero, orange '
-        "below, grey undecided. The random encoder is taken at the same layer.</p>"
+        rows_at = (
+            next((row for row in column if row.contender == contender and baseline in row.gains), None)
+            for column in columns.values()
+        )
+        cells = [gain_cell(None if row is None else row.gains[baseline]) for row in rows_at]
+        body.append(tag("tr", tag("td", f"{contender} − {baseline.split(' (')[0]}"), cells))
+    return table(
+        ["difference in UAR", *([probe, tag("br"), f"{shots} shots"] for probe, shots in columns)],
+        body,
+        "Paired by speaker and draw, 95 % interval: green above zero, orange below, grey undecided. The random encoder "
+        "is taken at the same layer.",
     )
 
 
-def missing(sentence: str) -> str:
+def table(head: Sequence[Child | Sequence[Child]], body: Sequence[Element], caption: str) -> list[Element]:
+    """A table that scrolls where the page is narrow, and the sentence under it.
+
+    Args:
+        head: the content of each cell of the first line.
+        body: the other lines, elements `tr`.
+        caption: the sentence.
+    """
+    first = tag("thead", tag("tr", [tag("th", cell) for cell in head]))
+    return [tag("div", tag("table", first, tag("tbody", body)), class_="scroll"), captioned(caption)]
+
+
+def score_cell(row: ResultRow | None, *, best: bool) -> Element:
+    """A value with its interval; bold where it is the best."""
+    if row is None:
+        return tag("td")
+    value = tag("b", plain(row.value)) if best else plain(row.value)
+    interval = [" ", tag("small", f"[{plain(row.low)}, {plain(row.high)}]")] if row.low < row.high else []
+    return tag("td", value, interval)
+
+
+def gain_cell(gain: Sequence[float] | None, *, apart: Child | None = None) -> Element:
+    """A difference, coloured by what its interval says, with the interval.
+
+    Args:
+        gain: value, low and high; None for an empty cell.
+        apart: what stands between the two; None for a new line.
+    """
+    if gain is None:
+        return tag("td")
+    value, low, high = gain
+    kind = _KINDS.get(outcome(gain), "level")
+    interval = tag("small", f"[{signed(low)}, {signed(high)}]")
+    return tag("td", tag("span", signed(value), class_=kind), tag("br") if apart is None else apart, interval)
+
+
+def captioned(sentence: str) -> Element:
+    """A sentence under something."""
+    return tag("p", sentence, class_="caption")
+
+
+def missing(sentence: str) -> Element:
     """A sentence in the place of what is not there."""
-    return f'<p class="missing">{escape(sentence)}</p>'
+    return tag("p", sentence, class_="missing")

@@ -6,12 +6,12 @@ back-off weight (Katz 1987). Scores agree with KenLM's (Heafield 2011).
 """
 
 import math
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from speechssl.config import UserError
+from speechssl.files import replacing
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 _NEVER = -99.0  # log10 of a probability of zero, by convention: nothing ever predicts the beginning of a sentence
@@ -116,12 +116,8 @@ def write_arpa(model: NgramModel, path: Path) -> None:
     which changes no probability.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(f"{line}\n" for line in _lines(_readable(model)))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with replacing(path) as file:
+        file.writelines(f"{line}\n".encode() for line in _lines(_readable(model)))
 
 
 def read_arpa(path: Path) -> NgramModel:

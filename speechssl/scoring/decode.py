@@ -36,6 +36,7 @@ from jaxtyping import Float
 from pydantic import Field, FiniteFloat, PositiveFloat
 
 from speechssl.config import Config, UserError
+from speechssl.files import naming
 from speechssl.scoring.arpa import UNKNOWN, arpa_words
 from speechssl.scoring.pieces import pieces
 from speechssl.text import BLANK, WORD_BOUNDARY, Vocabulary
@@ -264,7 +265,7 @@ class BeamDecoder:
     def _build(self, lm: object) -> Any:
         """Torchaudio's decoder; `lm` is a path, or a language model that is loaded already."""
         config = self.config
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, naming(folder):
             lexicon, names = Path(folder) / "lexicon", Path(folder) / "names"
             spellings = (f"{word} {' '.join(word)} {WORD_BOUNDARY}\n" for word in self.words)
             lexicon.write_text("".join(spellings), encoding="utf-8")

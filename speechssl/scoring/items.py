@@ -11,12 +11,12 @@ in every column. An item is a test utterance; one that is tested in several repe
 
 import gzip
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from speechssl.config import UserError
+from speechssl.files import write_atomic
 from speechssl.scoring.classification import GroupCounts, count_repetitions
 from speechssl.scoring.results import ResultRow
 
@@ -101,12 +101,7 @@ def write_items(path: Path, items: Iterable[Answers]) -> None:
     """
     content = json.dumps([asdict(each) for each in items], ensure_ascii=False, separators=(",", ":"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(gzip.compress(content.encode(), mtime=0))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_atomic(path, gzip.compress(content.encode(), mtime=0))
 
 
 def read_items(path: Path) -> list[Answers]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from speechssl.config import UserError
+from speechssl.files import naming
 from speechssl.scoring.arpa import BEGIN, END, UNKNOWN, Gram, NgramModel, arpa_words, write_arpa
 from speechssl.text import WORD_BOUNDARY
 
@@ -209,7 +210,7 @@ def _context_masses(
 def _train_with_lmplz(sentences: Iterable[str], path: Path, *, order: int, program: str) -> NgramSummary:
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = 0
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".lmplz-") as scratch:
+    with naming(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=".lmplz-") as scratch:
         text, arpa = Path(scratch) / "text", Path(scratch) / "arpa"
         with text.open("w", encoding="utf-8") as file:
             for words in map(_checked_words, sentences):

@@ -6,17 +6,24 @@ losers by the functions here, so that the terminal and the page never disagree.
 
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+import pydantic
 
 from speechssl.config import UserError
+from speechssl.files import write_atomic
 
 MODEL, RANDOM, MFCC, LOGMEL, CHANCE = "model", "random encoder", "MFCC", "log-mel", "chance"
 """Families of contenders. A contender is a family or "FAMILY (which layer)"."""
 PROBE_TASKS = ("label", "speaker", "text")
 LOWER_IS_BETTER = ("WER", "CER", "PER")
+
+
+Count = Annotated[int, pydantic.Field(ge=0, le=2**53)]
+Difference = Annotated[list[float], pydantic.Field(min_length=3, max_length=3)]  # value, low, high
 
 
 @dataclass(frozen=True)
@@ -52,20 +59,23 @@ class ResultRow:
         lm_text: how many test transcripts are in the text of the n-gram, in words, or `unknown`; empty without one.
     """
 
+    # When rows are read: numbers are numbers, not texts that look like them, and finite. Who is best depends on them.
+    __pydantic_config__ = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
+
     task: str
     contender: str
     probe: str
-    labels: int
+    labels: Count
     metric: str
     value: float
     low: float
     high: float
-    n: int
-    seeds: int
+    n: Count
+    seeds: Count
     split: str = ""
-    classes: int = 0
+    classes: Count = 0
     command: str = ""
-    gains: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    gains: dict[str, Difference] = field(default_factory=dict[str, list[float]])
     corpus: str = ""
     synthetic: bool = False
     unit: str = "shots"
@@ -106,32 +116,32 @@ class ResultRow:
         return self.contender.split(" (")[0]
 
 
+_ROWS = pydantic.TypeAdapter(list[ResultRow])
+
+
 def write_results(rows: Iterable[ResultRow], path: Path) -> None:
     """Write `results.json`, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write("[\n" + ",\n".join(json.dumps(asdict(row), ensure_ascii=False) for row in rows) + "\n]\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_atomic(path, "[\n" + ",\n".join(json.dumps(asdict(row), ensure_ascii=False) for row in rows) + "\n]\n")
 
 
 def read_results(path: Path) -> list[ResultRow]:
     """The rows of `results.json`; keys this version does not know are passed over.
 
     Raises:
-        UserError: cannot be read, not a list of rows, or a row without a needed key.
+        UserError: cannot be read, not a list of rows, a row without a needed key, or with a value of another kind.
     """
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return _ROWS.validate_json(path.read_bytes())
+    except OSError as error:
         raise UserError(f"{path}: cannot be read as JSON ({' '.join(str(error).split())})") from None
-    known = {each.name for each in fields(ResultRow)}
-    try:
-        return [ResultRow(**{key: value for key, value in row.items() if key in known}) for row in rows]
-    except (TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a list of result rows ({error})") from None
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            raise UserError(f"{path}: cannot be read as JSON ({first['msg']})") from None
+        place, *keys = first["loc"] or ("",)
+        where = f"row {place + 1}: {''.join(f'{key}: ' for key in keys)}" if isinstance(place, int) else ""
+        raise UserError(f"{path}: not a list of result rows ({where}{first['msg']})") from None
 
 
 def amounts(rows: Iterable[ResultRow]) -> str:

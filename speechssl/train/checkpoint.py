@@ -4,26 +4,52 @@ Random draws are functions of (seed, step), so a checkpoint holds no random stat
 and counters are enough.
 """
 
-import os
 import pickle
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 
 from speechssl.config import UserError
+from speechssl.files import replacing
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write under a temporary name, flush, rename: a kill at any moment leaves the old or the new file whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    """Writes under a temporary name, flushes, renames: a kill at any moment leaves the old or the new file whole.
+
+    Raises:
+        OSError: the file cannot be written; carries the name of the file.
+    """
+    with replacing(path) as file:
+        output = _Output(file)
+        try:
+            torch.save(state, cast(BinaryIO, output))  # torch asks for no more than write and flush
+        except RuntimeError:  # torch's words for a full disk tell of positions in the archive
+            if output.error is not None:
+                raise output.error from None
+            raise
+
+
+class _Output:
+    """What ``torch.save`` writes to; keeps the error of the operating system, which torch replaces by its own."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Writes to the file."""
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Flushes the file."""
+        self._file.flush()
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:

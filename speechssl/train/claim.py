@@ -7,7 +7,7 @@ from pathlib import Path
 
 from speechssl.config import Config, UserError, dump_config, load_config
 from speechssl.data.waveforms import WaveformStore
-from speechssl.models.storage import write_atomic
+from speechssl.files import write_atomic
 
 
 def claim(
@@ -38,11 +38,23 @@ def claim(
             raise UserError(
                 f"{out}: holds a run with other settings ({changed[0]}); go on with those, or choose another folder"
             )
-        if not data.exists() or json.loads(data.read_text(encoding="utf-8"))["hashes"] != hashes:
+        if _hashes(data) != hashes:
             also = ", or with other labels or another start" if parts else ""
             raise UserError(f"{out}: holds a run on other data than {', '.join(str(s.folder) for s in stores)}{also}")
     write_atomic(recipe, settings.encode())
     write_atomic(data, json.dumps({"corpora": [str(store.folder) for store in stores], "hashes": hashes}).encode())
+
+
+def _hashes(path: Path) -> object:
+    """What an earlier run wrote down about its data; None where there is nothing."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["hashes"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: not what a run writes ({type(error).__name__}); remove the folder to start anew"
+        ) from None
 
 
 def _settings(toml: str) -> set[str]:

@@ -5,14 +5,16 @@ torchrun --nproc-per-node 2 -m speechssl pretrain CORPUS --out OUT
 
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from speechssl.config import UserError
+from speechssl.files import hold_folder
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,16 @@ class Place:
     def is_main(self) -> bool:
         """Whether this process writes files and talks."""
         return self.rank == 0
+
+
+def hold_run(out: Path, place: Place) -> AbstractContextManager[None]:
+    """Keeps every other run off a run folder until the block ends; the main process does it for all.
+
+    Raises:
+        UserError: another run holds the folder.
+        OSError: the folder cannot be made or written; carries its name.
+    """
+    return hold_folder(out) if place.is_main else nullcontext()
 
 
 @contextmanager

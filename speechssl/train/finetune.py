@@ -31,7 +31,7 @@ from speechssl.nn.memory import keep_freed_memory
 from speechssl.text import TEXT_RULES, Vocabulary
 from speechssl.train.claim import claim
 from speechssl.train.criteria import Loss, criterion_of
-from speechssl.train.distributed import Place, processes
+from speechssl.train.distributed import Place, hold_run, processes
 from speechssl.train.finetune_config import FinetuneConfig
 from speechssl.train.health import HealthConfig, HealthMonitor
 from speechssl.train.loop import Metrics, Task, fit
@@ -78,12 +78,12 @@ def finetune(
 
     Raises:
         UserError: nothing to learn from, a speaker on both sides, a setting that has no meaning here, or ``out``
-            holds another run.
+            holds another run, or one that has not ended.
         HealthError: gradients stayed broken; the last good checkpoint stays.
     """
     refuse_shared(store, train, valid)
     _refuse_settings(config, out=out, start=start)
-    with processes(config.device) as place:
+    with processes(config.device) as place, hold_run(out, place):
         if place.device.type == "cpu":
             keep_freed_memory()
         torch.manual_seed(config.seed)

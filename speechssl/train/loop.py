@@ -15,7 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from speechssl.config import Config, UserError
-from speechssl.models.storage import write_atomic
+from speechssl.files import naming, write_atomic
 from speechssl.train.checkpoint import load_checkpoint, save_checkpoint
 from speechssl.train.distributed import Place, any_rank, sum_over_ranks
 from speechssl.train.health import HealthError, HealthMonitor
@@ -403,6 +403,7 @@ class _Log:
         self.path, self.place, self.progress, self.config = out / "log.jsonl", place, progress, config
         self.name, self.summary, self.show = name, summary, show
         self._open = False
+        self._ends = ExitStack()
         self._begin = (time.monotonic(), progress.seconds_seen)
         self._display: Display | None = None
         self._board: TensorBoard | None = None
@@ -410,21 +411,19 @@ class _Log:
     def __enter__(self) -> "_Log":
         if self.place.is_main:
             truncate_log(self.path, self.progress.step)
-            self._file = self.path.open("a", encoding="utf-8")
+            self._file = self._ends.enter_context(self.path.open("a", encoding="utf-8"))
             self._open = True
             if self.show:
                 self._board = TensorBoard(self.path.parent, self.progress.step)
+                self._ends.callback(self._board.close)
                 self._display = Display(self.name, self.summary, steps=self.config.steps, start=self.progress.step)
+                self._ends.callback(self._display.stop)
                 self._display.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._display is not None:
-            self._display.stop()
-        if self._board is not None:
-            self._board.close()
-        if self._open:
-            self._file.close()
+        with naming(self.path):  # what a full disk had no place for is tried once more
+            self._ends.close()
 
     def train(self, metrics: Metrics, *, last: bool) -> None:
         """One update; every ``log_every``-th is written down."""
@@ -456,8 +455,9 @@ class _Log:
 
     def _write(self, metrics: dict[str, Any]) -> None:
         row = {"step": self.progress.step} | metrics | {"seconds_seen": round(self.progress.seconds_seen, 3)}
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
         if self._board is not None:
             self._board.write(row)
 

@@ -26,7 +26,7 @@ from speechssl.objectives.wav2vec2 import Crops, Wav2Vec2
 from speechssl.terminal import say_once
 from speechssl.train.adapt import carry_over
 from speechssl.train.claim import claim
-from speechssl.train.distributed import Place, processes, sum_over_ranks
+from speechssl.train.distributed import Place, hold_run, processes, sum_over_ranks
 from speechssl.train.health import HealthMonitor
 from speechssl.train.loop import FitResult, Metrics, Step, Task, fit
 from speechssl.train.optim import peak_learning_rate
@@ -66,10 +66,10 @@ def pretrain(
         command: the command line, kept in the model's provenance.
 
     Raises:
-        UserError: nothing to train on, or ``out`` holds a run with other settings.
+        UserError: nothing to train on, or ``out`` holds a run with other settings or one that has not ended.
         HealthError: the run failed in a known way; the last good checkpoint stays.
     """
-    with processes(config.device) as place:
+    with processes(config.device) as place, hold_run(out, place):
         if place.device.type == "cpu":
             keep_freed_memory()
         stores = [WaveformStore(corpus) for corpus in corpora]

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from speechssl.files import naming
+
 PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal
 
 
@@ -76,12 +78,13 @@ class TensorBoard:
 
     def __init__(self, folder: Path, step: int):
         """Go on in ``folder`` after ``step``; what a killed run wrote beyond it is hidden."""
+        self._folder = folder / "tensorboard"
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             self._writer = None
         else:
-            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+            self._writer = SummaryWriter(str(self._folder), purge_step=step + 1)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """One row of the log; values a group get a number each."""
@@ -96,9 +99,11 @@ class TensorBoard:
             )
             for key, each in values.items():
                 if isinstance(each, int | float) and not isinstance(each, bool) and key != "step":
-                    self._writer.add_scalar(f"{prefix}/{key}", each, row["step"])
+                    with naming(self._folder):
+                        self._writer.add_scalar(f"{prefix}/{key}", each, row["step"])
 
     def close(self) -> None:
         """Flush."""
         if self._writer is not None:
-            self._writer.close()
+            with naming(self._folder):
+                self._writer.close()

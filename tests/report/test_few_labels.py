@@ -8,6 +8,8 @@ import pytest
 from speechssl.config import UserError
 from speechssl.report.curves import efficiency_curves, levels_of
 from speechssl.report.few_labels import amount_table, few_label_sections, few_label_summary
+from speechssl.report.markup import render
+from speechssl.report.records import Confusion
 from speechssl.scoring.results import ResultRow, write_results
 
 from .test_html import Page, report
@@ -76,7 +78,7 @@ def test_the_page_tells_everything_and_excuses_nothing(folder):
 
 
 def test_verdicts_follow_the_paired_intervals():
-    text = Page(few_label_summary(rows_of())).text
+    text = Page(render(*few_label_summary(rows_of()))).text
     assert "fine-tuned against MFCC + SVM: better at 5, 10, 25, 50, 100 shots, all" in text
     assert "fine-tuned against from scratch: undecided at 5, 10 shots; better at 25, 50" in text
     assert text.count("against") == 2  # of the metric that counts, not of all three
@@ -84,10 +86,11 @@ def test_verdicts_follow_the_paired_intervals():
 
 def test_fewer_errors_are_better():
     rows = rows_of(unit="minutes", task="asr", metrics=("WER", "CER"), levels=(10, 60))
-    assert "against MFCC + SVM: better at 10 min, 1 h" in Page(few_label_summary(rows)).text  # gains are errors saved
-    table = amount_table([row for row in rows if row.metric == "WER"])
+    text = Page(render(*few_label_summary(rows))).text
+    assert "against MFCC + SVM: better at 10 min, 1 h" in text  # gains are errors saved
+    table = render(*amount_table([row for row in rows if row.metric == "WER"]))
     assert "<td>from scratch</td><td><b>.36</b>" in table
-    page = Page(few_label_sections(rows, {}))
+    page = Page(render(*few_label_sections(rows, Confusion())))
     assert "reduction of WER" in page.text
     assert "transcribed speech" in page.text
     assert "What is taken for what" not in page.text
@@ -96,11 +99,11 @@ def test_fewer_errors_are_better():
 def test_all_labels_stand_last_and_one_level_is_enough():
     rows = [row for row in rows_of() if row.metric == "UAR"]
     assert levels_of(rows) == [5, 10, 25, 50, 100, 0]
-    svg = efficiency_curves(rows)
+    svg = render(efficiency_curves(rows))
     assert svg.startswith("<svg")
     assert all(f">{label}<" in svg for label in ("5", "10", "25", "50", "100", "all"))
     for level in (0, 5):
-        assert efficiency_curves([row for row in rows if row.labels == level]).startswith("<svg")
+        assert efficiency_curves([row for row in rows if row.labels == level]).name == "svg"
 
 
 def test_experiments_stand_beside_probes(run_folder):
@@ -118,7 +121,8 @@ def test_names_from_outside_are_escaped():
     rows = [
         replace(row, contender="<b>x", gains={"<i>y": [0.1, 0.0, 0.2]}, corpus="<u>z", split="<s>") for row in rows_of()
     ]
-    page = few_label_summary(rows) + few_label_sections(rows, {**CONFUSION, "classes": ["<em>"] * 4})
+    confusion = Confusion.model_validate({**CONFUSION, "classes": ["<em>"] * 4})
+    page = render(*few_label_summary(rows), *few_label_sections(rows, confusion))
     assert not any(tag in page for tag in ("<b>x", "<i>y", "<u>z", "<s>", "<em>"))
 
 

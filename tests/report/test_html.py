@@ -10,6 +10,7 @@ import pytest
 
 from speechssl.report import plots
 from speechssl.report.html import write_report
+from speechssl.report.markup import Element, render
 from speechssl.report.run import EmbeddingMap, read_run
 from speechssl.scoring.results import write_results
 
@@ -56,7 +57,7 @@ class Page(HTMLParser):
 def no_plots(monkeypatch):
     """Pictures take most of the time; where they are not the point they are left out."""
     for name in ("learning_curves", "health_curves", "shots_curves", "embedding_map"):
-        monkeypatch.setattr(plots, name, lambda *_, **__: "<svg></svg>")
+        monkeypatch.setattr(plots, name, lambda *_, **__: Element("svg"))
 
 
 def report(folder):
@@ -178,12 +179,12 @@ def test_many_classes_and_a_single_speaker_are_drawn(tmp_path):
     (tmp_path / "results.json").write_text("[]")
     embedding = read_run(tmp_path).map
     assert embedding is not None
-    assert "different, one colour each" in plots.embedding_map(embedding)
+    assert "different, one colour each" in render(plots.embedding_map(embedding))
 
 
 def test_a_map_without_names_is_drawn_once():
     nobody = EmbeddingMap(points=np.zeros((3, 2)), label=["", "", ""], speaker=["", "", ""], method="PCA")
-    assert "no names known" in plots.embedding_map(nobody)
+    assert "no names known" in render(plots.embedding_map(nobody))
 
 
 def test_numbers_that_are_not_finite_are_survived(run_folder):
@@ -191,4 +192,4 @@ def test_numbers_that_are_not_finite_are_survived(run_folder):
         (run_folder / "log.jsonl").read_text().replace('"contrastive_loss": 4.6', '"contrastive_loss": NaN, "x": 4.6')
     )
     (run_folder / "log.jsonl").write_text(rows)
-    assert plots.learning_curves(read_run(run_folder)).startswith("<svg")
+    assert render(plots.learning_curves(read_run(run_folder))).startswith("<svg")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from speechssl.config import UserError
+from speechssl.report.records import LogRow
 from speechssl.report.run import read_run, series
 
 
@@ -63,8 +64,8 @@ def test_what_is_no_run_is_refused(tmp_path):
 
 
 def test_series_pass_over_rows_without_the_number():
-    rows = [{"step": 1, "a": 0.5}, {"step": 2}, {"step": 3, "a": None}, {"step": 4, "a": math.nan}]
-    steps, values = series(rows, "a")
+    rows = [LogRow(step=step, accuracy=value) for step, value in ((1, 0.5), (3, None), (4, math.nan))]
+    steps, values = series([*rows[:1], LogRow(step=2), *rows[1:]], "accuracy")
     assert steps == [1, 4]
     assert values[0] == 0.5
     assert math.isnan(values[1])

@@ -73,6 +73,20 @@ def short_reference(processes: Processes, corpus: Path, tmp_path_factory: pytest
     return out
 
 
+@pytest.mark.slow
+def test_a_second_run_in_the_same_folder_ends_at_once_and_harms_nothing(
+    processes: Processes, corpus: Path, reference: Reference, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    first = processes.pretrain(corpus, out, CONFIG)
+    first.wait_for_row(out, 1)
+    second = processes.pretrain(corpus, out, CONFIG)
+    assert second.wait() == 2
+    assert f"speechssl: {out}: another process is writing there" in second.said.read_text()
+    first.finish()
+    assert_same_run(out, reference.out)
+
+
 def test_the_reference_trains(reference: Reference) -> None:
     train = [row for row in rows(reference.out) if "valid" not in row]
     assert [row["step"] for row in train] == list(range(1, 26))

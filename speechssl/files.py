@@ -1,0 +1,207 @@
+"""Output files: written whole or not at all, by one process at a time, with the file's name in every error.
+
+`replacing` and `write_atomic` write under a temporary name, flush to disk and rename: after a kill, a full disk or a
+power cut there is the old file or the new one. `hold_folder` and `hold_file` keep a second process off an output. The
+locks are the kernel's (flock), so that a process that was killed holds none.
+"""
+
+import errno
+import fcntl
+import os
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+_DEVICES = Path("/dev")
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Writes a whole file or nothing.
+
+    Args:
+        path: the file; its folder must exist.
+        content: text is encoded as UTF-8.
+
+    Raises:
+        OSError: the file cannot be written; carries the name of the file.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_atomic(Path(folder) / "a.txt", "text")
+    ...     [each.name for each in Path(folder).iterdir()]
+    ['a.txt']
+    """
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path) -> Generator[BinaryIO]:
+    """Opens a temporary file that replaces ``path`` when the block ends, and is removed when the block fails.
+
+    Two processes that replace one file do it one after the other. What is no regular file (a terminal, a pipe, a
+    device) is written directly.
+
+    Raises:
+        OSError: the file cannot be written; carries the name of the file.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and (not path.is_file() or _DEVICES in path.absolute().parents):
+        with naming(path), path.open("wb") as device:
+            yield device
+        return
+    partial = path.with_name(f".{path.name}.partial")  # one name, so that what a killed process left is overwritten
+    with naming(path, instead_of=partial), _locked_file(partial) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def written_beside(path: Path, content: bytes) -> Generator[Path]:
+    """Writes the content under a temporary name beside ``path``, flushed to disk, for files renamed together.
+
+    The file is removed when the block ends without having renamed it.
+
+    Raises:
+        OSError: the file cannot be written; carries the name of ``path``.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with naming(path, instead_of=partial), partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield partial
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path | str, *, instead_of: Path | None = None) -> Generator[None]:
+    """Gives the name of a file to errors of the operating system that carry none.
+
+    Args:
+        path: the file that the block writes or reads.
+        instead_of: a temporary file; errors that carry its name get ``path`` too.
+
+    >>> with naming("a.txt"):
+    ...     raise OSError(28, "No space left on device")
+    Traceback (most recent call last):
+    OSError: [Errno 28] No space left on device: 'a.txt'
+    """
+    try:
+        yield
+    except OSError as error:
+        own = error.filename is None or (instead_of is not None and str(error.filename) == str(instead_of))
+        if own and error.errno is not None:
+            error.filename = str(path)
+            if error.filename2 is not None:  # of a rename
+                del error.filename2
+        raise
+
+
+def hold_folder(folder: Path) -> AbstractContextManager[None]:
+    """Makes an output folder and keeps every other process off it until the block ends.
+
+    A folder that was made here and stays empty is removed again.
+
+    Raises:
+        UserError: another process holds the folder.
+        OSError: the folder cannot be made or written; carries its name.
+    """
+    return _held(folder / ".lock", owner=folder)
+
+
+def hold_file(path: Path) -> AbstractContextManager[None]:
+    """Keeps every other process off an output, a file or a folder that is exchanged whole, until the block ends.
+
+    The lock lies beside the output, whose folder is made when missing. Devices and pipes have no lock.
+
+    Raises:
+        UserError: another process holds the output.
+        OSError: the folder of the output cannot be made or written; carries its name.
+    """
+    return _held(path.with_name(f".{path.name}.lock"), owner=path)
+
+
+@contextmanager
+def _held(lock: Path, *, owner: Path) -> Generator[None]:
+    if _DEVICES in owner.absolute().parents:
+        yield
+        return
+    made = not lock.parent.exists()
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with naming(owner, instead_of=lock):
+        handle = _lock(lock, owner=owner)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)  # before the lock is given up: whoever waits for it makes a new file
+        os.close(handle)
+        if made:
+            with suppress(OSError):
+                lock.parent.rmdir()
+
+
+def _lock(path: Path, *, owner: Path | None) -> int:
+    """A locked descriptor of a file that is there; with an owner, a lock that is taken is an error."""
+    while True:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            if path.parent.is_dir():
+                raise
+            path.parent.mkdir(parents=True, exist_ok=True)  # another run has just removed its empty folder
+            continue
+        try:
+            _flock(handle, wait=owner is None)
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+        except BlockingIOError:
+            from speechssl.config import UserError  # pydantic comes with it, and the command line starts without
+
+            os.close(handle)
+            raise UserError(
+                f"{owner}: another process is writing there; wait until it has ended, or choose another name"
+            ) from None
+        except FileNotFoundError:  # removed, or renamed, by the process that held it
+            pass
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _flock(handle: int, *, wait: bool) -> None:
+    """Lock, where the file system has locks; some of clusters have none."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+
+
+@contextmanager
+def _locked_file(partial: Path) -> Generator[BinaryIO]:
+    """An empty file that no other process writes at the same time."""
+    if not partial.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(partial))
+    handle = _lock(partial, owner=None)
+    file = os.fdopen(handle, "wb")
+    try:
+        os.ftruncate(handle, 0)
+        yield file
+    except BaseException:
+        with suppress(OSError):  # what is still buffered does not fit either; the first error counts
+            file.close()
+        raise
+    file.close()

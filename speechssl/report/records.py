@@ -1,0 +1,298 @@
+"""What the files of a run folder may hold: each is checked before anything is drawn from it.
+
+Only what the report shows is named here; other keys are passed over. A file that does not fit is a `UserError` of one
+line with the file, the key, what was given and what is allowed.
+"""
+
+import json
+import tomllib
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+from zipfile import BadZipFile
+
+import numpy as np
+import pydantic
+from jaxtyping import Float
+from pydantic import Field, FiniteFloat
+
+from speechssl.config import UserError
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
+R = TypeVar("R", bound="Record")
+
+
+class Record(pydantic.BaseModel):
+    """Base of what is read: numbers are numbers, texts are texts, unknown keys are passed over."""
+
+    model_config = pydantic.ConfigDict(extra="ignore", frozen=True, strict=True)
+
+
+class Conv(Record):
+    """The convolutions of an encoder."""
+
+    layers: list[Any] = []
+    front: str | None = None
+    init: str | None = None
+    norm: str | None = None
+
+
+class Transformer(Record):
+    """The Transformer of an encoder."""
+
+    layers: Count | None = None
+    dim: Count | None = None
+
+
+class Encoder(Record):
+    """An encoder."""
+
+    conv: Conv | None = None
+    transformer: Transformer | None = None
+
+
+class Quantizer(Record):
+    """The codebooks of an objective."""
+
+    groups: Count | None = None
+    codes: Count | None = None
+
+
+class Mask(Record):
+    """What an objective hides."""
+
+    probability: FiniteFloat | None = None
+    length: Count | None = None  # frames
+
+
+class Objective(Record):
+    """What was learnt from."""
+
+    name: str = ""
+    negatives: Count | None = None
+    quantizer: Quantizer | None = None
+    mask: Mask | None = None
+
+
+class Provenance(Record):
+    """Where a model comes from."""
+
+    speechssl: str | None = None
+    torch: str | None = None
+    command: str | None = None
+    corpora: list[str] = []
+    hours: FiniteFloat | None = None
+    synthetic: bool = False
+
+
+class ModelFacts(Record):
+    """`config.json`."""
+
+    encoder: Encoder | None = None
+    objective: Objective | None = None
+    provenance: Provenance = Provenance()
+
+
+class Crops(Record):
+    """Settings of the batches."""
+
+    seconds: FiniteFloat | None = None
+    batch_seconds: FiniteFloat | None = None
+
+
+class Optim(Record):
+    """Settings of the optimiser."""
+
+    max_lr: FiniteFloat | None = None
+    lr: FiniteFloat | None = None
+
+
+class Health(Record):
+    """When a run is stopped."""
+
+    min_determinism: FiniteFloat | None = None
+    min_stability: FiniteFloat | None = None
+    max_constant_share: FiniteFloat | None = None
+
+
+class Recipe(Record):
+    """`recipe.toml`."""
+
+    crops: Crops = Crops()
+    optim: Optim = Optim()
+    health: Health = Health()
+    seed: int | None = None
+
+
+class LogRow(Record):
+    """A line of `log.jsonl`; measured values may be missing or no number (NaN)."""
+
+    step: Count
+    valid: bool = False
+    contrastive_loss: float | None = None
+    accuracy: float | None = None
+    code_perplexity: list[float] = []
+    determinism: float | None = None
+    constant_share: float | None = None
+    shift_stability: float | None = None
+    seconds_per_second: FiniteFloat = 0.0
+    seconds_seen: FiniteFloat = 0.0
+
+
+class ConfusionCell(Record):
+    """How often a class (row) was taken for another (column) by one contender."""
+
+    contender: str
+    labels: Count
+    matrix: list[list[Count]]
+
+
+class Confusion(Record):
+    """`confusion.json`."""
+
+    classes: list[str] = []
+    cells: list[ConfusionCell] = []
+
+    @pydantic.model_validator(mode="after")
+    def _square(self) -> "Confusion":
+        side = len(self.classes)
+        for cell in self.cells:
+            if len(cell.matrix) != side or any(len(row) != side for row in cell.matrix):
+                raise ValueError(f"the matrix of {cell.contender!r} is not one of {side} classes")
+        return self
+
+
+class ErrorKinds(Record):
+    """How many errors of each kind one recogniser made."""
+
+    contender: str
+    probe: str
+    substitutions: Count
+    deletions: Count
+    insertions: Count
+    words: Count
+
+
+class WorstUtterance(Record):
+    """An utterance with many errors; offset and duration in seconds."""
+
+    audio: str
+    said: str
+    written: str
+    errors: Count
+    offset: Annotated[FiniteFloat, Field(ge=0)] = 0.0
+    duration: Annotated[FiniteFloat, Field(ge=0)]
+
+
+class Worst(Record):
+    """`worst.json`."""
+
+    contender: str
+    probe: str
+    kinds: list[ErrorKinds]
+    utterances: list[WorstUtterance]
+
+
+def read_json(path: Path, kind: type[R]) -> R | None:
+    """A JSON file, or None when there is none.
+
+    Raises:
+        UserError: the file cannot be read, or does not fit.
+    """
+    text = read_text(path)
+    return None if text is None else checked(parsed(text, str(path)), kind, str(path))
+
+
+def read_toml(path: Path, kind: type[R]) -> R | None:
+    """A TOML file, or None when there is none.
+
+    Raises:
+        UserError: the file cannot be read, or does not fit.
+    """
+    text = read_text(path)
+    if text is None:
+        return None
+    try:
+        return checked(tomllib.loads(text), kind, str(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: not TOML ({error})") from None
+
+
+def read_text(path: Path) -> str | None:
+    """The text of a file, or None when there is none.
+
+    Raises:
+        UserError: the file cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error})") from None
+
+
+def parsed(text: str, where: str) -> object:
+    """What a JSON text says.
+
+    Raises:
+        UserError: not JSON.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON ({error})") from None
+
+
+def checked(content: object, kind: type[R], where: str) -> R:
+    """A record.
+
+    Args:
+        content: the keys and values that were read.
+        kind: of record.
+        where: the file, for the error.
+
+    Raises:
+        UserError: the content does not fit; names the first key that does not.
+    """
+    if not isinstance(content, Mapping):
+        raise UserError(f"{where}: holds a {type(content).__name__}, not an object with keys")
+    try:
+        return kind.model_validate(content)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        given = "" if first["type"] in ("missing", "value_error") else f", given {_short(first['input'])}"
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{where}: {f'key {key!r}: ' if key else ''}{message}{given}") from None
+
+
+def _short(value: object) -> str:
+    words = repr(value)
+    return words if len(words) <= 60 else f"{words[:50]} …"
+
+
+def read_map(path: Path) -> "tuple[Float[np.ndarray, 'clips 2'], dict[str, Sequence[str]]] | None":
+    """The points of `map.npz`, and its texts by name; None when there is no such file.
+
+    Raises:
+        UserError: not a map of embeddings.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            points = np.asarray(file["points"], dtype=np.float64)
+            texts: dict[str, Sequence[str]] = {
+                name: [str(each) for each in np.atleast_1d(file[name])] for name in ("label", "speaker", "method")
+            }
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, OSError, EOFError, MemoryError, BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: not a map of embeddings ({' '.join(str(error).split())})") from None
+    if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
+        raise UserError(f"{path}: not a map of embeddings (points of shape {points.shape}, or not finite)")
+    if not len(texts["label"]) == len(texts["speaker"]) == len(points):
+        raise UserError(f"{path}: not a map of embeddings (a label and a speaker for each point are needed)")
+    return points, texts
