@@ -1,9 +1,9 @@
-"""One utterance as a prepared corpus keeps it: int16, int16 with a shift for each 10 ms, or float32.
+"""One utterance as a prepared corpus keeps it: int16, int16 with a shift for each 2.5 ms, or float32.
 
 Samples that a 16-bit file at 16 kHz can hold are kept as they are. Others have a gain, the smallest power of two that
-holds their peak, so that a quiet recording keeps all 16 bits and a loud one is not clipped. Each stretch of 10 ms of
-them is shifted up by as many bits as its own peak leaves free, so that pauses and quiet passages keep 16 bits as well,
-which models that normalise each frame see. Where a click or a constant offset stands more than 16 times above
+holds their peak, so that a quiet recording keeps all 16 bits and a loud one is not clipped. Each stretch of 2.5 ms
+of them is shifted up by as many bits as its own peak leaves free, so that pauses and quiet passages keep 16 bits as
+well, which models that normalise each frame see. Where a click or a constant offset stands more than 16 times above
 everything else, float32 is stored.
 """
 
@@ -27,7 +27,7 @@ from speechssl.data.store import PART, Form
 
 SCRATCH = ".decoding-"  # begins the names of the files of long utterances, until they are appended to the corpus
 _WHOLE = 60 * SAMPLE_RATE  # samples; a longer utterance is decoded into a file, so that memory stays bounded
-_BLOCK = 1600 * PART  # samples of such a file that are in memory at once
+_BLOCK = 6400 * PART  # samples of such a file that are in memory at once
 _LOST_TO_PEAK = 16.0  # the peak over everything else
 _MOST_SHIFT = 60  # bits; less than what float32 can count down to
 _FULL_SCALE = 32768

@@ -17,7 +17,7 @@ from speechssl.data.utterance import Utterance
 
 VERSION = 2
 MANIFEST, REJECTS, WAVEFORMS, INDEX = "manifest.jsonl", "rejects.jsonl", "waveforms.i16", "waveforms.json"
-PART = 160  # samples, 10 ms: each has a shift of its own in the form that needs it
+PART = 40  # samples, 2.5 ms, shorter than what the first convolution sees: each has a shift of its own in one form
 Form = Literal["int16", "int16+shifts", "float32"]
 """How the samples of an utterance are stored; see `speechssl.data.encoded`."""
 

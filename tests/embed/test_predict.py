@@ -123,7 +123,7 @@ def test_a_folder_is_all_the_sound_below_it(classifier, sounds, capfd, tmp_path)
     (tmp_path / "empty").mkdir()
     code, _, err = said(["predict", classifier, tmp_path / "empty"], capfd)
     assert code == 2
-    assert err == f"speechssl: {tmp_path}/empty: no audio files in it\n"
+    assert err == f"speechssl: {tmp_path}/empty: no audio files in it (0 other files)\n"
 
 
 def test_layouts_of_classes(classifier, sounds, capfd, tmp_path):

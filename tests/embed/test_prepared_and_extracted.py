@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+import torch
 
 from speechssl.cli import main
 from speechssl.data.waveforms import WaveformStore
@@ -58,6 +59,7 @@ FILES: dict[str, tuple[np.ndarray, int, str]] = {
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
     save_model(folder, SpeechEncoder(MICRO_ENCODER))
     return folder
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -312,15 +313,26 @@ def test_the_card_says_what_is_known(tmp_path: Path) -> None:
     assert report.size == sum((report.path / name).stat().st_size for name in report.files)
 
 
-def full(*names: str, replacing: bool = False) -> Callable[..., Any]:
-    """Opening files, or giving them their names, on a disk that has no room for these."""
-    original = Path.replace if replacing else Path.open
+def full(name: str) -> Callable[[int], None]:
+    """`os.fsync` on a disk that has no room for one file, which is flushed under a temporary name."""
+    original = os.fsync
 
-    def fails(path: Path, *args: Any, **how: Any) -> Any:
-        name = Path(args[0]).name if replacing else path.name
-        if any(each in name for each in names) and (replacing or "w" in "".join(map(str, args))):
+    def fails(descriptor: int) -> None:
+        if name in Path(f"/proc/self/fd/{descriptor}").readlink().name:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return original(path, *args, **how)
+        original(descriptor)
+
+    return fails
+
+
+def refusing(name: str) -> Callable[[Path, Path], Path]:
+    """`Path.replace` where one file cannot get its name."""
+    original = Path.replace
+
+    def fails(path: Path, target: Path) -> Path:
+        if name in Path(target).name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(path, target)
 
     return fails
 
@@ -346,7 +358,7 @@ def test_a_full_disk_leaves_nothing_partial(
         export_model(encoder_folder(tmp_path / "other", changed(PRE, transformer__layers=1)), out, to=to)
     before = {path: path.read_bytes() for path in out.parent.rglob("*") if path.is_file()}
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", full(name))
+        patch.setattr(os, "fsync", full(name))
         with pytest.raises(OSError, match="No space left") as caught:
             export_model(source, out, to=to)
     assert Path(caught.value.filename).name == name
@@ -365,7 +377,7 @@ def test_a_state_dict_and_its_arguments_change_together(
         export_model(encoder_folder(tmp_path / "other", changed(PRE, transformer__layers=1)), out, to="torchaudio")
     before = {path: path.read_bytes() for path in out.parent.iterdir()}
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", full(name, replacing=True))
+        patch.setattr(Path, "replace", refusing(name))
         with pytest.raises(OSError, match="No space left"):
             export_model(source, out, to="torchaudio")
     assert {path: path.read_bytes() for path in out.parent.iterdir()} == before

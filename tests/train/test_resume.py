@@ -124,8 +124,9 @@ def test_asked_to_stop(processes: Processes, corpus: Path, reference: Reference,
 
 
 # The places where files become permanent. A first run writes recipe.toml and data.json (flush, rename, twice: 0 to 3),
-# then with each of the two checkpoints best.pt, model.safetensors, config.json and last.pt (4 to 11 and 12 to 19).
-@pytest.mark.parametrize("event", [1, 3, 5, 7, 9, 11, 13, 15, 17, 18, 19])
+# then with each of the two checkpoints best.pt, training_audio.json, model.safetensors, config.json and last.pt (4 to
+# 13 and 14 to 23).
+@pytest.mark.parametrize("event", [1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 22, 23])
 def test_killed_between_the_files_of_a_checkpoint(
     processes: Processes, corpus: Path, short_reference: Path, tmp_path: Path, event: int
 ) -> None:
@@ -144,7 +145,7 @@ def test_killed_between_the_files_of_a_checkpoint(
 
 def test_all_these_places_were_tried(processes: Processes, corpus: Path, short_reference: Path, tmp_path: Path) -> None:
     """One more would be after the end: a checkpoint with other files needs other numbers above."""
-    run = processes.pretrain(corpus, tmp_path / "run", SHORT, die_before=20)
+    run = processes.pretrain(corpus, tmp_path / "run", SHORT, die_before=24)
     run.finish()
     assert_same_run(tmp_path / "run", short_reference)
 
