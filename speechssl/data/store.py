@@ -198,7 +198,7 @@ def stored_bytes(form: Form, samples: int) -> int:
     """Bytes that so many samples take in the file of samples.
 
     >>> [stored_bytes(form, 1000) for form in ("int16", "int16+shifts", "float32")]
-    [2000, 2008, 4000]
+    [2000, 2026, 4000]
     """
     shifts = -(-samples // PART)
     return {"int16": 2 * samples, "int16+shifts": 2 * samples + shifts + shifts % 2, "float32": 4 * samples}[form]
