@@ -2,30 +2,20 @@
 
 import errno
 import os
-import resource
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from speechssl.config import UserError
 from speechssl.files import hold_file, hold_folder, naming, replacing, write_atomic
+from tests.toys import files_of_at_most
 
 HOLDS = "import sys, time\nfrom pathlib import Path\nfrom speechssl.files import hold_folder\n"
 HOLDS += "with hold_folder(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
-
-
-@pytest.fixture
-def _small_files() -> Iterator[None]:
-    """No file may grow beyond 4096 bytes: what a full disk is to whoever writes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def names(folder: Path) -> list[str]:
@@ -59,12 +49,11 @@ def test_what_a_killed_process_left_is_overwritten(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a"]
 
 
-@pytest.mark.usefixtures("_small_files")
 @pytest.mark.parametrize("size", [5000, 5_000_000])  # one fails when it is flushed, one when it is written
 def test_a_full_disk_names_the_file_and_keeps_the_old_one(tmp_path: Path, size: int) -> None:
     path = tmp_path / "a"
     write_atomic(path, b"old")
-    with pytest.raises(OSError, match="File too large") as caught:
+    with files_of_at_most(4096), pytest.raises(OSError, match="File too large") as caught:
         write_atomic(path, bytes(size))
     assert caught.value.filename == str(path)
     assert path.read_bytes() == b"old"

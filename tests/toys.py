@@ -5,7 +5,9 @@ to those of another "phone", so that there is something to predict from context.
 them is one.
 """
 
-from collections.abc import Sequence
+import resource
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +135,17 @@ def changed(config: Any, **changes: Any) -> Any:
         value = changed(getattr(config, first), **{rest: value}) if rest else value
         config = type(config).model_validate({**dict(config), first: value})
     return config
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """No file may grow beyond so many bytes: to whoever writes it, that is a full disk.
+
+    Around as little as possible: the limit holds for what pytest writes, too.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

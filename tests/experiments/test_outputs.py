@@ -8,10 +8,9 @@ import errno
 import itertools
 import json
 import os
-import resource
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from speechssl.models.storage import save_model
 from speechssl.nn.conv import ConvConfig
 from speechssl.scoring.results import ResultRow, read_results, write_results
 
-from ..toys import MICRO_ENCODER, MICRO_RUN, changed
+from ..toys import MICRO_ENCODER, MICRO_RUN, changed, files_of_at_most
 from .asr_toys import spoken_corpus
 
 FEW = "--set loop.steps=2 --set loop.checkpoint_every=1 --set loop.precision=fp32 --set device=cpu"
@@ -92,17 +91,6 @@ def run(place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtu
         return said
 
     return runs
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """No file may grow beyond so many bytes: to whoever writes it, that is a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def last_line(said: str) -> str:
