@@ -45,7 +45,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 .PHONY: test
 test: $(READY) ## run the test suite (ARGS="-k name" passes through)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 .PHONY: lint
 lint: $(READY) ## check style and formatting
