@@ -620,6 +620,7 @@ def _say_packed(report: "PackReport", out: Path) -> None:
     from collections import Counter
 
     from speechssl.data.manifest import Reject
+    from speechssl.data.stretches import CONTRADICTION
 
     say(f"{out}: {report.accepted} utterances accepted, {report.rejected} rejected, {report.seconds / 3600:.2f} h")
     if report.upsampled:
@@ -631,6 +632,9 @@ def _say_packed(report: "PackReport", out: Path) -> None:
         reasons = Counter(Reject.model_validate_json(line).reason for line in lines)
         for reason, count in reasons.most_common(3):
             say(f"  {count} x {reason}")
+        contradictions = sum(count for reason, count in reasons.items() if reason.startswith(CONTRADICTION))
+        if contradictions:
+            say(f"  {contradictions} in all that contradict an earlier utterance")
         say(f"  each one is in {out / 'rejects.jsonl'}")
 
 

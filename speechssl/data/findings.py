@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from speechssl.data.utterance import Utterance
+from speechssl.data.values import alike
 
 _SHOWN = 8  # names in a list
 
@@ -52,45 +53,75 @@ class Known:
         label: clips with a label.
         text: clips with a text.
         speakers: different speakers.
+        splits: clips per split.
     """
 
     clips: int = 0
     label: int = 0
     text: int = 0
     speakers: int = 0
+    splits: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._names: set[str] = set()
-        self._labels: dict[str, str] = {}
-        self._alike: dict[str, None] = {}
+        self._labels, self._speakers = _Names("labels"), _Names("speakers")
 
-    def add(self, *, label: str | None, text: bool, speaker: str | None, clips: int = 1) -> None:
-        """Count clips that are alike."""
+    def add(
+        self, *, label: str | None, text: bool, speaker: str | None, split: str | None = None, clips: int = 1
+    ) -> None:
+        """Count clips of which the same is known."""
         self.clips += clips
         self.text += clips if text else 0
         if label is not None:
             self.label += clips
-            first = self._labels.setdefault(label.casefold(), label)
-            if first != label:
-                self._alike |= {first: None, label: None}
+            self._labels.add(label)
         if speaker is not None:
-            self._names.add(speaker)
-            self.speakers = len(self._names)
+            self._speakers.add(speaker)
+            self.speakers = len(self._speakers.names)
+        if split is not None:
+            self.splits[split] = self.splits.get(split, 0) + clips
 
     def notes(self) -> list[str]:
-        """A sentence about labels that may be one."""
-        return [f"labels differ only in capitals: {_some(list(map(repr, self._alike)))}"] if self._alike else []
+        """Sentences about names that may be meant to be one."""
+        splits = _Names("splits")
+        for split in self.splits:
+            splits.add(split)
+        return [note for names in (self._labels, self._speakers, splits) if (note := names.note())]
+
+
+class _Names:
+    """Different names of one kind, and those that look like another."""
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self.names: set[str] = set()
+        self._firsts: dict[str, str] = {}
+        self._alike: dict[str, None] = {}
+
+    def add(self, name: str) -> None:
+        if name in self.names:
+            return
+        self.names.add(name)
+        first = self._firsts.setdefault(alike(name), name)
+        if first != name:
+            self._alike |= {first: None, name: None}
+
+    def note(self) -> str | None:
+        if not self._alike:
+            return None
+        capitals = len({name.casefold() for name in self._alike}) * 2 <= len(self._alike)
+        words = "differ only in capitals" if capitals else "may be meant to be the same"
+        return f"{self.kind} {words}: {_some([repr(name) for name in self._alike])}"
 
 
 def count_known(utterances: Iterable[Utterance]) -> Known:
     """Count what is known of utterances.
 
     >>> count_known([Utterance(audio="a.wav", duration=1.0, label="x", speaker="s")])
-    Known(clips=1, label=1, text=0, speakers=1)
+    Known(clips=1, label=1, text=0, speakers=1, splits={})
     """
     known = Known()
     for each in utterances:
-        known.add(label=each.label, text=each.text is not None, speaker=each.speaker)
+        known.add(label=each.label, text=each.text is not None, speaker=each.speaker, split=each.split)
     return known
 
 
@@ -105,6 +136,8 @@ def closing_lines(known: Known, findings: Findings) -> list[str]:
         f"text {known.text} of {known.clips}{_from(findings, 'text')}",
         f"speakers {known.speakers}{_from(findings, 'speaker')}",
     ]
+    if known.splits:
+        parts.append(f"splits: {_some([f'{name} {count}' for name, count in known.splits.items()])}")
     if findings.unused:
         parts.append(f"columns not used: {_some(findings.unused)}")
     if findings.not_read:

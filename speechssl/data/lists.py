@@ -167,7 +167,7 @@ def write_list(path: str | Path, utterances: Sequence[Utterance], *, corpus: str
 
 
 def _draw_speechocean762(utterances: Sequence[Utterance]) -> dict[str, list[Utterance]]:
-    train = [each for each in utterances if each.split == "train"]
+    train = [each for each in utterances if each.in_split("train")]
     parts = split_by_speaker(train, {"train": 0.9, "dev": 0.1}, seed=SEED)
     return {"dev": parts["dev"], **_labelled(parts["train"])}
 

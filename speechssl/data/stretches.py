@@ -10,9 +10,27 @@ from collections.abc import Sequence
 
 from speechssl.audio import seconds_to_samples
 from speechssl.data.utterance import Utterance
+from speechssl.data.values import shown
 
 Stretch = tuple[str, int, int]
 DUPLICATE = "a duplicate: the same stretch of the same file as an earlier utterance"
+CONTRADICTION = "contradicts an earlier utterance of the same stretch of the same file, which is used"
+_COMPARED = ("label", "text", "speaker", "language", "split")
+
+
+def repeated(utterance: Utterance, earlier: Utterance) -> str:
+    """Why an utterance is left out whose stretch was there before: a duplicate, or one with other values.
+
+    >>> repeated(Utterance(audio="a.wav", duration=1.0, label="b"), Utterance(audio="a.wav", duration=1.0, label="a"))
+    "contradicts an earlier utterance of the same stretch of the same file, which is used: label 'b', there 'a'"
+    """
+    values = [(name, getattr(utterance, name), getattr(earlier, name)) for name in _COMPARED]
+    words = [f"{name} {_value(own)}, there {_value(other)}" for name, own, other in values if own != other]
+    return f"{CONTRADICTION}: {'; '.join(words)}" if words else DUPLICATE
+
+
+def _value(value: str | None) -> str:
+    return "missing" if value is None else shown(value)
 
 
 def stretch_of(utterance: Utterance) -> Stretch:

@@ -52,6 +52,16 @@ class Utterance(Config):
         default_factory=dict
     )
 
+    def in_split(self, name: str | None) -> bool:
+        """Whether the utterance is of a split; capitals do not count, and every utterance is of None.
+
+        >>> each = Utterance(audio="a.wav", duration=1.0, split="Test")
+        >>> [each.in_split(name) for name in ("test", " TEST", "train", None)]
+        [True, True, False, True]
+        """
+        wanted = name_of(name)
+        return wanted is None or (self.split is not None and self.split.casefold() == wanted.casefold())
+
 
 class Reject(Config):
     """An utterance that was left out, and why.

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import unicodedata
+from decimal import Decimal
 
 MISSING_WORDS = frozenset({"", "nan", "NaN", "NAN", "<NA>", "NaT"})
 DOUBTFUL_WORDS = frozenset({"NA", "N/A", "n/a", "None", "NULL", "Null", "null"})
@@ -21,6 +22,7 @@ Extra = str | int | float | bool | None
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
 _TIMEDELTA = re.compile(r"(-?\d+) days?(?: \+?(\d{1,2}):(\d{2}):(\d{2}(?:\.\d+)?))?")
 _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)")
+_LONGEST_NUMBER = 20  # characters; more are no number that somebody wrote
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 
@@ -73,6 +75,25 @@ def name_of(value: object) -> str | None:
     if text is not None and (whole := _WHOLE.fullmatch(text)):
         return "0" if whole[1] == "-0" else whole[1]
     return text
+
+
+def alike(name: str) -> str:
+    r"""What names have in common that are probably meant to be one.
+
+    Capitals, width, invisible characters and the way a number is written do not count.
+
+    >>> [alike(name) for name in ("Joy", "\uff2aoy", "jo\xady", "007", "+7", "7.0", "1.50", "a1", "-0")]
+    ['joy', 'joy', 'joy', '7', '7', '7', '1.5', 'a1', '0']
+    """
+    text = name
+    if not name.isascii():
+        text = unicodedata.normalize("NFKC", "".join(each for each in name if unicodedata.category(each) != "Cf"))
+    text = text.strip()
+    if len(text) <= _LONGEST_NUMBER and _NUMBER.fullmatch(text) and (number := Decimal(text)).is_finite():
+        return (
+            "0" if number == 0 else format(number.normalize(), "E" if abs(number.adjusted()) > _LONGEST_NUMBER else "f")
+        )
+    return text.casefold()
 
 
 def text_of(value: object) -> str | None:

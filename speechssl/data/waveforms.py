@@ -43,7 +43,7 @@ from speechssl.data.store import (
     read_index,
     stored_bytes,
 )
-from speechssl.data.stretches import DUPLICATE, Stretch, stretch_of
+from speechssl.data.stretches import Stretch, repeated, stretch_of
 from speechssl.data.utterance import Reject, Utterance
 
 __all__ = ["PackReport", "WaveformStore", "pack"]
@@ -259,19 +259,23 @@ def _decode_rest(
     progress: Callable[[int, float], None] | None,
 ) -> None:
     """Appends the remaining utterances to the three: samples first, then the journal, then `entries`."""
-    seen = set(map(_stretch, todo[: len(entries)]))
-    packed_before = {
-        _packed_as(utterance, entry) for utterance, entry in zip(todo, entries, strict=False) if entry.reason is None
-    }
+    seen: dict[Stretch, Utterance] = {}
+    packed_before: dict[Stretch, Utterance] = {}
+    for utterance, entry in zip(todo, entries, strict=False):
+        seen.setdefault(_stretch(utterance), utterance)
+        if entry.reason is None:
+            packed_before.setdefault(_packed_as(utterance, entry), utterance)
     seconds = samples_to_seconds(sum(entry.samples for entry in entries))
     rest, threads = len(entries), workers or len(os.sched_getaffinity(0))
     for packed in _in_order(todo[rest:], keys[rest:], seen, threads, out):
         if packed.encoded is not None:  # a stretch to the end may be one whose length was given before
-            place = _packed_as(todo[len(entries)], packed.entry)
+            utterance = todo[len(entries)]
+            place = _packed_as(utterance, packed.entry)
             if place in packed_before:
                 packed.encoded.discard()
-                packed = _duplicate(packed.entry.key)
-            packed_before.add(place)
+                packed = _left_out(packed.entry.key, repeated(utterance, packed_before[place]))
+            else:
+                packed_before[place] = utterance
         if packed.encoded is not None:
             packed.encoded.append_to(partial)
             partial.flush()
@@ -284,18 +288,18 @@ def _decode_rest(
 
 
 def _in_order(
-    todo: Sequence[Utterance], keys: Sequence[str], seen: set[Stretch], workers: int, out: Path
+    todo: Sequence[Utterance], keys: Sequence[str], seen: dict[Stretch, Utterance], workers: int, out: Path
 ) -> Iterator[_Packed]:
     """Decodes ahead in threads (soundfile and soxr release the interpreter lock), a bounded number at a time."""
     window: deque[Future[_Packed]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for utterance, key in zip(todo, keys, strict=True):
-                name = _stretch(utterance)
-                if name in seen:
-                    window.append(pool.submit(_duplicate, key))
+                place = _stretch(utterance)
+                if place in seen:
+                    window.append(pool.submit(_left_out, key, repeated(utterance, seen[place])))
                 else:
-                    seen.add(name)
+                    seen[place] = utterance
                     window.append(pool.submit(_pack_one, utterance, key, out))
                 if len(window) > 2 * workers:
                     yield window.popleft().result()
@@ -306,8 +310,8 @@ def _in_order(
             remove_scratch(out)
 
 
-def _duplicate(key: str) -> _Packed:
-    return _Packed(_Entry(key=key, reason=DUPLICATE), None)
+def _left_out(key: str, reason: str) -> _Packed:
+    return _Packed(_Entry(key=key, reason=reason), None)
 
 
 def _stretch(utterance: Utterance) -> Stretch:

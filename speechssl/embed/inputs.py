@@ -26,7 +26,7 @@ from speechssl.data.findings import Findings, Known
 from speechssl.data.manifest_lines import parse_lines, read_lines
 from speechssl.data.members import file_status
 from speechssl.data.places import is_address, located, scheme_of
-from speechssl.data.stretches import DUPLICATE, samples_of
+from speechssl.data.stretches import repeated, samples_of
 from speechssl.data.tables import is_table
 from speechssl.data.utterance import Utterance
 from speechssl.data.values import Extra
@@ -203,7 +203,7 @@ def _utterances(
             seen.add({name: getattr(each, name) for name in KNOWN}, each.extras)
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
-        known.add(label=each.label, text=each.text is not None, speaker=each.speaker)
+        known.add(label=each.label, text=each.text is not None, speaker=each.speaker, split=each.split)
         seconds, timed = seconds + each.duration, timed and each.duration > 0
         place = hash(_stretch(each))
         if place in places:
@@ -214,12 +214,14 @@ def _utterances(
     del places
 
     def items() -> Iterator[Item]:
-        before: set[Stretch] = set()
+        before: dict[Stretch, Utterance] = {}
         for each in read():
             fault = ""
             if twice and hash(place := _stretch(each)) in twice:
-                fault = DUPLICATE if place in before else ""
-                before.add(place)
+                if place in before:
+                    fault = repeated(each, before[place])
+                else:
+                    before[place] = each
             yield _item(each, root, fault)
 
     return Plan(
@@ -310,7 +312,8 @@ def _folder(root: Path, *, allow_remote: bool) -> Plan:
         return _utterances(source, folder.root, folder.utterances, allow_remote=allow_remote, findings=findings)
     known, columns = Known(), dict[str, ColumnType]()
     for part, count in folder.clips.items():
-        known.add(label=folder.meanings[part].get("label"), text=False, speaker=None, clips=count)
+        meaning = folder.meanings[part]
+        known.add(label=meaning.get("label"), text=False, speaker=None, split=meaning.get("split"), clips=count)
         columns |= dict.fromkeys(folder.meanings[part], "text")
 
     def items() -> Iterator[Item]:

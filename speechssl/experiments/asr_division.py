@@ -142,7 +142,7 @@ def _transcribed(indices: Sequence[int], examples: dict[int, Example], names: Se
 
 
 def _test_side(store: WaveformStore, indices: Sequence[int], *, names: Sequence[str], seed: int) -> list[int]:
-    official = [index for index in indices if store.utterances[index].split == "test"]
+    official = [index for index in indices if store.utterances[index].in_split("test")]
     if official:
         return official
     nameless = sum(store.utterances[index].speaker is None for index in indices)

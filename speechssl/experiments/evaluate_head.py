@@ -14,7 +14,6 @@ import numpy as np
 from speechssl.config import UserError, digest
 from speechssl.data.names import is_synthetic, utterance_ids
 from speechssl.data.utterance import Utterance
-from speechssl.data.values import name_of
 from speechssl.data.waveforms import WaveformStore
 from speechssl.experiments.evaluate_recogniser import evaluate_recogniser, transcribed
 from speechssl.experiments.held_out import HeldOut, untrained
@@ -137,11 +136,10 @@ def _evaluate_classifier(
 
 
 def _labelled(store: WaveformStore, *, split: str | None, classes: Sequence[str]) -> list[int]:
-    split = name_of(split)
     splits = sorted({str(item.split) for item in store.utterances if item.split is not None})
-    if split is not None and split not in splits:
+    if not any(item.in_split(split) for item in store.utterances):
         raise UserError(f"{store.folder}: no split {split!r}; there are {', '.join(splits) or 'none'}")
-    wanted = [i for i, item in enumerate(store.utterances) if split in (None, item.split) and item.label is not None]
+    wanted = [i for i, item in enumerate(store.utterances) if item.in_split(split) and item.label is not None]
     known = [i for i in wanted if store.utterances[i].label in classes]
     if not known:
         labels = sorted({str(store.utterances[i].label) for i in wanted})

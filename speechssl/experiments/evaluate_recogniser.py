@@ -31,7 +31,7 @@ def transcribed(store: WaveformStore, *, split: str | None) -> list[int]:
     Raises:
         UserError: there is none.
     """
-    chosen = [index for index, item in enumerate(store.utterances) if split in (None, item.split) and said(item)]
+    chosen = [index for index, item in enumerate(store.utterances) if item.in_split(split) and said(item)]
     if len(chosen) < 2:
         where = "" if split is None else f" in the split {split!r}"
         raise UserError(f"{store.folder}: {len(chosen)} utterances with a transcript{where}; an interval needs 2")

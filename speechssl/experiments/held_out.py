@@ -8,6 +8,7 @@ from typing import Any
 from speechssl.config import UserError
 from speechssl.data.names import place_of
 from speechssl.data.training_audio import TrainingAudio, pretraining_overlap, read_training_audio
+from speechssl.data.values import alike
 from speechssl.data.waveforms import WaveformStore
 from speechssl.terminal import say
 
@@ -125,5 +126,5 @@ def _of_trained_speakers(
     training: Mapping[str, Any] = config.get("training", {})
     if other_speakers and training.get("content_hash") != store.content_hash():
         return []
-    names = audio.fine_tuning.speakers | set(training.get("speakers", ()))
-    return [index for index in chosen if store.utterances[index].speaker in names]
+    names = {alike(str(name)) for name in audio.fine_tuning.speakers | set(training.get("speakers", ()))}
+    return [index for index in chosen if alike(store.utterances[index].speaker or "") in names - {""}]

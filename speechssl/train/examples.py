@@ -12,7 +12,6 @@ from speechssl.data.store import WaveformStore
 from speechssl.data.subsets import k_shot, minutes_subset, split_by_speaker
 from speechssl.data.training_audio import AudioRecord
 from speechssl.data.utterance import said
-from speechssl.data.values import name_of
 
 Learn = Literal["label", "text"]
 MIN_HELD_OUT_SPEAKERS = 4  # with fewer, holding one out takes too much away
@@ -74,8 +73,7 @@ def choose(
         listed = set(select(store.utterances, read_list(ids)))
         examples = {index: example for index, example in examples.items() if index in listed}
     if split is not None:
-        wanted = name_of(split)
-        examples = {index: each for index, each in examples.items() if store.utterances[index].split == wanted}
+        examples = {index: each for index, each in examples.items() if store.utterances[index].in_split(split)}
     if not examples:
         raise UserError(f"{store.folder}: no utterance with a {learn} is left by the given split or list")
     try:

@@ -100,7 +100,7 @@ def test_start_and_end(corpus, both):
     assert [(each["offset"], each["duration"]) for each in both.rows] == stretches
     assert len({tuple(each["vector"]) for each in both.rows}) == 3
     both.told("label 0 of 3 · text 3 of 3 · speakers 2\n")
-    assert both.counts["known"] == {"clips": 3, "label": 0, "text": 3, "speakers": 2}
+    assert both.counts["known"] == {"clips": 3, "label": 0, "text": 3, "speakers": 2, "splits": {}}
 
 
 def test_a_time_in_an_unknown_unit_is_refused(corpus, both):
@@ -354,9 +354,60 @@ def test_windows_of_several_lengths(corpus, both):
     assert [each.duration for each in both.utterances] == [0.5, 1.2]
     assert [each["duration"] for each in both.rows] == [0.5, 1.2]
     prepared, extracted = both.reasons()
-    assert prepared == extracted == ["a duplicate: the same stretch of the same file as an earlier utterance"]
+    assert prepared == extracted
+    assert prepared == [
+        "contradicts an earlier utterance of the same stretch of the same file, which is used: label 'y', there 'x'"
+    ]
     assert utterance_ids(both.utterances) == ["m.wav@0+0.5", "m.wav@0+1.2"]
     assert list_ids(both.utterances) == ["m@0+0.5", "m@0+1.2"]
+
+
+def test_rows_that_contradict_each_other_are_no_duplicates(corpus, both):
+    recording(corpus / "a.wav", 1.2)
+    (corpus / "metadata.csv").write_text(
+        "file_name,duration,label,text,speaker\na.wav,1.2,x,hi,s\na.wav,1.2,x,hi,s\na.wav,1.2,x,ho,s\na.wav,1.2,,hi,t\n"
+    )
+    both.run()
+    assert [each.text for each in both.utterances] == [each["text"] for each in both.rows] == ["hi"]
+    start = "contradicts an earlier utterance of the same stretch of the same file, which is used: "
+    prepared, extracted = both.reasons()
+    assert prepared == extracted
+    assert prepared == [
+        "a duplicate: the same stretch of the same file as an earlier utterance",
+        f"{start}text 'ho', there 'hi'",
+        f"{start}label missing, there 'x'; speaker 't', there 's'",
+    ]
+
+
+def test_names_that_may_be_meant_to_be_one_are_told(corpus, both):
+    names = ["Joy", "\uff2aoy", "jo\xady", "1.5", "1.50", "anger"]
+    speakers = ["Anna", "anna", "007", "7", "+7", "b"]
+    splits = ["train", "Train", "TEST", "test", "", "dev"]
+    rows = ["file_name,label,speaker,split"]
+    for number, values in enumerate(zip(names, speakers, splits, strict=True)):
+        recording(corpus / f"{number}.wav")
+        rows.append(f"{number}.wav,{','.join(values)}")
+    (corpus / "metadata.csv").write_text("\n".join(rows), "utf-8")
+    both.run()
+    assert [each.label for each in both.utterances] == names
+    both.told(
+        "label 6 of 6 · text 0 of 6 · speakers 6 · splits: train 1, Train 1, TEST 1, test 1, dev 1\n"
+        "labels may be meant to be the same: 'Joy', '\uff2aoy', 'jo\\xady', '1.5', '1.50'\n"
+        "speakers may be meant to be the same: 'Anna', 'anna', '007', '7', '+7'\n"
+        "splits differ only in capitals: 'train', 'Train', 'TEST', 'test'\n"
+    )
+
+
+def test_splits_of_folders_hold_with_a_table_at_the_root(corpus, both):
+    rows = ["file_name,label"]
+    for name in ("train/0.wav", "Test/x/1.wav", "other/2.wav", "3.wav"):
+        recording(corpus / name)
+        rows.append(f"{name},joy")
+    (corpus / "metadata.csv").write_text("\n".join(rows))
+    both.run()
+    assert [each.split for each in both.utterances] == ["train", "Test", None, None]
+    assert [each["split"] for each in both.rows] == ["train", "Test", None, None]
+    both.told("splits: train 1, Test 1")
 
 
 @pytest.mark.parametrize("column", ["transcription", "sentence", "Transcript", "raw_transcription"])

@@ -41,6 +41,10 @@ def test_a_model_is_scored_and_two_are_compared(corpus, tmp_path):
     assert [each.b - each.a for each in found] == pytest.approx([each.difference.value for each in found])
     confusion = json.loads((tmp_path / "a.confusion.json").read_text())
     assert sum(map(sum, confusion["cells"][0]["matrix"])) == 24
+    evaluate_head(tmp_path / "a", corpus, tmp_path / "capitals.json", split=" TEST")
+    assert [(row.n, row.split_hash) for row in read_results(tmp_path / "capitals.json")[:1]] == [
+        (24, rows["a"][0].split_hash)
+    ]
     evaluate_head(tmp_path / "a", corpus, tmp_path / "whole.json")
     with pytest.raises(UserError, match="other splits of"):
         compare(tmp_path / "a.json", tmp_path / "whole.json")
@@ -48,8 +52,9 @@ def test_a_model_is_scored_and_two_are_compared(corpus, tmp_path):
 
 def test_a_speaker_who_was_trained_on_is_refused(corpus, tmp_path):
     other = model_of(tmp_path / "other", speakers=["s0", "s5"])
-    with pytest.raises(UserError, match=r"trained on speaker 's0' \(1 such\); .*--other-speakers"):
-        evaluate_head(other, corpus, tmp_path / "r.json", split="test")
+    for model in (other, model_of(tmp_path / "capitals", speakers=["S0 ", "s5"])):
+        with pytest.raises(UserError, match=r"trained on speaker 's0' \(1 such\); .*--other-speakers"):
+            evaluate_head(model, corpus, tmp_path / "r.json", split="test")
     assert not (tmp_path / "r.json").exists()
     evaluate_head(other, corpus, tmp_path / "r.json", split="test", other_speakers=True)
     same = model_of(tmp_path / "same", speakers=["s0"], content_hash=WaveformStore(corpus).content_hash())

@@ -237,8 +237,8 @@ class AudioFolder:
             extras.setdefault("corpus", name)
         if "speaker" in known and (prefix == "always" or (prefix == "auto" and is_pack)):
             known["speaker"] = composed(f"{name}/{known['speaker']}")
-        if "split" not in known and not at_root and row.folder.name.lower() in SPLIT_NAMES:
-            known["split"] = composed(row.folder.name)
+        if "split" not in known and (split := self._split_of(row)) is not None:
+            known["split"] = split
         offset = row.offset or 0.0
         duration = row.duration
         if duration is None:
@@ -246,6 +246,13 @@ class AudioFolder:
         # All values are in their form already, and there may be a million rows: no second look at them.
         values = {"audio": row.audio, "offset": offset, "duration": duration, "extras": extras, **known}
         return Utterance.model_construct(None, **values)
+
+    def _split_of(self, row: MetadataRow) -> str | None:
+        """The split that a folder names: the first folder of the file below the root, or that of the table."""
+        below = row.audio[len(str(self.root)) + 1 :] if row.audio.startswith(f"{self.root}/") else ""
+        first = below.partition("/")[0] if "/" in below else ""
+        names = (first, row.folder.name if row.folder != self.root else "")
+        return next((composed(name) for name in names if name.lower() in SPLIT_NAMES), None)
 
 
 def _refuse_two(tables: list[Path]) -> None:
