@@ -16,7 +16,7 @@ TEXT = (Path(__file__).parent.parent / "docs" / "data.md").read_text(encoding="u
 KINDS = {"csv": "metadata.csv", "tsv": "metadata.tsv", "jsonl": "metadata.jsonl"}
 TABLES = re.findall(r"^```(csv|tsv|jsonl)\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
 SAID = [
-    "label 2 of 2 · text 2 of 2 · speakers 2\n",
+    "label 2 of 2 · text 2 of 2 · speakers 2 · splits: train 1, test 1\n",
     "label 2 of 2 · text 0 of 2 · speakers 2 · columns not used: age\n",
     "label 0 of 2 · text 2 of 2 · speakers 0\n",
     "label 2 of 2 (column 'event_label') · text 0 of 2 · speakers 0\n",
