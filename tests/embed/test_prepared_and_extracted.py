@@ -121,7 +121,7 @@ def test_what_neither_takes_has_one_reason(model_folder: Path, tmp_path: Path) -
     assert prepared["counts_less.wav"].startswith("the header counts 0.500 s of samples, the file holds 2.000 s; ")
     assert "length header counts 2.088 s of 4." in prepared["joined.mp3"]
     assert prepared["joined.ogg"].startswith(
-        "several recordings in one file: the first holds 2.000 s, all of them 4.000 s; "
+        "several recordings in one file: the first holds 2.000 s, all of them 4.000 s, the second (Ogg Vorbis) "
     )
     assert prepared["memo.wav"] == (
         "MPEG-4 (mp4, m4a) cannot be read; convert it: ffmpeg -i memo.wav -ac 1 -ar 16000 memo.converted.wav"
