@@ -244,6 +244,8 @@ def _open_reason(path: str | Path, error: soundfile.LibsndfileError) -> str:
         return "a header with an impossible rate, channel count or length"
     if ("malformed" in words or "decoder" in words) and _is_ogg(path):  # its pages were checked before
         return f"libsndfile cannot open it ({words}), whose pages are whole; convert it: {to_wav(path)}"
+    if "unsupported encoding" in words:
+        return f"libsndfile cannot decode it ({words}); convert it: {to_wav(path)}"
     if "malformed" in words or "No 'data' chunk" in words:
         return f"damaged or truncated: libsndfile cannot open it ({words})"
     if "not recognised" in words or "regular file" in words:  # the second is said of an mp3 without any frame

@@ -333,6 +333,11 @@ def test_flac_without_a_length(tmp_path: Path) -> None:
     )
 
 
+def test_an_encoding_that_libsndfile_does_not_know(contents: dict[str, tuple[bytes, bytes]], tmp_path: Path) -> None:
+    (tmp_path / "a.caf").write_bytes(contents["caf"][0].replace(b"lpcm", b"ima4", 1))
+    assert reason(tmp_path / "a.caf").endswith("; convert it: ffmpeg -i a.caf -ac 1 -ar 16000 a.wav")
+
+
 # Figures
 
 
