@@ -1,47 +1,104 @@
 """Reasons with the command that helps: converting what cannot be read, writing a wrong header again."""
 
 import itertools
-import math
 import os
 import shlex
 from pathlib import Path
 
+from speechssl.audio.behind import Behind, Recording, recording_at
+from speechssl.audio.counted import Excess, Finding, Surplus, Unsized
 from speechssl.audio.errors import printable
-from speechssl.audio.riff import Excess
+from speechssl.audio.riff import is_wav
 from speechssl.audio.units import SAMPLE_RATE
 
 _LONGEST_WAV = 0xFFFFFFFF  # bytes; a longer one has a header of another kind
+_FROM_SOURCE = "with the program that recorded it, or from its source"
 
 
 def foreign_reason(path: str | Path, name: str) -> str:
     """Of a container that libsndfile cannot read."""
-    return f"{name} cannot be read; convert it: {ffmpeg(path, f'-ac 1 -ar {SAMPLE_RATE}', '.wav')}"
+    return f"{name} cannot be read; convert it: {to_wav(path)}"
 
 
-def excess_reason(path: str | Path, excess: Excess) -> str:
-    """Of an uncompressed file that holds more than its header counts."""
-    if excess.joined:
-        return joined_reason(path, excess.counted, excess.held)
-    figures = f"the header counts {_time(excess.counted)} of samples, the file holds {_time(excess.held)}"
+def length_reason(path: str | Path, found: Finding) -> str | None:
+    """Of an uncompressed file whose lengths were compared with what it holds; None when it can be used."""
+    if isinstance(found, Excess):
+        return _excess_reason(path, found)
+    if isinstance(found, Unsized):
+        if found.repeated:
+            return "its header is there twice, without a length, as sox writes to a pipe; write it to a file instead"
+        return f"the header leaves out the length (written to a pipe); convert it: {to_wav(path)}"
+    if isinstance(found, Surplus):
+        tags = f"tags or chunks behind the samples (byte {found.end}) would be read as samples"
+        return f"{tags}; cut them off: {head(path, found.end)}" if found.num_samples is None else None
+    return found
+
+
+def _excess_reason(path: str | Path, found: Excess) -> str:
+    """Of a file that holds more than its header counts."""
+    counted, held = (_amount(found, length) for length in (found.counted, found.held))
+    if found.behind.recording is not None:
+        same = found.behind.recording.suffix == _suffix(path)
+        return joined_reason(path, counted, found.behind.recording, whole=held if same else "")
+    figures = f"the header counts {counted} of samples, the file holds {held}"
+    if not found.behind.padded or found.chunk or not _is_wav(path):  # ffmpeg would play tags and headers of chunks
+        return f"{figures}; write the header again: {_FROM_SOURCE}"
     options = "-c copy -rf64 auto" if Path(path).stat().st_size >= _LONGEST_WAV else "-c copy"
-    wav = ffmpeg(path, options, ".wav", before="-ignore_length 1 ", word="fixed")
-    helps = wav if _is_riff(path) else "with the program that recorded it, or from its source"
-    return f"{figures}; write the header again: {helps}"
+    return f"{figures}; write the header again: {_again(path, options)}"
 
 
-def joined_reason(path: str | Path, counted: float, held: float, *, convert: bool = False) -> str:
+def _again(path: str | Path, options: str) -> str:
+    return ffmpeg(path, options, ".wav", before="-ignore_length 1 ", word="fixed")
+
+
+def _amount(found: Excess, length: int) -> str:
+    """So many bytes of samples, in seconds where they can be told."""
+    return f"{found.samples.seconds(length):.3f} s" if found.samples.rate else f"{length} bytes"
+
+
+def joined_reason(
+    path: str | Path, counted: str, second: Recording, *, end: int | None = None, whole: str = "", helps: str = ""
+) -> str:
     """Of several recordings in one file, of which the first alone would be read.
 
     Args:
         path: the file.
-        counted: length of the first, s.
-        held: length of all, s.
-        convert: whether ffmpeg reads them all.
+        counted: length of the first, with its unit.
+        second: where the second starts.
+        end: where the first ends, bytes; None for where the second starts, with the tags between.
+        whole: length of all, where it is known.
+        helps: the remedy; none to split the file where the second starts.
     """
-    helps = "keep them as files of their own, or join them with sox"
-    if convert:
-        helps = f"convert it: {ffmpeg(path, f'-ac 1 -ar {SAMPLE_RATE}', '.wav')}"
-    return f"several recordings in one file: the first holds {_time(counted)}, all of them {_time(held)}; {helps}"
+    figures = f"the first holds {counted}" + (f", all of them {whole}" if whole else "")
+    kind, helps = f" ({second.name})" if second.name else "", helps or f"split it: {split(path, second, end=end)}"
+    return f"several recordings in one file: {figures}, the second{kind} starts at byte {second.at}; {helps}"
+
+
+def unknown_reason(path: str | Path, counted: str, found: Behind) -> str:
+    """Of a file with many bytes behind its end that are of no known kind."""
+    count = found.end - found.start
+    return (
+        f"{count} bytes of no known kind behind the end at {counted} (byte {found.start}); "
+        f"if they are no recording, cut them off: {head(path, found.start)}"
+    )
+
+
+def split(path: str | Path, second: Recording, *, end: int | None = None) -> str:
+    """The commands that make two files of one."""
+    source, at = Path(path), second.at
+    rest = f"tail -c +{at + 1} {_quoted(source.name)} > {_quoted(_free_name(source, second.suffix, 'second'))}"
+    return f"{head(path, at if end is None else end, word='first')} && {rest}"
+
+
+def head(path: str | Path, end: int, *, word: str = "fixed") -> str:
+    """The command that copies the first bytes of a file."""
+    source = Path(path)
+    return f"head -c {end} {_quoted(source.name)} > {_quoted(_free_name(source, source.suffix, word))}"
+
+
+def to_wav(path: str | Path) -> str:
+    """The command that converts a file to mono at 16 kHz."""
+    return ffmpeg(path, f"-ac 1 -ar {SAMPLE_RATE}", ".wav")
 
 
 def ffmpeg(path: str | Path, options: str, suffix: str, *, before: str = "", word: str = "converted") -> str:
@@ -67,10 +124,13 @@ def _quoted(name: str) -> str:
     return shlex.quote(f"./{name}" if name.startswith("-") else name)
 
 
-def _is_riff(path: str | Path) -> bool:
+def _is_wav(path: str | Path) -> bool:
     with Path(path).open("rb") as file:
-        return file.read(4) in (b"RIFF", b"RIFX", b"RF64", b"BW64")
+        return is_wav(file.read(12))
 
 
-def _time(seconds: float) -> str:
-    return "an unknown time" if math.isnan(seconds) else f"{seconds:.3f} s"
+def _suffix(path: str | Path) -> str:
+    """The suffix of the container by its content."""
+    with Path(path).open("rb") as file:
+        own = recording_at(file, 0)
+    return own.suffix if own else Path(path).suffix.lower()

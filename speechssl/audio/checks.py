@@ -19,6 +19,7 @@ SPIKE_REFUSED = 500  # times everything else, 54 dB: normalised by its deviation
 SPIKE_NOTED = 100  # times everything else, 40 dB
 _PART = 160  # samples, 10 ms: a click, and the ringing of the resampler around it, is in one or two of them
 _SUMMED = 1e3  # up to this range samples are summed as float32
+_LASTING = 4  # parts in a row, 40 ms; the sounds of speech last longer, a click with its ringing does not
 _PARTS_LEFT_OUT = 8  # at most that many parts are a click or a few, never more than an eighth of the samples
 
 
@@ -53,6 +54,8 @@ class Levels:
         self._left = np.zeros(0, dtype=np.float32)  # of a part that is not whole yet
         self._parts = 0
         self._swings = np.zeros(0)  # of the parts with the largest: the distance from the lowest to the highest sample
+        self._last = np.zeros(0)  # swings of the last parts
+        self._lasting = math.nan  # the largest swing that lasts; NaN while there are fewer parts
         self._loudest = 0, self._left  # where the part with the largest swing starts, and its samples
         for block in blocks:
             self.add(block)
@@ -79,6 +82,11 @@ class Levels:
             swings, parts = np.append(swings, np.ptp(self._left)), parts + 1
         left_out = min(_PARTS_LEFT_OUT, parts // 8)
         return float(np.sort(swings)[-1 - left_out]) / 2 if len(swings) else 0.0
+
+    @property
+    def lasting(self) -> float:
+        """Half the swing of everything that lasts 40 ms: clicks are not in it, however many there are."""
+        return self.rest if math.isnan(self._lasting) else min(self.rest, self._lasting / 2)
 
     def add(self, block: Float32[np.ndarray, " _"]) -> None:
         """The next samples."""
@@ -113,10 +121,18 @@ class Levels:
             if not len(self._swings) or swings.max() > self._swings.max():
                 start = int(starts[swings.argmax()])
                 self._loudest = first + start, samples[start : start + _PART].copy()
+            self._add_lasting(swings)
             swings, kept = np.concatenate([self._swings, swings]), _PARTS_LEFT_OUT + 1
             self._swings = np.partition(swings, len(swings) - kept)[-kept:] if len(swings) > kept else swings
             self._parts += len(starts)
         self._left = samples[end:].copy()
+
+    def _add_lasting(self, swings: Float[np.ndarray, " parts"]) -> None:
+        swings = np.concatenate([self._last, swings])
+        self._last = swings[-_LASTING + 1 :]
+        if len(swings) >= _LASTING:
+            lowest = np.lib.stride_tricks.sliding_window_view(swings, _LASTING).min(axis=1)
+            self._lasting = float(np.fmax(lowest.max(), self._lasting))
 
     def check(self, path: str | Path) -> list[str]:
         """Refuses a waveform that a model cannot learn from; see `check_waveform`.
@@ -133,14 +149,14 @@ class Levels:
         if peak < SILENCE_PEAK:
             raise AudioError(path, f"all silence (a peak of {peak:.1g} of full scale, below -90 dBFS)")
         swing = (float(self._swings.max()) if len(self._swings) else 0.0) / 2
-        if swing <= SPIKE_NOTED * self.rest:
+        if swing <= SPIKE_NOTED * self.lasting:
             return []
         start, part = self._loudest
         place = int(np.abs(part - np.median(part)).argmax())
-        words = (
-            f"a click of {part[place]:.3g} at {samples_to_seconds(start + place, SAMPLE_RATE):.3f} s, "
-            f"everything else is within +/-{self.rest:.2g}"
-        )
+        value, seconds = f"{part[place]:.3g}", f"{samples_to_seconds(start + place, SAMPLE_RATE):.3f} s"
+        if swing <= SPIKE_NOTED * self.rest:
+            return [f"clicks of up to {value} (at {seconds}), everything between them is within +/-{self.lasting:.2g}"]
+        words = f"a click of {value} at {seconds}, everything else is within +/-{self.rest:.2g}"
         if swing > SPIKE_REFUSED * self.rest:
             raise AudioError(path, f"{words}; cut the click out or limit it")
         return [words]
@@ -161,7 +177,8 @@ def check_waveform(waveform: Float[np.ndarray, " samples"], path: str | Path) ->
     Silence is a peak below -90 dBFS after the mean is removed: less than about one step of a 16-bit file, so speech
     that is merely quiet passes, and a constant offset does not. A click is what is left out when the loudest stretches
     of 10 ms are, at most eight of them and at most an eighth of the waveform: when it stands more than 500 times
-    (54 dB) above everything else it is refused, from 100 times (40 dB) on it is warned of.
+    (54 dB) above everything else it is refused, from 100 times (40 dB) on it is warned of. More
+    clicks than that are warned of when they stand 100 times above everything that lasts 40 ms.
 
     Args:
         waveform: mono samples at 16 kHz, full scale 1.0.
@@ -171,7 +188,7 @@ def check_waveform(waveform: Float[np.ndarray, " samples"], path: str | Path) ->
         AudioError: NaN or infinite samples, fewer than 400 samples, silence, or a click beside which nothing is left.
 
     Warns:
-        AudioWarning: a click far above everything else.
+        AudioWarning: a click, or clicks, far above everything else.
 
     >>> check_waveform(np.sin(np.arange(400, dtype=np.float32)), "a.wav")
     >>> check_waveform(np.zeros(16000, dtype=np.float32), "a.wav")

@@ -18,10 +18,11 @@ import soundfile
 import soxr
 from jaxtyping import Float, Float32
 
+from speechssl.audio.advice import head
 from speechssl.audio.channels import Mix, with_channel
 from speechssl.audio.checks import not_finite
 from speechssl.audio.errors import AudioError, AudioWarning
-from speechssl.audio.ogg import ogg_pages
+from speechssl.audio.ogg import OggPages, ogg_pages
 from speechssl.audio.opening import MPEG_FRAME, AudioInfo, SoundFile, header, open_file, words_of
 from speechssl.audio.resampling import resample
 from speechssl.audio.units import SAMPLE_RATE, samples_to_seconds, seconds_to_samples
@@ -129,9 +130,11 @@ class OpenStretch:
         self, file: SoundFile, info: AudioInfo, *, start: int, count: int, rate: int, channel: int | None = None
     ):
         self.info, self.num_samples = info, round(count * rate / info.rate)
-        self.notes = (
-            [] if channel is None else [f"the channels cancel each other, channel {channel + 1} alone is taken"]
-        )
+        self.notes: list[str] = []
+        if channel is not None:
+            self.notes.append(f"the channels cancel each other, channel {channel + 1} alone is taken")
+        if start + count >= info.num_samples and _is_open_ended(file):
+            self.notes.append("it may be cut short: the mark of the end of the stream is not there")
         self._channel = channel
         self._file, self._start, self._count, self._rate = file, start, count, rate
 
@@ -176,13 +179,19 @@ class OpenStretch:
                 else:
                     yield mix(block)
         except (soundfile.LibsndfileError, OSError) as error:
-            raise AudioError(path, f"damaged or truncated: decoding fails ({words_of(error)})") from error
+            raise AudioError(path, self._failure(error)) from error
         if read + (MPEG_FRAME if self.info.subtype.startswith("MPEG_LAYER") else 0) < self._count:
             held = samples_to_seconds(self._start + read, self.info.rate)
             promised = f"the header promises {self.info.duration:.3f} s, {held:.3f} s can be decoded"
             raise AudioError(path, f"truncated: {promised}")
         if self._channel is None and self.info.channels > 1:
             mix.finish()
+
+    def _failure(self, error: soundfile.LibsndfileError | OSError) -> str:
+        path = self.info.path
+        if self.info.format == "OGG" and (end := _pages(self._file).end) < Path(path).stat().st_size:
+            return f"libsndfile cannot decode it with tags behind its last page; cut them off: {head(path, end)}"
+        return f"damaged or truncated: decoding fails ({words_of(error)})"
 
 
 @contextmanager
@@ -220,14 +229,24 @@ def _read(file: SoundFile, start: int, count: int) -> Iterator[Float32[np.ndarra
     """Up to `count` samples from `start` in blocks; fewer when the file ends early."""
     near = start if file.can_seek() else 0  # GSM 6.10 cannot seek
     if file.subtype == "VORBIS":  # libsndfile 1.2.2 is off by thousands of samples after a seek into the last page
-        status = Path(os.fsdecode(file.name)).stat()
-        near = min(near, ogg_pages(os.fsdecode(file.name), status.st_size, status.st_mtime_ns).last_start)
+        near = min(near, _pages(file).last_start)
     if near:
         with file.quiet():
             file.seek(near)
     for _ in _blocks(file, start - near):  # decode and drop
         pass
     yield from _blocks(file, count)
+
+
+def _is_open_ended(file: SoundFile) -> bool:
+    """Whether an Ogg file ends without the mark of its end: cut between two pages, or recorded from a broadcast."""
+    return file.format == "OGG" and any(not stream.ended for link in _pages(file).links for stream in link)
+
+
+def _pages(file: SoundFile) -> OggPages:
+    path = os.fsdecode(file.name)
+    status = Path(path).stat()
+    return ogg_pages(path, status.st_size, status.st_mtime_ns)
 
 
 def _blocks(file: SoundFile, count: int) -> Iterator[Float32[np.ndarray, "samples channels"]]:

@@ -8,10 +8,13 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-_TAIL = 1 << 17  # bytes; a frame is at most 64 KB in practice, so the last one starts in here
-_TAG = 128  # bytes of an ID3 tag, version 1, that some programs write behind everything
-_BLOCK = 1 << 20  # bytes read at once
+from speechssl.audio.behind import Behind, Recording, behind, find_recording
+from speechssl.audio.tags import tags_start
+
+_LONGEST = 1 << 16  # bytes of a frame, in practice at most
+_TAIL = 2 * _LONGEST  # bytes; the last frame starts in here
 _BLOCK_SIZES = {1: 192, 2: 576, 3: 1152, 4: 2304, 5: 4608} | {code: 256 << code - 8 for code in range(8, 16)}
 
 
@@ -20,66 +23,101 @@ class FlacFrames:
     """What the bytes of a FLAC file tell.
 
     Attributes:
-        joined: where another FLAC file starts in it, bytes; None when none does.
-        beyond: samples up to the end of a frame that lies behind the length of the header; None when none does.
+        joined: another recording in it; None when there is none.
+        beyond: samples up to the end of a frame that ends behind the length of the header; None when none does.
+        behind: what is behind the last frame and no tag, when it is no known recording.
     """
 
-    joined: int | None
-    beyond: int | None
+    joined: Recording | None
+    beyond: int | None = None
+    behind: Behind | None = None
 
 
 @functools.lru_cache(maxsize=256)
 def flac_frames(path: str | Path, size: int, changed: int, num_samples: int) -> FlacFrames:  # noqa: ARG001 (cache's key)
-    """Looks for a second header in the whole file, and for frames behind the length of the header at its end.
+    """Looks for another recording in the whole file, and for frames behind the length of the header at its end.
 
     Args:
         path: the file.
         size: its length, bytes.
         changed: its time of modification.
-        num_samples: the length of the header, samples.
+        num_samples: the length of the header, samples; 0 where it leaves the length out.
     """
-    joined = None
-    for mark in (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22"):
-        joined = joined or _find(Path(path), mark)
     with Path(path).open("rb") as file:
-        file.seek(max(0, size - _TAIL))
-        tail = file.read()
-    headers = list(_headers(tail, _fixed_block_size(path)))
-    starts = [place for place, _ in headers]
-    beyond = [end for place, end in headers if end > num_samples and _is_frame(tail, place, starts)]
-    return FlacFrames(joined, max(beyond, default=None))
+        start, fixed = _first_frame(file)
+        recording = find_recording(file, start, size)
+        if recording is not None:
+            return FlacFrames(recording)
+        end = tags_start(file, start, size)
+        first = max(start, end - _TAIL)
+        tail = _read(file, first, end - first)
+        headers = list(_headers(tail, fixed))
+        starts = [place for place, _ in headers]
+        beyond = [last for place, last in headers if last > num_samples and _is_frame(tail, place, starts)]
+        if beyond or not num_samples:
+            return FlacFrames(None, max(beyond, default=None))
+        places = _frames_ending_at(file, start, end, fixed=fixed, num_samples=num_samples)
+        found = _behind_last_frame(file, places, size)
+    recording = found.recording if found else None
+    return FlacFrames(recording, None, None if recording else found)
 
 
 def _is_frame(tail: bytes, place: int, starts: list[int]) -> bool:
     """Whether a header begins a whole frame: samples may look like a header, the checksum of a frame is safe."""
     following = [start for start in starts if start > place][:4]
-    return any(_crc16(tail[place:end]) == 0 for end in (*following, len(tail), len(tail) - _TAG) if end > place)
+    return any(_crc16(tail[place:end]) == 0 for end in (*following, len(tail)) if end > place)
 
 
-def _find(path: Path, mark: bytes) -> int | None:
-    """The second place of a mark, the first being at the head of the file."""
-    position, before = 0, b""
-    with path.open("rb") as file:
-        first = True
-        while block := file.read(_BLOCK):
-            content = before + block
-            place = content.find(mark)
-            while place >= 0:
-                if not first:
-                    return position - len(before) + place
-                first = False
-                place = content.find(mark, place + 1)
-            position += len(block)
-            before = content[-len(mark) + 1 :]
-    return None
+def _behind_last_frame(file: BinaryIO, places: Iterator[int], size: int) -> Behind | None:
+    """What is behind the last frame, which starts at one of the places; None where it is not whole."""
+    first = None
+    for place in places:
+        for length in _checked_lengths(_read(file, place, _LONGEST)):
+            found = behind(file, place + length, size, search=False)
+            if found is None or found.recording is not None:
+                return found
+            first = first or found
+    return first
 
 
-def _fixed_block_size(path: str | Path) -> int:
-    """Samples per frame by the header, which numbers of frames are multiplied by."""
-    with Path(path).open("rb") as file:
-        head = file.read(1 << 16)
-    place = head.find(b"fLaC")
-    return int.from_bytes(head[place + 8 : place + 10], "big") if place >= 0 else 0
+def _frames_ending_at(file: BinaryIO, start: int, end: int, *, fixed: int, num_samples: int) -> Iterator[int]:
+    """Where frames start that end with this sample, from the end of the file towards its start."""
+    last = end
+    while last > start:
+        first = max(start, last - _TAIL)
+        beyond = 16  # bytes; a header at the border is whole in one of the two parts
+        content = _read(file, first, min(end, last + beyond) - first).ljust(last + beyond - first, b"\0")
+        for place, ends in reversed(list(_headers(content, fixed))):
+            if ends == num_samples:
+                yield first + place
+        last = first
+
+
+def _checked_lengths(content: bytes) -> list[int]:
+    """After how many bytes the checksum of a frame is right: at its end, and now and then by chance."""
+    value, lengths = 0, []
+    for length, byte in enumerate(content, start=1):
+        value = (value << 8 & 0xFF00) ^ _CRC16[value >> 8 ^ byte]
+        if not value and length > 8:
+            lengths.append(length)
+    return lengths
+
+
+def _read(file: BinaryIO, position: int, count: int) -> bytes:
+    file.seek(position)
+    return file.read(max(0, count))
+
+
+def _first_frame(file: BinaryIO) -> tuple[int, int]:
+    """Where the first frame starts, behind the blocks of metadata; samples per frame, which frames are numbered by."""
+    place = max(0, _read(file, 0, 1 << 20).find(b"fLaC"))  # behind a tag
+    fixed = int.from_bytes(_read(file, place + 8, 2), "big")
+    position = place + 4
+    while len(head := _read(file, position, 4)) == 4:
+        position += 4 + int.from_bytes(head[1:], "big")
+        if head[0] & 0x80:
+            break
+    return position, fixed
 
 
 def _headers(tail: bytes, fixed: int) -> Iterator[tuple[int, int]]:
@@ -143,7 +181,15 @@ def _crc16(content: bytes) -> int:
     """
     value = 0
     for byte in content:
-        value ^= byte << 8
-        for _ in range(8):
-            value = (value << 1 ^ 0x8005 if value & 0x8000 else value << 1) & 0xFFFF
+        value = (value << 8 & 0xFF00) ^ _CRC16[value >> 8 ^ byte]
     return value
+
+
+def _crc16_of(byte: int) -> int:
+    value = byte << 8
+    for _ in range(8):
+        value = (value << 1 ^ 0x8005 if value & 0x8000 else value << 1) & 0xFFFF
+    return value
+
+
+_CRC16 = [_crc16_of(byte) for byte in range(256)]

@@ -10,14 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-# kbit/s by the four bits of the header, 0 and 15 give no length: MPEG-1 layers I, II, III, and MPEG-2 layers I, II/III.
-_RATES = {
-    (1, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448, 0),
-    (1, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 0),
-    (1, 3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),
-    (2, 1): (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256, 0),
-    (2, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),
-}
+from speechssl.audio.behind import Behind, behind, find_recording, recording_at, skip_harmless
+from speechssl.audio.mpeg import MpegFrame, parse_mpeg
+
+_RUN = 4  # frames of another kind in a row that are no coincidence
 _WINDOW = 1 << 20  # bytes in memory at once
 
 
@@ -31,7 +27,9 @@ class Mp3Frames:
         frames: that are whole, without the one that holds a length header.
         promised: frames by the length header; None where there is none, or it does not say.
         length_header: whether there is a length header.
-        changes: the frame at which rate or number of channels change; None when they do not.
+        changes: the frame at which rate, number of channels or layer change; None when they do not.
+        changes_at: where that frame starts, bytes.
+        behind: what is behind the last frame and no tag.
     """
 
     rate: int
@@ -40,21 +38,13 @@ class Mp3Frames:
     promised: int | None
     length_header: bool
     changes: int | None
+    changes_at: int | None
+    behind: Behind | None
 
     @property
     def num_samples(self) -> int:
         """Samples per channel in all frames."""
         return self.frames * self.per_frame
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """What the four bytes of a frame's header say."""
-
-    length: int  # bytes
-    samples: int  # per channel
-    rate: int  # Hz
-    mono: bool
 
 
 @functools.lru_cache(maxsize=256)
@@ -74,25 +64,27 @@ def mp3_frames(path: str | Path, size: int, changed: int) -> Mp3Frames | None:  
         position = _next_frame(window, 0, None)
         if position is None:
             return None
-        first = _parse(window.at(position, 4))
+        first = parse_mpeg(window.at(position, 4))
         assert first is not None
         content = window.at(position, first.length)
         promised, length_header = _length_header(content)
         start = position + first.length if length_header else position
-        frames, changes = _count(window, start, first)
-    return Mp3Frames(first.rate, first.samples, frames, promised, length_header, changes)
+        count = _count(window, start, first, size)
+        found = behind(file, count.end, size)
+    changes = count.changes, count.changes_at
+    return Mp3Frames(first.rate, first.samples, count.frames, promised, length_header, *changes, found)
 
 
 class _Window:
     """Random access to a file that is read mostly forwards, with a bounded part of it in memory."""
 
     def __init__(self, file: BinaryIO):
-        self._file, self.start, self.content = file, 0, file.read(_WINDOW)
+        self.file, self.start, self.content = file, 0, file.read(_WINDOW)
 
     def move(self, position: int) -> None:
         """Make the window start here."""
-        self._file.seek(position)
-        self.start, self.content = position, self._file.read(_WINDOW)
+        self.file.seek(position)
+        self.start, self.content = position, self.file.read(_WINDOW)
 
     def at(self, position: int, count: int) -> bytes:
         """Up to so many bytes, fewer at the end of the file."""
@@ -113,38 +105,66 @@ class _Window:
                 return None
 
 
-def _count(window: _Window, position: int, first: _Frame) -> tuple[int, int | None]:
-    """Whole frames from a position to the end, and the first of them of another rate or number of channels."""
-    frames, changes = 0, None
+@dataclass
+class _Count:
+    """Whole frames up to some position.
+
+    Attributes:
+        end: that position, bytes.
+        frames: the number of them.
+        changes: the first of them of another kind.
+        changes_at: where that one starts, bytes.
+    """
+
+    end: int
+    frames: int = 0
+    changes: int | None = None
+    changes_at: int | None = None
+
+
+def _count(window: _Window, position: int, first: MpegFrame, size: int) -> _Count:
+    """Whole frames from a position to the end, or to a recording of another container."""
+    count = _Count(position)
     while True:
-        window.move(position)
-        content, at_end = window.content, len(window.content) < _WINDOW
-        place, stop = 0, len(content) - 4
-        damaged = False
+        window.move(count.end)
+        begin, content = count.end, window.content
+        place, stop, damaged = 0, len(content) - 4, False
         while place <= stop:
-            frame = _parse(content[place : place + 4])
+            frame = parse_mpeg(content[place : place + 4])
             if frame is None:
                 damaged = True
                 break
             if place + frame.length > len(content):
                 break
-            if changes is None and (frame.rate != first.rate or frame.mono != first.mono):
-                changes = frames
-            frames += 1
+            if count.changes is None and not frame.like(first):
+                count.changes, count.changes_at = count.frames, begin + place
+            count.frames += 1
             place += frame.length
+        count.end = begin + place
         if damaged:  # or a tag
-            following = _next_frame(window, position + place, first)
+            following = _next_behind(window, count.end, first, size)
             if following is None:
-                return frames, changes
-            position = following
-        elif at_end:
-            return frames, changes
-        else:
-            position += place
+                return count
+            count.end = following
+        elif len(content) < _WINDOW:
+            return count
 
 
-def _next_frame(window: _Window, position: int, like: _Frame | None) -> int | None:
-    """Where the next frame starts, behind tags or damage: one that is followed by another or by the end of the file."""
+def _next_behind(window: _Window, position: int, first: MpegFrame, size: int) -> int | None:
+    """Where the frames continue behind a tag or damage; None where they do not, or another recording comes before."""
+    harmless = skip_harmless(window.file, position, size)
+    following = _next_frame(window, harmless, first)
+    if following is None:
+        return None
+    other = recording_at(window.file, harmless) if harmless < following else None
+    return None if other or find_recording(window.file, harmless, following) else following
+
+
+def _next_frame(window: _Window, position: int, like: MpegFrame | None) -> int | None:
+    """Where the next frame starts, behind tags or damage: one that is followed by another or by the end of the file.
+
+    One of another kind is followed by some more.
+    """
     while True:
         head = window.at(position, 10)
         if head[:3] == b"ID3" and len(head) == 10 and max(head[6:10]) < 0x80:
@@ -158,36 +178,21 @@ def _next_frame(window: _Window, position: int, like: _Frame | None) -> int | No
         if tag > 0:
             position += tag
             continue
-        frame = _parse(window.at(found, 4))
-        if frame is not None:
-            behind = window.at(found + frame.length, 4)
-            following = _parse(behind)
-            alike = like is None or frame.samples == like.samples
-            if following is not None and following.rate == frame.rate and alike:
-                return found
+        frame = parse_mpeg(window.at(found, 4))
+        if frame is not None and _is_run(window, found, frame, 2 if like is None or frame.like(like) else _RUN):
+            return found
         position = found + 1
 
 
-@functools.lru_cache(maxsize=4096)
-def _parse(header: bytes) -> _Frame | None:
-    """The frame with this header; None when it is none."""
-    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:  # 11 sync bits
-        return None
-    version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)  # version 3: MPEG-1, 2: MPEG-2, 0: MPEG-2.5
-    place = header[2] >> 2 & 3
-    if version == 1 or layer == 4 or place == 3:
-        return None
-    first = version == 3
-    kilobits = _RATES[(1, layer) if first else (2, min(layer, 2))][header[2] >> 4]
-    if not kilobits:
-        return None
-    rate = (44100, 48000, 32000)[place] // {3: 1, 2: 2, 0: 4}[version]
-    padding = header[2] >> 1 & 1
-    mono = header[3] >> 6 == 3
-    if layer == 1:
-        return _Frame((12 * kilobits * 1000 // rate + padding) * 4, 384, rate, mono)
-    samples = 576 if layer == 3 and not first else 1152
-    return _Frame(samples // 8 * kilobits * 1000 // rate + padding, samples, rate, mono)
+def _is_run(window: _Window, position: int, frame: MpegFrame, count: int) -> bool:
+    """Whether so many frames of one kind follow each other from here."""
+    for _ in range(count - 1):
+        position += frame.length
+        following = parse_mpeg(window.at(position, 4))
+        if following is None or not following.like(frame):
+            return False
+        frame = following
+    return True
 
 
 def _length_header(frame: bytes) -> tuple[int | None, bool]:

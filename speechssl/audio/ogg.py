@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from speechssl.audio.behind import Behind, behind, skip_harmless
+
 _MIRROR = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # each byte with its bits the other way round
 _BLOCK = 1 << 20  # bytes read at once where no page is found
-_BEGINS = 2  # flag of the first page of a stream
+_BEGINS, _ENDS = 2, 4  # flags of the first page of a stream and of the last
 _OPUS_RATE = 48000  # Hz, of granule positions, whatever the header says (RFC 7845, section 4)
 
 
@@ -25,12 +27,18 @@ class OggStream:
         codec: "Vorbis", "Opus", "FLAC" or "Speex"; None for video, subtitles and other things that are no sound.
         rate: positions per second; 0 where not known.
         skipped: samples of the encoder's delay in front.
+        channels: number of channels, for Vorbis and Opus.
+        at: where its first page starts, bytes.
+        ended: whether the last page of the stream was met.
         ends: samples at the end of the last two pages that say so.
     """
 
     codec: str | None
     rate: int
     skipped: int = 0
+    channels: int = 0
+    at: int = 0
+    ended: bool = False
     ends: list[int] = field(default_factory=lambda: [0, 0])
 
     @property
@@ -46,10 +54,14 @@ class OggPages:
     Attributes:
         fault: the reason when a page is cut short or damaged; libsndfile would go on behind it without a word.
         links: the streams of sound of each recording in the file, one after the other; more than one where chained.
+        behind: what is behind the last page and no tag.
+        end: behind the last page, bytes.
     """
 
     fault: str | None
     links: tuple[tuple[OggStream, ...], ...] = ()
+    behind: Behind | None = None
+    end: int = 0
 
     @property
     def last_start(self) -> int:
@@ -74,13 +86,19 @@ def ogg_pages(path: str | Path, size: int, changed: int) -> OggPages:  # noqa: A
 
 def _walk(file: BinaryIO, size: int) -> OggPages:
     links: list[dict[int, OggStream]] = []
+    found = None
     beginning = False  # whether the last page was the first of a stream; those of one recording are together
     position = number = 0
     while position < size:
         page = file.read(27)
         if page[:4] != b"OggS":
-            following = _next_page(file, position)
-            if following is None:  # junk behind the last page is harmless, libogg skips it too
+            harmless = skip_harmless(file, position, size)
+            if _begins(file, harmless):  # a tag between two recordings
+                position = harmless
+                continue
+            found = behind(file, position, size)
+            following = _next_page(file, harmless)
+            if following is None or (found and found.recording):
                 break
             return OggPages(f"damaged: {following - position} bytes behind Ogg page {number} belong to no page")
         segments = file.read(page[26]) if len(page) == 27 else b""
@@ -95,27 +113,38 @@ def _walk(file: BinaryIO, size: int) -> OggPages:
         if flags & _BEGINS:
             if not beginning:
                 links.append({})
-            links[-1][serial] = _stream(body)
+            links[-1][serial] = _stream(body, position)
         beginning = bool(flags & _BEGINS)
         stream = links[-1].get(serial) if links else None
         if stream is not None and samples > stream.ends[-1]:  # -1 on a page on which no packet ends
             stream.ends = [stream.ends[-1], samples]
+        if stream is not None and flags & _ENDS:
+            stream.ended = True
         position = end
     sound = [tuple(stream for stream in link.values() if stream.codec) for link in links]
-    return OggPages(None, tuple(link for link in sound if link))
+    return OggPages(None, tuple(link for link in sound if link), found, position)
 
 
-def _stream(first: bytes) -> OggStream:
-    """A stream by its first page."""
+def _begins(file: BinaryIO, position: int) -> bool:
+    """Whether the first page of a stream starts here; the file is left there."""
+    file.seek(position)
+    head = file.read(6)
+    file.seek(position)
+    return len(head) == 6 and head[:4] == b"OggS" and bool(head[5] & _BEGINS)
+
+
+def _stream(first: bytes, position: int) -> OggStream:
+    """A stream by its first page, which starts here."""
     if first[:7] == b"\x01vorbis":
-        return OggStream("Vorbis", int.from_bytes(first[12:16], "little"))
+        return OggStream("Vorbis", int.from_bytes(first[12:16], "little"), channels=sum(first[11:12]), at=position)
     if first[:8] == b"OpusHead":
-        return OggStream("Opus", _OPUS_RATE, int.from_bytes(first[10:12], "little"))
+        skipped = int.from_bytes(first[10:12], "little")
+        return OggStream("Opus", _OPUS_RATE, skipped, channels=sum(first[9:10]), at=position)
     if first[:5] == b"\x7fFLAC":
-        return OggStream("FLAC", int.from_bytes(first[27:30], "big") >> 4)
+        return OggStream("FLAC", int.from_bytes(first[27:30], "big") >> 4, at=position)
     if first[:8] == b"Speex   ":
-        return OggStream("Speex", int.from_bytes(first[36:40], "little"))
-    return OggStream(None, 0)
+        return OggStream("Speex", int.from_bytes(first[36:40], "little"), at=position)
+    return OggStream(None, 0, at=position)
 
 
 def _next_page(file: BinaryIO, position: int) -> int | None:

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import soundfile
 
-from speechssl.audio.advice import excess_reason, ffmpeg, foreign_reason, joined_reason
+from speechssl.audio.advice import ffmpeg, foreign_reason, joined_reason, length_reason, split, to_wav, unknown_reason
+from speechssl.audio.behind import Recording
+from speechssl.audio.counted import Surplus
 from speechssl.audio.errors import AudioError
 from speechssl.audio.flac import FlacFrames, flac_frames
 from speechssl.audio.formats import foreign_container, foreign_suffix, other_kind
+from speechssl.audio.lengths import check_length, second_head
 from speechssl.audio.mp3 import Mp3Frames, mp3_frames
 from speechssl.audio.ogg import OggPages, ogg_pages
 from speechssl.audio.quiet import quiet_c_stderr
-from speechssl.audio.riff import Excess, check_length, second_head
-from speechssl.audio.units import SAMPLE_RATE
 
 MIN_RATE = 4000  # Hz
 MAX_RATE = 192000  # Hz
@@ -114,20 +115,32 @@ def _reason_before(path: str | Path, source: Path) -> str | None:
         return f"not audio ({other})" if suffix is None else foreign_reason(path, suffix)
     if head[:4] == b"OggS":
         return _ogg_reason(path, ogg_pages(path, status.st_size, status.st_mtime_ns))
-    found = check_length(path, status.st_size, status.st_mtime_ns)
-    return excess_reason(path, found) if isinstance(found, Excess) else found
+    return length_reason(path, check_length(path, status.st_size, status.st_mtime_ns))
 
 
 def _ogg_reason(path: str | Path, pages: OggPages) -> str | None:
     if pages.fault is not None:
         return pages.fault
     lengths = [max(stream.seconds for stream in link) for link in pages.links]
+    first = f"{lengths[0]:.3f} s" if lengths else "no sound"
     if len(lengths) > 1:
-        return joined_reason(path, lengths[0], sum(lengths), convert=True)
+        second, kinds = (
+            pages.links[1][0],
+            {(each.codec, each.rate, each.channels) for link in pages.links for each in link},
+        )
+        convert = f"convert it: {to_wav(path)}" if len(kinds) == 1 else ""  # ffmpeg reads chains of one kind
+        start = Recording(second.at, f"Ogg {second.codec}", ".opus" if second.codec == "Opus" else ".ogg")
+        return joined_reason(path, first, start, whole=f"{sum(lengths):.3f} s", helps=convert)
+    if pages.behind is not None and pages.behind.recording is not None:
+        return joined_reason(path, first, pages.behind.recording, end=pages.end)
+    if pages.behind is not None:
+        return unknown_reason(path, first, pages.behind)
     streams = [f"{stream.codec} of {stream.seconds:.3f} s" for link in pages.links for stream in link]
     if len(streams) > 1:
         choose = ffmpeg(path, "-map 0:a:0", ".wav")
         return f"{len(streams)} streams of sound at once ({', '.join(streams)}); choose one: {choose}"
+    if pages.links and pages.links[0][0].codec == "FLAC":
+        return foreign_reason(path, "FLAC in Ogg")
     return None
 
 
@@ -136,32 +149,42 @@ def header(path: str | Path, file: SoundFile) -> AudioInfo:
     rate, channels, num_samples = file.samplerate, file.channels, file.frames
     if not MIN_RATE <= rate <= MAX_RATE:
         raise AudioError(path, f"a rate of {rate} Hz; {MIN_RATE} to {MAX_RATE} Hz can be read")
-    if num_samples == _UNKNOWN_LENGTH:
-        raise AudioError(path, "the header leaves out the length; write the file again with flac or ffmpeg")
     status = Path(path).stat()
-    size = status.st_size
+    size, changed = status.st_size, status.st_mtime_ns
+    if num_samples == _UNKNOWN_LENGTH:
+        raise AudioError(path, _no_length(path, rate, flac_frames(path, size, changed, 0)))
     if num_samples > size * _MAX_SAMPLES_PER_BYTE:
         raise AudioError(path, f"an absurd length in the header: {num_samples} samples in a file of {size} bytes")
     if num_samples <= 0:
         raise AudioError(path, "no samples (a header with nothing after it, or cut off in the first block)")
     if file.subtype.startswith("MPEG_LAYER"):  # in a wav too
-        frames = mp3_frames(path, size, status.st_mtime_ns)
+        frames = mp3_frames(path, size, changed)
         if frames is not None:
-            num_samples = _mp3_length(path, num_samples, frames)
+            num_samples = _mp3_length(path, num_samples, frames, inside=file.format != "MP3")
     elif file.format == "FLAC":
-        _check_flac(path, num_samples, rate, flac_frames(path, size, status.st_mtime_ns, num_samples))
-    elif file.format not in _WALKED:
-        _check_second(path, num_samples, rate, second_head(path, size, status.st_mtime_ns))
+        _check_flac(path, num_samples, rate, flac_frames(path, size, changed, num_samples))
+    elif file.format in _WALKED:
+        found = None if file.format == "OGG" else check_length(path, size, changed)
+        if isinstance(found, Surplus) and found.num_samples is not None:
+            num_samples = min(num_samples, found.num_samples)
+    else:
+        second = second_head(path, size, changed)
+        if second is not None:
+            raise AudioError(path, joined_reason(path, f"a part of {num_samples / rate:.3f} s", second))
     return AudioInfo(str(path), rate, channels, num_samples, num_samples / rate, file.format, file.subtype)
 
 
-def _mp3_length(path: str | Path, num_samples: int, frames: Mp3Frames) -> int:
-    """The number of samples of an mp3 by its frames, which libsndfile's must agree with."""
+def _mp3_length(path: str | Path, num_samples: int, frames: Mp3Frames, *, inside: bool) -> int:
+    """The number of samples of an mp3 by its frames, which libsndfile's must agree with; `inside` a wav or alone."""
     rate, walked = frames.rate, frames.num_samples
-    if frames.changes is not None:
+    if frames.changes is not None and frames.changes_at is not None:
         change = frames.changes * frames.per_frame / rate
-        convert = ffmpeg(path, f"-ac 1 -ar {SAMPLE_RATE}", ".wav")
-        raise AudioError(path, f"its rate or number of channels changes at {change:.3f} s; convert it: {convert}")
+        commands = split(path, Recording(frames.changes_at, "MPEG audio", ".mp3"))
+        words = f"its rate, channels or MPEG layer change at {change:.3f} s (byte {frames.changes_at})"
+        raise AudioError(path, f"{words}; split it: {commands}")
+    if frames.behind is not None and not inside:
+        other, held = frames.behind.recording, f"{walked / rate:.3f} s"
+        raise AudioError(path, joined_reason(path, held, other) if other else unknown_reason(path, held, frames.behind))
     if frames.promised is not None and frames.promised > frames.frames + _MP3_SLACK:
         promised, held = frames.promised * frames.per_frame / rate, walked / rate
         raise AudioError(path, f"truncated: the header promises {promised:.3f} s, {held:.3f} s can be decoded")
@@ -179,29 +202,34 @@ def _mp3_length(path: str | Path, num_samples: int, frames: Mp3Frames) -> int:
 
 
 def _check_flac(path: str | Path, num_samples: int, rate: int, frames: FlacFrames) -> None:
+    counted = f"{num_samples / rate:.3f} s"
     if frames.joined is not None:
-        convert = ffmpeg(path, "", ".wav")
-        raise AudioError(
-            path,
-            f"several FLAC files in one: the first holds {num_samples / rate:.3f} s, the second starts at byte "
-            f"{frames.joined}; keep them as files of their own, or convert it: {convert}",
-        )
+        raise AudioError(path, joined_reason(path, counted, frames.joined))
     if frames.beyond is not None:
         raise AudioError(
             path,
-            f"the header counts {num_samples / rate:.3f} s, the frames reach to {frames.beyond / rate:.3f} s; "
-            f"write the header again: {ffmpeg(path, '-c:a flac', '.flac', word='fixed')}",
+            f"the header counts {counted}, the frames reach to {frames.beyond / rate:.3f} s; "
+            f"write the header again: {_flac_again(path)}",
         )
-
-
-def _check_second(path: str | Path, num_samples: int, rate: int, second: int | None) -> None:
-    """Formats whose lengths are not compared: libsndfile reads the header of a second file as samples."""
-    if second is not None:
+    if frames.behind is not None:
+        count = frames.behind.end - frames.behind.start
         raise AudioError(
             path,
-            f"several recordings in one file: {num_samples / rate:.3f} s are found, and the second starts at byte "
-            f"{second}; keep them as files of their own, or join them with sox",
+            f"about {count} bytes of no known kind behind the last frame, which ends at {counted}; "
+            f"if they are no recording, write the file again: {_flac_again(path)}",
         )
+
+
+def _no_length(path: str | Path, rate: int, frames: FlacFrames) -> str:
+    """Of a FLAC file that was written to a pipe."""
+    if frames.joined is not None:
+        return joined_reason(path, "an unknown time", frames.joined)
+    reach = "" if frames.beyond is None else f", the frames reach to {frames.beyond / rate:.3f} s"
+    return f"the header leaves out the length (written to a pipe){reach}; write it again: {_flac_again(path)}"
+
+
+def _flac_again(path: str | Path) -> str:
+    return ffmpeg(path, "-c:a flac", ".flac", word="fixed")
 
 
 def _open_reason(path: str | Path, error: soundfile.LibsndfileError) -> str:
@@ -214,11 +242,20 @@ def _open_reason(path: str | Path, error: soundfile.LibsndfileError) -> str:
         return "a header with zero channels"
     if "SF_INFO struct incomplete" in words:
         return "a header with an impossible rate, channel count or length"
+    if ("malformed" in words or "decoder" in words) and _is_ogg(path):  # its pages were checked before
+        return f"libsndfile cannot open it ({words}), whose pages are whole; convert it: {to_wav(path)}"
+    if "unsupported encoding" in words:
+        return f"libsndfile cannot decode it ({words}); convert it: {to_wav(path)}"
     if "malformed" in words or "No 'data' chunk" in words:
         return f"damaged or truncated: libsndfile cannot open it ({words})"
     if "not recognised" in words or "regular file" in words:  # the second is said of an mp3 without any frame
         return "not audio (no known format)"
     return f"cannot be opened ({words})"
+
+
+def _is_ogg(path: str | Path) -> bool:
+    with Path(path).open("rb") as file:
+        return file.read(4) == b"OggS"
 
 
 def words_of(error: Exception) -> str:

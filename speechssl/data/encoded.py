@@ -28,7 +28,7 @@ from speechssl.data.store import PART, Form
 SCRATCH = ".decoding-"  # begins the names of the files of long utterances, until they are appended to the corpus
 _WHOLE = 60 * SAMPLE_RATE  # samples; a longer utterance is decoded into a file, so that memory stays bounded
 _BLOCK = 6400 * PART  # samples of such a file that are in memory at once
-_LOST_TO_PEAK = 16.0  # the peak over everything else
+_LOST_TO_PEAK = 16.0  # the peak over everything else, or over what is right before and behind it
 _MOST_SHIFT = 60  # bits; less than what float32 can count down to
 _FULL_SCALE = 32768
 
@@ -116,15 +116,38 @@ class _Grid:
             self.holds = fits and bool((scaled == np.rint(scaled)).all())
 
 
+class _Clicks:
+    """Whether a part stands far above the parts right before and behind it.
+
+    The samples around a click share its shift, and they are most of what the encoder sees there.
+    """
+
+    def __init__(self) -> None:
+        self.found = False
+        self._left = np.zeros(0, dtype=np.float32)
+        self._peaks = np.zeros(0, dtype=np.float32)  # of the last two parts
+
+    def add(self, block: Float32[np.ndarray, " samples"]) -> None:
+        if self.found:
+            return
+        samples = np.concatenate([self._left, block])
+        whole = len(samples) // PART * PART
+        self._left = samples[whole:].copy()
+        peaks = np.concatenate([self._peaks, np.abs(samples[:whole]).reshape(-1, PART).max(axis=1)])
+        self._peaks = peaks[-2:]
+        beside = np.maximum(peaks[:-2], peaks[2:])
+        self.found = bool(((peaks[1:-1] > _LOST_TO_PEAK * beside) & (beside > 0)).any())
+
+
 class _Coder:
     """Samples to their stored form, in blocks of whole parts; the shifts of all are known at the end."""
 
-    def __init__(self, levels: Levels, grid: _Grid) -> None:
+    def __init__(self, levels: Levels, grid: _Grid, clicks: _Clicks) -> None:
         self.gain, self._shifts = 1.0, bytearray()
         self.form: Form = "int16"
         if grid.holds:
             return
-        if levels.peak > _LOST_TO_PEAK * levels.rest:
+        if clicks.found or levels.peak > _LOST_TO_PEAK * levels.rest:
             self.form = "float32"
             return
         self.form = "int16+shifts"
@@ -153,10 +176,12 @@ class _Coder:
 
 def _in_memory(stretch: OpenStretch, audio: str, scratch: Path) -> Encoded:  # noqa: ARG001 (as _in_file)
     waveform = stretch.read()
-    levels, grid = Levels([waveform]), _Grid()
+    levels, grid, clicks = Levels([waveform]), _Grid(), _Clicks()
     notes = (*stretch.notes, *levels.check(audio))
     grid.add(waveform)
-    coder = _Coder(levels, grid)
+    if not grid.holds:
+        clicks.add(waveform)
+    coder = _Coder(levels, grid, clicks)
     content = coder(waveform)
     if coder.form == "int16+shifts":
         content = np.concatenate([content, coder.shifts()])
@@ -174,16 +199,17 @@ def _in_memory(stretch: OpenStretch, audio: str, scratch: Path) -> Encoded:  # n
 
 def _in_file(stretch: OpenStretch, audio: str, scratch: Path) -> Encoded:
     """As float32 into a file, which is then rewritten in place: the stored form is never longer."""
-    levels, grid = Levels(), _Grid()
+    levels, grid, clicks = Levels(), _Grid(), _Clicks()
     descriptor, name = tempfile.mkstemp(dir=scratch, prefix=SCRATCH)
     try:
         with os.fdopen(descriptor, "r+b") as file:
             for block in stretch.blocks():
                 levels.add(block)
                 grid.add(block)
+                clicks.add(block)
                 file.write(block.astype("<f4", copy=False).data)
             notes = (*stretch.notes, *levels.check(audio))
-            coder = _Coder(levels, grid)
+            coder = _Coder(levels, grid, clicks)
             crc32, digest = 0, hashlib.blake2b(digest_size=8)
             for content in _rewritten(file, coder):
                 crc32 = zlib.crc32(content.data, crc32)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechssl.audio import AudioError, OpenStretch, decode
+from speechssl.audio import AudioError, Levels, OpenStretch, decode
 from speechssl.data import encoded, waveforms
 from speechssl.data.encoded import Encoded, encode
 from speechssl.data.manifest import Utterance
@@ -71,6 +72,50 @@ def test_what_stands_beside_a_click_keeps_its_digits(tmp_path: Path) -> None:
     found, content = kept(tmp_path / "a.wav", tmp_path)
     assert (found.form, found.gain, content.dtype) == ("float32", 1.0, np.dtype("<f4"))
     assert found.notes == ("a click of 0.1 at 1.250 s, everything else is within +/-0.00049",)
+
+
+def with_clicks(samples: np.ndarray, value: float, every: int) -> np.ndarray:
+    samples = samples.copy()
+    samples[every // 2 :: every] = value
+    return samples
+
+
+@pytest.mark.parametrize(("every", "rate"), [(9000, RATE), (9000, 44100), (470, RATE), (1500, RATE)])
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_stands_between_clicks_keeps_its_digits(
+    every: int, rate: int, whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are, in memory and through a file."""
+    monkeypatch.setattr(encoded, "_WHOLE", 10**9 if whole else 0)
+    soundfile.write(tmp_path / "a.wav", with_clicks(np.tile(SPEECH, 2) * 1e-4, 0.9, every), rate, subtype="FLOAT")
+    original = decode(tmp_path / "a.wav")
+    report = pack([Utterance(audio=str(tmp_path / "a.wav"), duration=0.0)], tmp_path / "out")
+    np.testing.assert_array_equal(WaveformStore(tmp_path / "out").waveform(0), original)
+    notes = " ".join(report.notes)
+    if every > 640:  # 40 ms
+        assert re.search(r"clicks of up to 0\.\d+ \(at \d\.\d{3} s\), everything between them is within \+/-", notes)
+
+
+@pytest.mark.parametrize("block", [1, 39, 40, 41, 1000])
+def test_clicks_are_found_whatever_the_blocks_are(block: int) -> None:
+    quiet = (SPEECH[:4000] * 1e-3).astype(np.float32)
+    for samples, expected in ((quiet, False), (with_clicks(quiet, 0.5, 3000), True)):
+        clicks, levels = encoded._Clicks(), Levels()
+        for start in range(0, len(samples), block):
+            clicks.add(samples[start : start + block])
+            levels.add(samples[start : start + block])
+        assert clicks.found is expected
+        assert levels.lasting == Levels([samples]).lasting < 1e-3
+
+
+def test_loud_sounds_between_pauses_are_no_clicks(tmp_path: Path) -> None:
+    """Tones of 60 ms in noise 70 dB below them, as of an ordinary recording at another rate."""
+    loud = np.arange(len(SPEECH)) % 8000 < 960
+    samples = SPEECH * loud * np.sin(np.arange(len(SPEECH)) % 8000 / 960 * np.pi) * loud
+    samples += np.random.default_rng(0).normal(0, 1e-4, len(SPEECH))
+    soundfile.write(tmp_path / "a.wav", samples, RATE, subtype="FLOAT")
+    found, _ = kept(tmp_path / "a.wav", tmp_path)
+    assert (found.form, found.notes) == ("int16+shifts", ())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,182 @@
+"""What is behind the end of a recording in a file: nothing, tags and padding, another recording, or unknown bytes.
+
+Decoders stop at the end that the header counts, or pass over what they do not know. Tags, padding and chunks without
+samples are skipped by their lengths here; what is left is an objection, for every container alike.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from speechssl.audio.mpeg import parse_mpeg
+from speechssl.audio.tags import tag_end, tags_start
+
+FEW = 4096  # bytes behind compressed audio that are not looked into: less than a frame or a page, or a tag cut short
+_BLOCK = 1 << 20  # bytes read at once
+_PADDING = b"\0\r\n"  # a recorder's last block of flash memory; the line end of a transfer as text
+_HEAD = 64  # bytes; every pattern below is found in so many
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A container: its name and suffix, the pattern at its head, and fixed bytes to search for with their place."""
+
+    name: str
+    suffix: str
+    pattern: re.Pattern[bytes]
+    marks: tuple[bytes, ...] = ()
+    place: int = 0
+
+
+def _kind(name: str, suffix: str, pattern: bytes, *marks: bytes, place: int = 0) -> _Kind:
+    return _Kind(name, suffix, re.compile(pattern, re.DOTALL), marks, place)
+
+
+# Each pattern has 7 bytes or more. Those without marks are known at a start only.
+_KINDS = (
+    _kind("WAV", ".wav", rb"(RIFF|RIFX|RF64|BW64).{4}WAVE", b"WAVE", place=8),
+    _kind("FLAC", ".flac", rb"fLaC[\x00\x80]\x00\x00\x22", b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22"),
+    _kind("Ogg", ".ogg", rb"OggS\x00\x02\x00{8}", b"OggS\x00\x02\x00\x00"),
+    _kind("AIFF", ".aiff", rb"FORM.{4}AIF[FC]", b"FORM"),
+    _kind("CAF", ".caf", rb"caff\x00\x01\x00\x00", b"caff\x00\x01\x00\x00"),
+    _kind("AU", ".au", rb"\.snd\x00\x00.{6}\x00\x00\x00[\x01-\x1b]", b".snd\x00\x00"),
+    _kind("Wave64", ".w64", rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb", b"riff\x2e\x91\xcf\x11"),
+    _kind("SPHERE", ".sph", rb"NIST_1A\n   1024\n", b"NIST_1A\n"),
+    _kind("MPEG-4", ".m4a", rb"\x00\x00.{2}ftyp[ -~]{4}"),
+    _kind("Windows Media", ".wma", rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
+    _kind("Matroska or WebM", ".mka", rb"\x1a\x45\xdf\xa3.{1,8}\x42\x86\x81\x01"),
+)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The head of a recording in the middle of a file.
+
+    Attributes:
+        at: its first byte.
+        name: of the container; empty where it is that of the whole file.
+        suffix: of such files.
+    """
+
+    at: int
+    name: str
+    suffix: str
+
+
+@dataclass(frozen=True)
+class Behind:
+    """Bytes behind the end of a recording that are neither tags nor padding.
+
+    Attributes:
+        start: the first of them.
+        end: behind the last of them: the end of the file, or where its tags start.
+        recording: the first that starts in them; None where none is known.
+        padded: whether nothing but padding is in front of them and nothing behind them.
+    """
+
+    start: int
+    end: int
+    recording: Recording | None
+    padded: bool
+
+
+ChunkEnd = Callable[[BinaryIO, int, int], int | None]
+"""Of a file, a position and the file's length: the end of the chunk that starts there, beyond the file where it is cut;
+None where none without samples does."""
+
+
+def behind(
+    file: BinaryIO, end: int, size: int, *, few: int = FEW, chunk_end: ChunkEnd | None = None, search: bool = True
+) -> Behind | None:
+    """What is behind the end of a recording and should not be; None where that is nothing.
+
+    An intact file takes the reading of a few bytes.
+
+    Args:
+        file: open for reading.
+        end: of the recording, bytes.
+        size: of the file, bytes.
+        few: so many unknown bytes are no objection.
+        chunk_end: of containers that have chunks behind the samples.
+        search: whether to look for another recording in all unknown bytes, rather than at their start alone.
+    """
+    start = skip_harmless(file, end, size, chunk_end=chunk_end)
+    last = tags_start(file, start, size)
+    if start >= last:
+        return None
+    recording = recording_at(file, start) or (find_recording(file, start, last) if search else None)
+    if recording is None and last - start <= few:
+        return None
+    return Behind(start, last, recording, last == size and skip_padding(file, end, size) == start)
+
+
+def skip_harmless(file: BinaryIO, position: int, size: int, *, chunk_end: ChunkEnd | None = None) -> int:
+    """The first byte from a position on that is no tag, no padding and no chunk; `size` where there is none."""
+    while position < size:
+        end = tag_end(file, position)
+        if end is None and chunk_end is not None and recording_at(file, position) is None:
+            end = chunk_end(file, position, size)
+        if end is not None and end > size and find_recording(file, position + 1, size):
+            return position  # a length that is wrong, or of a tag that is cut: it hides no recording
+        if end is None:
+            end = skip_padding(file, position, size)
+            if end == position:
+                return position
+        position = end
+    return size
+
+
+def skip_padding(file: BinaryIO, position: int, size: int) -> int:
+    """The first byte from a position on that is no padding; `size` where there is none."""
+    file.seek(position)
+    count = 16  # most files have no padding
+    while position < size and (block := file.read(min(count, size - position))):
+        left = block.lstrip(_PADDING)
+        if left:
+            return position + len(block) - len(left)
+        position, count = position + len(block), _BLOCK
+    return position
+
+
+def recording_at(file: BinaryIO, position: int) -> Recording | None:
+    """The recording that starts right here."""
+    file.seek(position)
+    head = file.read(_HEAD)
+    for kind in _KINDS:
+        if kind.pattern.match(head):
+            return Recording(position, kind.name, kind.suffix)
+    frame = parse_mpeg(head[:4])
+    if frame is not None:
+        file.seek(position + frame.length)
+        following = parse_mpeg(file.read(4))
+        if following is not None and following.like(frame):
+            return Recording(position, "MPEG audio", f".mp{frame.layer}")
+    return None
+
+
+def find_recording(file: BinaryIO, position: int, end: int) -> Recording | None:
+    """The first recording whose head is between two positions, of the containers that have marks."""
+    file.seek(position)
+    content = b""
+    while position < end:
+        block = file.read(min(_BLOCK, end - position))
+        if not block:
+            return None
+        content, position = content[-_HEAD:] + block, position + len(block)
+        found = [place for kind in _KINDS for place in _places(kind, content)]
+        if found:
+            place, kind = min(found, key=lambda each: each[0])
+            return Recording(position - len(content) + place, kind.name, kind.suffix)
+    return None
+
+
+def _places(kind: _Kind, content: bytes) -> list[tuple[int, _Kind]]:
+    """Where the first of this kind starts in the bytes."""
+    for mark in kind.marks:
+        place = content.find(mark)
+        while place >= 0:
+            if place >= kind.place and kind.pattern.match(content, place - kind.place):
+                return [(place - kind.place, kind)]
+            place = content.find(mark, place + 1)
+    return []

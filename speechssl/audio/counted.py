@@ -1,0 +1,168 @@
+"""Lengths that the headers of uncompressed files count, compared with what the files hold."""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from speechssl.audio.behind import Behind, ChunkEnd, behind, find_recording
+from speechssl.audio.tags import tags_start
+
+SLOPPY = 44  # bytes; some writers count the wav header among the samples, and nothing is missing then
+_ABSURD = 0x7FFF0000  # bytes; from here on a length far beyond the file is no recording that was cut short
+# Chunks that only describe the samples; one of them may be cut short without loss.
+_DESCRIBING = frozenset(
+    b"LIST|id3 |ID3 |bext|cue |smpl|iXML|axml|aXML|fact|PAD |JUNK|junk|FLLR|inst|plst|labl|ltxt|note|acid|strc|afsp|"
+    b"levl|umid|_PMX|SAUR|minf|elm1|regn|link|DISP|Cr8r|chna|ubxt|MD5 |PEAK|ANNO|AUTH|NAME|(c) |COMT|MARK|INST|MIDI|"
+    b"APPL|FVER|SAXL|free|info|uuid|edct|mark|strg|ovvw|peak|midi|kuki|chan|pakt".split(b"|")
+)
+_SAMPLES = frozenset((b"data", b"SSND", b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM", b"caff"))
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of a file.
+
+    Attributes:
+        start: the first byte.
+        rate: bytes per second; 0 where not known.
+        frame: bytes of one sample of all channels; 0 where not known, or coded in blocks.
+    """
+
+    start: int
+    rate: float = 0.0
+    frame: int = 0
+
+    def seconds(self, length: int) -> float:
+        """The time that so many bytes take, NaN where the rate is not known."""
+        return length / self.rate if self.rate else float("nan")
+
+
+@dataclass(frozen=True)
+class Excess:
+    """More in a file than its header counts.
+
+    Attributes:
+        samples: those of the (first) header.
+        counted: bytes of samples that the header counts.
+        held: bytes from the first sample to the end of the file.
+        behind: what was found.
+        chunk: whether a second chunk of samples starts there.
+    """
+
+    samples: Samples
+    counted: int
+    held: int
+    behind: Behind
+    chunk: bool = False
+
+
+@dataclass(frozen=True)
+class Unsized:
+    """A header without a length, which libsndfile cannot read.
+
+    Attributes:
+        repeated: whether the header is there twice: sox writes such files to a pipe, and no program reads them rightly.
+    """
+
+    repeated: bool = False
+
+
+@dataclass(frozen=True)
+class Surplus:
+    """Tags or chunks that libsndfile reads as samples.
+
+    Attributes:
+        end: of the samples, bytes.
+        num_samples: per channel, without them; None where samples are coded in blocks.
+    """
+
+    end: int
+    num_samples: int | None
+
+
+Finding = str | Excess | Unsized | Surplus | None
+"""The reason why a file cannot be read; something for which the caller knows a remedy; None where all is well."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Name, first byte behind the header, and length of a chunk."""
+
+    name: bytes
+    start: int
+    length: int
+
+
+def chunks(file: BinaryIO, position: int, size: int, layout: str, *, even: bool = True) -> Iterator[Chunk]:
+    """Chunks one after the other, as long as there is room for a header."""
+    header = struct.calcsize(layout)
+    while position + header <= size:
+        file.seek(position)
+        name, length = struct.unpack(layout, file.read(header))
+        yield Chunk(name, position + header, length)
+        position += header + max(0, length) + (length % 2 if even else 0)
+
+
+def chunk_end(layout: str, *, even: bool = True) -> ChunkEnd:
+    """The walk over chunks without samples that `behind` uses; not every writer pads chunks to even positions."""
+    header = struct.calcsize(layout)
+
+    def end(file: BinaryIO, position: int, size: int) -> int | None:
+        for start in (position + position % 2, position) if even else (position,):
+            file.seek(start)
+            content = file.read(header)
+            if len(content) < header:
+                continue
+            name, length = struct.unpack(layout, content)
+            if name in _SAMPLES or not all(32 <= byte < 127 for byte in name):
+                continue
+            if length >= 0 and (name in _DESCRIBING or start + header + length <= size):
+                return start + header + length
+        return None
+
+    return end
+
+
+def shortage(length: int, held: int) -> str | None:
+    """Why a file that holds fewer bytes of samples than its header promises cannot be read."""
+    if length <= held + (SLOPPY if held else 0):
+        return None
+    if length >= _ABSURD and length > 16 * held:
+        return f"an absurd length in the header: {length} bytes of samples, the file holds {held}"
+    return f"truncated: the header promises {length} bytes of samples, the file holds {held}"
+
+
+def file_shortage(promised: int, size: int) -> str | None:
+    """The same, of the length of the whole file."""
+    if promised <= size + SLOPPY:
+        return None
+    return f"truncated: the header promises a file of {promised} bytes, it has {size}"
+
+
+def excess(file: BinaryIO, samples: Samples, end: int, size: int, *, chunk: ChunkEnd | None = None) -> Excess | None:
+    """What is behind the last sample that a header counts: harmless (None), or an excess."""
+    wrapped = size - end >= 1 << 32 and (size - end) % (1 << 32) < 1 << 20  # gigabytes that need no searching
+    few = max(SLOPPY, round(samples.rate) // 100) - 1  # bytes; less than 10 ms of samples is no objection
+    found = behind(file, end, size, few=few, chunk_end=chunk, search=not wrapped)
+    if found is None:
+        return None
+    file.seek(found.start)
+    second = file.read(4) in (b"data", b"SSND")
+    return Excess(samples, end - samples.start, size - samples.start, found, second)
+
+
+def to_the_end(file: BinaryIO, samples: Samples, size: int) -> Excess | Surplus | None:
+    """Samples that reach to the end of the file must not hold the head of another recording, or tags."""
+    end = tags_start(file, samples.start, size)
+    found = find_recording(file, samples.start, end)
+    if found is not None:
+        return Excess(
+            samples, found.at - samples.start, size - samples.start, Behind(found.at, end, found, padded=False)
+        )
+    return surplus(samples, end) if end < size else None
+
+
+def surplus(samples: Samples, end: int) -> Surplus:
+    """What libsndfile reads behind the end of the samples."""
+    return Surplus(end, (end - samples.start) // samples.frame if samples.frame else None)

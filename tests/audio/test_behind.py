@@ -1,0 +1,431 @@
+"""What is behind the end of a recording: tags, padding and chunks are skipped, anything else is an error."""
+
+import itertools
+import re
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechssl.audio import AudioError, behind, decode
+from speechssl.audio.ogg import _ogg_crc
+from tests.audio.test_lengths import page, reason, wav, written
+from tests.toys import tones
+
+FIRST, SECOND = tones(0.6), tones(0.9)[::-1].copy()
+CONTAINERS: dict[str, dict[str, str | float]] = {
+    **{suffix: {} for suffix in ("wav", "flac", "ogg", "mp3", "aiff", "au", "caf", "w64")},
+    "opus": {"format": "OGG", "subtype": "OPUS"},
+    "sph": {"format": "NIST"},
+    "rf64": {"format": "RF64"},
+}
+NOISE = np.random.default_rng(0).bytes(200_000)
+LYRICS = b"LYRICSBEGININD0000200LYR03000" + b"la " * 1000
+
+
+def ape(content: bytes, version: int = 2000) -> bytes:
+    """A tag of version 2 with a header and a footer, or of version 1 with a footer alone."""
+    newer = version == 2000
+    fields = struct.pack("<III", version, len(content) + 32, 1)
+    footer = b"APETAGEX" + fields + struct.pack("<I", newer << 31) + bytes(8)
+    return (b"APETAGEX" + fields + struct.pack("<I", 5 << 29) + bytes(8) if newer else b"") + content + footer
+
+
+TAGS = {
+    "ID3v1": b"TAG" + b"Title".ljust(125),
+    "enhanced ID3v1": b"TAG+" + b"Title".ljust(223) + b"TAG" + bytes(125),
+    "ID3v2": b"ID3\x03\x00\x00\x00\x00\x02\x00" + b"\xff\xfb" * 128,
+    "ID3v2 with a footer": b"ID3\x04\x00\x10\x00\x00\x02\x00" + NOISE[:256] + b"3DI\x04\x00\x10\x00\x00\x02\x00",
+    "APE of version 2 with a picture": ape(NOISE),
+    "APE and ID3v1": ape(NOISE[:300]) + b"TAG" + bytes(125),
+    "Lyrics3": LYRICS + b"%06d" % len(LYRICS) + b"LYRICS200" + b"TAG" + bytes(125),
+    "Lyrics3 of version 1": LYRICS + b"LYRICSEND" + b"TAG" + bytes(125),
+    "zeros": bytes(5000),
+    "line end": b"\r\n",
+    "one zero": b"\0",
+}
+AT_THE_END = TAGS | {
+    "APE of version 1": ape(NOISE[:6000], 1000),
+    "zeros and APE": bytes(700) + ape(NOISE[:6000]),
+    "few unknown bytes": b"\x55" * 40,
+    "ID3v1 that is cut": b"TAG" + b"x" * 60,
+}
+
+
+@pytest.fixture(scope="module")
+def contents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[bytes, bytes]]:
+    """A recording of 0.6 s and one of 0.9 s in each container."""
+    folder = tmp_path_factory.mktemp("contents")
+
+    def both(suffix: str, options: dict[str, str | float]) -> tuple[bytes, bytes]:
+        path = folder / f"a.{suffix}"
+        return written(path, FIRST, **options), written(path, SECOND, **options)
+
+    return {suffix: both(suffix, options) for suffix, options in CONTAINERS.items()}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_tags_and_padding_are_harmless(
+    container: str, contents: dict[str, tuple[bytes, bytes]], tmp_path: Path
+) -> None:
+    path = tmp_path / f"a.{container}"
+    path.write_bytes(contents[container][0])
+    expected = decode(path)
+    assert len(expected) == pytest.approx(len(FIRST), abs=2 * 1152)
+    for name, tag in AT_THE_END.items():
+        path.write_bytes(contents[container][0] + tag)
+        try:
+            heard = decode(path)
+        except AudioError as error:  # libsndfile does not find the last page of a short file
+            if container != "opus":
+                raise
+            subprocess.run(error.reason.split("cut them off: ")[1], shell=True, check=True, cwd=tmp_path)
+            heard = decode(tmp_path / "a.fixed.opus")
+        np.testing.assert_array_equal(heard, expected, err_msg=f"{container} {name}")
+
+
+def pieces(path: Path, words: str) -> list[float]:
+    """Lengths of the two files that the advice makes, s."""
+    commands = words.split("split it: ")[1]
+    made = [path.with_name(name) for name in re.findall(r"> (\S+)", commands)]
+    subprocess.run(commands, shell=True, check=True, cwd=path.parent)
+    lengths = [len(decode(piece)) / 16000 for piece in made]
+    for piece in made:
+        piece.unlink()
+    return lengths
+
+
+@pytest.mark.parametrize("first", CONTAINERS)
+def test_another_recording_behind(first: str, contents: dict[str, tuple[bytes, bytes]], tmp_path: Path) -> None:
+    """In any container, with any tag between; the advice makes both recordings whole."""
+    path = tmp_path / f"a.{first}"
+    cases = [(second, "no tag", b"") for second in CONTAINERS]
+    cases += [(first, name, tag) for name, tag in TAGS.items()]
+    cases += [(second, name, TAGS[name]) for second, name in itertools.product(("wav", "mp3"), ("ID3v2", "zeros"))]
+    for second, name, tag in cases:
+        path.write_bytes(contents[first][0] + tag + contents[second][1])
+        words = reason(path)
+        if first == second == "mp3":
+            assert "whose length header counts 0." in words, name
+            continue
+        assert "several recordings in one file: the first holds 0.6" in words, (second, name)
+        if first != second or first not in ("ogg", "opus"):
+            assert f"starts at byte {len(contents[first][0] + tag)};" in words, (second, name)
+            assert pieces(path, words) == pytest.approx([0.6, 0.9], abs=0.15), (second, name)
+
+
+@pytest.mark.parametrize("suffix", ["mp3", "ogg", "flac"])
+def test_many_unknown_bytes_behind_compressed_audio(
+    suffix: str, contents: dict[str, tuple[bytes, bytes]], tmp_path: Path
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(contents[suffix][0] + b"\x55" * 3000)
+    assert len(decode(path)) == pytest.approx(len(FIRST), abs=2 * 1152)
+    path.write_bytes(contents[suffix][0] + b"\x55" * 300_000)
+    assert re.search("300[0-9]{3} bytes of no known kind behind the", reason(path))
+
+
+def test_an_intact_file_is_not_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("searched")
+
+    monkeypatch.setattr(behind, "find_recording", refuse)
+    (tmp_path / "a.wav").write_bytes(wav(32000, 32000, behind=TAGS["APE of version 2 with a picture"]))
+    assert len(decode(tmp_path / "a.wav")) == 32000
+
+
+@pytest.mark.parametrize(("part", "block"), [(0, 64), (17, 1000), (63, 64)])
+def test_heads_are_found_across_blocks(part: int, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(behind, "_BLOCK", block)
+    heads = [b"RIFF\1\2\3\4WAVE", b"fLaC\0\0\0\x22", b"OggS\0\2" + bytes(8), b"FORM\1\2\3\4AIFC", b"caff\0\1\0\0"]
+    for head, name in zip(heads, ("WAV", "FLAC", "Ogg", "AIFF", "CAF"), strict=True):
+        (tmp_path / "a").write_bytes(b"\x55" * (5 * block + part) + head + b"\x55" * 200)
+        with (tmp_path / "a").open("rb") as file:
+            found = behind.find_recording(file, 3, 10 * block + 300)
+        assert found is not None
+        assert (found.at, found.name) == (5 * block + part, name)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"ID3\x03\x00\x00\x00\x7f\x7f\x7f", ape(b"")[:12] + b"\xff\xff\xff\0" + ape(b"")[16:32], b"LIST\xff\xff\xff\0"],
+)
+def test_a_tag_that_promises_more_than_the_file_hides_nothing(head: bytes, tmp_path: Path) -> None:
+    once = wav(32000, 32000)
+    (tmp_path / "a.wav").write_bytes(once + head + b"x" * 3000)
+    assert len(decode(tmp_path / "a.wav")) == 32000
+    (tmp_path / "a.wav").write_bytes(once + head + b"x" * 3000 + once)
+    assert f"the second (WAV) starts at byte {len(once) + len(head) + 3000};" in reason(tmp_path / "a.wav")
+
+
+# Remedies of wav files
+
+
+@pytest.mark.parametrize(
+    "between", [struct.pack("<4sI", b"LIST", 12) + b"INFOISFT" + bytes(4), b"\n", b"", bytes(3000)]
+)
+@pytest.mark.parametrize("second", ["wav", "flac", "ogg", "mp3", "aiff", "w64"])
+def test_headers_are_not_advised_to_be_played(
+    between: bytes, second: str, contents: dict[str, tuple[bytes, bytes]], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(contents["wav"][0] + between + contents[second][1])
+    words = reason(path)
+    assert "ignore_length" not in words
+    assert pieces(path, words) == pytest.approx([0.6, 0.9], abs=0.15)
+
+
+def test_a_second_recording_behind_samples_that_are_not_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(wav(8000, 32000) + wav(16000, 16000))
+    words = reason(tmp_path / "a.wav")
+    assert "ignore_length" not in words
+    assert f"the second (WAV) starts at byte {44 + 64000};" in words
+
+
+def test_tags_behind_samples_that_are_not_counted(tmp_path: Path) -> None:
+    """They would be played after the advice for files without tags."""
+    (tmp_path / "a.wav").write_bytes(wav(8000, 32000, behind=TAGS["APE of version 2 with a picture"]))
+    assert "write the header again: with the program that recorded it" in reason(tmp_path / "a.wav")
+
+
+# Files whose samples reach to the end
+
+
+def streamed(content: bytes, *places: int) -> bytes:
+    """The lengths at some places left out."""
+    changed = bytearray(content)
+    for place in places:
+        changed[place : place + 4] = b"\xff" * 4
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("tag", ["ID3v1", *(name for name in AT_THE_END if "APE" in name)])
+def test_tags_behind_a_stream_are_not_samples(
+    tag: str, contents: dict[str, tuple[bytes, bytes]], tmp_path: Path
+) -> None:
+    for name, places in {"a.wav": (4, 40), "a.au": (8,)}.items():
+        once = streamed(contents[name[2:]][0], *places)
+        (tmp_path / name).write_bytes(once)
+        expected = decode(tmp_path / name)
+        assert len(expected) == len(FIRST)
+        end = TAGS["APE and ID3v1"] if tag == "zeros and APE" else AT_THE_END[tag]
+        (tmp_path / name).write_bytes(once + end)
+        np.testing.assert_array_equal(decode(tmp_path / name), expected)
+        (tmp_path / name).write_bytes(once + contents["flac"][1] + end)
+        assert f"the second (FLAC) starts at byte {len(once)};" in reason(tmp_path / name)
+
+
+def test_tags_behind_a_stream_of_coded_samples(tmp_path: Path) -> None:
+    content = written(tmp_path / "a.wav", FIRST, subtype="IMA_ADPCM")
+    once = streamed(content, 4, content.index(b"data") + 4)
+    (tmp_path / "a.wav").write_bytes(once)
+    length = len(decode(tmp_path / "a.wav"))
+    (tmp_path / "a.wav").write_bytes(once + TAGS["APE of version 2 with a picture"])
+    words = reason(tmp_path / "a.wav")
+    assert words.endswith(f"cut them off: head -c {len(once)} a.wav > a.fixed.wav")
+    subprocess.run(words.split("cut them off: ")[1], shell=True, check=True, cwd=tmp_path)
+    assert len(decode(tmp_path / "a.fixed.wav")) == length
+
+
+def test_wave64_that_is_cut_or_coded(tmp_path: Path) -> None:
+    """Its chunk is compared with the file, whatever the length in front says."""
+    content = bytearray(written(tmp_path / "a.w64", FIRST))
+    (tmp_path / "a.w64").write_bytes(content[:10_000])
+    assert "truncated: the header promises a file of" in reason(tmp_path / "a.w64")
+    content[16:24] = struct.pack("<Q", 10_000)
+    (tmp_path / "a.w64").write_bytes(content[:10_000])
+    assert reason(tmp_path / "a.w64") == "truncated: the header promises 19200 bytes of samples, the file holds 9896"
+    coded = written(tmp_path / "a.w64", FIRST, subtype="IMA_ADPCM")
+    (tmp_path / "a.w64").write_bytes(coded + TAGS["ID3v1"])
+    assert f"cut them off: head -c {len(coded)} a.w64" in reason(tmp_path / "a.w64")
+
+
+@pytest.mark.parametrize(("mark", "at", "layout", "suffix"), [(b"SSND", 4, ">I", "aiff"), (b"data", 4, ">q", "caf")])
+def test_chunks_that_are_cut(mark: bytes, at: int, layout: str, suffix: str, tmp_path: Path) -> None:
+    """The length of the whole file is right, that of the samples is not."""
+    content = bytearray(written(tmp_path / f"a.{suffix}", FIRST))
+    place = content.index(mark) + at
+    struct.pack_into(layout, content, place, 80_000)
+    (tmp_path / f"a.{suffix}").write_bytes(content)
+    assert reason(tmp_path / f"a.{suffix}").startswith(
+        "truncated: the header promises 80000 bytes of samples, the file"
+    )
+
+
+# Lengths that were left out
+
+
+def pipe_aiff(form: int, chunk: int) -> bytes:
+    common = bytes.fromhex("0001 00000000 0010 400cfa00000000000000")
+    samples = (FIRST * 32767).astype(">i2").tobytes()
+    head = struct.pack(">4sI4s4sI", b"FORM", form, b"AIFF", b"COMM", 18) + common
+    return head + struct.pack(">4sIII", b"SSND", chunk, 0, 0) + samples
+
+
+def pipe_wav(riff: int, data: int) -> bytes:
+    content = bytearray(wav(9600, 9600))
+    content[4:8], content[40:44] = struct.pack("<I", riff), struct.pack("<I", data)
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("ffmpeg.aiff", pipe_aiff(0, 0)),
+        ("sox.aiff", pipe_aiff(0x7F000050, 0x7F000008)),
+        ("one.wav", pipe_wav(0x7FFFFFFF, 0x7FFFFFFF - 36)),
+        ("both.wav", pipe_wav(0x7FFFFFFF, 0x7FFFFFFF)),
+        ("ffmpeg.wav", pipe_wav(0xFFFFFFFF, 0xFFFFFFFF)),
+    ],
+)
+def test_files_written_to_a_pipe_are_read_to_the_end(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert len(decode(tmp_path / name)) == len(FIRST)
+    (tmp_path / name).write_bytes(content + content)
+    assert f"starts at byte {len(content)};" in reason(tmp_path / name)
+
+
+def test_wave64_and_caf_written_to_a_pipe(contents: dict[str, tuple[bytes, bytes]], tmp_path: Path) -> None:
+    content = bytearray(contents["w64"][0])
+    place = content.index(b"data\xf3") + 16
+    content[16:24], content[place : place + 8] = b"\xff" * 8, b"\xff" * 7 + b"\x7f"  # as ffmpeg does
+    (tmp_path / "a.w64").write_bytes(content)
+    assert len(decode(tmp_path / "a.w64")) == len(FIRST)
+    content[16:24], content[place : place + 8] = bytes(8), struct.pack("<Q", 0x17)  # as sox does, with the header again
+    (tmp_path / "a.w64").write_bytes(content[: place + 8] + content)
+    twice = "its header is there twice, without a length, as sox writes to a pipe; write it to a file instead"
+    assert reason(tmp_path / "a.w64") == twice
+    content = bytearray(contents["caf"][0])
+    place = content.index(b"data") + 4
+    content[place : place + 8] = b"\xff" * 8
+    (tmp_path / "a.caf").write_bytes(content)
+    assert reason(tmp_path / "a.caf") == (
+        "the header leaves out the length (written to a pipe); convert it: ffmpeg -i a.caf -ac 1 -ar 16000 a.wav"
+    )
+    content[place : place + 8] = struct.pack(">Q", 4)
+    (tmp_path / "a.caf").write_bytes(content[: place + 12] + content)
+    assert reason(tmp_path / "a.caf") == twice
+
+
+def test_more_than_four_gigabytes_written_to_a_pipe(tmp_path: Path) -> None:
+    """libsndfile stops where the length would be."""
+    with (tmp_path / "a.wav").open("wb") as file:
+        file.write(pipe_wav(0xFFFFFFFF, 0xFFFFFFFF))
+        file.truncate(44 + (1 << 32) + 32000)
+        file.seek(44 + (1 << 32))
+        file.write(b"\1\2" * 16000)
+    assert reason(tmp_path / "a.wav").startswith(
+        f"the header counts {0xFFFFFFFF / 32000:.3f} s of samples, the file holds {(1 << 32) / 32000 + 1:.3f} s; "
+    )
+
+
+def test_flac_without_a_length(tmp_path: Path) -> None:
+    content = bytearray(written(tmp_path / "a.flac", FIRST))
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)
+    (tmp_path / "a.flac").write_bytes(content)
+    assert reason(tmp_path / "a.flac") == (
+        "the header leaves out the length (written to a pipe), the frames reach to 0.600 s; "
+        "write it again: ffmpeg -i a.flac -c:a flac a.fixed.flac"
+    )
+
+
+def test_an_encoding_that_libsndfile_does_not_know(contents: dict[str, tuple[bytes, bytes]], tmp_path: Path) -> None:
+    (tmp_path / "a.caf").write_bytes(contents["caf"][0].replace(b"lpcm", b"ima4", 1))
+    assert reason(tmp_path / "a.caf").endswith("; convert it: ffmpeg -i a.caf -ac 1 -ar 16000 a.wav")
+
+
+# Figures
+
+
+def test_figures_of_adpcm_are_those_of_its_blocks(tmp_path: Path) -> None:
+    """The rate of bytes in the header is not looked at; some programs write that of another block length."""
+    content = bytearray(written(tmp_path / "a.wav", tones(4.0), subtype="IMA_ADPCM"))
+    place = content.index(b"data") + 4
+    [length] = struct.unpack_from("<I", content, place)
+    struct.pack_into("<I", content, place, length // 512 * 256)
+    struct.pack_into("<I", content, content.index(b"fmt ") + 16, 99)
+    (tmp_path / "a.wav").write_bytes(content)
+    figures = [float(number) for number in re.findall(r"(\d+\.\d+) s", reason(tmp_path / "a.wav"))]
+    assert figures == pytest.approx([2.0, 4.0], abs=0.04)
+
+
+def test_figures_are_bytes_where_there_is_no_rate(tmp_path: Path) -> None:
+    content = bytearray(wav(9600, 9600, behind=wav(9600, 9600)))
+    content[28:32], content[20:22] = bytes(4), struct.pack("<H", 0x31)  # GSM without a rate of bytes
+    (tmp_path / "a.wav").write_bytes(content)
+    with pytest.raises(AudioError, match=r"the first holds 19200 bytes, all of them 38444 bytes, the second \(WAV\)"):
+        decode(tmp_path / "a.wav")
+
+
+# MPEG
+
+
+@pytest.mark.parametrize("rates", [(44100, 22050), (44100, 16000), (16000, 44100), (48000, 32000), (22050, 16000)])
+@pytest.mark.parametrize("tag", ["none", "ID3v2", "ID3v1", "zeros", "APE of version 2 with a picture"])
+def test_mp3_of_two_versions(rates: tuple[int, int], tag: str, tmp_path: Path) -> None:
+    for rate in rates:
+        soundfile.write(tmp_path / f"{rate}.mp3", tones(1.0), rate)
+    first, second = ((tmp_path / f"{rate}.mp3").read_bytes() for rate in rates)
+    between = TAGS.get(tag, b"")
+    (tmp_path / "a.mp3").write_bytes(first + between + second)
+    words = reason(tmp_path / "a.mp3")
+    assert "its rate, channels or MPEG layer change at " in words
+    assert f"(byte {len(first + between)})" in words
+    lengths = [16000 / rate for rate in rates]
+    assert pieces(tmp_path / "a.mp3", words) == pytest.approx(lengths, abs=0.2)
+
+
+def test_a_chance_frame_of_another_rate_is_damage(tmp_path: Path) -> None:
+    """Two headers that fit each other are in damaged bytes now and then; four in a row are not."""
+    first = written(tmp_path / "a.mp3", tones(2.0))
+    frame = b"\xff\xfb\x90\xc0".ljust(417, b"\x55")  # MPEG-1 layer III, 128 kbit/s, 44.1 kHz, mono
+    (tmp_path / "a.mp3").write_bytes(first + b"\x55" * 10 + frame * 2 + b"\x55" * 10 + first)
+    assert "whose length header counts 2." in reason(tmp_path / "a.mp3")
+    (tmp_path / "a.mp3").write_bytes(first + b"\x55" * 10 + frame * 4 + b"\x55" * 10 + first)
+    assert f"layer change at 2.088 s (byte {len(first) + 10})" in reason(tmp_path / "a.mp3")
+
+
+# Ogg
+
+
+def test_flac_in_ogg(tmp_path: Path) -> None:
+    flac = written(tmp_path / "a.flac", FIRST)
+    head = b"\x7fFLAC\x01\x00\x00\x01" + flac[:42]
+    comment = b"\x84\x00\x00\x08" + bytes(8)
+    (tmp_path / "a.oga").write_bytes(
+        page(5, 0, 0, head, flags=2) + page(5, 1, 0, comment) + page(5, 2, 9600, flac[-3000:], flags=4)
+    )
+    assert reason(tmp_path / "a.oga") == (
+        "FLAC in Ogg cannot be read; convert it: ffmpeg -i a.oga -ac 1 -ar 16000 a.wav"
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"format": "OGG", "subtype": "OPUS"}])
+def test_ogg_cut_between_two_pages(options: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "a.ogg"
+    whole = written(path, tones(4.0), **options)
+    path.write_bytes(whole)
+    length = len(decode(path))  # a warning would be an error
+    path.write_bytes(whole[: whole.rindex(b"OggS")])
+    with pytest.warns(UserWarning, match="may be cut short: the mark of the end of the stream is not there"):
+        assert len(decode(path)) < length
+    assert len(decode(path, 0.5, duration=0.2)) == 3200  # a stretch before the end is all there
+
+
+def test_ogg_that_starts_in_the_middle(tmp_path: Path) -> None:
+    """A cut without decoding; its pages have nothing wrong in them."""
+    content = written(tmp_path / "a.opus", tones(3.0), format="OGG", subtype="OPUS")
+    parts = [b"OggS" + part for part in content.split(b"OggS")[1:]]
+    third = parts[2]
+    segments = third[26]
+    body = third[27 + segments :]
+    lengths = third[27 : 27 + segments]
+    changed = b"OggS\0" + struct.pack("<BqII", 0, 100, *struct.unpack("<II", third[14:22]))
+    tail = bytes([segments]) + lengths + body
+    parts[2] = changed + struct.pack("<I", _ogg_crc(changed + bytes(4) + tail)) + tail
+    (tmp_path / "a.opus").write_bytes(b"".join(parts))
+    assert reason(tmp_path / "a.opus").endswith("convert it: ffmpeg -i a.opus -ac 1 -ar 16000 a.wav")
