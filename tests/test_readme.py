@@ -71,7 +71,7 @@ def test_make_test_runs_the_suite() -> None:
     words = ["make", "--no-print-directory", "-n", "READY=", "ARGS=", "test"]
     clean = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
     done = subprocess.run(words, cwd=REPOSITORY, env=clean, capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.strip() == ".venv/bin/python -m pytest"
+    assert done.stdout.strip().startswith(".venv/bin/python -m pytest ")
 
 
 def test_make_does_what_is_shown_by_hand() -> None:
