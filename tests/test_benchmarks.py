@@ -120,3 +120,48 @@ def test_extract_as_a_whole(extract: ModuleType, clips: Path, capsys: pytest.Cap
     for side in result["sides"].values():
         assert side["gib"] > 0.1
         assert side["times_real_time"] > 0
+
+
+@pytest.fixture
+def same_numbers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return benchmark("same_numbers", monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("now", "tolerance", "said"),
+    [
+        ({"a: log: loss": [1.0, 2.0]}, 0.0, None),
+        ({"a: log: loss": [1.0, 2.000002]}, 1e-5, None),
+        ({"a: log: loss": [1.0, 2.000002]}, 0.0, "a: log: loss: largest difference 1e-06 of the largest value"),
+        ({"a: log: loss": [1.0, np.nan]}, 1.0, "a: log: loss: other values are missing"),
+        ({"a: log: loss": [1.0]}, 1.0, "a: log: loss: shape (2,), now (1,)"),
+        ({}, 1.0, "only in the old tree: a: log: loss"),
+        ({"a: log: loss": [1.0, 2.0], "b": [1.0]}, 1.0, "only in this tree: b"),
+        ({"a: log: loss": [1.0, 2.0], "text:words": ["ho"]}, 1.0, "text:words: row 0: hi, now ho"),
+    ],
+)
+def test_same_numbers_tells_every_difference(
+    same_numbers: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    now: dict[str, list[float]],
+    tolerance: float,
+    said: str | None,
+) -> None:
+    before: dict[str, list[object]] = {"a: log: total": [1.0, 2.0]}
+    before |= {"text:words": ["hi"]} if "text:words" in now else {}
+    for tree, arrays in (("old", before), ("new", now)):
+        (tmp_path / tree).mkdir()
+        np.savez(tmp_path / tree / "predict.npz", **{key: np.array(value) for key, value in arrays.items()})  # pyright: ignore[reportArgumentType]
+    equal = same_numbers.compare("predict", tmp_path, renamed={"total": "loss"}, tolerance=tolerance)
+    assert equal == (said is None)
+    assert f"predict: {said}\n" in capsys.readouterr().out or said is None
+
+
+@pytest.mark.slow
+def test_same_numbers(same_numbers: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not (FOLDER.parent / ".git").exists():
+        pytest.skip("no commits here")
+    words = ["HEAD", "--work", str(tmp_path), "--only", "pretrain", "--updates", "2"]
+    assert same_numbers.main(words) == 0
+    assert capsys.readouterr().out.endswith("arrays, 0 differ; equal to the last bit\n")
