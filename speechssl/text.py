@@ -19,13 +19,18 @@ import regex
 BLANK = "<blank>"  # CTC's "no output"; always index 0
 WORD_BOUNDARY = "|"  # stands for the space between words, as in fairseq's letter dictionaries
 
-TEXT_RULES = 2
+TEXT_RULES = 3
 """Version of `normalize_transcript`; higher when the same text gives other words. Version 1 cut words at everything
-that is no letter, mark or digit. Model folders hold the version that their transcripts were normalised by."""
+that is no letter, mark or digit; version 2 lost the sound marks of half-width kana. Model folders hold the version that their transcripts were normalised by."""
 
 # Languages whose I is the capital of ı and whose İ is that of i (Unicode's SpecialCasing.txt has tr and az; Crimean
-# Tatar and Gagauz are written with the same letters), as ISO 639 codes and English names.
-_DOTLESS = frozenset(["tr", "tur", "turkish", "az", "aze", "azj", "azerbaijani", "azeri", "crh", "gag"])
+# Tatar and Gagauz are written with the same letters), as ISO 639 codes, English and own names without diacritics.
+_DOTLESS = frozenset(
+    ["tr", "tur", "turkish", "turkce", "az", "aze", "azj", "azb", "azerbaijani", "azeri", "azerbaycan", "azerbaycanca"]
+    + ["azerbaycan dili", "crh", "crimean tatar", "qirimtatarca", "qirimtatar tili", "gag", "gagauz", "gagauzca"]
+)
+# Languages whose Latin alphabet has ı as well; in Cyrillic and Arabic letters, their usual ones, there is no I.
+_DOTLESS_IN_LATIN = frozenset(["kk", "kaz", "kazakh", "tt", "tat", "tatar", "ba", "bak", "bashkir"])
 
 # What people type for an apostrophe: typographic quotes, prime, grave and acute accent, Greek elision, Armenian.
 _APOSTROPHES = frozenset("'\u2018\u2019\u201b\u2032`\u00b4\u1fbd\u1fbf\u1fef\u1ffd\u055a\uff07\uff40")
@@ -53,6 +58,7 @@ def _pattern(text: str) -> "regex.Pattern[str]":
     return regex.compile(text, flags=regex.V1)
 
 
+_SOUND_MARK = _pattern(r"(?<=[\p{Script=Hiragana}\p{Script=Katakana}])[\u309b\u309c]")  # typed behind its kana
 _RAISED = _pattern(rf"(?<={_D})(?=[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u2080-\u2089])")  # 10² is not 102
 _TYPED_AM = _pattern(r"([\u0e4d\u0ecd])([\u0e48-\u0e4b\u0ec8-\u0ecb]?)([\u0e32\u0eb2])")
 _MANY_JOINERS = _pattern(rf"([{_JOINERS}])[{_JOINERS}]+")
@@ -75,6 +81,7 @@ _WORD = _pattern(
       |(?<={_D}{_M})[.\u066b\p{{WB=MidNum}}](?={_M}{_D})
     ){_W}++)*+""".replace("\n", "").replace(" ", "")
 )
+_COMBINING = {"\uff9e": "\u3099", "\uff9f": "\u309a", "\u309b": "\u3099", "\u309c": "\u309a"}  # sound marks of kana
 _DOTTED = _pattern(r"(?<=\p{Soft_Dotted})\u0307+")
 
 
@@ -96,12 +103,14 @@ def normalize_transcript(text: str, language: str | None = None) -> str:
     - emoji and other symbols are no words, and a mark without a letter is removed.
 
     Compatibility forms (ligatures, full-width letters, Arabic presentation forms) become plain ones (Unicode NFKC),
-    except superscript modifier letters, which mean something else than plain ones. Numbers are not spelled out.
+    except superscript modifier letters, which mean something else than plain ones. Sound marks that stand behind their
+    kana (ｶﾞ, か゛) are combined with it. Numbers are not spelled out.
 
     Args:
         text: a transcript.
         language: an ISO 639 code, a language tag or an English name, as a manifest has it ("tr", "tr-TR"). It decides
-            about I, which is the capital of ı in Turkish, Azerbaijani, Crimean Tatar and Gagauz.
+            about I, which is the capital of ı in Turkish, Azerbaijani, Crimean Tatar and Gagauz, and in Kazakh,
+            Tatar and Bashkir where a tag has the Latin script ("kk-Latn").
 
     >>> normalize_transcript("  «It’s», she said, a well-known “café”…")
     "it's she said a well known café"
@@ -112,6 +121,7 @@ def normalize_transcript(text: str, language: str | None = None) -> str:
     """
     plain = unicodedata.normalize("NFC", text)
     if not plain.isascii():
+        plain = _SOUND_MARK.sub(lambda match: _COMBINING[match[0]], plain)
         plain = unicodedata.normalize("NFC", _RAISED.sub(" ", plain).translate(_PLAIN))
         plain = _TYPED_AM.sub(_composed_am, _IDLE_JOINER.sub("", _MANY_JOINERS.sub(r"\1", plain)))
         plain = _HEBREW_ACRONYM.sub(_GERSHAYIM, _HYPHENATION_POINT.sub("", plain))
@@ -126,10 +136,17 @@ def normalize_transcript(text: str, language: str | None = None) -> str:
 def dotless_i(language: str | None) -> bool:
     """Whether I is the capital of ı in a language.
 
-    >>> dotless_i("tr-TR"), dotless_i("en"), dotless_i(None)
-    (True, False, False)
+    >>> dotless_i("tr-TR"), dotless_i("Türkçe"), dotless_i("en"), dotless_i(None)
+    (True, True, False, False)
+    >>> dotless_i("kk-Latn"), dotless_i("kk")
+    (True, False)
     """
-    return language is not None and language.strip().lower().replace("_", "-").split("-")[0] in _DOTLESS
+    if language is None:
+        return False
+    plain = unicodedata.normalize("NFKD", language.strip().lower()).replace("ə", "e").replace("ı", "i")
+    name, *details = regex.split(r"[-_(),]", "".join(c for c in plain if not unicodedata.combining(c)))
+    latin = any(each.strip() in ("latn", "latin") for each in details)
+    return name.strip() in _DOTLESS or (latin and name.strip() in _DOTLESS_IN_LATIN)
 
 
 class _PlainForms(dict[int, str]):
@@ -146,6 +163,8 @@ _PLAIN = _PlainForms()
 def _plain_form(character: str) -> str:
     if character in _APOSTROPHES:
         return "'"
+    if character in "\uff9e\uff9f":
+        return _COMBINING[character]
     if character == _ZERO_WIDTH_SPACE:
         return " "
     if character == "\u0149":  # ŉ, whose first half is the apostrophe of Afrikaans

@@ -1,5 +1,7 @@
 """Normalisation by examples and invariances, the vocabulary by round trips."""
 
+import unicodedata
+
 import pytest
 import regex
 from hypothesis import given
@@ -98,6 +100,9 @@ SCRIPTS = {
     "Burmese": ("မြန်မာဘာသာ။", "မြန်မာဘာသာ"),
     "Tamil": ("தமிழ்நாடு", "தமிழ்நாடு"),
     "Chinese": ("你好,世界。", "你好 世界"),
+    "half-width kana": ("ｶﾞ ﾃﾞｰﾀ ﾊﾟﾝ", "ガ データ パン"),
+    "sound marks behind their kana": ("か゛た は゜ カ゛", "がた ぱ ガ"),
+    "sound marks on nothing": ("a゛b ゜ ﾞ", "a b"),
     "Japanese": ("カタカナ・ひらがな", "カタカナ ひらがな"),
     "Korean": ("한국어", "한국어"),
     "Georgian": ("ᲡᲐᲥᲐᲠᲗᲕᲔᲚᲝ", "საქართველო"),
@@ -127,6 +132,14 @@ def test_words_of_many_scripts(script: str) -> None:
         ("TR_tr", "ısparta ilı diş"),
         ("az-Latn", "ısparta ilı diş"),
         ("Turkish", "ısparta ilı diş"),
+        ("Türkçe", "ısparta ilı diş"),
+        ("TÜRKÇE (Türkiye)", "ısparta ilı diş"),
+        ("azərbaycan", "ısparta ilı diş"),
+        ("Azərbaycan dili", "ısparta ilı diş"),
+        ("kk-Latn", "ısparta ilı diş"),
+        ("tt_Latn_RU", "ısparta ilı diş"),
+        ("kk", "isparta ilı diş"),
+        ("en-Latn", "isparta ilı diş"),
         ("trv", "isparta ilı diş"),  # another language whose code begins the same
     ],
 )
@@ -141,7 +154,7 @@ TRICKY = (
     "\u0301\u0307\u0308\u0323\u034f\u00ad\u200b\u200c\u200d\u200e\u2060\ufe0f\ufeff"
     "İIıiΣσς˧˥ʷⁿ²½①ⓐﬁＡ\u0345ͺ᾽ŉǅ"
     "אבש׳״\u05b0ىم\u0640\u064bﻻﹱ٫١ߺ"
-    "ක්රत्र\u09cdร\u0e33\u0e4d\u0e49\u0e32ម្កา你カｶﾞー한ᄒ՞՚Ա\u202f\u203f👍🏽"
+    "ක්රत्र\u09cdร\u0e33\u0e4d\u0e49\u0e32ម្កา你カｶﾞか゛゜ー한ᄒ՞՚Ա\u202f\u203f👍🏽"
 )
 
 
@@ -163,6 +176,11 @@ def test_no_word_is_cut_but_where_documented(text: str) -> None:
     for segment in regex.split(r"\b", text, flags=regex.WORD | regex.V1):
         if not exceptions.search(segment):
             assert " " not in normalize_transcript(segment), segment
+
+
+@given(st.text(st.sampled_from([chr(code) for code in range(0xFF66, 0xFFA0)] + ["a", " ", "カ"])))
+def test_half_width_kana_are_their_full_width_ones(text: str) -> None:
+    assert normalize_transcript(text) == normalize_transcript(unicodedata.normalize("NFKC", text))
 
 
 @given(st.text())

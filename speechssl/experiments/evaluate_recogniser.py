@@ -94,7 +94,7 @@ def rules_notes(config: Mapping[str, Any], items: Sequence[Utterance]) -> list[s
     if rules != TEXT_RULES:
         notes.append(
             f"the model learnt transcripts by version {rules} of the rules for words, and is scored by version "
-            f"{TEXT_RULES}: where the two differ (tone letters, joiners, 3.14, İ), it is counted wrong; train it again"
+            f"{TEXT_RULES}: where the two differ (tone letters, 3.14, ｶﾞ, …), it is counted wrong; train it again"
         )
     learnt = {dotless_i(name) for name in training.get("languages", ())} or {False}
     scored = {dotless_i(item.language) for item in items}
