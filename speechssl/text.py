@@ -21,13 +21,15 @@ WORD_BOUNDARY = "|"  # stands for the space between words, as in fairseq's lette
 
 TEXT_RULES = 3
 """Version of `normalize_transcript`; higher when the same text gives other words. Version 1 cut words at everything
-that is no letter, mark or digit; version 2 lost the sound marks of half-width kana. Model folders hold the version that their transcripts were normalised by."""
+that is no letter, mark or digit; version 2 lost the sound marks of half-width kana. Model folders hold the version that
+their transcripts were normalised by."""
 
 # Languages whose I is the capital of ı and whose İ is that of i (Unicode's SpecialCasing.txt has tr and az; Crimean
 # Tatar and Gagauz are written with the same letters), as ISO 639 codes, English and own names without diacritics.
 _DOTLESS = frozenset(
-    ["tr", "tur", "turkish", "turkce", "az", "aze", "azj", "azb", "azerbaijani", "azeri", "azerbaycan", "azerbaycanca"]
-    + ["azerbaycan dili", "crh", "crimean tatar", "qirimtatarca", "qirimtatar tili", "gag", "gagauz", "gagauzca"]
+    ["tr", "tur", "turkish", "turkce", "crh", "crimean tatar", "qirimtatarca", "qirimtatar tili", "gag", "gagauz"]
+) | frozenset(
+    ["az", "aze", "azj", "azb", "azerbaijani", "azeri", "azerbaycan", "azerbaycanca", "azerbaycan dili", "gagauzca"]
 )
 # Languages whose Latin alphabet has ı as well; in Cyrillic and Arabic letters, their usual ones, there is no I.
 _DOTLESS_IN_LATIN = frozenset(["kk", "kaz", "kazakh", "tt", "tat", "tatar", "ba", "bak", "bashkir"])

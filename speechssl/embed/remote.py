@@ -53,7 +53,11 @@ def list_address(address: str) -> list[RemoteFile]:
         # ImportError, OSError, ValueError, and the errors of each protocol's own client.
         raise UserError(f"{address}: cannot be listed ({_words(error, address)})") from error
     root = root.strip("/")
-    files = [name for name in sorted(found) if _is_audio(name) and found[name].get("type") != "directory"]
+    files = [
+        name
+        for name in sorted(found)
+        if _is_audio(name) and not _is_hidden(name) and found[name].get("type") != "directory"
+    ]
     return [
         RemoteFile(name.strip("/").removeprefix(root).lstrip("/"), system.unstrip_protocol(name), _mark(found[name]))
         for name in files
@@ -111,6 +115,10 @@ def _fsspec() -> Any:
 def _is_audio(name: str) -> bool:
     suffix = Path(name.partition("?")[0]).suffix.lower()
     return suffix in AUDIO_SUFFIXES or suffix in FOREIGN_SUFFIXES
+
+
+def _is_hidden(name: str) -> bool:
+    return name.rpartition("/")[2].startswith(".")
 
 
 def _mark(info: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ import pydantic
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo, duration_of
 from speechssl.data.corpora.download import fetch_folder, mirror, say_fetching
+from speechssl.data.corpora.folder_walk import visible_files
 from speechssl.data.corpora.packs import pack_utterances, unpack_pack
 from speechssl.data.manifest import Utterance
 
@@ -111,7 +112,7 @@ def _read_all(root: Path, speakers: Sequence[str], packed: Sequence[Utterance]) 
 
 
 def _read(folder: Path, speaker: str) -> Iterator[Utterance]:
-    paths = sorted((folder / "wav").glob("*.wav"))
+    paths = visible_files(folder / "wav", "*.wav")
     if not paths:
         raise UserError(f"{folder}: no wav/*.wav in it; delete it to fetch it again")
     if len(paths) != _SENTENCES:

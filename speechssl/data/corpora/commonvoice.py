@@ -14,6 +14,7 @@ from typing import Literal
 
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo
+from speechssl.data.corpora.folder_walk import visible_files
 from speechssl.data.findings import Findings, Found
 from speechssl.data.tables import open_table
 from speechssl.data.utterance import Utterance
@@ -77,14 +78,14 @@ def _utterances(root: Path, settings: Settings, findings: Findings) -> Iterator[
     for table in dict.fromkeys(tables):
         yield from _table(folder, table)
     findings.columns |= {"text": "sentence", "speaker": "client_id"}
-    findings.not_read += sorted(path.name for path in folder.glob("*.tsv") if path.stem not in tables)
+    findings.not_read += [path.name for path in visible_files(folder, "*.tsv") if path.stem not in tables]
 
 
 def _language_folder(root: Path) -> Path:
     found = [
         path for depth in ("", "*/", "*/*/", "*/*/*/") for path in sorted(root.glob(f"{depth}clips")) if path.is_dir()
     ]
-    folders = [path.parent for path in found if any(path.parent.glob("*.tsv"))]
+    folders = [path.parent for path in found if visible_files(path.parent, "*.tsv")]
     if not folders:
         raise UserError(
             f"{root}: no folder of Common Voice: looked for clips/ with train.tsv or validated.tsv beside it"

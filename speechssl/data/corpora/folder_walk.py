@@ -38,6 +38,18 @@ def is_metadata(name: str) -> bool:
     return name.lower().startswith("metadata.") and is_table(name) and name.count(".") == 1
 
 
+def visible_files(folder: Path, pattern: str) -> list[Path]:
+    """What a pattern finds below a folder, sorted, without names that begin with ".", such as a Mac's `._a.wav`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Path(folder, "a.wav").touch(); Path(folder, "._a.wav").touch()
+    ...     [path.name for path in visible_files(Path(folder), "*.wav")]
+    ['a.wav']
+    """
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+
+
 def walk(root: Path, only: Sequence[str] = ()) -> Iterator[tuple[str, list[str]]]:
     """Folders with the names of their files, sorted, nothing hidden; each once, however many links lead to it.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo, duration_of
+from speechssl.data.corpora.folder_walk import visible_files
 from speechssl.data.corpora.lhotse_records import Left, Recording, Stretch, of_cut, of_recording, of_supervision
 from speechssl.data.corpora.rows import Description, json_lines, split_of
 from speechssl.data.coverage import Coverage
@@ -80,7 +81,7 @@ def _utterances(root: Path, settings: Settings, findings: Findings) -> Iterator[
 def find_manifests(folder: Path) -> list[Path]:
     """The cuts of a folder, or its recordings where there are none."""
     for word in ("cuts", "recordings"):
-        found = sorted(path for suffix in _SUFFIXES for path in folder.glob(f"*{word}*{suffix}"))
+        found = sorted(path for suffix in _SUFFIXES for path in visible_files(folder, f"*{word}*{suffix}"))
         if found:
             return found
     return []

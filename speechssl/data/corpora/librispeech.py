@@ -27,6 +27,7 @@ import pydantic
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo, duration_of
 from speechssl.data.corpora.download import download, extract, mirror, say_fetching
+from speechssl.data.corpora.folder_walk import visible_files
 from speechssl.data.manifest import Utterance
 
 INFO = CorpusInfo(
@@ -136,7 +137,7 @@ def _read_all(root: Path, subsets: Sequence[str]) -> Iterator[Utterance]:
 
 
 def _read(folders: Sequence[Path], subset: str, *, sexes: Mapping[str, str]) -> Iterator[Utterance]:
-    paths = [path for folder in folders for path in sorted(folder.rglob("*-*-*.flac"))]
+    paths = [path for folder in folders for path in visible_files(folder, "**/*-*-*.flac")]
     if not paths:
         raise UserError(f"{folders[0]}: no flac files in it; delete it to fetch {subset} again")
     if subset in ARCHIVES and len(paths) != ARCHIVES[subset].utterances:
@@ -162,7 +163,7 @@ def _read(folders: Sequence[Path], subset: str, *, sexes: Mapping[str, str]) -> 
 
 def _read_transcripts(folder: Path) -> dict[str, str]:
     """All of a chapter: `ID TEXT` a line."""
-    lines = [line for path in sorted(folder.glob("*.trans.txt")) for line in path.read_text("utf-8").splitlines()]
+    lines = [line for path in visible_files(folder, "*.trans.txt") for line in path.read_text("utf-8").splitlines()]
     return {name: text.strip() for name, _, text in (line.partition(" ") for line in lines) if text.strip()}
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo
-from speechssl.data.corpora.folder_walk import is_audio
+from speechssl.data.corpora.folder_walk import is_audio, visible_files
 from speechssl.data.corpora.rows import Describer, named_field, split_of
 from speechssl.data.findings import Findings, Found
 from speechssl.data.members import member_location
@@ -90,6 +90,12 @@ def _utterances(root: Path, settings: Settings, findings: Findings) -> Iterator[
             findings.notes.append(f"{error}; the {found - before} samples before that are used")
     if not found:
         raise problem or UserError(f"{root}: no audio in {len(shards)} tars")
+    if reading.without_audio:
+        audio = f".{reading.audio}" if reading.audio else "audio"
+        findings.notes.append(
+            f"{reading.without_audio} samples have a text, label or columns and no {audio} of the same name; the first "
+            f"is {reading.first_without}"
+        )
     if reading.unused:
         words = ", ".join(f".{name} ({count})" for name, count in reading.unused.most_common(5))
         findings.notes.append(f"files of the tars that are not used: {words}")
@@ -102,6 +108,8 @@ class _Reading:
     audio: str
     findings: Findings
     unused: Counter[str] = field(default_factory=Counter)
+    without_audio: int = 0
+    first_without: str = ""
 
 
 class _DamagedError(Exception):
@@ -115,7 +123,7 @@ def list_shards(root: Path) -> list[Path]:
     (['a-08.tar', 'a-09.tar', 'a-10.tar'], ['x.tar', 'y.tar'])
     """
     if root.is_dir():
-        shards = sorted(path.absolute() for path in root.rglob("*.tar") if not path.name.startswith("."))
+        shards = [path.absolute() for path in visible_files(root, "**/*.tar")]
         if not shards:
             raise UserError(f"{root}: no .tar in it")
         return shards
@@ -164,19 +172,29 @@ def _samples(shard: Path, reading: _Reading) -> Iterator[Utterance]:
             file = next(files, None)
         except UserError as error:  # the sample before the damage may lack a part: it is left out
             raise _DamagedError(str(error)) from None
+        if file is not None and _is_hidden(file.name):
+            continue
         key = "" if file is None else _key(file.name)
         if group and key != last:
             yield from _of_sample(shard, group, split, reading)
             group = []
         if file is None:
             return
-        if PurePosixPath(file.name).name.startswith("."):
-            continue
         if key != last and hash(key) in seen:
             raise UserError(f"{shard}: the files of sample {key!r} are not neighbours; write the tar sorted by name")
         seen.add(hash(key))
         group.append(file)
         last = key
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a file is hidden, or is what a Mac writes beside each file (`._a.wav`, `__MACOSX/a.wav`).
+
+    >>> [_is_hidden(name) for name in ("a.wav", ".config/a.wav", "x/._a.wav", "__MACOSX/x/a.wav")]
+    [False, False, True, True]
+    """
+    path = PurePosixPath(name)
+    return path.name.startswith(".") or "__MACOSX" in path.parts
 
 
 def _key(name: str) -> str:
@@ -202,6 +220,11 @@ def _of_sample(shard: Path, group: Sequence[TarFile], split: str | None, reading
             )
     if not sounds:
         unused.update(extensions.keys())
+        fields = [name for name in extensions if name.lower() == "json" or _field_of(name) is not None]
+        if fields:
+            reading.without_audio += 1
+            first = f"{member_location(shard, key)} with {', '.join(f'.{name}' for name in fields)}"
+            reading.first_without = reading.first_without or first
     for sound in sounds:
         mine = {
             name.rpartition(".")[2] if len(sounds) > 1 else name: file
@@ -211,6 +234,12 @@ def _of_sample(shard: Path, group: Sequence[TarFile], split: str | None, reading
         values = _values(shard, key, mine, unused)
         found = Describer(f"{shard}::{key}", values, reading.findings).describe(values, 1)
         yield found.utterance(member_location(shard, extensions[sound].name), split=split)
+
+
+def _field_of(extension: str) -> str | None:
+    """The field that a file with an extension holds; None for any other file."""
+    name = extension.lower()
+    return named_field(_COLUMNS.get(name, name))
 
 
 def _beside(name: str, sound: str) -> bool:
@@ -224,7 +253,7 @@ def _values(shard: Path, key: str, files: dict[str, TarFile], unused: Counter[st
     for extension, file in files.items():
         name = extension.lower()
         column = _COLUMNS.get(name, name)
-        if name != "json" and named_field(column) is None:
+        if name != "json" and _field_of(name) is None:
             unused[extension] += 1
             continue
         where = f"{shard}: {file.name}"

@@ -160,3 +160,25 @@ def test_what_webdataset_writes_and_reads(tmp_path: Path) -> None:
     one, other = WaveformStore(tmp_path / "ours"), WaveformStore(tmp_path / "theirs")
     assert all((one.read(number) == other.read(number)).all() for number in range(5))
     gc.collect()  # here, where the warnings about its files are ignored
+
+
+@pytest.mark.parametrize("prefix", ["./", "", "x/"])
+def test_what_a_mac_writes_beside_each_file_divides_no_sample(tmp_path: Path, prefix: str) -> None:
+    files: dict[str, bytes] = {}
+    for name in ("a", "b"):
+        for suffix, content in ((".cls", b"joy"), (".txt", b"hi"), (".wav", wav(200))):
+            files[f"{prefix}._{name}{suffix}"] = b"\0\5\x16\7"
+            files[f"{prefix}{name}{suffix}"] = content
+            files[f"__MACOSX/{prefix}{name}{suffix}"] = b"\0\5\x16\7"
+    source = prepare(write_tar(tmp_path / "a.tar", files))
+    assert [(each.text, each.label) for each in source] == [("hi", "joy")] * 2
+    assert source.findings.notes == []
+
+
+def test_a_text_without_audio_is_told(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", {"a.wav": wav(200), "b.txt": b"hi", "c.npy": b"?", "d.json": b"{}"})
+    source = prepare(tar)
+    assert len(list(source)) == 1
+    assert source.findings.notes[0] == (
+        f"2 samples have a text, label or columns and no audio of the same name; the first is {tar}::b with .txt"
+    )
