@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from speechssl.data.channels import OneChannel
 from speechssl.data.columns import Meaning, understand
 from speechssl.data.places import is_address, located
 from speechssl.data.tables import open_table
@@ -63,8 +64,10 @@ class Metadata:
         folder = os.fspath(self.folder)
         self.meaning.doubtful.clear()
         last = audio = ""
+        channels = OneChannel(self.meaning.table.columns)
         for row in self.meaning.table.rows():
             entry = self.meaning.entry(row)
+            channels.check(entry.file, entry.extras, f"{self.path}:{row.line}")
             if entry.file != last:  # the stretches of a file follow one another
                 last = entry.file
                 audio = last if is_address(last) else located(folder, last)

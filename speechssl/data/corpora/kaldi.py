@@ -7,6 +7,8 @@ Licence and citation: those of the recordings.
     text         utterance -> transcript                              utt2spk     utterance -> speaker
     utt2lang     utterance -> language                                spk2gender  speaker -> m or f, the extra `gender`
     utt2label, utt2emotion, utt2emo, utt2class -> label (one of them) utt2dur     compared with what is there
+    reco2file_and_channel  recording -> file, channel: recordings that are one channel of a file with several are left
+                 out and counted, as the mean of all channels is read; so are recordings that share such a file
 
 A root without `wav.scp` whose sub-folders have one (`train`, `dev`, `test`) is read whole; their names are the splits.
 A command in `wav.scp` is never run. Those that only decode are replaced by the file that they read (`flac -c -d -s
@@ -19,6 +21,7 @@ from pathlib import Path
 
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo, duration_of
+from speechssl.data.corpora.kaldi_channels import TABLE, Channels
 from speechssl.data.corpora.kaldi_tables import AudioPlaces, Segment, read_segments, read_table
 from speechssl.data.findings import Findings, Found
 from speechssl.data.utterance import Utterance
@@ -37,7 +40,8 @@ INFO = CorpusInfo(
 
 _SCP = "wav.scp"
 _LABELS = ("utt2label", "utt2emotion", "utt2emo", "utt2class")
-_READ = frozenset({_SCP, "text", "utt2spk", "segments", "spk2gender", "utt2lang", "utt2dur", "spk2utt", *_LABELS})
+_OF_UTTERANCES = frozenset({"text", "utt2spk", "utt2lang", "utt2dur", *_LABELS})
+_READ = frozenset({_SCP, "segments", "spk2gender", "spk2utt", TABLE}) | _OF_UTTERANCES
 _TABLES = ("utt*", "spk*", "reco*", "text*", "wav*", "stm", "ctm", "glm")
 _APART = 0.1  # s between `utt2dur` and what is there; frame counts of 10 ms are rounded in some recipes
 
@@ -93,12 +97,14 @@ def _data_folder(folder: Path, split: str | None, settings: Settings, findings: 
     unsegmented = {name: Segment(name, 0.0, None, None) for name in places.recordings}
     stretches = read_segments(folder / "segments") if (folder / "segments").is_file() else unsegmented
     tables = _tables(folder, stretches, findings)
+    channels = Channels(folder, places.found())
     genders = read_table(folder / "spk2gender") if (folder / "spk2gender").is_file() else {}
     gone: dict[str, list[str]] = {}
     apart: list[str] = []
     for name, stretch in stretches.items():
         place, reason = places.find(stretch)
-        if place is None:
+        reason = reason or channels.reason(stretch.recording)
+        if place is None or reason:
             gone.setdefault(reason, []).append(name)
             continue
         duration = (

@@ -100,6 +100,11 @@ class AudioPlaces:
         names = [name for name, _, _ in self._read.values() if name and not Path(name).is_absolute()]
         self._base = base_folder(names[0], folder / "wav.scp", base) if names else folder
 
+    def found(self) -> dict[str, str]:
+        """The location of the audio of each recording that can be read."""
+        places = {name: self.find(Segment(name, 0.0, None, None))[0] for name in self.recordings}
+        return {name: place for name, place in places.items() if place is not None}
+
     def find(self, segment: Segment) -> tuple[str | None, str]:
         """The location of the audio of a segment; None with the reason where it cannot be read."""
         if segment.reason is not None:

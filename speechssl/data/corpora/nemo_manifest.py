@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from speechssl.config import Config, UserError
+from speechssl.data.channels import OneChannel
 from speechssl.data.columns import understand
 from speechssl.data.corpora import CorpusInfo, duration_of
 from speechssl.data.corpora.rows import Description, json_lines, split_of
@@ -95,10 +96,11 @@ def _read(manifest: Path, findings: Findings) -> Iterator[Utterance]:
     names = ["label" if name == _COMMAND and "label" not in columns else name for name in columns]
     meaning = understand(Table(manifest, tuple(names), ""))
     probe = functools.lru_cache(maxsize=16)(duration_of)  # the stretches of a long file come one after another
-    split, coverage = split_of(manifest.stem), Coverage()
+    split, coverage, channels = split_of(manifest.stem), Coverage(), OneChannel(columns)
     findings.unused += [name for name in meaning.unused if name not in findings.unused]
     for line, values in json_lines(manifest):
         entry = meaning.entry(Row(line, tuple(values.get(name) for name in columns)))
+        channels.check(entry.file, entry.extras, f"{manifest}:{line}")
         place = _place(manifest.parent, entry.file, values.get(_SHARD))
         offset = entry.offset or 0.0
         whole, duration = probe(place), entry.duration

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from speechssl.config import UserError
 from speechssl.data.corpora.kaldi import Settings, prepare
@@ -161,3 +163,42 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path, files: dict[str, str], 
     with pytest.raises(UserError, match=words) as error:
         list(prepare(tables(tmp_path / "data", **files)))
     assert "\n" not in str(error.value)
+
+
+def two_channels(path: Path) -> Path:
+    times = np.arange(8000) / 16000
+    soundfile.write(path, np.stack([np.sin(900 * times), np.sin(3000 * times)], axis=1) / 2, 16000)
+    return path
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_channel_of_a_file_with_two_is_left_out(tmp_path: Path, write_tone: Callable, named: bool) -> None:
+    call, other = two_channels(tmp_path / "c.wav"), two_channels(tmp_path / "o.wav")
+    mono = write_tone(tmp_path / "m.wav")
+    root = tables(
+        tmp_path / "data",
+        wav_scp=f"c-A {call}\nc-B {call}\nm {mono}\no {other}\n",
+        segments="a c-A 0 0.3\nb c-B 0.2 0.5\nm m 0 0.2\no o 0 0.5\n",
+        text="a good day\nb hello\nm hm\no oh\n",
+    )
+    if named:
+        (root / "reco2file_and_channel").write_text("c-A c A\nc-B c B\nm m A\n")
+    source = prepare(root)
+    assert [(each.audio, each.text) for each in source] == [(str(mono), "hm"), (str(other), "oh")]
+    reason = "reco2file_and_channel names one channel" if named else "2 recordings of wav.scp are one file"
+    assert source.findings.notes == [
+        f"{root}: left out: 2 utterances (a, …): {reason}, and the file has 2 channels; "
+        "write each channel to a file of its own"
+    ]
+    assert source.findings.not_read == []
+
+
+def test_one_channel_alone_is_left_out_as_well(tmp_path: Path) -> None:
+    call = two_channels(tmp_path / "c.wav")
+    root = tables(tmp_path / "data", wav_scp=f"c-A {call}\n")
+    (root / "reco2file_and_channel").write_text("c-A c A\n")
+    with pytest.raises(UserError, match=r"no utterance can be read; 1 utterance \(c-A\): .* the file has 2 channels"):
+        list(prepare(root))
+    (root / "reco2file_and_channel").write_text("c-A c\n")
+    with pytest.raises(UserError, match="reco2file_and_channel: given 'c-A c', allowed: RECORDING FILE CHANNEL"):
+        list(prepare(root))
