@@ -121,7 +121,8 @@ class WaveformStore:
     def content_ids(self) -> list[str]:
         """A digest of each utterance's samples, whatever its file is called: the same audio has the same digest.
 
-        Files of other containers have the same digest when their samples are the same; a lossy copy has another one.
+        Files of other containers have the same digest when their samples are the same. A copy with other samples (of
+        another volume, rate or length, or a lossy one) has another digest.
 
         Returns:
             16 hexadecimal digits for each utterance, in order.

@@ -2,8 +2,10 @@
 
 A recording that was moved, copied, renamed or losslessly re-encoded has the same samples and therefore the same content
 id (`WaveformStore.content_ids`). A stretch of a file overlaps another one of the same file when their times do; for
-that, files are known by their paths. Not found: a lossy copy, another sampling rate, and another cut of a file that was
-moved.
+that, files are known by their paths. Not found, because their samples differ: a copy of another volume, sampling rate
+or number of channels, with silence before or behind it, filtered or mixed with noise, a lossy copy, and another cut of
+a file that was moved. No digest finds these for certain: a changed volume is rounded again, and wherever the values are
+divided into steps some samples change theirs. So results say "no copy sample by sample", which is what is known.
 
 Each stage of a model's life has a record of its own, and a model that starts from another one keeps the records of that
 one. A model without the file (imported, or of an earlier version) has unknown records, and so has all that starts from
@@ -25,6 +27,8 @@ from speechssl.data.manifest import write_lines
 from speechssl.data.store import WaveformStore
 
 TRAINING_AUDIO = "training_audio.json"
+NO_COPY = "known, no copy sample by sample"
+"""For a result row: the model's training audio is recorded, and no utterance that is scored is in it."""
 MIN_OVERLAP = 0.1  # s that two stretches of a file share; less is the rounding of neighbours
 _VERSION = 1
 
@@ -163,11 +167,11 @@ def pretraining_overlap(audio: TrainingAudio, store: WaveformStore, indices: Ite
         indices: its test utterances.
 
     Returns:
-        Such as `3 of 24 test utterances`; `unknown` where the model's record is missing.
+        Such as `3 of 24 test utterances, compared sample by sample`; `unknown` where the model's record is missing.
     """
     tested = sorted(set(indices))
     count = len(audio.pretraining.find(store, tested))
-    words = f"{count} of {len(tested)} test utterances"
+    words = f"{count} of {len(tested)} test utterances, compared sample by sample"
     return words if audio.pretraining.known else f"unknown, at least {words}" if count else "unknown"
 
 

@@ -19,6 +19,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from speechssl.config import Config, digest
 from speechssl.data.labelled import Example
 from speechssl.data.training_audio import (
+    NO_COPY,
     AudioRecord,
     TrainingAudio,
     pretraining_overlap,
@@ -113,7 +114,7 @@ def recognise(
             replace(
                 row,
                 pretraining_audio="" if row.contender == SCRATCH else heard,
-                training_audio="known" if row.contender == SCRATCH or audio.fine_tuning.known else "unknown",
+                training_audio=NO_COPY if row.contender == SCRATCH or audio.fine_tuning.known else "unknown",
                 lm_text=ngrams.tested() if row.probe == NGRAM else "",
             )
             for row in rows_of(store, division, scores, corpus=corpus, command=command)

@@ -1,9 +1,10 @@
-"""A fine-tuned model scored on a prepared corpus whose speakers it was not trained on.
+"""A fine-tuned model scored on a prepared corpus without the recordings and speakers that it is known to be trained on.
 
 The model's `training_audio.json` and `config.json` say on what and on whom it was trained. A recording or a speaker on
 both sides is refused, or left out where that is asked for: the score would be that of a model that knows the voice.
-Recordings are known by their samples, so a copy under another name is found. Speakers are known by their names in a
-manifest, so in another corpus the same name may be another person; whoever knows that it is says so.
+Recordings are known by their samples, so a copy under another name is found and an altered one is not. Speakers are
+known by their names in a manifest, so in another corpus the same name may be another person; whoever knows that it is
+says so.
 """
 
 from collections.abc import Sequence

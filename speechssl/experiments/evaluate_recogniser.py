@@ -1,4 +1,4 @@
-"""A fine-tuned recogniser scored on a prepared corpus whose speakers it was not trained on."""
+"""A fine-tuned recogniser scored on a prepared corpus without what it is known to be trained on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

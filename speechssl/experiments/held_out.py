@@ -1,4 +1,8 @@
-"""The test side of a fine-tuned model: without what it was trained on, and with what is known about that in words."""
+"""The test side of a fine-tuned model: without what it was trained on, and with what is known about that in words.
+
+Recordings are compared sample by sample and speakers by their names, so that an altered copy of a training recording
+(see `data.training_audio`) and a speaker under another name are not found.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +11,7 @@ from typing import Any
 
 from speechssl.config import UserError
 from speechssl.data.names import place_of
-from speechssl.data.training_audio import TrainingAudio, pretraining_overlap, read_training_audio
+from speechssl.data.training_audio import NO_COPY, TrainingAudio, pretraining_overlap, read_training_audio
 from speechssl.data.values import alike
 from speechssl.data.waveforms import WaveformStore
 from speechssl.terminal import say
@@ -33,21 +37,22 @@ class HeldOut:
 
     @property
     def training(self) -> str:
-        """`known` or `unknown`, for a result row."""
-        return "known" if self.known else "unknown"
+        """What is known of the utterances that are scored, for a result row: `NO_COPY` or `unknown`."""
+        return NO_COPY if self.known else "unknown"
 
     def rule(self, what: str) -> str:
-        """What is disjoint, in words, for `speakers` or `utterances`.
+        """What is disjoint, in words, for `speakers` (compared by name) or `utterances` (by their samples).
 
+        >>> HeldOut([], 0, known=True, speakers_known=True, pretraining="unknown").rule("utterances")
+        'utterances that are no copies, sample by sample, of training audio'
         >>> HeldOut([], 0, known=False, speakers_known=False, pretraining="unknown").rule("speakers")
         'not known whether the model was trained on these speakers'
         """
-        known = self.speakers_known if what == "speakers" else self.known
-        return (
-            f"{what} the model was not trained on"
-            if known
-            else f"not known whether the model was trained on these {what}"
-        )
+        if not (self.speakers_known if what == "speakers" else self.known):
+            return f"not known whether the model was trained on these {what}"
+        if what == "speakers":
+            return "speakers of other names than in training"
+        return "utterances that are no copies, sample by sample, of training audio"
 
 
 def untrained(
@@ -59,7 +64,7 @@ def untrained(
     other_speakers: bool,
     leave_out: bool,
 ) -> HeldOut:
-    """The test utterances that a model was not trained on, as far as that is known.
+    """The test utterances of which no copy, sample by sample, was trained on, and no speaker by name.
 
     Args:
         model: the model folder.

@@ -51,10 +51,10 @@ class ResultRow:
         unit: of `labels`: `shots` (labelled utterances per class) or `minutes` (of transcribed speech).
         split_hash: sixteen hexadecimal digits of who trained and who was tested; equal where two rows can be compared.
         model_hash: sixteen hexadecimal digits of the encoder; empty where there is none.
-        training_audio: whether the audio that a fine-tuned model was trained on is `known`, or `unknown`; empty where
-            the row is not about one.
-        pretraining_audio: how many test utterances are in the audio that the encoder was pretrained on, in words, or
-            `unknown`; empty where there is no pretrained encoder.
+        training_audio: whether the audio that a fine-tuned model was trained on is `known, no copy sample by sample` of
+            it being tested on, or `unknown`; empty where the row is not about one.
+        pretraining_audio: how many test utterances are in the audio that the encoder was pretrained on, compared sample
+            by sample, in words, or `unknown`; empty where there is no pretrained encoder.
         left_out: test utterances left out because the model was trained on them or on their speakers.
         lm_text: how many test transcripts are in the text of the n-gram, in words, or `unknown`; empty without one.
     """

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -154,13 +155,41 @@ def test_records_are_carried_from_model_to_model(
     moved = [each.model_copy(update={"audio": shutil.move(each.audio, tmp_path)}) for each in heard[:2]]
     new = recordings(tmp_path / "c", first=300, count=8, speakers="v")
     rows = evaluated(second, prepared(tmp_path / "test", [*new, *moved]), tmp_path / "r.json")
-    assert {(row.training_audio, row.pretraining_audio) for row in rows} == {("known", "2 of 10 test utterances")}
-    assert all(row.split == "speakers the model was not trained on, interval by speaker" for row in rows)
+    assert {row.training_audio for row in rows} == {"known, no copy sample by sample"}
+    assert {row.pretraining_audio for row in rows} == {"2 of 10 test utterances, compared sample by sample"}
+    assert all(row.split == "speakers of other names than in training, interval by speaker" for row in rows)
     capsys.readouterr()
     assert main(["evaluate", str(second), str(one), "--out", str(tmp_path / "r.json"), "--other-speakers"]) == 2
     assert "8 of 8 test utterances were trained on" in capsys.readouterr().err
     assert main(["evaluate", str(second), str(one), "--out", str(tmp_path / "r.json"), "--leave-out-trained"]) == 2
     assert "the model was trained on all test utterances" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("alteration", ["softer", "padded", "without a speaker"])
+def test_rows_claim_no_more_than_that_samples_were_compared(
+    trained: tuple[Path, list[Utterance]], start: Path, tmp_path: Path, alteration: str
+) -> None:
+    """An altered copy is not found, so nothing may say that the model was not trained on it."""
+    model = shutil.copytree(trained[0], tmp_path / "model")
+    store = WaveformStore(trained[0].parent / "corpus")
+    write_training_audio(model, TrainingAudio(fine_tuning=AudioRecord.of(store)))
+    made: list[Utterance] = []
+    for number, item in enumerate(trained[1]):
+        samples, rate = soundfile.read(item.audio, dtype="int16")
+        changed = np.pad(samples, (800, 0)) if alteration == "padded" else samples // 2
+        path = tmp_path / f"{number}.wav"
+        soundfile.write(path, changed, rate)
+        speaker = None if alteration == "without a speaker" else f"t{number % 4}"
+        made.append(Utterance(audio=str(path), duration=0.0, speaker=speaker, label=item.label))
+    rows = evaluated(model, prepared(tmp_path / "corpus", made), tmp_path / "r.json")
+    assert {(row.n, row.training_audio) for row in rows} == {(8, "known, no copy sample by sample")}
+    [split] = {row.split for row in rows}
+    assert split == (
+        "utterances that are no copies, sample by sample, of training audio, interval by utterance"
+        if alteration == "without a speaker"
+        else "speakers of other names than in training, interval by speaker"
+    )
+    assert "not trained on" not in (tmp_path / "r.json").read_text()
 
 
 def test_another_stretch_of_a_training_file_is_found(start: Path, tmp_path: Path) -> None:
@@ -213,7 +242,7 @@ def test_probes_state_what_the_encoder_heard(start: Path, tmp_path: Path, capsys
     rows = evaluated(model, corpus, tmp_path / "r.json", *words)
     [stated] = {row.pretraining_audio for row in rows if row.contender != "chance"}
     tested = int(stated.split(" of ")[1].split()[0])
-    assert stated == f"{tested} of {tested} test utterances"
+    assert stated == f"{tested} of {tested} test utterances, compared sample by sample"
     assert f"in the audio of pretraining: {stated}" in capsys.readouterr().err
     write_training_audio(model, TrainingAudio(fine_tuning=AudioRecord.of(heard)))
     assert main(["evaluate", str(model), str(corpus), "--out", str(tmp_path / "r.json"), *words]) == 2
