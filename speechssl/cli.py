@@ -354,7 +354,10 @@ def import_(
 def export(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for huggingface, .pt for torchaudio, .onnx.")],
-    to: Annotated[Literal["huggingface", "torchaudio", "onnx"], typer.Option(help="For whom.")] = "huggingface",
+    to: Annotated[
+        Literal["huggingface", "transformers", "torchaudio", "onnx"],
+        typer.Option(help="For whom; huggingface and transformers are the same."),
+    ] = "huggingface",
     encoder_only: Annotated[bool, typer.Option("--encoder-only", help="Without head or objective.")] = False,
     hidden_states: Annotated[bool, typer.Option("--hidden-states", help="ONNX: give all layers too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="What was written as one JSON object on stdout.")] = False,
@@ -363,7 +366,8 @@ def export(
     from speechssl.interop.export import export_model
 
     with hold_file(out):
-        report = export_model(model, out, to=to, encoder_only=encoder_only, hidden_states=hidden_states)
+        target = "huggingface" if to == "transformers" else to
+        report = export_model(model, out, to=target, encoder_only=encoder_only, hidden_states=hidden_states)
     checked = "" if report.max_error is None else f", at most {report.max_error:.1e} from the model here"
     say(f"{report.path}: {report.kind} for {report.to}, {report.size / 2**20:.1f} MiB{checked}")
     for note in report.notes:

@@ -13,6 +13,7 @@ import difflib
 import hashlib
 import json
 import math
+import sys
 import tomllib
 import types
 import typing
@@ -72,6 +73,33 @@ def readable(text: str, *, longest: int = LONGEST_MESSAGE) -> str:
         cut = len(text) - sum(kept)
         text = f"{text[: kept[0]]} … ({cut} more characters) … {text[-kept[1] :]}"
     return "\n".join(map(printable, text.split("\n")))
+
+
+def brief_value(value: object) -> str:
+    """A value in a message: as Python writes it, the middle left out after 80 characters.
+
+    >>> brief_value([512] * 1000)
+    '[512, 512, 512, 512, 512, 512, 512, 512, 512, 512, … (4920 more characters) …  512, 512, 512, 512, 512, 512]'
+    """
+    return readable(repr(value), longest=80)
+
+
+def parse_reason(error: Exception) -> str:
+    """What is wrong with a text that is no JSON or TOML, in one line, without Python's advice to its programmers.
+
+    >>> parse_reason(ValueError("Expecting value:  line 1"))
+    'Expecting value: line 1'
+    >>> import json
+    >>> try:
+    ...     json.loads("1" * 5000)
+    ... except ValueError as error:
+    ...     parse_reason(error)
+    'a whole number of more than 4300 digits'
+    """
+    words = " ".join(str(error).split())
+    if "set_int_max_str_digits" in words:
+        return f"a whole number of more than {sys.get_int_max_str_digits()} digits"
+    return words or type(error).__name__
 
 
 def load_config(
@@ -169,8 +197,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such recipe file") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not TOML: {error}") from None
+    except ValueError as error:  # also of bytes that are no text, and of numbers that are too long
+        raise UserError(f"{path}: not TOML: {parse_reason(error)}") from None
 
 
 def _read_with_base(path: Path) -> dict[str, Any]:
@@ -215,9 +243,9 @@ def _parse_value(text: str, *, override: str, wants_text: bool) -> object:
         return text
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         if quoted or text[:1] in ("[", "{"):
-            raise UserError(f"--set {override}: the value is not TOML: {error}") from None
+            raise UserError(f"--set {override}: the value is not TOML: {parse_reason(error)}") from None
         return text
     if len(parsed) != 1:
         raise UserError(f"--set {override!r}: one value only")
@@ -309,7 +337,7 @@ def _explain_one(detail: ErrorDetails, *, kind: type[Config]) -> str:
     wanted = wanted.removeprefix("a valid ").replace("\n", " ")
     if not location:
         return wanted
-    return f"key {name!r}: given {detail['input']!r}, allowed: {wanted}"
+    return f"key {name!r}: given {brief_value(detail['input'])}, allowed: {wanted}"
 
 
 # Writing

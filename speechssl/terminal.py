@@ -128,7 +128,7 @@ def _is_shown(character: str) -> bool:
 
 def put(line: str) -> None:
     """A line of what was asked for, on stdout; what is no letter, sign or space is spelled out."""
-    with _stdout():
+    with standard_output():
         print(printable(line))  # noqa: T201 -- stdout is for what was asked for, and this is the one way to it
 
 
@@ -138,13 +138,17 @@ def flush() -> None:
     Raises:
         OSError: stdout cannot take it, for example on a full disk.
     """
-    with _stdout():
+    with standard_output():
         sys.stdout.flush()
 
 
 @contextlib.contextmanager
-def _stdout() -> Generator[None]:
-    """Errors of stdout carry a name, and come once: Python would flush again at its end."""
+def standard_output() -> Generator[None]:
+    """A write to stdout, whose error carries a name and comes once: Python would flush again at its end.
+
+    Raises:
+        OSError: stdout cannot take it.
+    """
     try:
         with naming("standard output"):
             yield

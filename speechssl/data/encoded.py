@@ -24,6 +24,7 @@ from jaxtyping import Float32, Shaped
 
 from speechssl.audio import SAMPLE_RATE, AudioError, Levels, OpenStretch, open_stretch, with_channel
 from speechssl.data.store import PART, Form
+from speechssl.files import naming
 
 SCRATCH = ".decoding-"  # begins the names of the files of long utterances, until they are appended to the corpus
 _WHOLE = 60 * SAMPLE_RATE  # samples; a longer utterance is decoded into a file, so that memory stays bounded
@@ -202,7 +203,7 @@ def _in_file(stretch: OpenStretch, audio: str, scratch: Path) -> Encoded:
     levels, grid, clicks = Levels(), _Grid(), _Clicks()
     descriptor, name = tempfile.mkstemp(dir=scratch, prefix=SCRATCH)
     try:
-        with os.fdopen(descriptor, "r+b") as file:
+        with naming(name), os.fdopen(descriptor, "r+b") as file:
             for block in stretch.blocks():
                 levels.add(block)
                 grid.add(block)

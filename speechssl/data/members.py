@@ -115,7 +115,7 @@ def _copy(member: Member, location: str, folder: Path) -> str:
             return _copy_range(member.container, _tar_range(member), folder, PurePosixPath(member.name).name)
         if suffix in (".parquet", ".arrow"):
             return _write_row(member, folder)
-        if member.name.isascii() and member.name.isdecimal():
+        if _is_place(member.name):
             return _copy_range(member.container, _riff_range(member), folder, f"{member.name}.wav")
     except OSError as error:
         raise AudioError(location, f"cannot be read ({error.strerror or error})") from error
@@ -134,7 +134,7 @@ def _write_row(member: Member, folder: Path) -> str:
     from speechssl.data.arrow import read_audio  # here: pyarrow is slow to import
 
     column, _, row = member.name.rpartition("/")
-    if not column or not (row.isascii() and row.isdecimal()):
+    if not column or not _is_place(row):
         raise LookupError(f"a row of a table is COLUMN/ROW, got {member.name!r}")
     content = read_audio(member.container, column, int(row))
     if isinstance(content, str):
@@ -142,6 +142,11 @@ def _write_row(member: Member, folder: Path) -> str:
     copy = folder / _short(PurePosixPath(content.name).name or row)
     copy.write_bytes(content.data)
     return str(copy)
+
+
+def _is_place(text: str) -> bool:
+    """Whether a text is a row or a byte; none has more than 18 digits."""
+    return text.isascii() and text.isdecimal() and len(text) <= 18
 
 
 def _riff_range(member: Member) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speechssl.config import UserError
+from speechssl.config import UserError, parse_reason
 from speechssl.data.values import shown, stripped
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -269,7 +269,7 @@ def json_object(text: str, where: str) -> dict[str, Any]:
     except _TwiceError as error:
         raise UserError(f"{where}: {error} is there twice") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON: {error}") from None
+        raise UserError(f"{where}: not JSON: {parse_reason(error)}") from None
     if not isinstance(values, dict):
         raise UserError(f"{where}: given {type(values).__name__}, allowed: a JSON object")
     if "\\ud" in text.lower():  # an escaped half of a character, which no UTF-8 file can hold

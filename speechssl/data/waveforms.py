@@ -45,6 +45,7 @@ from speechssl.data.store import (
 )
 from speechssl.data.stretches import Stretch, repeated, stretch_of
 from speechssl.data.utterance import Reject, Utterance
+from speechssl.files import naming
 
 __all__ = ["PackReport", "WaveformStore", "pack"]
 
@@ -142,13 +143,13 @@ def pack(
     finished = _finished(out, fingerprint)
     if finished is not None:
         return finished
-    with (out / JOURNAL).open("a+b") as journal:
+    with naming(out / JOURNAL), (out / JOURNAL).open("a+b") as journal:  # closing may fail as well
         _lock(journal, out)
         if (out / WAVEFORMS).exists() and not (out / INDEX).exists() and not (out / PARTIAL).exists():
             (out / WAVEFORMS).replace(out / PARTIAL)  # killed between the last two renames
         (out / PARTIAL).touch()
         remove_scratch(out)
-        with (out / PARTIAL).open("r+b") as partial:
+        with naming(out / PARTIAL), (out / PARTIAL).open("r+b") as partial:
             entries = _recover(journal, partial, keys)
             resumed = len(entries)
             _decode_rest(todo, keys, entries, journal, partial, out=out, workers=workers, progress=progress)
@@ -279,8 +280,9 @@ def _decode_rest(
         if packed.encoded is not None:
             packed.encoded.append_to(partial)
             partial.flush()
-        journal.write(json_line(packed.entry).encode() + b"\n")
-        journal.flush()
+        with naming(out / JOURNAL):
+            journal.write(json_line(packed.entry).encode() + b"\n")
+            journal.flush()
         entries.append(packed.entry)
         seconds += samples_to_seconds(packed.entry.samples)
         if progress is not None:

@@ -13,6 +13,7 @@ from jaxtyping import Float32, Shaped
 
 from speechssl.data.stretches import start_mark
 from speechssl.embed.finished import Finished
+from speechssl.embed.h5_file import WritableFile
 from speechssl.embed.parts import METADATA_KEY
 
 _CHUNK_ROWS = 1024
@@ -66,15 +67,27 @@ def write_h5(out: Path, finished: Finished) -> None:
     """One HDF5 file."""
     import h5py
 
-    with h5py.File(out, "w") as file:
-        file.attrs["speechssl"] = finished.described()
-        for name, column in _with_new_starts(finished):
-            words = column.dtype.kind == "U"
-            file.create_dataset(
-                name, data=column.astype(object) if words else column, dtype=h5py.string_dtype() if words else None
-            )
-        name, rows = _body(finished)
-        _fill(file.create_dataset(name, (rows, *_inner(finished)), np.float32), _blocks(finished))
+    with WritableFile(out) as target:
+        with h5py.File(target, "w") as file:
+            _fill_h5(file, finished, target)
+        target.check()
+
+
+def _fill_h5(file: Any, finished: Finished, target: WritableFile) -> None:
+    import h5py
+
+    file.attrs["speechssl"] = finished.described()
+    for name, column in _with_new_starts(finished):
+        words = column.dtype.kind == "U"
+        file.create_dataset(
+            name, data=column.astype(object) if words else column, dtype=h5py.string_dtype() if words else None
+        )
+        target.check()
+    name, rows = _body(finished)
+    body = file.create_dataset(name, (rows, *_inner(finished)), np.float32)
+    for start, piece in _pieces(_blocks(finished)):
+        body[start : start + len(piece)] = piece
+        target.check()
 
 
 def read_h5(out: Path) -> str:
@@ -132,9 +145,9 @@ def write_tree(out: Path, finished: Finished) -> None:
             target = out / names[-1]
             target.parent.mkdir(parents=True, exist_ok=True)
             block = next(blocks)
-            np.save(
-                target, block[:, 0] if layout.frames and layout.layers == 1 else _vector_shape(block, layout.frames)
-            )
+            own = block[:, 0] if layout.frames and layout.layers == 1 else _vector_shape(block, layout.frames)
+            with target.open("wb") as file:  # numpy.save has no reason for what it could not write
+                _write_array(file, own.shape, [own], own.dtype)
     index = pa.concat_tables(tables) if tables else layout.schema(own=False).empty_table().select(kept)
     index = index.add_column(0, "file", pa.array(names, pa.string()))
     pq.write_table(index.replace_schema_metadata({METADATA_KEY: finished.described()}), out / "index.parquet")
@@ -190,11 +203,17 @@ def _blocks(finished: Finished) -> Iterator[Float32[np.ndarray, "..."]]:
 
 def _fill(array: Any, blocks: Iterable[Float32[np.ndarray, "..."]]) -> None:
     """Write blocks one after another, in steps that keep what is in memory small."""
+    for start, piece in _pieces(blocks):
+        array[start : start + len(piece)] = piece
+
+
+def _pieces(blocks: Iterable[Float32[np.ndarray, "..."]]) -> Iterator[tuple[int, Float32[np.ndarray, "..."]]]:
+    """Blocks in pieces of at most `_CHUNK_ROWS` rows, each with the number of rows before it."""
     start = 0
     for block in blocks:
         for at in range(0, len(block), _CHUNK_ROWS):
             piece = block[at : at + _CHUNK_ROWS]
-            array[start : start + len(piece)] = piece
+            yield start, piece
             start += len(piece)
 
 
@@ -207,12 +226,17 @@ def _add(
 ) -> None:
     """An .npy inside a zip, block by block."""
     with archive.open(zipfile.ZipInfo(f"{name}.npy", _EPOCH), "w", force_zip64=True) as file:
-        header = io.BytesIO()
-        described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_2_0(header, described)
-        file.write(header.getvalue())
-        for block in blocks:
-            for piece in (
-                [block[at : at + _CHUNK_ROWS] for at in range(0, len(block), _CHUNK_ROWS)] if shape else [block]
-            ):
-                file.write(np.ascontiguousarray(piece).tobytes())
+        _write_array(file, shape, blocks, dtype)
+
+
+def _write_array(
+    file: Any, shape: tuple[int, ...], blocks: Iterable[Shaped[np.ndarray, "..."]], dtype: np.dtype[Any]
+) -> None:
+    """What an .npy holds, block by block."""
+    header = io.BytesIO()
+    described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_2_0(header, described)
+    file.write(header.getvalue())
+    for block in blocks:
+        for piece in [block[at : at + _CHUNK_ROWS] for at in range(0, len(block), _CHUNK_ROWS)] if shape else [block]:
+            file.write(np.ascontiguousarray(piece).tobytes())

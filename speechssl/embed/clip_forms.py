@@ -6,6 +6,8 @@
 AudioDecoder, AudioSamples                      torchcodec
 (tensor of shape (channels, samples), rate)     torchaudio.load
 (array of shape (samples, channels), rate)      soundfile.read
+
+A dictionary of samples without their rate is refused: what made it had one, and 16 kHz would be a guess.
 """
 
 import io
@@ -41,7 +43,7 @@ def unwrapped(clip: object, *, name: str) -> object:
         name: what to call the clip in an error.
 
     Raises:
-        AudioError: a dictionary with other keys.
+        AudioError: a dictionary with other keys, or samples in one without their rate.
 
     >>> unwrapped({"array": "samples", "sampling_rate": 8000, "path": None}, name="clip")
     ('samples', 8000)
@@ -64,7 +66,13 @@ def _from_mapping(clip: Mapping[object, object], name: str) -> object:
     samples = [key for key in _SAMPLES if key in keys]
     rates = [key for key in _RATES if key in keys]
     if len(samples) == 1 and len(rates) <= 1 and keys <= {*samples, *rates, *_OTHER}:
-        return clip[samples[0]], clip[rates[0]] if rates else SAMPLE_RATE
+        if not rates:
+            raise AudioError(
+                name,
+                f"a dict with {samples[0]!r} and without a rate; add 'sampling_rate': Hz, or give the samples alone "
+                f"where they are at {SAMPLE_RATE} Hz",
+            )
+        return clip[samples[0]], clip[rates[0]]
     content, path = clip.get("bytes"), clip.get("path")
     if "bytes" in keys and keys <= {"bytes", "path"} and (content is None or isinstance(content, bytes)):
         if content is None:

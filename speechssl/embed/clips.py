@@ -96,7 +96,7 @@ def is_single(clips: object) -> bool:
     if isinstance(clips, np.ndarray):
         return clips.dtype.kind not in "OSU"  # those hold paths or clips
     if isinstance(clips, tuple):  # samples with their rate, or several clips
-        return len(clips) == 2 and (_is_number(clips[1]) or _is_number(clips[0]))
+        return len(clips) == 2 and (_is_number(clips[0]) or _is_rate(clips[1]))
     if isinstance(clips, str | bytes | PathLike | Tensor) or hasattr(clips, "read"):
         return True
     return is_clip_mapping(clips) or hasattr(clips, "get_all_samples") or hasattr(clips, "sample_rate")
@@ -264,7 +264,8 @@ def _from_samples(samples: object, rate: object, name: str, *, with_rate: bool) 
     if array is None:
         raise AudioError(name, _what(samples))
     if not _is_number(rate):
-        raise AudioError(name, f"need a rate in Hz beside the samples, got {_kind(rate)}")
+        given = repr(rate) if isinstance(rate, str) else _kind(rate)
+        raise AudioError(name, f"need a rate in Hz beside the samples, got {given}")
     hertz = float(cast(float, rate))
     if not (MIN_RATE <= hertz <= MAX_RATE and hertz == int(hertz)):
         raise AudioError(name, f"need a rate of {MIN_RATE} to {MAX_RATE} Hz, a whole number, got {rate}")
@@ -292,6 +293,13 @@ def _array(samples: object) -> Shaped[np.ndarray, "..."] | None:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def _is_rate(value: object) -> bool:
+    """Whether the second of two is meant for a rate, whatever its type: a number, as text too, or an array of one."""
+    if isinstance(value, str):
+        return value.strip().replace(".", "", 1).isdecimal()
+    return _is_number(value) or (isinstance(value, np.ndarray | Tensor) and value.ndim == 0)
 
 
 def _what(clip: object) -> str:

@@ -21,6 +21,7 @@ from speechssl.embed.decoding import Clip, Decoded, Failed, Streamed
 from speechssl.embed.encoding import Encoding, Layer
 from speechssl.embed.inputs import Item
 from speechssl.embed.moments import Pooling
+from speechssl.files import naming
 
 PART_SECONDS, PART_CLIPS = 480.0, 1024
 
@@ -118,7 +119,7 @@ class PartEncoder:
         if self.pooling is not None:
             return self._finish(part, self._vectors(part, self.pooling), None)
         path = self._frames / f".{threading.get_ident()}-{id(part)}.f32"
-        with path.open("wb") as file:
+        with naming(path), path.open("wb") as file:
             found = self._all_frames(part, file)
         return self._finish(part, found, path)
 

@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from speechssl.embed.predict import Predictor
 from speechssl.embed.predict_rows import Format, RowWriter, TextStream
 from speechssl.embed.predict_run import PredictReport, predict_each, predict_to, read_sources
 from speechssl.embed.summary import told_by
-from speechssl.terminal import bars, say
+from speechssl.files import naming
+from speechssl.terminal import bars, say, standard_output
 
 _SUFFIXES: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl"}
 
@@ -54,12 +57,17 @@ def predict_to_file(
 def predict_to_stream(
     predictor: Predictor, sources: Sequence[str], file: TextStream, *, layout: Format, allow_remote: bool = False
 ) -> PredictReport:
-    """Write rows to a stream as they come, and the reasons of what fails to standard error too."""
+    """Write rows to a stream as they come, and the reasons of what fails to standard error too.
+
+    Raises:
+        OSError: the stream cannot take them; carries its name.
+    """
     plan = read_sources(sources, allow_remote=allow_remote)
     if isinstance(file, io.TextIOWrapper):  # whatever the locale can encode
         file.reconfigure(errors="backslashreplace")
     writer = RowWriter(file, layout, predictor.classes)
-    writer.header()
+    with _writing(file):
+        writer.header()
     written, failed, seconds = 0, 0, 0.0
     with (
         tempfile.TemporaryDirectory(prefix="speechssl-") as spool,
@@ -68,11 +76,19 @@ def predict_to_stream(
         for part in parts:
             for row in part.in_order():
                 if isinstance(row, Failed):
-                    writer.failed(row.item.path, row.item.offset, row.reason)
+                    with _writing(file):
+                        writer.failed(row.item.path, row.item.offset, row.reason)
                     say(f"{row.item.path}: {row.reason}")
                     failed += 1
                 else:
-                    writer.row(row.item.path, row.item.offset, row.seconds, asdict(row.prediction))
+                    with _writing(file):
+                        writer.row(row.item.path, row.item.offset, row.seconds, asdict(row.prediction))
                     written, seconds = written + 1, seconds + row.seconds
-            file.flush()
+            with _writing(file):
+                file.flush()
     return PredictReport(written, failed, seconds, 0, finished_before=False)
+
+
+def _writing(file: TextStream) -> AbstractContextManager[None]:
+    """Errors of a write to the stream carry its name."""
+    return standard_output() if file is sys.stdout else naming(str(getattr(file, "name", "the output")))

@@ -19,7 +19,7 @@ from typing import Any
 import pydantic
 from torch import Tensor
 
-from speechssl.config import UserError
+from speechssl.config import UserError, brief_value
 from speechssl.interop.naming import Table, modern_weight_norm, rename
 from speechssl.interop.pickled import is_state_dict, plain
 from speechssl.interop.published import recognised
@@ -192,7 +192,7 @@ def _encoder(settings: _Settings, tensors: Mapping[str, Tensor]) -> EncoderConfi
         return config if settings.normalize is None else config.model_copy(update={"normalize": settings.normalize})
     for name, allowed in _FIXED:
         if given.get(name, allowed) != allowed:
-            raise ValueError(f"{name}={given[name]!r} cannot be expressed here; only {name}={allowed!r} can")
+            raise ValueError(f"{name}={brief_value(given[name])} cannot be expressed here; only {name}={allowed!r} can")
     transformer = {ours: _default(given, theirs, default) for theirs, ours, default in _SETTINGS}
     depth = _default(given, "pos_conv_depth", 1)
     if depth > 1:
@@ -203,7 +203,7 @@ def _encoder(settings: _Settings, tensors: Mapping[str, Tensor]) -> EncoderConfi
         transformer |= {"relative_buckets": given["num_buckets"], "relative_distance": given["max_distance"]}
     mode = _default(given, "extractor_mode", "default")
     if mode not in _NORMS:
-        raise ValueError(f"extractor_mode={mode!r} cannot be expressed here; allowed: {', '.join(_NORMS)}")
+        raise ValueError(f"extractor_mode={brief_value(mode)} cannot be expressed here; allowed: {', '.join(_NORMS)}")
     conv = {
         "layers": _conv_layers(_default(given, "conv_feature_layers", _CONV_LAYERS)),
         "norm": _NORMS[mode],
@@ -217,7 +217,8 @@ def _encoder(settings: _Settings, tensors: Mapping[str, Tensor]) -> EncoderConfi
         )
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"setting {'.'.join(map(str, first['loc']))}={first['input']!r}: {first['msg']}") from None
+        name = ".".join(map(str, first["loc"]))
+        raise ValueError(f"setting {name}={brief_value(first['input'])}: {first['msg']}") from None
 
 
 def _default(given: Mapping[str, Any], name: str, default: Any) -> Any:
@@ -252,12 +253,12 @@ def _conv_layers(text: Any) -> Any:
                     raise TypeError
                 return part * times
             case _:
-                raise ValueError(f"conv_feature_layers={text!r} is no list of (channels, kernel, stride)")
+                raise ValueError(f"conv_feature_layers={brief_value(text)} is no list of (channels, kernel, stride)")
 
     try:
         return value(ast.parse(text, mode="eval").body)
     except (SyntaxError, TypeError, RecursionError, MemoryError):
-        raise ValueError(f"conv_feature_layers={text!r} is no list of (channels, kernel, stride)") from None
+        raise ValueError(f"conv_feature_layers={brief_value(text)} is no list of (channels, kernel, stride)") from None
 
 
 def _objective(settings: _Settings, tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import pydantic
 from torch import Tensor
 
-from speechssl.config import Config
+from speechssl.config import Config, brief_value, readable
 from speechssl.interop.naming import Table, fuse_qkv, modern_weight_norm, old_weight_norm, rename, split_qkv
 from speechssl.models.encoder import EncoderConfig
 
@@ -128,11 +128,12 @@ def import_config(config: Mapping[str, Any], *, normalize: bool = True) -> Encod
     """
     kind = config.get("model_type", "wav2vec2")
     if kind not in MODEL_TYPES:
-        raise ValueError(f"model_type={kind!r} cannot be read; allowed: {', '.join(MODEL_TYPES)}")
+        raise ValueError(f"model_type={brief_value(kind)} cannot be read; allowed: {', '.join(MODEL_TYPES)}")
     _check_fixed(config, (*_FIXED, *_FIXED_OF[kind]))
     shapes = {name: config.get(name, default) for name, default in _CONV_SETTINGS}
     if len({len(values) for values in shapes.values()}) > 1:
-        raise ValueError(f"one value a layer is needed: {', '.join(f'{name}={list(shapes[name])}' for name in shapes)}")
+        found = ", ".join(f"{name}={brief_value(list(values))}" for name, values in shapes.items())
+        raise ValueError(f"one value a layer is needed: {found}")
     table = _encoder_settings(kind)
     settings = _from_table(config, table)
     settings["conv"]["layers"] = tuple(zip(*shapes.values(), strict=True))
@@ -144,7 +145,7 @@ def import_config(config: Mapping[str, Any], *, normalize: bool = True) -> Encod
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         theirs = next((name for name, ours, _ in table if ours == place), place)
-        raise ValueError(f"{theirs}={first['input']!r} cannot be expressed here: {first['msg']}") from None
+        raise ValueError(f"{theirs}={brief_value(first['input'])} cannot be expressed here: {first['msg']}") from None
     if encoder.conv.padding:
         raise ValueError(_padding_message(encoder))
     return encoder
@@ -251,7 +252,7 @@ def import_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             renamed[ours] = value
     if unknown:
-        raise ValueError(f"not weights of Wav2Vec2Model or Wav2Vec2ForPreTraining: {', '.join(sorted(unknown))}")
+        raise ValueError(f"not weights of Wav2Vec2Model or Wav2Vec2ForPreTraining: {_listed(unknown)}")
     if "quantizer.codebooks" in renamed:
         codebooks = renamed["quantizer.codebooks"]  # 1 groups*codes dim/groups
         groups = renamed["project_target.weight"].shape[1] // codebooks.shape[2]
@@ -302,7 +303,7 @@ def export_weights(weights: Mapping[str, Tensor], *, weight_norm: WeightNorm = "
         else:
             unknown.append(name)
     if unknown:
-        raise ValueError(f"not weights of a wav2vec 2.0 encoder or objective: {', '.join(sorted(unknown))}")
+        raise ValueError(f"not weights of a wav2vec 2.0 encoder or objective: {_listed(unknown)}")
     return exported
 
 
@@ -339,9 +340,9 @@ def _get(config: Config, path: str) -> Any:
 
 def _check_fixed(config: Mapping[str, Any], fixed: tuple[tuple[str, Any], ...]) -> None:
     for name, allowed in fixed:
-        given = config.get(name, allowed)
-        if given != allowed:
-            raise ValueError(f"{name}={given!r} cannot be expressed here; only {name}={allowed!r} can")
+        found = config.get(name, allowed)
+        if found != allowed:
+            raise ValueError(f"{name}={brief_value(found)} cannot be expressed here; only {name}={allowed!r} can")
 
 
 def _padding_message(encoder: EncoderConfig) -> str:
@@ -349,3 +350,7 @@ def _padding_message(encoder: EncoderConfig) -> str:
         f"convolutions that see {encoder.conv.receptive_field} samples get {encoder.conv.padding} zeros on both sides "
         "here and none in transformers; only a receptive field of 400 samples or less is the same in both"
     )
+
+
+def _listed(names: list[str]) -> str:
+    return readable(", ".join(sorted(names)), longest=300)

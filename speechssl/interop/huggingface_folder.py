@@ -13,7 +13,7 @@ from torch import Tensor
 
 from speechssl.answers import answer, status_of
 from speechssl.audio import SAMPLE_RATE
-from speechssl.config import UserError
+from speechssl.config import UserError, brief_value
 from speechssl.interop import huggingface
 from speechssl.interop.naming import rename
 from speechssl.interop.pickled import load_state_dict
@@ -124,12 +124,14 @@ def _normalizes(folder: Path) -> bool:
             raise UserError(f"{path}: feature_extractor must be a table, is a {type(settings).__name__}")
         kind = settings.get("feature_extractor_type", "Wav2Vec2FeatureExtractor")
         if kind != "Wav2Vec2FeatureExtractor":
-            raise UserError(f"{path}: feature_extractor_type={kind!r}; only Wav2Vec2FeatureExtractor takes waveforms")
+            raise UserError(
+                f"{path}: feature_extractor_type={brief_value(kind)}; only Wav2Vec2FeatureExtractor takes waveforms"
+            )
         rate = settings.get("sampling_rate", SAMPLE_RATE)
         if rate != SAMPLE_RATE:
             raise UserError(f"{path}: sampling_rate={rate}; only {SAMPLE_RATE} is read")
         if not isinstance(settings.get("do_normalize", True), bool):
-            raise UserError(f"{path}: do_normalize={settings['do_normalize']!r}; allowed: true and false")
+            raise UserError(f"{path}: do_normalize={brief_value(settings['do_normalize'])}; allowed: true and false")
         if "do_normalize" in settings:
             return settings["do_normalize"]
     return True
@@ -161,7 +163,7 @@ def _inside(index: Path, shard: str) -> Path:
     path = index.parent / shard
     # No file system has longer names than 255 bytes, and the error of one would show the name in full.
     if Path(shard).name != shard or len(shard.encode()) > 255 or not path.is_file():
-        raise UserError(f"{index}: names the shard {shard!r}, which is not beside it")
+        raise UserError(f"{index}: names the shard {brief_value(shard)}, which is not beside it")
     return path
 
 

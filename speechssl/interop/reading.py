@@ -15,7 +15,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from speechssl.config import Config, UserError, readable
+from speechssl.config import Config, UserError, brief_value, readable
 from speechssl.interop.naming import fuse_qkv, split_qkv
 from speechssl.models.encoder import EncoderConfig, SpeechEncoder
 from speechssl.models.files import brief
@@ -217,7 +217,8 @@ def checked_objective(settings: dict[str, Any]) -> dict[str, Any]:
         _Objective.model_validate(settings)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"objective: {'.'.join(map(str, first['loc']))}={first['input']!r}: {first['msg']}") from None
+        name = ".".join(map(str, first["loc"]))
+        raise ValueError(f"objective: {name}={brief_value(first['input'])}: {first['msg']}") from None
     return settings
 
 

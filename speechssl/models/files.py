@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from speechssl.config import UserError, readable
+from speechssl.config import UserError, parse_reason, readable
 
 JSON_BYTES = 1 << 28  # the list of all recordings that a model was trained on is part of its settings
 _BRACKETS = 200_000  # lists and tables of one JSON file: each takes fifty times its two characters in memory
@@ -123,4 +123,4 @@ def brief(error: Exception, *, longest: int = 300) -> str:
     >>> brief(ValueError("first,   second")), brief(KeyError())
     ('first, second', 'KeyError')
     """
-    return readable(" ".join(str(error).split()) or type(error).__name__, longest=longest)
+    return readable(parse_reason(error), longest=longest)

@@ -15,7 +15,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from speechssl.audio import RECEPTIVE_FIELD, SAMPLE_RATE, normalize
-from speechssl.config import UserError
+from speechssl.config import UserError, brief_value
 from speechssl.models.classifier import Classifier, ClassifierConfig, LogMelClassifier
 from speechssl.models.ctc import CTCConfig, CTCModel
 from speechssl.models.encoder import EncoderConfig, SpeechEncoder
@@ -88,7 +88,7 @@ def _build(head: Mapping[str, Any], encoder: EncoderConfig | None, shapes: Mappi
     """A head of the size that its tensors have; ``shapes`` are those of the file."""
     settings = json.dumps(head["config"])
     if head.get("network", "encoder") not in ("encoder", "logmel-cnn"):
-        raise ValueError(f"network {head['network']!r}")
+        raise ValueError(f"network {brief_value(head['network'])}")
     if encoder is None:
         cnn = LogMelCNNConfig.model_validate_json(settings)
         classes = _names(head, "classes", shapes.get(f"{HEAD}network.head.bias"))
@@ -97,7 +97,7 @@ def _build(head: Mapping[str, Any], encoder: EncoderConfig | None, shapes: Mappi
             raise ValueError(f"channels are {list(cnn.channels)}, and the file has others")
         return LogMelClassifier(classes, cnn)
     if head["kind"] not in ("ctc", "classifier"):
-        raise ValueError(f"kind {head['kind']!r}")
+        raise ValueError(f"kind {brief_value(head['kind'])}")
     names = _names(head, "symbols" if head["kind"] == "ctc" else "classes", shapes.get(f"{HEAD}output.bias"))
     if head["kind"] == "ctc":
         return CTCModel(SpeechEncoder(encoder), Vocabulary(names), CTCConfig.model_validate_json(settings))

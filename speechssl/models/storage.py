@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from speechssl.config import UserError
+from speechssl.config import UserError, brief_value
 from speechssl.files import write_atomic
 from speechssl.models.encoder import PRESETS, EncoderConfig, SpeechEncoder
 from speechssl.models.files import brief, read_header, read_json, read_tensors
@@ -73,7 +73,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     if "encoder" not in config:
         raise UserError(f"{path}: not the config of a speechssl model (no key 'encoder')")
     if config.get("format") != FORMAT:
-        raise UserError(f"{path}: model format {config.get('format')!r}, this version reads {FORMAT}")
+        raise UserError(f"{path}: model format {brief_value(config.get('format'))}, this version reads {FORMAT}")
     for key in _TABLES:
         if not isinstance(config.get(key, {}), dict):
             raise UserError(f"{path}: {key} must be a table, is a {type(config[key]).__name__}")

@@ -50,7 +50,7 @@ class ConvConfig(Config):
         """A hop or field of years would be padded with as many zeros."""
         if self.hop > SAMPLE_RATE or self.receptive_field > 10 * SAMPLE_RATE:
             raise ValueError(
-                f"a hop of {self.hop} samples and a receptive field of {self.receptive_field}; "
+                f"a hop of {_shown(self.hop)} samples and a receptive field of {_shown(self.receptive_field)}; "
                 f"at most {SAMPLE_RATE} and {10 * SAMPLE_RATE}"
             )
         return self
@@ -85,6 +85,11 @@ class ConvConfig(Config):
     def padding(self) -> int:
         """Zeros added on both sides so that any stack gives as many frames as the paper's."""
         return max(0, math.ceil((self.receptive_field - RECEPTIVE_FIELD) / 2))
+
+
+def _shown(count: int) -> str:
+    """A count for a message; Python refuses to write numbers of thousands of digits."""
+    return str(count) if count < 10**12 else "more than 10^12"
 
 
 class ConvFeatureEncoder(nn.Module):

@@ -17,7 +17,7 @@ import pydantic
 from jaxtyping import Float
 from pydantic import Field, FiniteFloat
 
-from speechssl.config import UserError
+from speechssl.config import UserError, parse_reason
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 R = TypeVar("R", bound="Record")
@@ -214,9 +214,10 @@ def read_toml(path: Path, kind: type[R]) -> R | None:
     if text is None:
         return None
     try:
-        return checked(tomllib.loads(text), kind, str(path))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: not TOML ({error})") from None
+        content = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not TOML ({parse_reason(error)})") from None
+    return checked(content, kind, str(path))
 
 
 def read_text(path: Path) -> str | None:
@@ -244,7 +245,7 @@ def parsed(text: str, where: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON ({error})") from None
+        raise UserError(f"{where}: not JSON ({parse_reason(error)})") from None
 
 
 def checked(content: object, kind: type[R], where: str) -> R:

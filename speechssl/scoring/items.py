@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from speechssl.config import UserError
+from speechssl.config import UserError, parse_reason
 from speechssl.files import write_atomic
 from speechssl.scoring.classification import GroupCounts, count_repetitions
 from speechssl.scoring.results import ResultRow
@@ -117,4 +117,4 @@ def read_items(path: Path) -> list[Answers]:
     except FileNotFoundError:
         raise UserError(f"{path}: missing; the answers item by item lie there, and nothing is paired without") from None
     except (OSError, EOFError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a file of answers ({' '.join(str(error).split())})") from None
+        raise UserError(f"{path}: not a file of answers ({parse_reason(error)})") from None

@@ -24,6 +24,8 @@ from speechssl.data import waveforms
 from speechssl.data.manifest import Utterance, read_manifest
 from speechssl.data.waveforms import PackReport, WaveformStore, pack
 
+from ..toys import files_of_at_most
+
 RATE = 16000
 FILES = ["manifest.jsonl", "rejects.jsonl", "waveforms.i16", "waveforms.json"]
 
@@ -307,6 +309,25 @@ def test_interrupted_twice_around_damage(corpus: list[Utterance], tmp_path: Path
     os.truncate(partial, partial.stat().st_size - 3)
     half_done(corpus, tmp_path / "out", 10)
     assert pack(corpus, tmp_path / "out").resumed == 10
+
+
+@pytest.mark.parametrize(
+    ("size", "seconds", "name"), [(1000, 0.3, "waveforms.i16.partial"), (100_000, 61, ".decoding-")]
+)
+def test_a_full_disk_names_the_file_that_is_written(tmp_path: Path, size: int, seconds: float, name: str) -> None:
+    soundfile.write(tmp_path / "a.wav", speech(0, seconds), RATE)
+    item = Utterance(audio=str(tmp_path / "a.wav"), duration=0.0)
+    with pytest.raises(OSError, match="File too large") as caught, files_of_at_most(size):
+        pack([item], tmp_path / "out", workers=1)
+    assert str(caught.value.filename).startswith(f"{tmp_path / 'out' / name}")
+    assert pack([item], tmp_path / "out").accepted == 1
+
+
+def test_a_full_disk_names_the_journal(tmp_path: Path) -> None:
+    item = Utterance(audio=str(tmp_path / "missing.wav"), duration=0.0)
+    with pytest.raises(OSError, match="File too large") as caught, files_of_at_most(10):
+        pack([item], tmp_path / "out", workers=1)
+    assert caught.value.filename == str(tmp_path / "out" / "journal.jsonl")
 
 
 # In a process of its own: packs once for each step asked for, each time in a fork that kills itself with SIGKILL

@@ -50,7 +50,6 @@ def test_what_other_libraries_give_is_the_same_samples(wav):
     for clip in (
         {"array": CLIP, "sampling_rate": 16000},
         {"array": CLIP, "sampling_rate": 16000, "path": "a.wav"},
-        {"array": CLIP},
         {"bytes": wav.read_bytes(), "path": "elsewhere.wav"},
         {"bytes": wav.read_bytes(), "path": None},
         {"bytes": None, "path": str(wav)},
@@ -161,7 +160,9 @@ def test_what_is_wrong_with_an_open_file_is_told_under_its_name(wav, tmp_path):
         ((np.zeros((8000, 2), dtype=np.int64), 16000), "need samples of a floating type or int16, got int64"),
         (np.zeros((8000, 2)), "got shape (8000, 2); average its channels"),
         ((16000, CLIP), "a rate before the samples; the pair is (samples, rate)"),
-        ((CLIP, "16000"), "need a rate in Hz beside the samples, got an object of type str"),
+        ((CLIP, "16000"), "need a rate in Hz beside the samples, got '16000'"),
+        ({"array": CLIP}, "a dict with 'array' and without a rate; add 'sampling_rate': Hz, or give the samples alone"),
+        ({"waveform": CLIP, "uri": "a"}, "a dict with 'waveform' and without a rate; add 'sampling_rate'"),
         ((CLIP, 16), "need a rate of 4000 to 192000 Hz, a whole number, got 16"),
         ((CLIP, 22050.5), "a whole number, got 22050.5"),
         ((CLIP, float("nan")), "a whole number, got nan"),
@@ -184,6 +185,11 @@ def test_what_is_no_clip_gets_one_line(clip, reason):
 def test_one_or_many():
     for one in ("a.wav", CLIP, (CLIP, 16000), torch.zeros(3), io.BytesIO(), b"", np.zeros((2, 3)), (16000, CLIP)):
         assert is_single(one), type(one)
+    for pair in ((CLIP, "16000"), (CLIP, " 44100.0"), (CLIP, np.array(16000)), (CLIP, torch.tensor(16000))):
+        assert is_single(pair), pair[1]
+        with pytest.raises(AudioError, match="clip: need a rate in Hz beside the samples"):
+            to_waveform(pair, name="clip")
+    assert not is_single((CLIP, "16000.wav"))
     for many in (["a.wav"], (CLIP, CLIP), ("a.wav", "b.wav"), iter([]), np.array(["a.wav"]), pd.Series(["a.wav"]), []):
         assert not is_single(many), type(many)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import soundfile
 
 from speechssl.audio import Levels
+from speechssl.cli import main
 from speechssl.config import UserError
 from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.embed import decoding, local, pipeline, precision
@@ -20,6 +22,7 @@ from speechssl.embed.extract import extract
 from speechssl.embed.parts import METADATA_KEY, locked
 from speechssl.models.storage import model_hash, save_model
 
+from ..toys import files_of_at_most
 from .conftest import micro_encoder, tone
 
 
@@ -454,3 +457,44 @@ def test_a_damaged_part_is_named(audio, model_folder, tmp_path, monkeypatch, sma
     os.truncate(tmp_path / "v.parquet.parts" / "part-00001.parquet", 100)
     with pytest.raises(UserError, match=r"part-00001\.parquet: damaged"):
         extract(model_folder, audio, tmp_path / "v.parquet")
+
+
+FORMATS = ["v.parquet", "v.npz", "v.h5", "v.zarr", "tree"]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "none"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_full_disk_names_the_output_that_is_written(audio, model_folder, tmp_path, monkeypatch, capfd, name, pooling):
+    write = module.write
+
+    def limited(*given):
+        with files_of_at_most(300):
+            write(*given)
+
+    monkeypatch.setattr(module, "write", limited)
+    words = ["extract", str(model_folder), str(audio), "-o", str(tmp_path / name), "--pooling", pooling]
+    code = main(words)
+    said = capfd.readouterr().err
+    assert code == 2, said
+    assert said.splitlines()[-1].startswith(f"speechssl: {tmp_path / name}: ")
+    assert said.splitlines()[-1].endswith("File too large")
+    assert not (tmp_path / name).exists()
+    monkeypatch.setattr(module, "write", write)
+    assert main(words) == 0
+    assert (tmp_path / name).exists()
+
+
+def test_a_full_disk_names_the_file_of_frames(audio, model_folder, tmp_path, monkeypatch, capfd):
+    write = pipeline.PartEncoder._all_frames
+
+    def limited(*given):
+        with files_of_at_most(5000):
+            return write(*given)
+
+    monkeypatch.setattr(pipeline.PartEncoder, "_all_frames", limited)
+    words = ["extract", str(model_folder), str(audio), "-o", str(tmp_path / "v.h5"), "--pooling", "none"]
+    assert main(words) == 2
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(rf"speechssl: {tmp_path}/v\.h5\.parts/\.[\d-]+\.f32: File too large", last)
+    monkeypatch.setattr(pipeline.PartEncoder, "_all_frames", write)
+    assert main(words) == 0

@@ -475,7 +475,15 @@ def test_a_pipe_or_a_device_is_written_as_it_is(model, audio, capfd):
     assert not Path("/dev/null.parts").exists()
     code, _, err = command(["predict", model, audio, "--out", "/dev/full", "--format", "csv"], capfd)
     assert code == 2
-    assert err.splitlines()[-1].endswith("No space left on device")
+    assert err.splitlines()[-1] == "speechssl: /dev/full: No space left on device"
+
+
+@pytest.mark.parametrize("layout", ["csv", "jsonl", "table"])
+def test_a_full_standard_output_is_named(model, audio, capfd, monkeypatch, layout):
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        code, _, err = command(["predict", model, audio, "--format", layout], capfd)
+    assert (code, err.splitlines()[-1]) == (2, "speechssl: standard output: No space left on device")
 
 
 # Recordings that are never whole in memory

@@ -16,6 +16,7 @@ import transformers
 from torch import Tensor, nn
 
 from speechssl.audio import normalize
+from speechssl.cli import main
 from speechssl.config import UserError
 from speechssl.interop import huggingface
 from speechssl.interop.export import Target, export_model
@@ -286,6 +287,17 @@ def test_only_what_export_wrote_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(UserError, match=r"a.pt: is there already and no export wrote it"):
         export_model(source, tmp_path / "a.pt", to="torchaudio")
+
+
+def test_transformers_is_another_name_of_huggingface(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    source = encoder_folder(tmp_path / "model", ENCODERS["pre"])
+    outs = [tmp_path / "huggingface", tmp_path / "transformers"]
+    for out in outs:
+        assert main(["export", str(source), "--out", str(out), "--to", out.name]) == 0
+    files = [{path.name: path.read_bytes() for path in out.iterdir()} for out in outs]
+    assert files[0] == files[1]
+    assert "model.safetensors" in files[0]
+    assert "for huggingface" in capfd.readouterr().err
 
 
 def test_settings_that_mean_nothing(tmp_path: Path) -> None:

@@ -49,6 +49,25 @@ OBJECTIVE = Wav2Vec2Config(
 )
 
 
+def test_long_settings_and_names_are_cut_in_messages() -> None:
+    long = [512] * 100_000
+    for config in (
+        {"conv_dim": long},
+        {"conv_dim": long, "conv_kernel": [3] * 100_000, "conv_stride": [2] * 100_000},
+        {"hidden_act": "gelu" * 10_000},
+        {"hidden_size": "x" * 10_000},
+        {"model_type": "x" * 10_000},
+    ):
+        with pytest.raises(ValueError, match="more characters") as caught:
+            huggingface.import_config(config)
+        assert next(iter(config)).removesuffix("_dim") in str(caught.value)
+        assert "set_int_max_str_digits" not in str(caught.value)
+        assert len(str(caught.value)) < 500
+    with pytest.raises(ValueError, match="not weights of") as caught:
+        huggingface.import_weights({f"name.{number}": torch.zeros(1) for number in range(10_000)})
+    assert len(str(caught.value)) < 500
+
+
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(value, right[name]) for name, value in left.items())
 

@@ -11,7 +11,7 @@ extra `phones`. The split is the name of the tsv. A stated number of samples tha
 from collections.abc import Iterator
 from pathlib import Path
 
-from speechssl.config import Config, UserError
+from speechssl.config import Config, UserError, brief_value
 from speechssl.data.corpora import CorpusInfo
 from speechssl.data.findings import Findings, Found
 from speechssl.data.utterance import Utterance
@@ -28,6 +28,8 @@ INFO = CorpusInfo(
     speakers=None,
     synthetic=False,
 )
+
+_DIGITS = 18  # of a number of samples
 
 
 class Settings(Config):
@@ -112,8 +114,8 @@ def _read(table: Path, audio: str, findings: Findings) -> Iterator[Utterance]:
 
 def _entry(line: str, where: str) -> tuple[str, int]:
     name, _, samples = line.rpartition("\t")
-    if not name.strip() or not samples.strip().isdecimal():
-        raise UserError(f"{where}: given {line!r}, allowed: a path, a tab, a number of samples")
+    if not name.strip() or not samples.strip().isdecimal() or len(samples) > _DIGITS:
+        raise UserError(f"{where}: given {brief_value(line)}, allowed: a path, a tab, a number of samples")
     return name.strip(), int(samples)
 
 

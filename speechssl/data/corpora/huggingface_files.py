@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from speechssl.config import UserError
+from speechssl.config import UserError, parse_reason
 from speechssl.data.corpora.rows import split_of
 
 _HUB_NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
@@ -202,7 +202,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON: {error}") from None
+        raise UserError(f"{path}: not readable as JSON: {parse_reason(error)}") from None
     if not isinstance(found, dict):
         raise UserError(f"{path}: given {type(found).__name__}, allowed: a JSON object")
     return found

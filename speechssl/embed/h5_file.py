@@ -1,0 +1,90 @@
+"""A file for HDF5 to write into: a full disk ends in an error there, where the library would crash the process."""
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+
+class WritableFile(io.RawIOBase):
+    """A file whose writes never fail for the library; what does not fit is kept in memory until `check` is called.
+
+    libhdf5 cannot close a file that it could not write, and crashes when the process ends. This one it can close.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, WritableFile(Path(folder, "a")) as file:
+    ...     _ = file.write(b"abc"), file.seek(1)
+    ...     file.read(5), file.check()
+    (b'bc', None)
+    """
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self._file = path.open("w+b", buffering=0)
+        self._at = self._size = 0
+        self._kept: list[tuple[int, bytes]] = []  # what could not be written, by its first byte
+        self._error: OSError | None = None
+
+    def check(self) -> None:
+        """Raise the first error of a write.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        if self._error is not None:
+            raise self._error
+
+    def write(self, data: Any, /) -> int:  # noqa: D102 -- as any file
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while len(rest) and self._error is None:
+                written = os.pwrite(self._file.fileno(), rest, self._at)
+                rest, self._at = rest[written:], self._at + written
+        except OSError as error:
+            self._error = error
+        if len(rest):
+            self._kept.append((self._at, bytes(rest)))
+            self._at += len(rest)
+        if size:
+            self._size = max(self._size, self._at)
+        return size
+
+    def readinto(self, buffer: Any, /) -> int:  # noqa: D102 -- as any file
+        size = max(0, min(len(buffer), self._size - self._at))
+        found = bytearray(os.pread(self._file.fileno(), size, self._at).ljust(size, b"\0"))
+        for start, data in self._kept:
+            first, last = max(start, self._at), min(start + len(data), self._at + size)
+            if first < last:
+                found[first - self._at : last - self._at] = data[first - start : last - start]
+        buffer[:size] = found
+        self._at += size
+        return size
+
+    def readable(self) -> bool:  # noqa: D102 -- as any file
+        return True
+
+    def writable(self) -> bool:  # noqa: D102 -- as any file
+        return True
+
+    def seekable(self) -> bool:  # noqa: D102 -- as any file
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:  # noqa: D102 -- as any file
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:  # noqa: D102 -- as any file
+        return self._at
+
+    def truncate(self, size: int | None = None, /) -> int:  # noqa: D102 -- as any file
+        self._size = self._at if size is None else size
+        try:
+            self._file.truncate(self._size)
+        except OSError as error:
+            self._error = self._error or error
+        return self._size
+
+    def close(self) -> None:  # noqa: D102 -- as any file
+        self._file.close()
+        super().close()
