@@ -27,6 +27,7 @@ class HeldOut:
         known: whether all audio of the model's fine-tuning is known.
         speakers_known: whether all speakers of it are.
         pretraining: how many of `chosen` are in the audio of pretraining, in words.
+        declared: whether names of training speakers are among those of `chosen`, and said to be other people.
     """
 
     chosen: list[int]
@@ -34,6 +35,7 @@ class HeldOut:
     known: bool
     speakers_known: bool
     pretraining: str
+    declared: bool = False
 
     @property
     def training(self) -> str:
@@ -50,6 +52,8 @@ class HeldOut:
         """
         if not (self.speakers_known if what == "speakers" else self.known):
             return f"not known whether the model was trained on these {what}"
+        if what == "speakers" and self.declared:
+            return "speakers that --other-speakers says are not those of training"
         if what == "speakers":
             return "speakers of other names than in training"
         return "utterances that are no copies, sample by sample, of training audio"
@@ -107,6 +111,7 @@ def untrained(
         known=stage.known and audio.selection.known,
         speakers_known=stage.known and bool(stage.speakers) and not stage.nameless,
         pretraining=pretraining_overlap(audio, store, rest),
+        declared=bool(_of_trained_speakers(audio, config, store, rest, other_speakers=False)),
     )
     if not side.known:
         say("training audio: unknown, the model has no record of it; copies of its recordings cannot be found")

@@ -219,6 +219,20 @@ def test_speakers_of_training_are_left_out_too(
     assert {(row.n, row.left_out) for row in rows} == {(8, 4)}
 
 
+def test_equal_names_of_other_people_are_stated(trained: tuple[Path, list[Utterance]], tmp_path: Path) -> None:
+    model = shutil.copytree(trained[0], tmp_path / "model")
+    store = WaveformStore(trained[0].parent / "corpus")
+    write_training_audio(model, TrainingAudio(fine_tuning=AudioRecord.of(store)))
+    for speakers, words in (
+        ("s", "speakers that --other-speakers says are not those of training"),
+        ("t", "speakers of other names than in training"),
+    ):
+        items = recordings(tmp_path / speakers, first=100, count=8, speakers=speakers)
+        corpus = prepared(tmp_path / f"corpus of {speakers}", items)
+        rows = evaluated(model, corpus, tmp_path / "r.json", "--other-speakers")
+        assert {row.split for row in rows} == {f"{words}, interval by speaker"}
+
+
 def test_a_broken_record_is_one_line(
     trained: tuple[Path, list[Utterance]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
