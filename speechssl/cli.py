@@ -624,7 +624,7 @@ def _say_packed(report: "PackReport", out: Path) -> None:
     from collections import Counter
 
     from speechssl.data.manifest import Reject
-    from speechssl.data.stretches import CONTRADICTION
+    from speechssl.data.stretches import contradictions_note
 
     say(f"{out}: {report.accepted} utterances accepted, {report.rejected} rejected, {report.seconds / 3600:.2f} h")
     if report.upsampled:
@@ -636,9 +636,8 @@ def _say_packed(report: "PackReport", out: Path) -> None:
         reasons = Counter(Reject.model_validate_json(line).reason for line in lines)
         for reason, count in reasons.most_common(3):
             say(f"  {count} x {reason}")
-        contradictions = sum(count for reason, count in reasons.items() if reason.startswith(CONTRADICTION))
-        if contradictions:
-            say(f"  {contradictions} in all that contradict an earlier utterance")
+        if note := contradictions_note(reasons.elements()):
+            say(f"  {note}")
         say(f"  each one is in {out / 'rejects.jsonl'}")
 
 

@@ -3,11 +3,12 @@
 label 4 of 4 · text 0 of 4 · speakers 2 · columns not used: room · tables not read: list.csv
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from speechssl.data.columns import NAMED
 from speechssl.data.utterance import Utterance
-from speechssl.data.values import alike
+from speechssl.data.values import alike, folded
 
 _SHOWN = 8  # names in a list
 
@@ -63,29 +64,28 @@ class Known:
     splits: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._labels, self._speakers = _Names("labels"), _Names("speakers")
+        self._names = {name: _Names(f"{name}s") for name in ("label", "speaker", "language", "split")}
 
-    def add(
-        self, *, label: str | None, text: bool, speaker: str | None, split: str | None = None, clips: int = 1
-    ) -> None:
-        """Count clips of which the same is known."""
+    def add(self, known: Mapping[str, str | None], *, clips: int = 1) -> None:
+        """Count clips of which the same is known.
+
+        Args:
+            known: their speaker, text, label, language and split, as far as they are known.
+            clips: how many they are.
+        """
         self.clips += clips
-        self.text += clips if text else 0
-        if label is not None:
-            self.label += clips
-            self._labels.add(label)
-        if speaker is not None:
-            self._speakers.add(speaker)
-            self.speakers = len(self._speakers.names)
-        if split is not None:
+        self.text += clips if known.get("text") is not None else 0
+        self.label += clips if known.get("label") is not None else 0
+        for name, names in self._names.items():
+            if (value := known.get(name)) is not None:
+                names.add(value)
+        self.speakers = len(self._names["speaker"].names)
+        if (split := known.get("split")) is not None:
             self.splits[split] = self.splits.get(split, 0) + clips
 
     def notes(self) -> list[str]:
         """Sentences about names that may be meant to be one."""
-        splits = _Names("splits")
-        for split in self.splits:
-            splits.add(split)
-        return [note for names in (self._labels, self._speakers, splits) if (note := names.note())]
+        return [note for names in self._names.values() if (note := names.note())]
 
 
 class _Names:
@@ -108,7 +108,7 @@ class _Names:
     def note(self) -> str | None:
         if not self._alike:
             return None
-        capitals = len({name.casefold() for name in self._alike}) * 2 <= len(self._alike)
+        capitals = len(set(map(folded, self._alike))) == len(set(map(alike, self._alike)))
         words = "differ only in capitals" if capitals else "may be meant to be the same"
         return f"{self.kind} {words}: {_some([repr(name) for name in self._alike])}"
 
@@ -121,7 +121,7 @@ def count_known(utterances: Iterable[Utterance]) -> Known:
     """
     known = Known()
     for each in utterances:
-        known.add(label=each.label, text=each.text is not None, speaker=each.speaker, split=each.split)
+        known.add({name: getattr(each, name) for name in NAMED})
     return known
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from speechssl.config import Config
 from speechssl.data.manifest_lines import read_lines
 from speechssl.data.members import file_status
-from speechssl.data.stretches import Stretch, stretch_of
+from speechssl.data.stretches import Stretch, difference, stretch_of
 from speechssl.data.subsets import k_shot, minutes_subset, split_by_speaker
 from speechssl.data.utterance import Reject, Utterance
-from speechssl.data.values import name_of
+from speechssl.data.values import folded, name_of
 
 __all__ = [
     "ManifestStatistics",
@@ -118,7 +118,7 @@ def validate_manifest(utterances: Iterable[Utterance], *, check_files: bool = Fa
     ['utterance 0 (a.wav): duration must not be negative, got -1']
     """
     problems: list[str] = []
-    first: dict[Stretch, int] = {}
+    first: dict[Stretch, tuple[int, Utterance]] = {}
     missing: dict[str, bool] = {}
     for index, utterance in enumerate(utterances):
         name = f"utterance {index} ({utterance.audio})"
@@ -132,8 +132,11 @@ def validate_manifest(utterances: Iterable[Utterance], *, check_files: bool = Fa
         if math.isfinite(utterance.offset) and math.isfinite(utterance.duration):
             key = stretch_of(utterance)
             if key in first:
-                problems.append(f"{name}: the same stretch of the same file as utterance {first[key]}")
-            first.setdefault(key, index)
+                earlier, one = first[key]
+                words = f"the same stretch of the same file as utterance {earlier}"
+                other = difference(utterance, one)
+                problems.append(f"{name}: {words}, which it contradicts: {other}" if other else f"{name}: {words}")
+            first.setdefault(key, (index, utterance))
         if check_files:
             if utterance.audio not in missing:
                 missing[utterance.audio] = not _exists(utterance.audio)
@@ -167,10 +170,10 @@ def filter_manifest(
         utterances: the manifest.
         min_duration: shortest duration kept, s.
         max_duration: longest duration kept, s.
-        speakers: speakers kept; None keeps all.
+        speakers: speakers kept, whatever their capitals; None keeps all.
         labels: labels kept; None keeps all.
-        languages: languages kept; None keeps all.
-        splits: splits kept; None keeps all.
+        languages: languages kept, in the same way.
+        splits: splits kept, in the same way.
         keep: any other condition.
 
     >>> few = [Utterance(audio="a", duration=1.0), Utterance(audio="b", duration=3.0)]
@@ -178,16 +181,23 @@ def filter_manifest(
     ['b']
     """
     wanted = {
-        field: None if values is None else frozenset(map(name_of, values))
+        field: None if values is None else frozenset(_compared(field, name_of(value)) for value in values)
         for field, values in (("speaker", speakers), ("label", labels), ("language", languages), ("split", splits))
     }
     return [
         utterance
         for utterance in utterances
         if min_duration <= utterance.duration <= max_duration
-        and all(values is None or getattr(utterance, field) in values for field, values in wanted.items())
+        and all(
+            values is None or _compared(field, getattr(utterance, field)) in values for field, values in wanted.items()
+        )
         and (keep is None or keep(utterance))
     ]
+
+
+def _compared(field: str, name: str | None) -> str | None:
+    """A name as it is compared: capitals count in labels only."""
+    return name if name is None or field == "label" else folded(name)
 
 
 def statistics(utterances: Sequence[Utterance]) -> ManifestStatistics:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import zlib
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,7 @@ from speechssl.audio import SAMPLE_RATE
 from speechssl.config import Config, UserError
 from speechssl.data.manifest import read_manifest
 from speechssl.data.utterance import Utterance
+from speechssl.data.values import merged
 
 VERSION = 2
 MANIFEST, REJECTS, WAVEFORMS, INDEX = "manifest.jsonl", "rejects.jsonl", "waveforms.i16", "waveforms.json"
@@ -112,6 +114,11 @@ class WaveformStore:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @cached_property
+    def speakers(self) -> list[str | None]:
+        """The speaker of each utterance; names that are `alike` are one, the first of them by order."""
+        return merged(each.speaker for each in self.utterances)
 
     def content_hash(self) -> str:
         """Sixteen hexadecimal digits that change with the samples or their order, from the index alone."""

@@ -6,7 +6,7 @@ the keys by which work is resumed go by these three.
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from speechssl.audio import seconds_to_samples
 from speechssl.data.utterance import Utterance
@@ -24,9 +24,32 @@ def repeated(utterance: Utterance, earlier: Utterance) -> str:
     >>> repeated(Utterance(audio="a.wav", duration=1.0, label="b"), Utterance(audio="a.wav", duration=1.0, label="a"))
     "contradicts an earlier utterance of the same stretch of the same file, which is used: label 'b', there 'a'"
     """
+    words = difference(utterance, earlier)
+    return f"{CONTRADICTION}: {words}" if words else DUPLICATE
+
+
+def difference(utterance: Utterance, earlier: Utterance) -> str:
+    """The values in which two utterances of one stretch differ, in words; empty where they do not."""
     values = [(name, getattr(utterance, name), getattr(earlier, name)) for name in _COMPARED]
-    words = [f"{name} {_value(own)}, there {_value(other)}" for name, own, other in values if own != other]
-    return f"{CONTRADICTION}: {'; '.join(words)}" if words else DUPLICATE
+    return "; ".join(f"{name} {_value(own)}, there {_value(other)}" for name, own, other in values if own != other)
+
+
+def contradictions_note(reasons: Iterable[str]) -> str | None:
+    """How many of the utterances that are left out contradict an earlier one, in words; None where none does.
+
+    Args:
+        reasons: of all that are left out.
+
+    >>> contradictions_note([DUPLICATE, f"{CONTRADICTION}: label 'b', there 'a'"])
+    "1 clip left out contradicts an earlier one of its stretch; the first: label 'b', there 'a'"
+    """
+    found = [reason for reason in reasons if reason.startswith(CONTRADICTION)]
+    if not found:
+        return None
+    words = "1 clip left out contradicts an earlier one of its stretch"
+    if len(found) > 1:
+        words = f"{len(found)} clips left out contradict earlier ones of their stretches"
+    return f"{words}; the first: {found[0].removeprefix(f'{CONTRADICTION}: ')}"
 
 
 def _value(value: str | None) -> str:

@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar, get_args
 
 from speechssl.data.utterance import Utterance
+from speechssl.data.values import merged
 
 ClassKey = Literal["label", "speaker", "language", "text", "split"]
+_CAPITALS_DO_NOT_COUNT = frozenset({"speaker", "language", "split"})
 Item = TypeVar("Item")
 
 
@@ -23,7 +25,7 @@ def split_by_speaker(
     """Splits a manifest so that no speaker is in two parts.
 
     Speakers are taken in seeded order and each goes to the part that lacks most. A part therefore exceeds its share by
-    one speaker at most; every part gets at least one.
+    one speaker at most; every part gets at least one. Names that differ only in capitals are one speaker.
 
     Args:
         utterances: the manifest; every utterance needs a speaker.
@@ -49,13 +51,15 @@ def split_by_speaker(
         raise ValueError(f"{nameless} of {len(utterances)} utterances have no speaker; a split by speaker needs one")
     by_count = any(utterance.duration <= 0 for utterance in utterances)
     weights: dict[str, float] = defaultdict(float)
-    for utterance in utterances:
-        weights[str(utterance.speaker)] += 1.0 if by_count else utterance.duration
+    speakers = merged(utterance.speaker for utterance in utterances)
+    for utterance, speaker in zip(utterances, speakers, strict=True):
+        weights[str(speaker)] += 1.0 if by_count else utterance.duration
     if len(weights) < len(fractions):
         raise ValueError(f"{len(weights)} speakers cannot fill {len(fractions)} parts")
     part_of = _assign(weights, fractions, seed)
     return {
-        name: [utterance for utterance in utterances if part_of[str(utterance.speaker)] == name] for name in fractions
+        name: [each for each, speaker in zip(utterances, speakers, strict=True) if part_of[str(speaker)] == name]
+        for name in fractions
     }
 
 
@@ -100,8 +104,8 @@ def k_shot(utterances: Sequence[Utterance], shots: int, *, seed: int, key: Class
     if key not in get_args(ClassKey):
         raise ValueError(f"key must be one of {', '.join(get_args(ClassKey))}; got {key!r}")
     classes: dict[str, list[int]] = defaultdict(list)
-    for index, utterance in enumerate(utterances):
-        value = getattr(utterance, key)
+    values = [getattr(utterance, key) for utterance in utterances]
+    for index, value in enumerate(merged(values) if key in _CAPITALS_DO_NOT_COUNT else values):
         if value is not None:
             classes[value].append(index)
     if not classes:

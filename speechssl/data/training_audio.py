@@ -203,12 +203,11 @@ def copies(store: WaveformStore, *, names: Sequence[str], one_speaker: bool = Fa
     found: dict[int, int] = {}
     for index in sorted(range(len(store)), key=names.__getitem__):
         path, begin, end = _stretch(store, index)
-        speaker = store.utterances[index].speaker
+        speaker = store.speakers[index]
         overlapping = [
             other
             for start, stop, other in kept.setdefault(path, [])
-            if min(end, stop) - max(begin, start) >= MIN_OVERLAP
-            and (one_speaker or store.utterances[other].speaker != speaker)
+            if min(end, stop) - max(begin, start) >= MIN_OVERLAP and (one_speaker or store.speakers[other] != speaker)
         ]
         if ids[index] in first:
             found[index] = first[ids[index]]
@@ -223,10 +222,13 @@ def copies(store: WaveformStore, *, names: Sequence[str], one_speaker: bool = Fa
 def copies_note(store: WaveformStore, found: Mapping[int, int]) -> str:
     """A sentence about copies that are left out."""
     index, kept = next(iter(found.items()))
-    others = sum(store.utterances[a].speaker != store.utterances[b].speaker for a, b in found.items())
-    speakers = f", {others} of them with another speaker" if others else ""
+    differing = {
+        "speaker": sum(store.speakers[a] != store.speakers[b] for a, b in found.items()),
+        "label": sum(store.utterances[a].label != store.utterances[b].label for a, b in found.items()),
+    }
+    others = "".join(f", {count} of them with another {name}" for name, count in differing.items() if count)
     return (
-        f"{len(found)} utterances left out: their audio is that of another one{speakers}, for example "
+        f"{len(found)} utterances left out: their audio is that of another one{others}, for example "
         f"{store.utterances[index].audio} and {store.utterances[kept].audio}"
     )
 

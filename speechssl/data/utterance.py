@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from speechssl.config import Config
-from speechssl.data.values import extra_of, is_missing, name_of, stripped, text_of
+from speechssl.data.values import extra_of, folded, is_missing, name_of, stripped, text_of
 from speechssl.text import normalize_transcript
 
 
@@ -55,12 +55,16 @@ class Utterance(Config):
     def in_split(self, name: str | None) -> bool:
         """Whether the utterance is of a split; capitals do not count, and every utterance is of None.
 
+        A name that means nothing, such as "" or "nan", is that of no split.
+
         >>> each = Utterance(audio="a.wav", duration=1.0, split="Test")
-        >>> [each.in_split(name) for name in ("test", " TEST", "train", None)]
-        [True, True, False, True]
+        >>> [each.in_split(name) for name in ("test", " TEST", "train", "nan", None)]
+        [True, True, False, False, True]
         """
+        if name is None:
+            return True
         wanted = name_of(name)
-        return wanted is None or (self.split is not None and self.split.casefold() == wanted.casefold())
+        return wanted is not None and self.split is not None and folded(self.split) == folded(wanted)
 
 
 class Reject(Config):

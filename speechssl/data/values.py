@@ -9,6 +9,7 @@ import json
 import math
 import re
 import unicodedata
+from collections.abc import Iterable
 from decimal import Decimal
 
 MISSING_WORDS = frozenset({"", "nan", "NaN", "NAN", "<NA>", "NaT"})
@@ -94,6 +95,30 @@ def alike(name: str) -> str:
             "0" if number == 0 else format(number.normalize(), "E" if abs(number.adjusted()) > _LONGEST_NUMBER else "f")
         )
     return text.casefold()
+
+
+def folded(name: str) -> str:
+    """A name as it is compared where capitals do not count.
+
+    >>> folded("Stra\u00dfe"), folded("E\u0301") == folded("\u00e9")
+    ('strasse', True)
+    """
+    return name.lower() if name.isascii() else composed(composed(name).casefold())
+
+
+def merged(names: Iterable[str | None]) -> list[str | None]:
+    """Each name, or the first by order of those that are `alike`.
+
+    For what must be kept apart, such as the speakers of training and test: two spellings may be one person.
+
+    >>> merged(["anna", "Ben", None, "Anna"])
+    ['Anna', 'Ben', None, 'Anna']
+    """
+    given = list(names)
+    first: dict[str, str] = {}
+    for name in sorted({name for name in given if name is not None}):
+        first.setdefault(alike(name), name)
+    return [None if name is None else first[alike(name)] for name in given]
 
 
 def text_of(value: object) -> str | None:

@@ -160,7 +160,7 @@ def _answers(
         unit="shots",
         split_hash=split_hash,
         ids=[names[i] for _, i in places],
-        groups=[store.utterances[i].speaker or names[i] for _, i in places],
+        groups=[store.speakers[i] or names[i] for _, i in places],
         repetitions=[number for number, _ in places],
         truth=[str(task.targets[i]) for _, i in places],
         predicted=[answer for answers in score.predicted for answer in answers],
@@ -214,7 +214,7 @@ def _task(store: WaveformStore, name: str, *, shots: Sequence[int], seeds: int, 
         task = make_task(
             name,
             labels=[None if i in again else item.label for i, item in enumerate(items)],
-            speakers=[None if i in again else item.speaker for i, item in enumerate(items)],
+            speakers=[None if i in again else speaker for i, speaker in enumerate(store.speakers)],
             texts=[said(item) or item.text for item in items],  # one sentence, however it is punctuated
             shots=shots,
             seeds=seeds,

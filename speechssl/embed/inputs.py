@@ -11,7 +11,7 @@ import hashlib
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
@@ -26,7 +26,7 @@ from speechssl.data.findings import Findings, Known
 from speechssl.data.manifest_lines import parse_lines, read_lines
 from speechssl.data.members import file_status
 from speechssl.data.places import is_address, located, scheme_of
-from speechssl.data.stretches import repeated, samples_of
+from speechssl.data.stretches import contradictions_note, repeated, samples_of
 from speechssl.data.tables import is_table
 from speechssl.data.utterance import Utterance
 from speechssl.data.values import Extra
@@ -200,10 +200,11 @@ def _utterances(
     for each in read():
         _check_pointer(each.audio, source, allow_remote=allow_remote)
         try:
-            seen.add({name: getattr(each, name) for name in KNOWN}, each.extras)
+            told = {name: getattr(each, name) for name in KNOWN}
+            seen.add(told, each.extras)
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
-        known.add(label=each.label, text=each.text is not None, speaker=each.speaker, split=each.split)
+        known.add(told)
         seconds, timed = seconds + each.duration, timed and each.duration > 0
         place = hash(_stretch(each))
         if place in places:
@@ -214,19 +215,23 @@ def _utterances(
     del places
 
     def items() -> Iterator[Item]:
-        before: dict[Stretch, Utterance] = {}
-        for each in read():
-            fault = ""
-            if twice and hash(place := _stretch(each)) in twice:
-                if place in before:
-                    fault = repeated(each, before[place])
-                else:
-                    before[place] = each
-            yield _item(each, root, fault)
+        return (_item(each, root, fault) for each, fault in _with_faults(read(), twice))
 
-    return Plan(
-        source, items, seen.rows, seconds if timed else None, seen.ordered(), known, findings or Findings(), seen
-    )
+    findings = findings or Findings()
+    if twice and (note := contradictions_note(fault for _, fault in _with_faults(read(), twice))):
+        findings.notes.append(note)
+    return Plan(source, items, seen.rows, seconds if timed else None, seen.ordered(), known, findings, seen)
+
+
+def _with_faults(utterances: Iterable[Utterance], twice: Collection[int]) -> Iterator[tuple[Utterance, str]]:
+    """Each utterance, and why it is left out where an earlier one has its stretch; `twice` has the hashes of these."""
+    before: dict[Stretch, Utterance] = {}
+    for each in utterances:
+        fault = ""
+        if twice and hash(place := _stretch(each)) in twice:
+            first = before.setdefault(place, each)
+            fault = "" if first is each else repeated(each, first)
+        yield each, fault
 
 
 Stretch = tuple[str, int | float, int | float]
@@ -312,8 +317,7 @@ def _folder(root: Path, *, allow_remote: bool) -> Plan:
         return _utterances(source, folder.root, folder.utterances, allow_remote=allow_remote, findings=findings)
     known, columns = Known(), dict[str, ColumnType]()
     for part, count in folder.clips.items():
-        meaning = folder.meanings[part]
-        known.add(label=meaning.get("label"), text=False, speaker=None, split=meaning.get("split"), clips=count)
+        known.add(folder.meanings[part], clips=count)
         columns |= dict.fromkeys(folder.meanings[part], "text")
 
     def items() -> Iterator[Item]:

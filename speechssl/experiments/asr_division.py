@@ -79,10 +79,10 @@ def divide(
     known = sorted(examples, key=names.__getitem__)
     tested = _listed(store, test) if test else _test_side(store, known, names=names, seed=seed)
     tested = _transcribed(tested, examples, names)
-    speakers = {store.utterances[index].speaker for index in examples}
+    speakers = {store.speakers[index] for index in examples}
     alone = len(speakers) == 1  # one speaker, or none is known: the same one may be trained and tested on
-    held_speakers = {store.utterances[index].speaker for index in tested}
-    others = [i for i in known if i not in set(tested) and (alone or store.utterances[i].speaker not in held_speakers)]
+    held_speakers = {store.speakers[index] for index in tested}
+    others = [i for i in known if i not in set(tested) and (alone or store.speakers[i] not in held_speakers)]
     others, again = _without_audio_of(store, tested, others)
     listed = _transcribed(_listed(store, labels), examples, names) if labels else []
     if dev:
@@ -145,7 +145,7 @@ def _test_side(store: WaveformStore, indices: Sequence[int], *, names: Sequence[
     official = [index for index in indices if store.utterances[index].in_split("test")]
     if official:
         return official
-    nameless = sum(store.utterances[index].speaker is None for index in indices)
+    nameless = sum(store.speakers[index] is None for index in indices)
     if 0 < nameless < len(indices):
         raise UserError(
             f"{store.folder}: {nameless} utterances have no speaker, others do; give a list of the test side"
@@ -161,9 +161,9 @@ def _dev_side(
     if not listed:
         apart = _drawn(store, others, share=DEV_SHARE, names=names, seed=seed) if others else []
         return _some(store, apart, seconds, names=names, seed=seed), apart
-    trained = {store.utterances[index].speaker for index in listed}
+    trained = {store.speakers[index] for index in listed}
     pool = [index for index in others if index not in set(listed)]
-    fresh = [index for index in pool if store.utterances[index].speaker not in trained]
+    fresh = [index for index in pool if store.speakers[index] not in trained]
     enough = _seconds(store, fresh) >= seconds
     drawn = _some(store, fresh if enough else pool, seconds, names=names, seed=seed)
     return drawn, drawn
@@ -171,7 +171,7 @@ def _dev_side(
 
 def _drawn(store: WaveformStore, indices: Sequence[int], *, share: float, names: Sequence[str], seed: int) -> list[int]:
     """A share of the audio, by speaker where there are enough of them, else by utterance."""
-    speakers = {store.utterances[index].speaker for index in indices}
+    speakers = {store.speakers[index] for index in indices}
     if None not in speakers and len(speakers) >= round(1 / share) // 2:
         place = {id(store.utterances[index]): index for index in indices}
         items = [store.utterances[index] for index in indices]
@@ -239,7 +239,7 @@ def _refuse_shared(
             f"{store.utterances[copied[0]].audio}: its audio is both {words[0]} and {words[1]}, under another name or "
             "in another stretch"
         )
-    first, second = ({store.utterances[index].speaker for index in side} for side in (one, other))
+    first, second = ({store.speakers[index] for index in side} for side in (one, other))
     shared = sorted(speaker for speaker in first & second if speaker is not None)
     if shared and speakers:
         raise UserError(f"{store.folder}: speaker {shared[0]!r} is both {words[0]} and {words[1]}")

@@ -149,7 +149,7 @@ def _task(store: WaveformStore, *, shots: Sequence[int], draws: int, folds: int,
     try:
         task = few_labels(
             [None if i in again else item.label for i, item in enumerate(store.utterances)],
-            [item.speaker for item in store.utterances],
+            store.speakers,
             ids=ids,
             shots=shots,
             draws=draws,
@@ -159,7 +159,7 @@ def _task(store: WaveformStore, *, shots: Sequence[int], draws: int, folds: int,
         )
     except ValueError as error:
         raise UserError(f"{store.folder}: {error}") from None
-    tested = {store.utterances[i].speaker for draw in task.draws for i in draw.test.tolist()}
+    tested = {store.speakers[i] for draw in task.draws for i in draw.test.tolist()}
     if len(tested) < 2:
         raise UserError(f"{store.folder}: {draws} draws test one speaker, an interval needs two; ask for more draws")
     return replace(task, notes=(*task.notes, copies_note(store, again))) if again else task

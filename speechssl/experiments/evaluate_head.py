@@ -14,7 +14,7 @@ import numpy as np
 
 from speechssl.config import UserError, digest
 from speechssl.data.names import is_synthetic, utterance_ids
-from speechssl.data.utterance import Utterance
+from speechssl.data.splits import in_split
 from speechssl.data.waveforms import WaveformStore
 from speechssl.experiments.evaluate_recogniser import evaluate_recogniser, transcribed
 from speechssl.experiments.held_out import HeldOut, untrained
@@ -45,7 +45,7 @@ def evaluate_head(
         model: the folder of a fine-tuned model.
         corpus: a prepared corpus with labels, or transcripts.
         out: the JSON file of rows; beside it go the answers item by item, for `speechssl compare`.
-        split: only utterances of this split; None for all.
+        split: only utterances of this split, whatever its capitals; None for all.
         other_speakers: speakers of this corpus that have a name of the training corpus are other people.
         leave_out: leave out utterances that the model was trained on, and those of its training speakers.
         command: the command line, kept in every row.
@@ -86,7 +86,7 @@ def _evaluate_classifier(
     chosen = side.chosen
     items = [store.utterances[i] for i in chosen]
     every = utterance_ids(store.utterances)
-    groups, rule = _groups(items, [every[i] for i in chosen], side)
+    groups, rule = _groups([store.speakers[i] for i in chosen], [every[i] for i in chosen], side)
     answers = Answers(
         task=TASK,
         contender="fine-tuned",
@@ -137,10 +137,8 @@ def _evaluate_classifier(
 
 
 def _labelled(store: WaveformStore, *, split: str | None, classes: Sequence[str]) -> list[int]:
-    splits = sorted({str(item.split) for item in store.utterances if item.split is not None})
-    if not any(item.in_split(split) for item in store.utterances):
-        raise UserError(f"{store.folder}: no split {split!r}; there are {', '.join(splits) or 'none'}")
-    wanted = [i for i, item in enumerate(store.utterances) if item.in_split(split) and item.label is not None]
+    chosen = in_split(store.utterances, split, where=store.folder)
+    wanted = [i for i in chosen if store.utterances[i].label is not None]
     known = [i for i in wanted if store.utterances[i].label in classes]
     if not known:
         labels = sorted({str(store.utterances[i].label) for i in wanted})
@@ -153,11 +151,10 @@ def _labelled(store: WaveformStore, *, split: str | None, classes: Sequence[str]
     return known
 
 
-def _groups(items: Sequence[Utterance], ids: Sequence[str], side: HeldOut) -> tuple[list[str], str]:
+def _groups(speakers: Sequence[str | None], ids: Sequence[str], side: HeldOut) -> tuple[list[str], str]:
     """What the interval resamples, an entry an item, and the split in words."""
-    speakers = [item.speaker for item in items]
     if None not in speakers and len(set(speakers)) > 1:
         return [str(speaker) for speaker in speakers], f"{side.rule('speakers')}, interval by speaker"
-    if len(items) < 2:
+    if len(ids) < 2:
         raise UserError("an interval needs at least 2 test utterances")
     return list(ids), f"{side.rule('utterances')}, interval by utterance"

@@ -7,6 +7,7 @@ from typing import Any
 
 from speechssl.config import UserError, digest
 from speechssl.data.names import is_synthetic, utterance_ids
+from speechssl.data.splits import in_split
 from speechssl.data.utterance import Utterance, said
 from speechssl.data.waveforms import WaveformStore
 from speechssl.embed.evaluate import waveform_of
@@ -29,9 +30,10 @@ def transcribed(store: WaveformStore, *, split: str | None) -> list[int]:
     """Utterances with a transcript, of one split or of all.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or no such split.
     """
-    chosen = [index for index, item in enumerate(store.utterances) if item.in_split(split) and said(item)]
+    found = in_split(store.utterances, split, where=store.folder)
+    chosen = [index for index in found if said(store.utterances[index])]
     if len(chosen) < 2:
         where = "" if split is None else f" in the split {split!r}"
         raise UserError(f"{store.folder}: {len(chosen)} utterances with a transcript{where}; an interval needs 2")

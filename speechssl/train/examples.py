@@ -8,6 +8,7 @@ from typing import Literal
 from speechssl.config import UserError
 from speechssl.data.labelled import Example
 from speechssl.data.lists import read_list, select
+from speechssl.data.splits import in_split
 from speechssl.data.store import WaveformStore
 from speechssl.data.subsets import k_shot, minutes_subset, split_by_speaker
 from speechssl.data.training_audio import AudioRecord
@@ -58,7 +59,7 @@ def choose(
     Args:
         store: the prepared corpus.
         learn: ``label`` or ``text``.
-        split: only utterances of this split.
+        split: only utterances of this split, whatever its capitals.
         ids: only utterances in this list (`data/lists`).
         shots: so many utterances a class; then nothing is held out.
         minutes: so many minutes; then nothing is held out.
@@ -73,7 +74,8 @@ def choose(
         listed = set(select(store.utterances, read_list(ids)))
         examples = {index: example for index, example in examples.items() if index in listed}
     if split is not None:
-        examples = {index: each for index, each in examples.items() if store.utterances[index].in_split(split)}
+        wanted = set(in_split(store.utterances, split, where=store.folder))
+        examples = {index: each for index, each in examples.items() if index in wanted}
     if not examples:
         raise UserError(f"{store.folder}: no utterance with a {learn} is left by the given split or list")
     try:
@@ -100,7 +102,7 @@ def _subset(
 
 def _hold_out(store: WaveformStore, examples: Sequence[Example], learn: Learn, *, share: float, seed: int) -> Labelled:
     items = [store.utterances[example.index] for example in examples]
-    speakers = {item.speaker for item in items}
+    speakers = {store.speakers[example.index] for example in examples}
     if None in speakers or len(speakers) < MIN_HELD_OUT_SPEAKERS:
         few = "some speakers are not known" if None in speakers else f"there are {len(speakers)} speakers"
         return Labelled(list(examples), [], (f"nothing is held out for early stopping: {few}",))
@@ -116,7 +118,7 @@ def _hold_out(store: WaveformStore, examples: Sequence[Example], learn: Learn, *
         if lost:
             note = f"nothing is held out for early stopping: all speakers of {lost[0]!r} would be"
             return Labelled(list(examples), [], (note,))
-    people = len({item.speaker for item in parts["valid"]})
+    people = len({store.speakers[each.index] for each in valid})
     notes = [f"held out for early stopping: {len(valid)} utterances of {people} speakers"]
     again = set(AudioRecord.of(store, (each.index for each in valid)).find(store, (each.index for each in train)))
     if again:

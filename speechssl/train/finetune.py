@@ -131,7 +131,7 @@ def refuse_shared(store: WaveformStore, train: Sequence[Example], valid: Sequenc
             f"{store.utterances[copied[0]].audio}: its audio is both trained on and held out, under another name or in "
             "another stretch" + (f", with {len(copied) - 1} others" if len(copied) > 1 else "")
         )
-    trained, held = ({store.utterances[example.index].speaker for example in part} for part in (train, valid))
+    trained, held = ({store.speakers[example.index] for example in part} for part in (train, valid))
     shared = sorted(speaker for speaker in trained & held if speaker is not None)
     if shared:
         raise UserError(

@@ -39,7 +39,7 @@ def start_as_probe(model: Classifier, store: WaveformStore, examples: Sequence[E
     centre, spread = pooled.mean(axis=0), pooled.std(axis=0)
     spread = np.where(spread > 1e-12 * (1 + np.abs(centre)), spread, 1.0)
     targets = np.array([model.classes.index(example.target) for example in examples])
-    speakers = [store.utterances[example.index].speaker for example in examples]
+    speakers = [store.speakers[example.index] for example in examples]
     probe = fit_logistic((pooled - centre) / spread, targets, groups=speakers, seed=seed)
     with torch.no_grad():
         model.centre.copy_(torch.from_numpy(centre))

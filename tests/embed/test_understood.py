@@ -11,8 +11,9 @@ import soundfile
 
 from speechssl import cli
 from speechssl.data.lists import list_ids
-from speechssl.data.manifest import read_manifest
+from speechssl.data.manifest import Utterance, read_manifest, validate_manifest
 from speechssl.data.names import utterance_ids
+from speechssl.data.waveforms import pack
 from speechssl.embed.inputs import read_plan
 
 from .conftest import tone
@@ -376,6 +377,21 @@ def test_rows_that_contradict_each_other_are_no_duplicates(corpus, both):
         "a duplicate: the same stretch of the same file as an earlier utterance",
         f"{start}text 'ho', there 'hi'",
         f"{start}label missing, there 'x'; speaker 't', there 's'",
+    ]
+    both.told("2 clips left out contradict earlier ones of their stretches; the first: text 'ho', there 'hi'\n")
+
+
+def test_a_stretch_to_the_end_contradicts_one_of_that_length(corpus, tmp_path):
+    recording(corpus / "a.wav", 0.6)
+    audio = str(corpus / "a.wav")
+    todo = [Utterance(audio=audio, duration=0.6, label="x"), Utterance(audio=audio, duration=0.0, label="y")]
+    for _ in range(2):  # again, from what the first call left
+        assert pack(todo, tmp_path / "out", workers=1).rejected == 1
+        [line] = (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()
+        assert json.loads(line)["reason"].endswith("which is used: label 'y', there 'x'")
+    assert validate_manifest([todo[0], todo[0].model_copy(update={"label": "y"})]) == [
+        f"utterance 1 ({audio}): the same stretch of the same file as utterance 0, which it contradicts: "
+        "label 'y', there 'x'"
     ]
 
 

@@ -54,6 +54,27 @@ def test_sides_share_nothing(store):
     assert found.rule == "speakers disjoint"
 
 
+def test_a_test_split_in_any_spelling(prepared, tmp_path):
+    items = WaveformStore(prepared).utterances
+    mixed = [item.model_copy(update={"split": "Test"}) if item.split == "test" else item for item in items]
+    found = divide(packed(mixed, tmp_path / "mixed"), minutes=MINUTES)
+    assert speakers(WaveformStore(tmp_path / "mixed"), found.test) == {"s4", "s5"}
+
+
+def test_a_speaker_in_two_spellings_is_on_one_side(prepared, tmp_path):
+    items = WaveformStore(prepared).utterances
+    mixed = [
+        item.model_copy(update={"split": None, "speaker": item.speaker.upper() if place % 2 else item.speaker})
+        for place, item in enumerate(items)
+    ]
+    store = packed(mixed, tmp_path / "mixed")
+    found = divide(store, minutes=MINUTES)
+    tested = {name.lower() for name in speakers(store, found.test)}
+    for side in (found.labelled, found.dev, found.unlabelled):
+        assert tested.isdisjoint({name.lower() for name in speakers(store, side)})
+    assert found.rule == "speakers disjoint"
+
+
 def test_no_tested_or_tuned_sentence_is_in_the_text_or_unlabelled(store, tmp_path):
     found = divide(store, minutes=MINUTES)
     held = {example.target for example in (*found.test, *found.dev)}

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from speechssl.config import UserError
-from speechssl.data.waveforms import WaveformStore
+from speechssl.data.waveforms import WaveformStore, pack
 from speechssl.experiments.evaluate_head import evaluate_head
 from speechssl.models.classifier import Classifier, ClassifierConfig
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.heads import save_head
 from speechssl.scoring.compare import compare
+from speechssl.scoring.items import items_path, read_items
 from speechssl.scoring.results import read_results
 
 from ..toys import MICRO_ENCODER
@@ -64,6 +65,41 @@ def test_a_speaker_who_was_trained_on_is_refused(corpus, tmp_path):
     heard = model_of(tmp_path / "heard", audio=[f"{item.audio}@0"])
     with pytest.raises(UserError, match="1 of 72 test utterances were trained on"):
         evaluate_head(heard, corpus, tmp_path / "r.json", other_speakers=True)
+
+
+def renamed(corpus, folder, **names):
+    """The corpus with other names in some fields: a function per field, of the name and the place."""
+    changed = [
+        item.model_copy(update={field: rename(getattr(item, field), place) for field, rename in names.items()})
+        for place, item in enumerate(WaveformStore(corpus).utterances)
+    ]
+    pack(changed, folder, workers=1)
+    return folder
+
+
+def test_a_split_in_other_capitals_is_scored_whole(corpus, tmp_path):
+    mixed = renamed(corpus, tmp_path / "mixed", split=lambda name, place: name.upper() if place % 2 else name)
+    model = model_of(tmp_path / "model")
+    for split in ("test", "Test", "TEST"):
+        assert evaluate_head(model, mixed, tmp_path / "r.json", split=split)[0].n == 24
+    with pytest.raises(UserError, match="no split 'nan'; there are TEST, TRAIN, test, train"):
+        evaluate_head(model, mixed, tmp_path / "r.json", split="nan")
+
+
+def test_a_trained_speaker_in_other_capitals_is_found(corpus, tmp_path):
+    mixed = renamed(corpus, tmp_path / "mixed", speaker=lambda name, place: f"Gr\u00fc{name}".upper())
+    model = model_of(tmp_path / "model", speakers=["gru\u0308s0"])
+    with pytest.raises(UserError, match=r"trained on speaker 'GR\u00dcS0' \(1 such\)"):
+        evaluate_head(model, mixed, tmp_path / "r.json", split="test")
+    rows = evaluate_head(model, mixed, tmp_path / "r.json", split="test", leave_out=True)
+    assert (rows[0].n, rows[0].left_out) == (12, 12)
+
+
+def test_the_interval_takes_two_spellings_for_one_speaker(corpus, tmp_path):
+    mixed = renamed(corpus, tmp_path / "mixed", speaker=lambda name, place: name.upper() if place % 2 else name)
+    evaluate_head(model_of(tmp_path / "model"), mixed, tmp_path / "r.json")
+    [answers] = read_items(items_path(tmp_path / "r.json"))
+    assert set(answers.groups) == {f"S{number}" for number in range(6)}
 
 
 def test_labels_that_the_model_does_not_know_are_left_out_and_told(corpus, tmp_path, capsys):

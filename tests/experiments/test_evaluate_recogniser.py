@@ -74,8 +74,19 @@ def test_a_speaker_who_was_trained_on_is_refused(corpus: Path, tmp_path: Path) -
 
 def test_nothing_to_score(corpus: Path, tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model", speakers=[])
-    with pytest.raises(UserError, match="0 utterances with a transcript in the split 'dev'"):
+    with pytest.raises(UserError, match=r"no split 'dev'; there are test$"):
         evaluate_head(folder, corpus, tmp_path / "result.json", split="dev")
+
+
+def test_a_split_in_other_capitals(corpus: Path, tmp_path: Path) -> None:
+    mixed = [
+        item.model_copy(update={"split": "TEST" if number % 2 else "test"})
+        for number, item in enumerate(WaveformStore(corpus).utterances)
+    ]
+    pack(mixed, tmp_path / "mixed", workers=1)
+    folder = model_folder(tmp_path / "model", speakers=["somebody"])
+    rows = evaluate_head(folder, tmp_path / "mixed", tmp_path / "result.json", split="Test")
+    assert {row.n for row in rows} == {len(TEXTS)}
 
 
 def test_two_models_are_compared(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

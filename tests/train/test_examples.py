@@ -99,11 +99,32 @@ def test_a_list_and_a_split(tmp_path: Path) -> None:
     path.write_text("# three\n" + "\n".join(utterance_id(ITEMS[number]) for number in (40, 4, 5)) + "\n")
     assert [each.index for each in chosen(ITEMS, ids=path, valid_share=0.0).train] == [4, 5, 40]
     assert [each.index for each in chosen(ITEMS, ids=path, split="test", valid_share=0.0).train] == [5]
-    with pytest.raises(UserError, match="no utterance with a label is left by the given split or list"):
+    with pytest.raises(UserError, match="corpus: no split 'dev'; there are test, train"):
         chosen(ITEMS, split="dev")
+    bare = [item.model_copy(update={"label": None}) if item.split == "test" else item for item in ITEMS]
+    with pytest.raises(UserError, match="no utterance with a label is left by the given split or list"):
+        chosen(bare, split="test")
     path.write_text("s9/nobody\n")
     with pytest.raises(UserError, match="1 of 1 listed utterances are not in the corpus"):
         chosen(ITEMS, ids=path)
+
+
+def test_a_split_in_other_capitals() -> None:
+    mixed = [item.model_copy(update={"split": "TEST"}) if number % 2 else item for number, item in enumerate(ITEMS)]
+    tested = [number for number, item in enumerate(ITEMS) if number % 2 or item.split == "test"]
+    assert [each.index for each in chosen(mixed, split="Test", valid_share=0.0).train] == tested
+
+
+def test_a_speaker_in_other_capitals_is_not_held_out() -> None:
+    mixed = [
+        item.model_copy(update={"speaker": str(item.speaker).upper()}) if number // 6 % 2 else item
+        for number, item in enumerate(ITEMS)
+    ]
+    for seed in range(4):
+        found = chosen(mixed, valid_share=0.3, seed=seed)
+        trained, held = ({str(mixed[one.index].speaker).lower() for one in part} for part in (found.train, found.valid))
+        assert held
+        assert trained.isdisjoint(held)
 
 
 @pytest.mark.parametrize("learn", ["label", "text"])

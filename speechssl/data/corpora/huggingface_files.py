@@ -11,6 +11,7 @@ from typing import Any
 
 from speechssl.config import UserError, parse_reason
 from speechssl.data.corpora.rows import split_of
+from speechssl.data.values import folded
 
 _HUB_NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 _SERIES = re.compile(r"(.+)-\d+-of-(\d+)(?:-[0-9a-f]{16})?")
@@ -64,10 +65,11 @@ def find_files(root: str | Path, *, config: str = "", splits: Sequence[str] = ()
 
 def _of_splits(files: list[DataFile], name: str, splits: Sequence[str]) -> list[DataFile]:
     known = sorted({file.split for file in files if file.split is not None})
-    unknown = next((split for split in splits if split not in known), None)
+    unknown = next((split for split in splits if folded(split) not in map(folded, known)), None)
     if unknown is not None:
         raise UserError(f"{name}: no split {unknown!r}; there are: {', '.join(known) or 'none with a name'}")
-    return [file for file in files if not splits or file.split in splits]
+    wanted = {folded(split) for split in splits}
+    return [file for file in files if not splits or folded(file.split or "") in wanted]
 
 
 def is_saved(folder: Path) -> bool:

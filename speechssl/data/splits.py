@@ -1,0 +1,28 @@
+"""The utterances of a split."""
+
+from collections.abc import Sequence
+
+from speechssl.config import UserError
+from speechssl.data.utterance import Utterance
+
+
+def in_split(utterances: Sequence[Utterance], split: str | None, *, where: object) -> list[int]:
+    """The places of the utterances of a split, whatever its capitals, or of all where `split` is None.
+
+    Args:
+        utterances: of a corpus.
+        split: its name.
+        where: the corpus, for the message.
+
+    Raises:
+        UserError: no utterance has this split; names those that there are.
+
+    >>> few = [Utterance(audio=f"{name}.wav", duration=1, split=name) for name in ("train", "Test", "test")]
+    >>> in_split(few, "TEST", where="corpus")
+    [1, 2]
+    """
+    found = [place for place, each in enumerate(utterances) if each.in_split(split)]
+    if not found and split is not None:
+        splits = sorted({each.split for each in utterances if each.split is not None})
+        raise UserError(f"{where}: no split {split!r}; there are {', '.join(splits) or 'none'}")
+    return found
