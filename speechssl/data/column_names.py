@@ -33,11 +33,17 @@ COLUMNS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyTyp
             ("split", "split", "subset set partition"),
             (
                 "offset",
-                "offset start begin onset starttime begintime onsettime segmentstart segmentbegin xmin tmin",
+                "offset start begin onset starttime begintime onsettime segmentstart segmentbegin segmentstarttime "
+                "segmentbegintime timestart timebegin xmin tmin tbeg",
                 "",
             ),
-            ("end", "end stop endtime stoptime offsettime segmentend segmentstop xmax tmax", ""),
-            ("duration", "duration dur segmentduration audioduration", ""),
+            (
+                "end",
+                "end stop endtime stoptime offsettime segmentend segmentstop segmentendtime segmentstoptime timeend "
+                "timestop xmax tmax",
+                "",
+            ),
+            ("duration", "duration dur segmentduration audioduration tdur", ""),
         )
     }
 )
@@ -52,13 +58,20 @@ WORDS: Mapping[str, str] = MappingProxyType(
 _ONSET = ("onset", "onsettime")
 _UNITS: Mapping[str, float] = MappingProxyType(  # s; "ssmsec" before "msec", "milliseconds" before "seconds"
     {
-        **dict.fromkeys(("hhmmssms", "hhmmssmmm", "ssmsec"), 1.0),  # ELAN's words for clock times and seconds
+        **dict.fromkeys(("hhmmssms", "hhmmssmmm", "hhmmss", "mmss", "hms", "ssmsec"), 1.0),  # clock times and seconds
         **dict.fromkeys(("milliseconds", "millisecond", "millis", "msecs", "msec", "ms"), 0.001),
         **dict.fromkeys(("seconds", "second", "secs", "sec", "s"), 1.0),
     }
 )
-_OTHER_UNITS = ("samples", "sample", "frames", "frame", "us", "ns", "minutes", "min")
-_LENGTHS = ("length", "len", "numsamples", "numframes", "nframes")  # of what, and in which unit, nobody knows
+_OTHER_UNITS = (
+    *("samples", "sample", "frames", "frame", "ticks", "bytes", "us", "ns", "cs"),
+    *("microseconds", "nanoseconds", "centiseconds", "minutes", "minute", "mins", "min", "hours", "hour"),
+)
+_LENGTHS_IN_UNITS = ("length", "len")  # times where the unit is known, as in `length_s`
+_LENGTHS = (  # of what, and in which unit, nobody knows
+    *_LENGTHS_IN_UNITS,
+    *("numsamples", "numframes", "nsamples", "nframes", "samplecount", "framecount"),
+)
 _MAYBE: Mapping[str, tuple[str, ...]] = MappingProxyType(  # often something else: named where the field is empty
     {
         "duration": _LENGTHS,
@@ -105,7 +118,7 @@ def find_fields(
     """
     fields: dict[str, tuple[int, ...]] = {}
     units: dict[int, float] = {}
-    times = [time_of(plain(column)) for column in columns]
+    times = [_time_of_column(column) for column in columns]
     with_onset = any(base in _ONSET for base, _ in times)
     for field, (strong, weak) in COLUMNS.items():
         if field in TIMES:
@@ -148,21 +161,33 @@ def hints(columns: Sequence[str], rest: Sequence[int], fields: Mapping[str, tupl
 def time_of(name: str) -> tuple[str, float | None]:
     """A plain name without the unit of a time, and the unit, s: 1.0 where none is said, None where it is another.
 
-    >>> time_of("startms"), time_of("offset"), time_of("endsamples")
-    (('start', 0.001), ('offset', 1.0), ('end', None))
+    >>> time_of("startms"), time_of("offset"), time_of("endsamples"), time_of("lengthms"), time_of("length")
+    (('start', 0.001), ('offset', 1.0), ('end', None), ('length', 0.001), ('length', None))
     """
     times = {word for field in TIMES for word in COLUMNS[field][0]}
     if name in times:
         return name, 1.0
     for unit, seconds in (*_UNITS.items(), *dict.fromkeys(_OTHER_UNITS).items()):
-        if name.endswith(unit) and name.removesuffix(unit) in times:
-            return name.removesuffix(unit), seconds
+        for ending in (unit, f"in{unit}"):
+            base = name.removesuffix(ending)
+            if base != name and (base in times or (base in _LENGTHS_IN_UNITS and seconds and ending != "s")):
+                return base, seconds
     return name, None
 
 
+def _time_of_column(column: str) -> tuple[str, float | None]:
+    """As `time_of`; `length_s` has a unit, the plural `lengths` has none."""
+    name = plain(column)
+    base = name.removesuffix("s")
+    if base != name and base in _LENGTHS_IN_UNITS and re.search(r"[\W_]s\W*$", column, re.IGNORECASE):
+        return base, 1.0
+    return time_of(name)
+
+
 def _words_of(field: str, *, with_onset: bool) -> list[str]:
-    """The names of a time: `offset` is the end of what `onset` begins."""
+    """The names of a time: `offset` is the end of what `onset` begins; `length` counts where its unit is known."""
     words = [word for word in COLUMNS[field][0] if word != "offset"]
+    words += _LENGTHS_IN_UNITS if field == "duration" else ()
     return [*words, "offset"] if field == ("end" if with_onset else "offset") else words
 
 

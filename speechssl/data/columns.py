@@ -13,6 +13,7 @@ from typing import Any
 from speechssl.config import UserError
 from speechssl.data.column_names import TIMES, WORDS, find_fields, hints, is_weak
 from speechssl.data.tables import Row, Table
+from speechssl.data.time_columns import TimeColumns
 from speechssl.data.values import (
     DOUBTFUL_WORDS,
     MISSING_WORDS,
@@ -177,12 +178,16 @@ class Meaning:
                     self.doubtful[word] += 1
 
 
-def understand(table: Table) -> Meaning:
+def understand(table: Table, *, with_times: bool = True) -> Meaning:
     """Find out what the columns of a table mean.
 
+    Args:
+        table: the table; its rows are read where a name may be that of a time.
+        with_times: rows are stretches of files; otherwise columns that look like times are like any other.
+
     Raises:
-        UserError: no column names the file; or a column is nearly called like one that is missing (the message says
-            which to rename).
+        UserError: no column names the file; or a column is nearly called like one that is missing, or looks like a
+            time that is not understood (the message says which to rename).
 
     >>> from pathlib import Path
     >>> meaning = understand(Table(Path("t.csv"), ("File Name", "Start_ms", "onset", "Offset", "room"), ","))
@@ -197,7 +202,12 @@ def understand(table: Table) -> Meaning:
     taken = {place for places in fields.values() for place in places}
     rest = [place for place in range(len(table.columns)) if place not in taken]
     unused = tuple(table.columns[place] or f"number {place + 1} (it has no name)" for place in rest)
-    return Meaning(table, fields, units, unused, hints(table.columns, rest, fields))
+    found = hints(table.columns, rest, fields)
+    if with_times:
+        times = TimeColumns(table.columns, fields, table.rows)
+        times.refuse(str(table.path))
+        found += times.hints()
+    return Meaning(table, fields, units, unused, found)
 
 
 def _near(one: float | None, other: float | None, *, tolerance: float = 0.0011) -> bool:

@@ -138,6 +138,96 @@ def test_structures_and_missing_keys_of_json(tmp_path: Path) -> None:
         entries(tmp_path, '{"file": "a.wav", "label": ["a"]}\n', "t.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("names", "values", "stretch"),
+    [
+        ("begin_s,length_s", "1,2", (1.0, 2.0)),
+        ("Start [s],Length [ms]", "1,2000", (1.0, 2.0)),
+        ("segment_start_time,segment_end_time", "1,3", (1.0, 2.0)),
+        ("time_start,time_end", "1,3", (1.0, 2.0)),
+        ("starts,ends", "1,3", (1.0, 2.0)),
+        ("tbeg,tdur", "1,2", (1.0, 2.0)),
+        ("Begin Time (hh:mm:ss),End Time (hh:mm:ss)", "00:00:01,00:00:03", (1.0, 2.0)),
+        ("start in seconds,duration in ms", "1,2000", (1.0, 2.0)),
+    ],
+)
+def test_more_names_of_times(tmp_path: Path, names: str, values: str, stretch: tuple[float, float]) -> None:
+    [entry] = entries(tmp_path, f"file,{names}\na.wav,{values}\n")
+    assert (entry.offset, entry.duration) == stretch
+
+
+START, BOTH, END, LENGTH = (
+    "{0!r} is not used .* the start of .*rename it to 'start' .*'other_{0}'",
+    "{0!r} and {1!r} are not used .* the start and the end .*'start' and 'end' .*'other_{0}' and 'other_{1}'",
+    "{1!r} is not used .* the end of .*rename it to 'end' .*'other_{1}'",
+    "{1!r} is not used .* the length of .*rename it to 'duration' .*'other_{1}'",
+)
+NOT_READ = {  # by message: the columns of tables
+    START: ["time,duration", "timestamp,duration", "t,duration", "seek,end", "from,end", "t0,duration"],
+    BOTH: [
+        *("from,to", "t0,t1", "t1,t2", "tStart,tEnd", "audio_start,audio_end", "utt_start,utt_end", "uttstart,uttend"),
+        *("Startzeit,Endzeit", "Début,Fin", "начало,конец", "开始时间,结束时间", "start_offset,end_offset", "in,out"),
+        *("vad_start,vad_end", "speech_start,pause_end", "start_timestamp,end_timestamp", "begins_at,ends_at"),
+    ],
+    END: ["offset,offset_end", "start,until", "start,to", "start,utt_end", "start,stop_at", "duration,utt_end"],
+    LENGTH: ["start,seconds", "start,total_duration", "start,Dauer", "start,frames"],
+    "'utt_start' and 'utt_length' are not used .* the start and the length ": ["utt_start,utt_length"],
+    "'n_samples' is not used, as its unit is not known": ["start,n_samples"],
+    "'start_microseconds' is not used, as its unit is not known": ["start_microseconds,end"],
+    "'start' and 'utt_start' both look like the start; rename .*'other_utt_start'": ["start,end,utt_start"],
+    "'offset_end' is not used .* the end of": ["offset,offset_end,duration"],
+}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [(names, message) for message in NOT_READ for names in NOT_READ[message]]
+)
+def test_times_that_are_not_understood_are_refused(tmp_path: Path, names: str, message: str) -> None:
+    columns = names.split(",")
+    with pytest.raises(UserError, match=rf"t.csv: columns? {message.format(*columns)}"):
+        entries(tmp_path, f"file,{names}\na.wav,{','.join('123'[: len(columns)])}\n")
+    renamed = ",".join(f"other_{column}" for column in columns)
+    assert entries(tmp_path, f"file,{renamed}\na.wav,{','.join('123'[: len(columns)])}\n")[0].offset is None
+
+
+@pytest.mark.parametrize(
+    ("names", "values"),
+    [
+        ("timestamp", "2024-05-01 10:00:00"),
+        ("timestamp,duration", "2024-05-01T10:00:00Z,2"),
+        ("timestamp,duration", "1714557600,2"),
+        ("timestamp,duration", "20240501,2"),
+        ("timestamp,duration", "01.05.2024,2"),
+        ("timestamp,duration", ",2"),
+        ("time_of_day,duration", "10:30,2"),
+        ("from,to,duration", "Berlin,Paris,2"),
+        ("from_corpus,age,year_from,duration", "x,31,1999,2"),
+        ("start_year,start_page,end_page,duration", "1999,1,2,2"),
+        ("voice_onset_time,dc_offset,duration", "0.1,0.2,2"),
+        ("sample_rate,tempo,intensity,tone,duration", "16000,1,2,3,2"),
+        ("weekend,trend,frontend,created_time,duration", "1,2,3,10:30,2"),
+        ("F0semitoneFrom27.5Hz_sma3nz,processing_time,duration", "25,0.3,2"),
+        ("length,duration", "32000,2"),
+    ],
+)
+def test_columns_that_are_no_times_of_a_stretch(tmp_path: Path, names: str, values: str) -> None:
+    [entry] = entries(tmp_path, f"file,{names}\na.wav,{values}\n")
+    assert (entry.offset, entry.duration) == (None, 2.0 if "duration" in names else None)
+    assert list(entry.extras) == [name for name in names.split(",") if name != "duration"]
+
+
+def test_other_times_beside_a_whole_stretch_are_extras(tmp_path: Path) -> None:
+    [entry] = entries(tmp_path, "file,start,end,time,word_start,start_samples\na.wav,1,3,10:30,2,16000\n")
+    assert (entry.offset, entry.duration) == (1.0, 2.0)
+    assert list(entry.extras) == ["time", "word_start", "start_samples"]
+
+
+def test_a_time_alone_is_named(tmp_path: Path) -> None:
+    for name, right in (("time", "start"), ("recording_start", "start"), ("speech_end", "end")):
+        hint = f"column {name!r} may be meant for a time in the file: rename it to {right!r} then"
+        assert meaning_of(tmp_path, f"file,{name}\na.wav,1.5\n").hints == (hint,)
+
+
 @pytest.mark.parametrize("name", ["state", "split2", "test", "accent", "gender", "age", "segment", "id", "room"])
 def test_other_words_are_no_slips(tmp_path: Path, name: str) -> None:
     assert meaning_of(tmp_path, f"file,{name}\na.wav,x\n").unused == (name,)

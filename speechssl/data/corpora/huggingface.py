@@ -93,8 +93,17 @@ def _read(file: DataFile, audio: str, unused: set[str], findings: Findings) -> I
     plain = [name for name in table.schema.names if name != column and _is_plain(table.schema.field(name).type)]
     unused.update(name for name in table.schema.names if name != column and name not in plain)
     rows = Describer(file.path, plain, findings)
+    times = rows.times
+    seen: set[str] = set()  # files that the rows name, where there are times
     try:
         for number, values, name in table.iterate(plain, column):
+            if name is not None and times:
+                if name in seen:
+                    raise UserError(
+                        f"{file.path}: rows of one file ({name}) with times ({', '.join(times)}), which are not "
+                        "read from Parquet or Arrow; save the table as metadata.csv beside the audio"
+                    )
+                seen.add(name)
             found = rows.describe(values, number)
             if name is not None and file.remote and (Path(name).is_absolute() or ".." in Path(name).parts):
                 raise UserError(

@@ -67,13 +67,19 @@ class Describer:
         names = list(dict.fromkeys(columns))
         self._apart = [name for name in names if _is_of_the_file(name)]
         self._names = [name for name in names if name not in self._apart]
-        self._meaning = understand(Table(self._source, (_FILE, *(name.strip() for name in self._names)), ""))
+        table = Table(self._source, (_FILE, *(name.strip() for name in self._names)), "")
+        self._meaning = understand(table, with_times=False)
         if findings is not None:
             read = {field: name for field in NAMED if (name := self.column(field)) and name != field}
             findings.columns |= read
             unused = [*self._meaning.unused, *(name for name in self._apart if name.strip())]
             findings.unused += [name for name in unused if name not in findings.unused]
             findings.notes += [hint for hint in self._meaning.hints if hint not in findings.notes]
+
+    @property
+    def times(self) -> list[str]:
+        """Columns that mean where a stretch starts or ends; `duration` alone is that of the file."""
+        return [name for name in self._apart if name.strip() and _is_start_or_end(name)]
 
     def column(self, field: str) -> str | None:
         """The column that a field is read from; None where there is none."""
@@ -106,8 +112,13 @@ def _is_of_the_file(name: str) -> bool:
     plain = re.sub(r"[\W_]+", "", name.casefold())
     if not plain or plain == _FILE:
         return True
-    fields = understand(Table(Path(name), (_FILE, name), "")).fields
+    fields = understand(Table(Path(name), (_FILE, name), ""), with_times=False).fields
     return any(1 in fields.get(field, ()) for field in _OF_THE_FILE)
+
+
+def _is_start_or_end(name: str) -> bool:
+    fields = understand(Table(Path(name), (_FILE, name), ""), with_times=False).fields
+    return "offset" in fields or "end" in fields
 
 
 def named_field(name: str) -> str | None:
@@ -118,7 +129,7 @@ def named_field(name: str) -> str | None:
     """
     if _is_of_the_file(name):
         return None
-    fields = understand(Table(Path(name), (_FILE, name), "")).fields
+    fields = understand(Table(Path(name), (_FILE, name), ""), with_times=False).fields
     return next((field for field in NAMED if field in fields), None)
 
 

@@ -237,3 +237,15 @@ def test_what_datasets_writes(tmp_path: Path) -> None:
     assert (store.read(2) == store.read(3)).all()
     assert (store.read(1) == store.read(4)).all()
     assert [each.label for each in prepare(tmp_path / "t.parquet")] == ["sad", "glad", "sad"]
+
+
+def test_stretches_of_one_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "long.wav").write_bytes(wav(200))
+    columns = {"audio": ["long.wav"] * 2, "start": [0.0, 0.1], "end": [0.1, 0.2], "text": ["one", "two"]}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    with pytest.raises(
+        UserError, match=r"t.parquet: rows of one file \(long.wav\) with times \(start, end\).*metadata.csv"
+    ):
+        list(prepare(tmp_path / "t.parquet"))
+    pq.write_table(pa.table(columns).slice(0, 1), tmp_path / "t.parquet")
+    assert [each.text for each in prepare(tmp_path / "t.parquet")] == ["one"]
