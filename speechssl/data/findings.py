@@ -21,13 +21,17 @@ class Findings:
         columns: the column that a field was read from, where it has another name than the field.
         unused: columns that were understood as nothing; they are kept as extras where they have a name.
         not_read: tables beside the audio that were not read.
+        archives: archives beside the audio that were not read.
         notes: sentences.
+        no_label: where labels are looked for, as the reason when no clip has one and no note gives another.
     """
 
     columns: dict[str, str] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)
     not_read: list[str] = field(default_factory=list)
+    archives: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    no_label: str = "the source holds none"
 
 
 class Found(Iterator[Utterance]):
@@ -110,7 +114,7 @@ class _Names:
             return None
         capitals = len(set(map(folded, self._alike))) == len(set(map(alike, self._alike)))
         words = "differ only in capitals" if capitals else "may be meant to be the same"
-        return f"{self.kind} {words}: {_some([repr(name) for name in self._alike])}"
+        return f"{self.kind} {words}: {some([repr(name) for name in self._alike])}"
 
 
 def count_known(utterances: Iterable[Utterance]) -> Known:
@@ -126,10 +130,12 @@ def count_known(utterances: Iterable[Utterance]) -> Known:
 
 
 def closing_lines(known: Known, findings: Findings) -> list[str]:
-    """The line of what was understood, and a line for each note.
+    """The line of what was understood, and a line for each note; without any label one of them says why.
 
-    >>> closing_lines(Known(clips=4, text=4), Findings(columns={"text": "sentence"}, not_read=["list.csv"]))
-    ["label 0 of 4 · text 4 of 4 (column 'sentence') · speakers 0 · tables not read: list.csv"]
+    >>> for line in closing_lines(Known(clips=4, text=4), Findings(columns={"text": "sentence"}, not_read=["a.csv"])):
+    ...     print(line)
+    label 0 of 4 · text 4 of 4 (column 'sentence') · speakers 0 · tables not read: a.csv
+    no label: the source holds none
     """
     parts = [
         f"label {known.label} of {known.clips}{_from(findings, 'label')}",
@@ -137,18 +143,27 @@ def closing_lines(known: Known, findings: Findings) -> list[str]:
         f"speakers {known.speakers}{_from(findings, 'speaker')}",
     ]
     if known.splits:
-        parts.append(f"splits: {_some([f'{name} {count}' for name, count in known.splits.items()])}")
+        parts.append(f"splits: {some([f'{name} {count}' for name, count in known.splits.items()])}")
     if findings.unused:
-        parts.append(f"columns not used: {_some(findings.unused)}")
+        parts.append(f"columns not used: {some(findings.unused)}")
     if findings.not_read:
-        parts.append(f"tables not read: {_some(findings.not_read)}")
-    return [" · ".join(parts), *findings.notes, *known.notes()]
+        parts.append(f"tables not read: {some(findings.not_read)}")
+    if findings.archives:
+        parts.append(f"archives not read: {some(findings.archives)}")
+    explained = known.label or not known.clips or any("no label:" in note for note in findings.notes)
+    reason = [] if explained else [f"no label: {findings.no_label}"]
+    return [" · ".join(parts), *findings.notes, *reason, *known.notes()]
 
 
 def _from(findings: Findings, name: str) -> str:
     return f" (column {findings.columns[name]!r})" if name in findings.columns else ""
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """Names in a message, of which the first eight are shown.
+
+    >>> some([f"{number}.csv" for number in range(10)])
+    '0.csv, 1.csv, 2.csv, 3.csv, 4.csv, 5.csv, 6.csv, 7.csv and 2 more'
+    """
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"{', '.join(names[:_SHOWN])}{more}"

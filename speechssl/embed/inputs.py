@@ -162,7 +162,8 @@ def _listed(locations: Sequence[str], name: str, *, empty: str = "an empty list 
             location, mark = _found(each)
             yield Item(_readable(each), location, 0.0, 0.0, fingerprint=mark)
 
-    return Plan(name, items, len(locations), None, {}, Known(clips=len(locations)))
+    findings = Findings(no_label="names of files say none; a table or a manifest can")
+    return Plan(name, items, len(locations), None, {}, Known(clips=len(locations)), findings)
 
 
 def _found(location: str) -> tuple[str, str]:
@@ -182,7 +183,8 @@ def _addressed(address: str) -> Plan:
     def items() -> Iterator[Item]:
         return (Item(each.path, each.address, 0.0, 0.0, fingerprint=each.fingerprint) for each in found)
 
-    return Plan(address, items, len(found), None, {}, Known(clips=len(found)))
+    findings = Findings(no_label="folders behind an address are no labels; a table or a manifest can name them")
+    return Plan(address, items, len(found), None, {}, Known(clips=len(found)), findings)
 
 
 def _utterances(
@@ -217,7 +219,7 @@ def _utterances(
     def items() -> Iterator[Item]:
         return (_item(each, root, fault) for each, fault in _with_faults(read(), twice))
 
-    findings = findings or Findings()
+    findings = findings or Findings(no_label="no line of the manifest has a 'label'")
     if twice and (note := contradictions_note(fault for _, fault in _with_faults(read(), twice))):
         findings.notes.append(note)
     return Plan(source, items, seen.rows, seconds if timed else None, seen.ordered(), known, findings, seen)

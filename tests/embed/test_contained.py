@@ -114,3 +114,31 @@ def test_the_commands_of_the_page_run(model_folder: Path, tmp_path: Path, monkey
     assert len(commands) == 2
     assert [cli.main(words) for words in commands] == [0, 0]
     assert [len(pq.read_table(f"{name}.parquet")) for name in ("tars", "rows")] == [2, 1]
+
+
+def test_what_is_beside_the_tars_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_tar(tmp_path / "in" / "x.tar", {"joy/a.wav": wav(200), "sad/b.wav": wav(300)})
+    words = ["prepare", "webdataset", "--root", str(tmp_path / "in"), "--workers", "1", "--out"]
+    (tmp_path / "in" / "more.tar.gz").write_bytes(b"")
+    (tmp_path / "in" / "more.parquet").write_bytes(b"")
+    (tmp_path / "in" / "loose.wav").write_bytes(wav(400))
+    assert cli.main([*words, str(tmp_path / "out")]) == 0
+    said = capfd.readouterr().err
+    assert "beside the tars, these are not read: loose.wav, more.parquet, more.tar.gz\n" in said
+    assert "no label: no sample has a .cls file, nor a 'label' in its .json; folders in a tar are no labels: " in said
+
+
+@pytest.mark.parametrize("kind", ["manifest", "file", "parquet"])
+def test_extract_says_why_there_is_no_label(
+    kind: str, model_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.wav").write_bytes(wav(200))
+    (tmp_path / "m.jsonl").write_text('{"audio": "a.wav", "duration": 0.25}\n')
+    write(tmp_path / "t.parquet", table([200]))
+    name, reason = {
+        "manifest": ("m.jsonl", "no line of the manifest has a 'label'"),
+        "file": ("a.wav", "names of files say none; a table or a manifest can"),
+        "parquet": ("t.parquet", "no column called 'label', 'class', 'emotion' or 'category' has a value"),
+    }[kind]
+    assert cli.main(["extract", str(model_folder), str(tmp_path / name), "-o", str(tmp_path / "v.parquet")]) == 0
+    assert f"\nno label: {reason}\n" in capfd.readouterr().err

@@ -140,6 +140,24 @@ def test_a_table_of_another_name_is_named(corpus, both):
     assert both.counts["findings"]["not_read"] == ["0.TextGrid", "list.csv", "words.txt"]
 
 
+def test_archives_beside_the_audio_are_named(corpus, both):
+    recording(corpus / "0.wav")
+    for name in ("more.tar", "old.TAR.GZ", "sub/part.zip", "train.tfrecord", "notes.docx"):
+        (corpus / name).parent.mkdir(exist_ok=True)
+        (corpus / name).write_bytes(b"")
+    for number in range(4):
+        (corpus / f"{number}.7z").write_bytes(b"")
+    archives = ["more.tar", "old.TAR.GZ", "train.tfrecord", "sub/part.zip", "4 x *.7z"]
+    both.run().told(f"speakers 0 · archives not read: {', '.join(archives)}\n")
+    assert both.counts["findings"]["archives"] == archives
+
+
+def test_labels_that_are_missing_everywhere_have_a_reason(corpus, both):
+    recording(corpus / "0.wav")
+    (corpus / "metadata.csv").write_text("file_name,emotion\n0.wav,\n")
+    both.run().told("\nno label: no clip has a value in the column 'emotion'\n")
+
+
 def test_many_annotations_are_counted(corpus, both):
     for number in range(5):
         recording(corpus / "x" / f"{number}.wav")

@@ -65,7 +65,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Found:  # noqa: B008
     Raises:
         UserError: no such layout, a table that is not one, or none of the clips is there.
     """
-    findings = Findings()
+    findings = Findings(no_label="the tables of Common Voice hold none")
     return Found(_utterances(Path(root), settings, findings), findings)
 
 

@@ -42,6 +42,7 @@ class Contained:
                 mine.columns |= new.columns
                 mine.unused += [name for name in new.unused if name not in mine.unused]
                 mine.not_read += new.not_read
+                mine.no_label = new.no_label
                 mine.notes += [note for note in new.notes if note not in mine.notes]
         self._complete = True
 

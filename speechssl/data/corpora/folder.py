@@ -135,6 +135,8 @@ class AudioFolder:
         for table in self.metadata:
             self.findings.unused += [name for name in table.meaning.unused if name not in self.findings.unused]
             columns = {name: table.meaning.column(name) for name in table.meaning.fields}
+            if label := columns.get("label"):
+                self.findings.no_label = f"no clip has a value in the column {label!r}"
             self.findings.columns |= {name: each for name, each in columns.items() if each and each.lower() != name}
 
     def _look_through(self) -> list[Path]:
@@ -150,7 +152,7 @@ class AudioFolder:
             if audio:
                 part = Path(folder).relative_to(self.root).parts
                 self.clips[part], first[part] = len(audio), audio[0]
-        self.findings.not_read = not_read.listed()
+        self.findings.not_read, self.findings.archives = not_read.listed(), not_read.archives()
         if not tables:
             refuse_described(self.root)
             if not self.clips:

@@ -8,12 +8,17 @@ from pathlib import Path
 
 from speechssl.audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 from speechssl.config import UserError
+from speechssl.data.findings import some
 from speechssl.data.places import located
 from speechssl.data.tables import is_table
 
 _TABLES = frozenset(
     {".csv", ".tsv", ".tab", ".psv", ".jsonl", ".json", ".ndjson", ".xlsx", ".xls", ".ods", ".parquet", ".feather"}
     | {".arrow", ".textgrid", ".eaf", ".trs", ".ctm", ".stm", ".rttm", ".mlf", ".lab", ".srt", ".vtt", ".scp", ".pkl"}
+)
+_ARCHIVES = (
+    *(".tar", ".tgz", ".tbz2", ".txz", ".zip", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst"),
+    *(".tfrecord", ".h5", ".hdf5", ".ark"),
 )
 _KALDI = frozenset({"text", "segments", "utt2spk", "spk2utt", "utt2lang", "utt2dur", "spk2gender"})
 _TEXT_PEEKED = 64  # text files that are opened to see whether they are tables
@@ -87,23 +92,67 @@ def _report_unreadable(error: OSError) -> None:
     _log.warning("%s: %s; passed over", error.filename, error.strerror)
 
 
+def note_on_others(root: Path, used: Sequence[str], name: str, *, audio: bool) -> list[str]:
+    """A sentence about what may hold audio in a folder of which only some files are used; none where that is all.
+
+    Args:
+        root: the folder; for a file there is nothing to say.
+        used: suffixes of the files that are used.
+        name: what they are called.
+        audio: whether files of audio are not used either.
+
+    Raises:
+        UserError: no such folder.
+    """
+    if not root.is_dir():
+        return []
+    others = _Names()
+    for folder, names in walk(root):
+        for each in names:
+            if not each.lower().endswith(tuple(used)) and ((audio and is_audio(each)) or _is_container(each)):
+                others.add(root, folder, each)
+    return [f"beside the {name}, these are not read: {some(found)}"] if (found := others.listed()) else []
+
+
+def _is_container(name: str) -> bool:
+    return name.lower().endswith((*_ARCHIVES, ".parquet", ".arrow"))
+
+
+class _Names:
+    """Names of files below a folder; those with one suffix are counted where they are many."""
+
+    def __init__(self) -> None:
+        self._names: list[tuple[str, str]] = []  # what it is counted with, and its name
+
+    def add(self, root: Path, folder: str, name: str) -> None:
+        inside = Path(folder).relative_to(root).as_posix()
+        kind = os.path.splitext(name)[1] or name  # noqa: PTH122
+        self._names.append((kind, name if inside == "." else f"{inside}/{name}"))
+
+    def listed(self) -> list[str]:
+        counts = Counter(kind for kind, _ in self._names)
+        few = [name for kind, name in self._names if counts[kind] <= _TOGETHER]
+        return few + [f"{count} x *{kind}" for kind, count in counts.items() if count > _TOGETHER]
+
+
 class TablesNotRead:
-    """Tables and annotations beside the audio that are not read, by name."""
+    """Tables, annotations and archives beside the audio that are not read, by name."""
 
     def __init__(self, root: Path):
         self._root, self._peeked = root, 0
-        self._names: list[tuple[str, str]] = []  # what it is counted with, and its name
+        self._tables, self._archives = _Names(), _Names()
 
     def look(self, folder: str, names: Sequence[str]) -> None:
         """Look at the files of one folder."""
         stems = {os.path.splitext(name)[0] for name in names if is_audio(name)}  # noqa: PTH122
-        inside = Path(folder).relative_to(self._root).as_posix()
         for name in names:
             suffix = os.path.splitext(name)[1]  # noqa: PTH122
             kaldi = name in _KALDI and "wav.scp" in names
             table = suffix.lower() in _TABLES and not is_metadata(name)
             if kaldi or table or (suffix.lower() == ".txt" and self._is_text_table(folder, name, stems)):
-                self._names.append((suffix or name, name if inside == "." else f"{inside}/{name}"))
+                self._tables.add(self._root, folder, name)
+            elif name.lower().endswith(_ARCHIVES):
+                self._archives.add(self._root, folder, name)
 
     def _is_text_table(self, folder: str, name: str, stems: set[str]) -> bool:
         """Whether a text is named like a recording beside it, or its first two lines have the same separators."""
@@ -121,7 +170,9 @@ class TablesNotRead:
         return any(first.count(sign) == second.count(sign) > 0 for sign in "\t,;|")
 
     def listed(self) -> list[str]:
-        """Their names, those with one suffix counted where they are many."""
-        counts = Counter(kind for kind, _ in self._names)
-        few = [name for kind, name in self._names if counts[kind] <= _TOGETHER]
-        return few + [f"{count} x *{kind}" for kind, count in counts.items() if count > _TOGETHER]
+        """The tables and annotations, those with one suffix counted where they are many."""
+        return self._tables.listed()
+
+    def archives(self) -> list[str]:
+        """The archives, in the same way."""
+        return self._archives.listed()

@@ -16,6 +16,7 @@ from typing import Any
 
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo
+from speechssl.data.corpora.folder_walk import note_on_others
 from speechssl.data.corpora.huggingface_files import DataFile, find_files
 from speechssl.data.corpora.rows import Describer
 from speechssl.data.findings import Findings, Found
@@ -65,7 +66,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Found:  # noqa: B008
     Raises:
         UserError: no such data set, or no column of audio, or several and none is named.
     """
-    findings = Findings()
+    findings = Findings(no_label="no column called 'label', 'class', 'emotion' or 'category' has a value")
     return Found(_utterances(Path(root), settings, findings), findings)
 
 
@@ -76,6 +77,9 @@ def _utterances(root: Path, settings: Settings, findings: Findings) -> Iterator[
     unused: set[str] = set()
     for file in files:
         yield from _read(file, settings.audio, unused, findings)
+    if not any(file.remote for file in files):
+        used = {file.path.suffix.lower() for file in files}
+        findings.notes += note_on_others(root, tuple(used), "tables", audio=False)  # rows may name the files of audio
     if unused:
         findings.notes.append(f"columns left out, for they hold no plain values: {', '.join(sorted(unused))}")
 

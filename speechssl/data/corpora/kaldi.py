@@ -71,7 +71,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Found:  # noqa: B008
     Raises:
         UserError: no `wav.scp`, a table that is not one, or tables that do not belong together.
     """
-    findings = Findings()
+    findings = Findings(no_label=f"there is no {', '.join(_LABELS[:-1])} or {_LABELS[-1]} with labels in it")
     return Found(_utterances(Path(root), settings, findings), findings)
 
 
@@ -137,6 +137,8 @@ def _data_folder(folder: Path, split: str | None, settings: Settings, findings: 
 def _tables(folder: Path, stretches: Mapping[str, Segment], findings: Findings) -> dict[str, dict[str, str]]:
     """The tables by utterance; identifiers that stand in one of them alone are counted."""
     labels = [name for name in _LABELS if (folder / name).is_file()]
+    if labels:
+        findings.no_label = f"{labels[0]} holds none for these utterances"
     if len(labels) > 1:
         raise UserError(f"{folder}: {' and '.join(labels)} both hold labels; keep one of them")
     files = {

@@ -64,7 +64,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Found:  # noqa: B008
     Raises:
         UserError: no manifests, lines that are none, or nothing that can be read.
     """
-    findings = Findings()
+    findings = Findings(no_label="no supervision has a 'label', as a field or among its custom ones")
     return Found(_utterances(Path(root), settings, findings), findings)
 
 

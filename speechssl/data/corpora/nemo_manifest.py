@@ -62,7 +62,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Found:  # noqa: B008
     Raises:
         UserError: no manifest, or a line of it that is none.
     """
-    findings = Findings()
+    findings = Findings(no_label="no line has a 'label', 'class', 'emotion', 'category' or 'command'")
     return Found(_utterances(Path(root), settings, findings), findings)
 
 

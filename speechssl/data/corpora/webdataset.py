@@ -19,7 +19,7 @@ from typing import Any
 
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo
-from speechssl.data.corpora.folder_walk import is_audio, visible_files
+from speechssl.data.corpora.folder_walk import is_audio, note_on_others, visible_files
 from speechssl.data.corpora.rows import Describer, named_field, split_of
 from speechssl.data.findings import Findings, Found
 from speechssl.data.members import member_location
@@ -71,7 +71,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Found:  # noqa: B008
         UserError: no tar, no audio in any of them, or samples that can be read in two ways. A shard that is damaged is
             used up to the damage, with a warning, unless nothing else is left.
     """
-    findings = Findings()
+    findings = Findings(no_label="no sample has a .cls file, nor a 'label' in its .json")
     return Found(_utterances(Path(root), settings, findings), findings)
 
 
@@ -96,6 +96,9 @@ def _utterances(root: Path, settings: Settings, findings: Findings) -> Iterator[
             f"{reading.without_audio} samples have a text, label or columns and no {audio} of the same name; the first "
             f"is {reading.first_without}"
         )
+    findings.notes += note_on_others(Path(root), (".tar",), "tars", audio=True)
+    if reading.in_folders:
+        findings.no_label += "; folders in a tar are no labels: unpack the tars to use their names (prepare folder)"
     if reading.unused:
         words = ", ".join(f".{name} ({count})" for name, count in reading.unused.most_common(5))
         findings.notes.append(f"files of the tars that are not used: {words}")
@@ -110,6 +113,7 @@ class _Reading:
     unused: Counter[str] = field(default_factory=Counter)
     without_audio: int = 0
     first_without: str = ""
+    in_folders: bool = False
 
 
 class _DamagedError(Exception):
@@ -233,6 +237,7 @@ def _of_sample(shard: Path, group: Sequence[TarFile], split: str | None, reading
         }
         values = _values(shard, key, mine, unused)
         found = Describer(f"{shard}::{key}", values, reading.findings).describe(values, 1)
+        reading.in_folders |= PurePosixPath(key).parent != PurePosixPath()
         yield found.utterance(member_location(shard, extensions[sound].name), split=split)
 
 

@@ -49,11 +49,22 @@ def make(kind: str, root: Path, tone: Path) -> Path:
     return root
 
 
+NO_LABEL = {
+    "kaldi": "there is no utt2label, utt2emotion, utt2emo or utt2class with labels in it\n",
+    "commonvoice": "the tables of Common Voice hold none\n",
+    "lhotse": "no supervision has a 'label'",
+    "fairseq": "the tables of fairseq hold none\n",
+    "nemo_manifest": "no line has a 'label', ",
+    "huggingface": "no column called 'label', ",
+    "webdataset": "no sample has a .cls file, nor a 'label' in its .json\n",
+}
 KINDS = ("kaldi", "commonvoice", "lhotse", "fairseq", "nemo_manifest", "huggingface", "webdataset")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_folder_names_the_command_that_reads_it(kind: str, tmp_path: Path, write_tone: Callable) -> None:
+def test_a_folder_names_the_command_that_reads_it(
+    kind: str, tmp_path: Path, write_tone: Callable, capfd: pytest.CaptureFixture[str]
+) -> None:
     root = make(kind, tmp_path / "their folder", write_tone(tmp_path / "tone.wav"))
     command = f"speechssl prepare {kind} --root {shlex.quote(str(root))} --out OUT"
     with pytest.raises(UserError) as error:
@@ -67,6 +78,10 @@ def test_a_folder_names_the_command_that_reads_it(kind: str, tmp_path: Path, wri
     assert cli.main([*shlex.split(command)[1:-1], str(out)]) == 0
     (line,) = (out / "manifest.jsonl").read_text().splitlines()
     assert json.loads(line)["text"] == "hello"
+    said = capfd.readouterr().err
+    assert "label 0 of 1 · text 1 of 1" in said
+    assert said.count("no label: ") == 1
+    assert f"\nno label: {NO_LABEL[kind]}" in said
 
 
 @pytest.mark.parametrize("kind", ["lhotse", "nemo_manifest", "fairseq", "commonvoice", "kaldi"])
