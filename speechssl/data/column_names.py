@@ -245,4 +245,11 @@ def _no_file(columns: Sequence[str], where: str) -> str:
     named = ", ".join(name for name in columns if name) or "none"
     header = any(re.search(r"\.(wav|flac|ogg|opus|mp3|m4a)$", name, re.IGNORECASE) for name in columns)
     hint = "; the first line must name the columns" if header else ""
+    first = columns[0] if columns else ""
+    if re.fullmatch(r"sep=.?", first, re.IGNORECASE):
+        hint = "; the first line is for Excel alone ('sep='): delete it"
+    elif first.startswith(("#", "//")):
+        hint = "; the first line is a comment: delete it, the first line must name the columns"
+    elif first.startswith(("{", "[")):
+        hint = "; the first line is JSON: call a file with one JSON object per line .jsonl"
     return f"{where}: no column names the file ('file_name', 'audio', 'path' …); there are: {named}{hint}"

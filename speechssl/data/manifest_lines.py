@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from speechssl.config import UserError
-from speechssl.data.places import is_address
+from speechssl.data.places import is_address, local_path
 from speechssl.data.tables import json_object, table_lines
 from speechssl.data.utterance import Utterance
 from speechssl.data.values import is_missing, shown
@@ -48,6 +48,8 @@ def parse_lines(lines: Iterable[tuple[int, str]], name: str, join: Callable[[str
         if line.strip():
             where = f"{name} line {number}"
             utterance = parse_utterance(json_object(line, where), where)
+            if (path := local_path(utterance.audio)) != utterance.audio:
+                utterance = utterance.model_copy(update={"audio": path})
             if not (is_address(utterance.audio) or os.path.isabs(utterance.audio)):  # noqa: PTH117 -- a million times
                 utterance = utterance.model_copy(update={"audio": join(utterance.audio)})
             yield utterance

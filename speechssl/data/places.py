@@ -9,11 +9,23 @@ import functools
 import os
 import re
 import unicodedata
+import urllib.parse
 from pathlib import Path
 
 from speechssl.data.values import composed
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_LOCAL = re.compile(r"file:(?://(?:localhost)?)?(?=/)", re.IGNORECASE)
+_ADVICE = {  # by suffix: what a file is, and what to do with it
+    **dict.fromkeys((".zip", ".7z", ".rar"), "an archive; unpack it and give its folder"),
+    **dict.fromkeys(
+        (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst"),
+        "a compressed file, which is not read; unpack it, and give the folder or the plain file (.tar, .jsonl …)",
+    ),
+    **dict.fromkeys((".xlsx", ".xls", ".ods", ".numbers"), "a spreadsheet; save the table as .csv"),
+    **dict.fromkeys((".json", ".ndjson"), "not read as a table; write one JSON object per line into a .jsonl"),
+    ".txt": "a text; a list of files is read from standard input ('-'), a table from a .csv or .tsv",
+}
 _LOOKED_THROUGH = 20_000  # names, for the neighbour of a file that is not there
 
 
@@ -24,6 +36,25 @@ def is_address(name: str) -> bool:
     (True, False, False)
     """
     return _ADDRESS.match(name) is not None
+
+
+def local_path(name: str) -> str:
+    """An address of this machine as a path; any other name as it is.
+
+    >>> local_path("file:///a%20b.wav"), local_path("file://localhost/c.wav"), local_path("s3://bucket/d.wav")
+    ('/a b.wav', '/c.wav', 's3://bucket/d.wav')
+    """
+    found = _LOCAL.match(name)
+    return urllib.parse.unquote(name[found.end() :]) if found else name
+
+
+def advice_on(path: Path) -> str:
+    """What a file is that cannot be read as it is, and what to do; empty for one that is not known.
+
+    >>> advice_on(Path("table.xlsx"))
+    'a spreadsheet; save the table as .csv'
+    """
+    return _ADVICE.get(path.suffix.lower(), "")
 
 
 def scheme_of(name: str) -> str:

@@ -25,6 +25,11 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 
 _SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon"}
 _UNNAMED = re.compile(r"unnamed: \d+", re.IGNORECASE)  # pandas' name for a column without one
+_CUT_CELL = (
+    "; a cell in quotation marks seems to hold a tab or a line break, which ends a cell or a row in a tab-separated "
+    "table: save it as .csv"
+)
+_ONE_A_LINE = "JSON lines have one whole object per line: write each into a line of its own, without [ ] around them"
 _SUFFIX = re.compile(r"\.\w{2,5}$")
 
 
@@ -75,11 +80,18 @@ class Table:
                 continue
             where = f"{self.path}:{line}"
             if len(cells) < width or any(map(str.strip, cells[width:])):
-                raise UserError(f"{where}: not as many values ({len(cells)}) as the header has columns ({width})")
+                hint = _CUT_CELL if self.separator == "\t" and any(map(_is_half_quoted, cells)) else ""
+                raise UserError(f"{where}: not as many values ({len(cells)}) as the header has columns ({width}){hint}")
             for place in range(1, width):
                 if not named[place] and cells[place].strip():
                     raise UserError(f"{where}: {shown(cells[place])} is in column {place + 1}, which has no name")
             yield Row(line, tuple(cells[:width]))
+
+
+def _is_half_quoted(cell: str) -> bool:
+    """Whether a cell begins or ends with a quotation mark that encloses nothing in it."""
+    cell = cell.strip().replace('""', "")
+    return cell.count('"') == 1 and '"' in (cell[0], cell[-1])
 
 
 def is_table(name: str) -> bool:
@@ -158,6 +170,11 @@ def table_lines(path: Path, words: str = "") -> Iterator[tuple[int, str]]:
                 return
             file.seek(0)
             for number, raw in enumerate(file, start=1):
+                if number == 1 and b"\r" in raw.rstrip(b"\r\n") and not raw.rstrip(b"\r").endswith(b"\n"):
+                    raise UserError(
+                        f"{path}: its lines end with a carriage return alone, as those of old Macs; save it with line "
+                        "feeds (LF or CRLF)"
+                    )
                 try:
                     yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
@@ -269,9 +286,11 @@ def json_object(text: str, where: str) -> dict[str, Any]:
     except _TwiceError as error:
         raise UserError(f"{where}: {error} is there twice") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON: {parse_reason(error)}") from None
+        hint = f"; {_ONE_A_LINE}" if text.lstrip().startswith("[") or text.strip() == "{" else ""
+        raise UserError(f"{where}: not JSON: {parse_reason(error)}{hint}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{where}: given {type(values).__name__}, allowed: a JSON object")
+        hint = f"; {_ONE_A_LINE}" if isinstance(values, list) and any(isinstance(each, dict) for each in values) else ""
+        raise UserError(f"{where}: given {type(values).__name__}, allowed: a JSON object{hint}")
     if "\\ud" in text.lower():  # an escaped half of a character, which no UTF-8 file can hold
         try:
             json.dumps(values, ensure_ascii=False).encode("utf-8", "surrogateescape")

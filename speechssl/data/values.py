@@ -176,7 +176,8 @@ def seconds_of(value: object, *, unit: float = 1.0) -> float | None:
     found = _seconds(value, unit)
     if not math.isfinite(found) or found < 0:
         hint = " with a decimal point" if isinstance(value, str) and "," in value else ""
-        raise ValueError(f"given {shown(value)}, allowed: seconds, 0 or more{hint}")
+        word = "milliseconds" if unit == 0.001 else "seconds"
+        raise ValueError(f"given {shown(value)}, allowed: {word}, 0 or more{hint}")
     return found
 
 

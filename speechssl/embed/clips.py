@@ -22,6 +22,7 @@ from torch import Tensor
 from speechssl.audio import MAX_RATE, MIN_RATE, SAMPLE_RATE, AudioError, check_waveform, decode, resample
 from speechssl.config import UserError
 from speechssl.data.members import local_file
+from speechssl.data.places import local_path
 from speechssl.embed.clip_forms import arrow_values, columns_of, is_arrow, is_clip_mapping, mono, unwrapped
 from speechssl.embed.encoding import Waveform
 
@@ -73,7 +74,7 @@ def to_waveform(clip: object, *, name: str) -> Waveform:
     """
     clip = unwrapped(clip, name=name)
     if isinstance(clip, str | PathLike):
-        path = str(cast("str | PathLike[str]", clip))
+        path = local_path(str(cast("str | PathLike[str]", clip)))
         with local_file(path) as file:  # a manifest may name a file within a tar
             waveform = decode(file)
         check_waveform(waveform, path)

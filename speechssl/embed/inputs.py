@@ -25,7 +25,7 @@ from speechssl.data.corpora.foreign import refuse_described
 from speechssl.data.findings import Findings, Known
 from speechssl.data.manifest_lines import parse_lines, read_lines
 from speechssl.data.members import file_status
-from speechssl.data.places import is_address, located, scheme_of
+from speechssl.data.places import advice_on, is_address, local_path, located, nearest, scheme_of
 from speechssl.data.stretches import contradictions_note, repeated, samples_of
 from speechssl.data.tables import is_table
 from speechssl.data.utterance import Utterance
@@ -114,13 +114,13 @@ def read_plan(source: str | Path | Sequence[str | Path], *, allow_remote: bool =
     """
     if not isinstance(source, str | Path):
         return _listed([str(each) for each in source], "a list")
-    name = str(source)
+    name = local_path(str(source))
     if name == "-":
         lines = [line for line in (line.rstrip("\r\n") for line in sys.stdin) if line]
         return _listed(lines, "-", empty="standard input: no paths on it")
     if is_address(name):
         return _remote_manifest(name, allow_remote=allow_remote) if name.endswith(".jsonl") else _addressed(name)
-    path = Path(source)
+    path = Path(name)
     contained = open_contained(name)
     if contained is not None:
         read, findings = contained.utterances, contained.findings
@@ -134,12 +134,17 @@ def read_plan(source: str | Path | Sequence[str | Path], *, allow_remote: bool =
     if path.is_file() and is_audio(path.name):
         return _listed([name], name)
     if not path.exists():
-        raise UserError(f"{source}: no such folder or manifest")
+        raise _missing(path)
     refuse_described(path)
     raise UserError(
-        f"{source}: give a folder of audio, a manifest (.jsonl), a table (.csv, .tsv), an audio file, a glob, "
-        "an address or '-'"
+        f"{source}: {advice_on(path) or 'not a source of audio'}; allowed: a folder of audio, a manifest (.jsonl), a "
+        "table (.csv, .tsv), an audio file, a .tar, a .parquet or .arrow file with audio, hf:org/name, a glob, an "
+        "address or '-'"
     )
+
+
+def _missing(path: Path) -> UserError:
+    return UserError(f"{path}: no such file or folder; {nearest(str(path.absolute()), path.absolute().parent)}")
 
 
 def fingerprint(location: str) -> str:
@@ -158,7 +163,7 @@ def _listed(locations: Sequence[str], name: str, *, empty: str = "an empty list 
         raise UserError(empty)
 
     def items() -> Iterator[Item]:
-        for each in locations:
+        for each in map(local_path, locations):
             location, mark = _found(each)
             yield Item(_readable(each), location, 0.0, 0.0, fingerprint=mark)
 
@@ -286,7 +291,7 @@ def _readable(value: Extra) -> Extra:
 def _table(path: Path, *, allow_remote: bool) -> Plan:
     """A manifest, or a table of another kind."""
     if not path.exists():
-        raise UserError(f"{path}: no such folder or manifest")
+        raise _missing(path)
     source = str(path.absolute())
     if not is_metadata(path.name):
         refuse_described(path)

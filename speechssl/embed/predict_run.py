@@ -21,6 +21,7 @@ from typing import Any
 from speechssl import __version__
 from speechssl.audio import AudioError
 from speechssl.config import UserError
+from speechssl.data.places import local_path
 from speechssl.embed.decoding import Clip, Decoded, Failed, Streamed, decoding
 from speechssl.embed.inputs import Item, Plan, read_plan
 from speechssl.embed.parts import FailedClip, locked, pinned
@@ -91,6 +92,7 @@ def read_sources(sources: Sequence[str], *, allow_remote: bool = False) -> Plan:
 
 
 def _plan(source: str, *, allow_remote: bool) -> Plan:
+    source = local_path(source)
     if Path(source).is_dir():
         plan = read_plan(source, allow_remote=allow_remote)
         front = source.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -46,7 +46,7 @@ def encoder_reason(program: Program, encoder: EncoderConfig) -> str | None:
     try:
         if program == "transformers":
             huggingface.export_config(encoder)
-        elif huggingface.model_type(encoder) != "wav2vec2":
+        elif encoder.transformer.relative_buckets or encoder.transformer.position_stack or not encoder.feature_norm:
             return "not a wav2vec 2.0 encoder, and torchaudio.models.wav2vec2_model builds no other"
         else:
             torchaudio.export_config(encoder)

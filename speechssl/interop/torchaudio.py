@@ -47,7 +47,15 @@ def export_config(encoder: EncoderConfig) -> dict[str, Any]:
         >>> export_config(PRESETS["base"])["extractor_mode"]
         'group_norm'
     """
-    if huggingface.model_type(encoder) not in ("wav2vec2", "wavlm"):
+    if encoder.conv.front == "gabor":
+        raise ValueError("front='gabor' cannot be expressed in torchaudio's wav2vec2_model; only front='conv' can")
+    if encoder.conv.padding:
+        raise ValueError(
+            f"convolutions that see {encoder.conv.receptive_field} samples get {encoder.conv.padding} zeros on both "
+            "sides here and none in torchaudio; only a receptive field of 400 samples or less is the same in both"
+        )
+    transformer = encoder.transformer
+    if transformer.position_stack or not encoder.feature_norm:
         raise ValueError("a stack of positional convolutions, or no norm before the projection: not in torchaudio")
     shared = huggingface.export_config(encoder)
     if shared["layer_norm_eps"] != 1e-5:

@@ -98,6 +98,10 @@ def test_times(tmp_path: Path, value: str, seconds: float | None) -> None:
         ("file,start,length\na.wav,3,2\n", "column 'length' is not used, .* call it 'duration'"),
         ("name,label\na.wav,b\n", "t.csv: no column names the file .*; there are: name, label$"),
         ("a.wav,joy\nb.wav,anger\n", "there are: a.wav, joy; the first line must name the columns$"),
+        ("sep=,\nfile,label\na.wav,joy\n", "there are: sep=; the first line is for Excel alone .'sep='.: delete it$"),
+        ("# my list\nfile,label\na.wav,joy\n", "there are: # my list; the first line is a comment: delete it"),
+        ('{"file": "a.wav"}\n', "the first line is JSON: call a file with one JSON object per line .jsonl$"),
+        ('file,start_ms\na.wav,"1,000"\n', "start_ms: given '1,000', allowed: milliseconds, 0 or more with a "),
         ("file,label\n,b\n", "t.csv:2: file: is empty, allowed: the path of a file$"),
     ],
 )  # fmt: skip

@@ -98,7 +98,7 @@ def test_what_is_no_audio_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"nothing" * 500)
     with pytest.raises(UserError, match=r"a\.tar: not a tar"):
         read_plan(tmp_path / "a.tar")
-    with pytest.raises(UserError, match="no such folder or manifest"):
+    with pytest.raises(UserError, match="no such file or folder"):
         read_plan(tmp_path / "gone.parquet")
 
 

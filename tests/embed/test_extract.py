@@ -361,13 +361,20 @@ def test_what_is_no_source_is_refused(model_folder, audio, tmp_path):
     (tmp_path / "none").mkdir()
     (tmp_path / "m.jsonl").write_text("\n")
     (tmp_path / "bad.jsonl").write_text('{"audio": 3}\n')
-    (tmp_path / "notes.txt").write_text("no audio")
+    for name in ("notes.txt", "more.zip", "more.tar.gz", "list.xlsx", "odd.bin"):
+        (tmp_path / name).write_text("no audio")
     prepared = tmp_path / "prepared"
     prepared.mkdir()
     (prepared / "waveforms.json").write_text("{}")
     for source, words in (
-        (tmp_path / "nowhere", "no such folder or manifest"),
-        (tmp_path / "notes.txt", "give a folder of audio, a manifest"),
+        (tmp_path / "nowhere", "no such file or folder"),
+        (tmp_path / "notes.txt", "a text; .* allowed: a folder of audio, a manifest .*, a .tar, a .parquet or .arrow"),
+        (tmp_path / "more.zip", "more.zip: an archive; unpack it and give its folder; allowed: "),
+        (tmp_path / "more.tar.gz", r"more.tar.gz: a compressed file, which is not read; unpack it.* \(\.tar, "),
+        (tmp_path / "list.xlsx", "list.xlsx: a spreadsheet; save the table as .csv; allowed: "),
+        (tmp_path / "odd.bin", "odd.bin: not a source of audio; allowed: "),
+        (tmp_path / "note.txt", "note.txt: no such file or folder; the nearest that exists: .*notes.txt$"),
+        (tmp_path / "odd.csv", "odd.csv: no such file or folder; the nearest that exists: .*odd.bin$"),
         (tmp_path / "none", "no audio files in it"),
         (tmp_path / "m.jsonl", "the manifest is empty"),
         (tmp_path / "bad.jsonl", "bad.jsonl line 1: audio: "),

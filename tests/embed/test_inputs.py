@@ -7,6 +7,8 @@ import soundfile
 
 from speechssl.config import UserError
 from speechssl.data.corpora import folder as audio_folder
+from speechssl.data.corpora import lhotse, nemo_manifest
+from speechssl.embed.clips import to_waveform
 from speechssl.embed.inputs import Item, read_plan
 from speechssl.embed.remote import fetched, list_address
 
@@ -108,3 +110,30 @@ def test_addresses_are_listed_and_fetched(tmp_path):
     assert not list((tmp_path / "spool").iterdir())
     with pytest.raises(UserError, match="cannot be listed"):
         list_address("nosuchprotocol://x/y")
+
+
+def test_addresses_of_this_machine_are_paths(tmp_path):
+    audio = tmp_path / "a b.wav"
+    soundfile.write(audio, tone(8000), 16000)
+    address = f"file://{tmp_path}/a%20b.wav"
+    (tmp_path / "m.jsonl").write_text(f'{{"audio": "{address}", "duration": 0}}\n')
+    (tmp_path / "t.csv").write_text(f"file,label\n{address},x\n")
+    for source in (address, [address], f"file://localhost{tmp_path}/m.jsonl", tmp_path / "m.jsonl", tmp_path / "t.csv"):
+        assert [item.location for item in read_plan(source).items()] == [str(audio)]
+    assert [each.audio for each in audio_folder.AudioFolder(tmp_path, tables=[tmp_path / "t.csv"]).utterances()] == [
+        str(audio)
+    ]
+    assert len(to_waveform(address, name="x")) == 8000
+
+
+def test_other_manifests_with_addresses_of_this_machine(tmp_path):
+    audio = tmp_path / "a b.wav"
+    soundfile.write(audio, tone(8000), 16000)
+    address = f"file://{tmp_path}/a%20b.wav"
+    (tmp_path / "nemo.json").write_text(f'{{"audio_filepath": "{address}", "text": "x"}}\n')
+    [found] = nemo_manifest.prepare(tmp_path / "nemo.json")
+    assert (found.audio, found.duration) == (str(audio), 0.5)
+    recording = f'"recording": {{"id": "r", "duration": 0.5, "sources": [{{"type": "file", "source": "{address}"}}]}}'
+    (tmp_path / "cuts.jsonl").write_text(f'{{"id": "c", "start": 0, "duration": 0.5, {recording}}}\n')
+    [found] = lhotse.prepare(tmp_path / "cuts.jsonl")
+    assert (found.audio, found.duration) == (str(audio), 0.5)

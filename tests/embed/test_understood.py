@@ -477,18 +477,19 @@ def test_a_table_is_a_source_of_its_own(corpus, model_folder, tmp_path, capfd):
 def test_what_a_manifest_may_point_to(corpus, model_folder, tmp_path, capfd):
     fsspec = pytest.importorskip("fsspec")
     recording(corpus / "0.wav")
-    (corpus / "m.jsonl").write_text(json.dumps({"audio": f"file://{corpus}/0.wav", "duration": 0}))
-    words = ["extract", str(model_folder), str(corpus / "m.jsonl"), "-o", str(tmp_path / "v.parquet"), "--strict"]
-    assert cli.main(words) == 2
-    assert f"names file://{corpus}/0.wav, an address; --allow-remote" in capfd.readouterr().err
-    assert cli.main([*words, "--allow-remote"]) == 0
-    # A manifest behind an address names addresses of its own scheme, or what is beside it.
     memory = fsspec.filesystem("memory")
     memory.pipe("/c/0.wav", (corpus / "0.wav").read_bytes())
+    (corpus / "m.jsonl").write_text(json.dumps({"audio": "memory://c/0.wav", "duration": 0}))
+    words = ["extract", str(model_folder), str(corpus / "m.jsonl"), "-o", str(tmp_path / "v.parquet"), "--strict"]
+    assert cli.main(words) == 2
+    assert "names memory://c/0.wav, an address; --allow-remote" in capfd.readouterr().err
+    assert cli.main([*words, "--allow-remote"]) == 0
+    # A manifest behind an address names addresses of its own scheme, or what is beside it.
     words = ["extract", str(model_folder), "memory://c/m.jsonl", "-o", str(tmp_path / "w.parquet"), "--strict"]
     for audio, refusal in (
         (str(corpus / "0.wav"), "names the local file"),
-        (f"file://{corpus}/0.wav", "an address of another scheme than memory"),
+        (f"file://{corpus}/0.wav", "names the local file"),
+        ("s3://bucket/0.wav", "an address of another scheme than memory"),
     ):
         memory.pipe("/c/m.jsonl", json.dumps({"audio": audio, "duration": 0}).encode())
         assert cli.main(words) == 2

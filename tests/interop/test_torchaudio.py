@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from speechssl.interop import torchaudio as interop
+from speechssl.interop.exportable import encoder_reason
 from speechssl.models.encoder import PRESETS, SpeechEncoder
 from speechssl.nn.transformer import TransformerConfig
 
@@ -28,8 +29,18 @@ def test_weights_there_and_back() -> None:
 
 
 def test_what_it_cannot_express() -> None:
-    with pytest.raises(ValueError, match="front='gabor'"):
-        interop.export_config(PRESETS["tiny"])
+    large = PRESETS["large"]
+    padded = large.conv.model_copy(update={"layers": ((512, 401, 5), *large.conv.layers[1:])})
+    stack = large.transformer.model_copy(update={"position_stack": 5, "relative_buckets": 320})
+    for config, reason in (
+        (PRESETS["tiny"], "front='gabor' cannot be expressed in torchaudio's wav2vec2_model"),
+        (large.model_copy(update={"conv": padded}), "zeros on both sides here and none in torchaudio"),
+        (large.model_copy(update={"transformer": stack}), "a stack of positional convolutions"),
+    ):
+        with pytest.raises(ValueError, match=reason) as caught:
+            interop.export_config(config)
+        assert "transformers" not in str(caught.value)
+        assert "transformers" not in str(encoder_reason("torchaudio", config))
     odd = PRESETS["large"].model_copy(update={"transformer": TransformerConfig(norm_eps=1e-6)})
     with pytest.raises(ValueError, match="epsilon of 1e-5, not 1e-06"):
         interop.export_config(odd)

@@ -5,6 +5,7 @@ A broken download is taken up again with an HTTP Range request, at once or by th
 environment variables, so that a mirror (or a test) can serve the official layout.
 """
 
+import contextlib
 import hashlib
 import http.client
 import logging
@@ -18,6 +19,7 @@ import urllib.parse
 import urllib.request
 import zipfile
 import zlib
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,20 +84,39 @@ def download(url: str, path: Path, *, checksum: str | None = None) -> None:
     """
     if path.exists():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    with rich.progress.Progress(
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
-        rich.progress.DownloadColumn(),
-        rich.progress.TransferSpeedColumn(),
-        rich.progress.TimeRemainingColumn(),
-        console=rich.console.Console(stderr=True),
-    ) as progress:
+    with (
+        new_folder(path.parent),
+        rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(),
+            rich.progress.DownloadColumn(),
+            rich.progress.TransferSpeedColumn(),
+            rich.progress.TimeRemainingColumn(),
+            console=rich.console.Console(stderr=True),
+        ) as progress,
+    ):
         _fetch_all(url, part, progress=progress, task=progress.add_task(path.name, total=None))
-    if checksum is not None:
-        _check(part, checksum, url=url)
-    part.replace(path)
+        if checksum is not None:
+            _check(part, checksum, url=url)
+        part.replace(path)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Generator[None]:
+    """Make a folder; what was made is removed after a failure, unless something is in it.
+
+    Otherwise a misspelt root would exist afterwards, and look like a corpus of which a part is missing.
+    """
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty
+            for each in made:
+                each.rmdir()
+        raise
 
 
 @dataclass(frozen=True)

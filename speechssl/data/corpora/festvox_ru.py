@@ -23,7 +23,7 @@ import rich.console
 
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo, duration_of
-from speechssl.data.corpora.download import download, mirror, say_fetching
+from speechssl.data.corpora.download import download, mirror, new_folder, say_fetching
 from speechssl.data.manifest import Utterance
 
 INFO = CorpusInfo(
@@ -109,7 +109,11 @@ def _read_transcripts(path: Path) -> Iterator[tuple[str, str]]:
 def _unpack(folder: Path) -> None:
     """Put wav/, etc/ and the licence into `folder`, all or nothing."""
     root = folder.parent
-    root.mkdir(parents=True, exist_ok=True)
+    with new_folder(root):
+        _unpack_into(folder, root)
+
+
+def _unpack_into(folder: Path, root: Path) -> None:
     work = root / f".{_PACKAGE}.part"
     shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
     work.mkdir()

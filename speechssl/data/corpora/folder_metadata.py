@@ -11,7 +11,7 @@ from pathlib import Path
 
 from speechssl.data.channels import OneChannel
 from speechssl.data.columns import Meaning, understand
-from speechssl.data.places import is_address, located
+from speechssl.data.places import is_address, local_path, located
 from speechssl.data.tables import open_table
 from speechssl.data.values import DOUBTFUL_WORDS, Extra
 
@@ -70,7 +70,8 @@ class Metadata:
             channels.check(entry.file, entry.extras, f"{self.path}:{row.line}")
             if entry.file != last:  # the stretches of a file follow one another
                 last = entry.file
-                audio = last if is_address(last) else located(folder, last)
+                name = local_path(last)
+                audio = name if is_address(name) else located(folder, name)
             yield MetadataRow(audio, self.folder, entry.known, entry.offset, entry.duration, entry.extras, entry.line)
 
     def notes(self) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from speechssl.audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 from speechssl.config import UserError
 from speechssl.data.findings import some
-from speechssl.data.places import located
+from speechssl.data.places import advice_on, located
 from speechssl.data.tables import is_table
 
 _TABLES = frozenset(
@@ -66,7 +66,9 @@ def walk(root: Path, only: Sequence[str] = ()) -> Iterator[tuple[str, list[str]]
         UserError: no such folder.
     """
     if not root.is_dir():
-        raise UserError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
+        if not root.exists():
+            raise UserError(f"{root}: no such folder")
+        raise UserError(f"{root}: {advice_on(root) or 'not a folder'}")
     chosen = {located(root, name) for name in only}
     for name in only:
         if not Path(located(root, name)).is_dir():

@@ -193,6 +193,7 @@ def _audio_column(path: Path, table: _Rows, wanted: str) -> str:
     if wanted:
         if wanted not in names:
             raise UserError(f"{path}: no column {wanted!r}; there are: {', '.join(names)}")
+        _refuse_decoded(path, table, [wanted])
         return wanted
     found = [name for name in names if _kind(table.features.get(name)) == "Audio"]
     found = found or [name for name in names if _holds_bytes(table.schema.field(name).type)]
@@ -204,9 +205,23 @@ def _audio_column(path: Path, table: _Rows, wanted: str) -> str:
             f"{path}: columns {', '.join(found)} all hold audio; name one: speechssl prepare huggingface --set "
             f"audio={found[0]}"
         )
+    _refuse_decoded(path, table, found or names)
     if not found:
         raise UserError(f"{path}: no column of audio (bytes, or a path); there are: {', '.join(names)}")
     return found[0]
+
+
+def _refuse_decoded(path: Path, table: _Rows, names: list[str]) -> None:
+    """Samples as lists of numbers, where a column of audio is looked for."""
+    for name in names:
+        kind = str(table.schema.field(name).type)
+        decoded = kind.startswith("struct<") and "array: " in kind and "bytes: " not in kind
+        numbers = name.lower() in _AUDIO_WORDS and re.match(r"(large_|fixed_size_)?list(_view)?<", kind) is not None
+        if decoded or numbers:
+            raise UserError(
+                f"{path}: column {name!r} holds decoded arrays of samples, which are not read; store the audio as "
+                "encoded bytes (a column of the type Audio of Hugging Face's datasets) or as wav files"
+            )
 
 
 def _features(schema: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from speechssl.config import UserError
 from speechssl.data.corpora.kaldi_tables import base_folder, read_command
+from speechssl.data.places import local_path
 from speechssl.data.values import Extra, extra_of, name_of, text_of
 
 _ROUNDING = 0.011  # s that a supervision may reach over its cut: times are often rounded to hundredths
@@ -187,6 +188,7 @@ def _channels(values: Mapping[str, Any], where: str) -> frozenset[int]:
 
 
 def _resolved(path: str, left: Left, base: Path | None) -> str:
+    path = local_path(path)
     if Path(path).is_absolute():
         return path
     if left.base is None:

@@ -19,6 +19,7 @@ from speechssl.data.corpora import CorpusInfo, duration_of
 from speechssl.data.corpora.rows import Description, json_lines, split_of
 from speechssl.data.coverage import Coverage
 from speechssl.data.findings import Findings, Found
+from speechssl.data.places import local_path
 from speechssl.data.tables import Row, Table, json_object
 from speechssl.data.utterance import Utterance
 
@@ -116,6 +117,7 @@ def _read(manifest: Path, findings: Findings) -> Iterator[Utterance]:
 def _place(folder: Path, name: str, shard: object) -> str:
     from speechssl.data.members import member_location
 
+    name = local_path(name)
     tar = folder / f"audio_{shard}.tar"
     if isinstance(shard, int) and not (folder / name).is_file() and tar.is_file():
         return member_location(tar, name)

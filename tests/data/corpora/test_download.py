@@ -74,11 +74,23 @@ def test_a_part_of_a_longer_file_is_thrown_away(serve: Callable, target: Path) -
     assert target.read_bytes() == BODY
 
 
+def test_a_failed_download_leaves_no_new_folder(serve: Callable, target: Path) -> None:
+    server = serve()
+    root = target.parent / "typo" / "deeper"
+    with pytest.raises(UserError, match="404"):
+        download(server.address + "none", root / "none")
+    assert not target.parent.exists()
+    target.parent.mkdir()
+    with pytest.raises(UserError, match="404"):
+        download(server.address + "none", root / "none")
+    assert list(target.parent.iterdir()) == []
+
+
 def test_a_wrong_checksum_leaves_nothing(serve: Callable, target: Path) -> None:
     server = serve()
     with pytest.raises(UserError, match=r"file: wrong sha256 checksum: it has [0-9a-f]{64}, wanted is 00; deleted"):
         download(server.address + "file", target, checksum="sha256:00")
-    assert list(target.parent.iterdir()) == []
+    assert not target.parent.exists()
 
 
 def test_a_missing_file_is_one_line(serve: Callable, target: Path) -> None:

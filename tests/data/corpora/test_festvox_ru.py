@@ -110,7 +110,7 @@ def test_troubles_are_one_line(tmp_path: Path, package: Path, tools: Callable[..
             list(prepare(root))
         assert "\n" not in str(caught.value)
         assert not (root / "festvox-ru").exists()
-        assert list(root.iterdir()) == []
+        assert not root.exists()
         return str(caught.value)
 
     assert complaint().startswith("festvox_ru needs apt-get, which Debian and Ubuntu have, and it is not here; or put")

@@ -228,8 +228,11 @@ def test_nothing_to_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         list(prepare(tmp_path / "nowhere"))
     (tmp_path / "a.txt").write_text("text")
-    with pytest.raises(UserError, match="not a folder"):
+    with pytest.raises(UserError, match=r"a.txt: a text; a list of files is read from standard input"):
         list(prepare(tmp_path / "a.txt"))
+    (tmp_path.parent / "more.odd").touch()
+    with pytest.raises(UserError, match=r"more.odd: not a folder$"):
+        list(prepare(tmp_path.parent / "more.odd"))
     with pytest.raises(UserError, match=r"no audio files in it \(1 other files\)"):
         list(prepare(tmp_path))
     _write_jsonl(tmp_path / "metadata.jsonl", {"audio": "x.wav"}, {"audio": "y.wav"})

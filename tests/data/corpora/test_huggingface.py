@@ -249,3 +249,15 @@ def test_stretches_of_one_file_are_refused(tmp_path: Path) -> None:
         list(prepare(tmp_path / "t.parquet"))
     pq.write_table(pa.table(columns).slice(0, 1), tmp_path / "t.parquet")
     assert [each.text for each in prepare(tmp_path / "t.parquet")] == ["one"]
+
+
+@pytest.mark.parametrize("kind", ["struct", "list"])
+def test_decoded_arrays_are_refused(kind: str, tmp_path: Path) -> None:
+    samples = [[0.1] * 100]
+    arrays = [{"array": samples[0], "path": "a.wav", "sampling_rate": 16000}]
+    pq.write_table(pa.table({"audio": arrays if kind == "struct" else samples, "text": ["x"]}), tmp_path / "t.parquet")
+    for settings in (Settings(), Settings(audio="audio")):
+        with pytest.raises(
+            UserError, match=r"t.parquet: column 'audio' holds decoded arrays of samples, which are not"
+        ):
+            list(prepare(tmp_path / "t.parquet", settings))
