@@ -97,7 +97,7 @@ def is_weak(column: str) -> bool:
 
 
 def find_fields(
-    columns: Sequence[str], where: str, *, own_words: bool = False
+    columns: Sequence[str], where: str, *, own_words: bool = False, with_times: bool = True
 ) -> tuple[dict[str, tuple[int, ...]], dict[int, float]]:
     """The columns of each field, by their place, and the seconds in one unit of those that hold a time.
 
@@ -105,6 +105,7 @@ def find_fields(
         columns: names as they are in the header.
         where: the table, for messages.
         own_words: the table is written in the words of a manifest: `text` is the text, whatever else there is.
+        with_times: rows are stretches of files; otherwise a column that is nearly a time is like any other.
 
     Raises:
         UserError: no column names the file; or a column is nearly called like one that is missing (the message says
@@ -136,7 +137,7 @@ def find_fields(
         if places:
             fields[field] = tuple(places)
     _refuse_two_starts(columns, fields, where)
-    _refuse_mistakes(columns, fields, where)
+    _refuse_mistakes(columns, fields, where, with_times=with_times)
     if "file" not in fields:
         raise UserError(_no_file(columns, where))
     return fields, units
@@ -204,12 +205,14 @@ def _refuse_two_starts(columns: Sequence[str], fields: Mapping[str, tuple[int, .
         )
 
 
-def _refuse_mistakes(columns: Sequence[str], fields: Mapping[str, tuple[int, ...]], where: str) -> None:
+def _refuse_mistakes(
+    columns: Sequence[str], fields: Mapping[str, tuple[int, ...]], where: str, *, with_times: bool
+) -> None:
     """A time in a unit that is not read, and a slip of the pen, where the field is missing otherwise."""
     taken = {place for places in fields.values() for place in places}
     rest = [column for place, column in enumerate(columns) if column and place not in taken]
     for field, (strong, _) in COLUMNS.items():
-        for column in rest if field not in fields else ():
+        for column in rest if field not in fields and (with_times or field not in TIMES) else ():
             name = plain(column)
             base, unit = time_of(name)
             other_unit = field in TIMES and base != name and base in strong and unit is None

@@ -198,7 +198,7 @@ def understand(table: Table, *, with_times: bool = True) -> Meaning:
     ({'file': 'File Name', 'label': 'class', 'offset': 'onset', 'end': 'Offset'}, ('room',))
     """
     own_words = not table.separator and {"audio", "duration"} <= set(table.columns)
-    fields, units = find_fields(table.columns, str(table.path), own_words=own_words)
+    fields, units = find_fields(table.columns, str(table.path), own_words=own_words, with_times=with_times)
     taken = {place for places in fields.values() for place in places}
     rest = [place for place in range(len(table.columns)) if place not in taken]
     unused = tuple(table.columns[place] or f"number {place + 1} (it has no name)" for place in rest)

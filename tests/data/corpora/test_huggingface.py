@@ -261,3 +261,9 @@ def test_decoded_arrays_are_refused(kind: str, tmp_path: Path) -> None:
             UserError, match=r"t.parquet: column 'audio' holds decoded arrays of samples, which are not"
         ):
             list(prepare(tmp_path / "t.parquet", settings))
+
+
+def test_times_in_other_units_are_extras(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.parquet", table([200], start_sample=[7], duration_frames=[9], utt_start=[3]))
+    [found] = prepare(path)
+    assert found.extras == {"start_sample": 7, "duration_frames": 9, "utt_start": 3}
