@@ -352,6 +352,7 @@ def test_leaks_are_refused_and_named(store: WaveformStore, tmp_path: Path) -> No
 def test_unknown_speakers_are_no_shared_speaker(store: WaveformStore, tmp_path: Path, monkeypatch) -> None:
     nameless = [item.model_copy(update={"speaker": None}) for item in store.utterances]
     monkeypatch.setattr(store, "utterances", nameless)
+    monkeypatch.setattr(store, "speakers", [None] * len(nameless))  # may have been read before
     every = [Example(index, TEXTS[index // 2]) for index in range(16)]
     run(store, tmp_path, changed(CTC, loop__steps=1), train=every[:12], valid=every[12:])
     assert read_model_config(tmp_path)["training"]["speakers"] == []
