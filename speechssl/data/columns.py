@@ -5,7 +5,6 @@ in every row; a column that is nearly called like one that is missing is an erro
 is named (`Meaning.unused`).
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,11 +14,11 @@ from speechssl.data.column_names import TIMES, WORDS, find_fields, hints, is_wea
 from speechssl.data.tables import Row, Table
 from speechssl.data.time_columns import TimeColumns
 from speechssl.data.values import (
-    DOUBTFUL_WORDS,
-    MISSING_WORDS,
     Extra,
+    count_missing,
     extra_of,
     is_missing,
+    is_sheet_error,
     name_of,
     seconds_of,
     shown,
@@ -61,7 +60,7 @@ class Meaning:
         units: seconds in one unit of a time column, by its place.
         unused: names of the columns that are kept as extras, or not at all.
         hints: sentences about columns that may be meant for a field that the table lacks.
-        doubtful: how often a word stood in a field that some programs write for a missing value; filled by `entry`.
+        missing: how often a word stood in a field that counts as missing; filled by `entry`.
     """
 
     table: Table
@@ -69,7 +68,7 @@ class Meaning:
     units: Mapping[int, float]
     unused: tuple[str, ...]
     hints: tuple[str, ...]
-    doubtful: Counter[str] = field(default_factory=Counter)
+    missing: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         columns = self.table.columns
@@ -95,8 +94,8 @@ class Meaning:
         known: dict[str, str] = {}
         for name in self._named:
             value = self._one(name, row, text_of if name == "text" else name_of, where)
-            if value is None or value in DOUBTFUL_WORDS:
-                self._count_doubtful(name, row)
+            if value is None:
+                self._count_missing(name, row)
             if value is not None:
                 known[name] = value
         offset, duration = self._stretch(row, where)
@@ -169,13 +168,9 @@ class Meaning:
                 raise UserError(f"{where}: {self.table.columns[place]}: {error}") from None
         return self._one(name, Row(row.line, tuple(in_seconds)), seconds_of, where)
 
-    def _count_doubtful(self, name: str, row: Row) -> None:
+    def _count_missing(self, name: str, row: Row) -> None:
         for place in self.fields.get(name, ()):
-            value = row.values[place]
-            if isinstance(value, str):
-                word = value.strip()
-                if word in DOUBTFUL_WORDS or (word and word in MISSING_WORDS):
-                    self.doubtful[word] += 1
+            count_missing(row.values[place], self.missing)
 
 
 def understand(table: Table, *, with_times: bool = True) -> Meaning:
@@ -220,4 +215,6 @@ def _file(value: object) -> str | None:
         return None
     if not isinstance(value, str) or "\0" in value:
         raise ValueError(f"given {shown(value)}, allowed: the path of a file")
+    if is_sheet_error(value.strip()):
+        raise ValueError(f"given {shown(value)}, an error of a spreadsheet; write the path of the file into the cell")
     return value.strip()

@@ -6,9 +6,12 @@ label 4 of 4 · text 0 of 4 · speakers 2 · columns not used: room · tables no
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from pydantic import ValidationError
+
+from speechssl.config import UserError
 from speechssl.data.columns import NAMED
 from speechssl.data.utterance import Utterance
-from speechssl.data.values import alike, folded
+from speechssl.data.values import alike, folded, is_doubtful
 
 _SHOWN = 8  # names in a list
 
@@ -22,6 +25,7 @@ class Findings:
         unused: columns that were understood as nothing; they are kept as extras where they have a name.
         not_read: tables beside the audio that were not read.
         archives: archives beside the audio that were not read.
+        missing: how often each word was counted as missing, such as `nan`.
         notes: sentences.
         no_label: where labels are looked for, as the reason when no clip has one and no note gives another.
     """
@@ -30,6 +34,7 @@ class Findings:
     unused: list[str] = field(default_factory=list)
     not_read: list[str] = field(default_factory=list)
     archives: list[str] = field(default_factory=list)
+    missing: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     no_label: str = "the source holds none"
 
@@ -46,7 +51,12 @@ class Found(Iterator[Utterance]):
         self._utterances = iter(utterances)
 
     def __next__(self) -> Utterance:
-        return next(self._utterances)
+        try:
+            return next(self._utterances)
+        except ValidationError as error:  # a value that no utterance can have, in a table without columns of its own
+            problem = error.errors(include_url=False)[0]
+            where = ".".join(map(str, problem["loc"]))
+            raise UserError(f"{where}: {problem['msg'].removeprefix('Value error, ')}") from None
 
 
 @dataclass
@@ -68,6 +78,7 @@ class Known:
     splits: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._doubtful: dict[tuple[str, str], int] = {}
         self._names = {name: _Names(f"{name}s") for name in ("label", "speaker", "language", "split")}
 
     def add(self, known: Mapping[str, str | None], *, clips: int = 1) -> None:
@@ -83,13 +94,20 @@ class Known:
         for name, names in self._names.items():
             if (value := known.get(name)) is not None:
                 names.add(value)
+        for name, value in known.items():
+            if value is not None and is_doubtful(value):
+                self._doubtful[name, value] = self._doubtful.get((name, value), 0) + clips
         self.speakers = len(self._names["speaker"].names)
         if (split := known.get("split")) is not None:
             self.splits[split] = self.splits.get(split, 0) + clips
 
     def notes(self) -> list[str]:
-        """Sentences about names that may be meant to be one."""
-        return [note for names in self._names.values() if (note := names.note())]
+        """Sentences about names that may be meant to be one, and words that may be meant for a missing value."""
+        found = [note for names in self._names.values() if (note := names.note())]
+        if self._doubtful:
+            words = some([f"{name} {word!r} ({count} x)" for (name, word), count in sorted(self._doubtful.items())])
+            found.append(f"kept as a word: {words}; leave it empty where nothing is known")
+        return found
 
 
 class _Names:
@@ -152,7 +170,17 @@ def closing_lines(known: Known, findings: Findings) -> list[str]:
         parts.append(f"archives not read: {some(findings.archives)}")
     explained = known.label or not known.clips or any("no label:" in note for note in findings.notes)
     reason = [] if explained else [f"no label: {findings.no_label}"]
-    return [" · ".join(parts), *findings.notes, *reason, *known.notes()]
+    missing = [missing_note(findings.missing)] if findings.missing else []
+    return [" · ".join(parts), *findings.notes, *missing, *reason, *known.notes()]
+
+
+def missing_note(missing: Mapping[str, int]) -> str:
+    """A sentence about words that were counted as missing.
+
+    >>> missing_note({"nan": 2, "<NA>": 1})
+    "counted as missing: '<NA>' (1 x), 'nan' (2 x)"
+    """
+    return f"counted as missing: {some([f'{word!r} ({count} x)' for word, count in sorted(missing.items())])}"
 
 
 def _from(findings: Findings, name: str) -> str:

@@ -63,7 +63,10 @@ class Utterance(Config):
         """
         if name is None:
             return True
-        wanted = name_of(name)
+        try:
+            wanted = name_of(name)
+        except ValueError:
+            return False
         return wanted is not None and self.split is not None and folded(self.split) == folded(wanted)
 
 

@@ -1,8 +1,9 @@
 """Values of tables and manifests in one form: what is missing, names, texts, seconds.
 
 pandas writes a missing value as NaN or null in JSON, as an empty cell in CSV, and as `nan`, `<NA>` or `NaT` where a
-column was turned into text before; all of these are missing here, in every field. `NA`, `None` and `null` in a text
-cell may be words (Namibia, a class called None): they are kept, and counted by whoever reads the table.
+column was turned into text before; Excel writes `#N/A`, C `-nan`. All of these are missing here, in every field. `NA`,
+`None` and `null` in a text cell may be words (Namibia, a class called None): they are kept, and counted in `findings`.
+Any other error of a spreadsheet, such as `#REF!` or `#NAME?`, is refused where a name or a text is expected.
 """
 
 import json
@@ -12,12 +13,22 @@ import unicodedata
 from collections.abc import Iterable
 from decimal import Decimal
 
-MISSING_WORDS = frozenset({"", "nan", "NaN", "NAN", "<NA>", "NaT"})
-DOUBTFUL_WORDS = frozenset({"NA", "N/A", "n/a", "None", "NULL", "Null", "null"})
-"""Words that some programs write for a missing value; here they are words."""
+MISSING_WORDS = frozenset(
+    {"", "nan", "NaN", "NAN", "-nan", "-NaN", "<NA>", "NaT"}
+    | {"1.#QNAN", "-1.#QNAN", "1.#IND", "-1.#IND"}  # Windows' C library
+    | {"#N/A", "#N/A N/A", "#NV", "#N/D", "#N/B", "#I/T", "#YOK", "#\u041d/\u0414"}  # spreadsheets, in their languages
+)
+DOUBTFUL_WORDS = frozenset(
+    {"NA", "N/A", "n/a", "na", "N.A.", "n.a.", "#NA", "None", "none", "NONE", "NULL", "Null", "null", "Nil", "nil"}
+    | {"NIL", "(null)", "(none)", "<null>", "<none>", "(empty)", "(blank)", "\\N", "undefined"}
+    | {"-", "--", "\u2013", "\u2014", ".", "?"}
+)
+"""Words that some programs and people write for a missing value; here they are words."""
 
 # Left by editors and copied text: zero-width space, marks of direction, word joiner, byte order mark.
 _INVISIBLE = "\u200b\u200e\u200f\u2060\ufeff"
+# `#REF!`, `#DIV/0!`, `#NAME?`, the same in other languages (`#BEZUG!`), and the numbered errors of LibreOffice.
+_SHEET_ERROR = re.compile(r"#[\u00a1\u00bf]?[^\W\d_]\w*(?:/\w+)*[!?]|#GETTING_DATA")
 Extra = str | int | float | bool | None
 
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
@@ -38,6 +49,19 @@ def is_missing(value: object) -> bool:
     if isinstance(value, str):
         return stripped(value) in MISSING_WORDS
     return isinstance(value, float) and math.isnan(value)
+
+
+def count_missing(value: object, counts: dict[str, int]) -> None:
+    """Count a text that stands for a missing value, such as `nan`; an empty one is not counted.
+
+    >>> counts = {}
+    >>> for value in ("nan", " nan ", "", None, "NA", "<NA>"):
+    ...     count_missing(value, counts)
+    >>> counts
+    {'nan': 2, '<NA>': 1}
+    """
+    if isinstance(value, str) and (word := stripped(value)) and word in MISSING_WORDS:
+        counts[word] = counts.get(word, 0) + 1
 
 
 def stripped(text: str) -> str:
@@ -63,11 +87,31 @@ def composed(text: str) -> str:
     return text if text.isascii() or unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
 
 
+def is_sheet_error(text: str) -> bool:
+    """Whether a cell holds the error of a spreadsheet instead of a value.
+
+    >>> [is_sheet_error(each) for each in ("#REF!", "#DIV/0!", "#WERT!", "#NAME?", "Err:502", "#tag!", "# HI!", "#1")]
+    [True, True, True, True, True, False, False, False]
+    """
+    if text.startswith("Err:"):
+        return len(text) == 7 and text[4:].isdecimal()
+    return text.startswith("#") and text == text.upper() and _SHEET_ERROR.fullmatch(text) is not None
+
+
+def is_doubtful(text: str) -> bool:
+    """Whether a text may be meant for a missing value: one of `DOUBTFUL_WORDS`, or a cell that was too narrow.
+
+    >>> [is_doubtful(each) for each in ("NA", "null", "-", "####", "nah")]
+    [True, True, True, True, False]
+    """
+    return text in DOUBTFUL_WORDS or (len(text) > 2 and text.strip("#") == "")
+
+
 def name_of(value: object) -> str | None:
     """A label, speaker or other name: stripped, in NFC, a whole number without a fraction; None where it is missing.
 
     Raises:
-        ValueError: a list, an object, or an infinite number.
+        ValueError: a list, an object, an infinite number, or an error of a spreadsheet.
 
     >>> [name_of(each) for each in (1, 1.0, "1", "1.0", "007", 2.5, True, " a ", float("nan"))]
     ['1', '1', '1', '1', '007', '2.5', 'true', 'a', None]
@@ -125,12 +169,15 @@ def text_of(value: object) -> str | None:
     """A text: stripped, in NFC; None where it is missing.
 
     Raises:
-        ValueError: a list, an object, or an infinite number.
+        ValueError: a list, an object, an infinite number, or an error of a spreadsheet.
     """
     if is_missing(value):
         return None
     if isinstance(value, str):
-        return stripped(value)
+        text = stripped(value)
+        if is_sheet_error(text):
+            raise ValueError(f"given {shown(text)}, an error of a spreadsheet; correct the cell, or leave it empty")
+        return text
     if isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, int):
@@ -171,7 +218,7 @@ def seconds_of(value: object, *, unit: float = 1.0) -> float | None:
     >>> seconds_of("1500", unit=0.001)
     1.5
     """
-    if is_missing(value):
+    if is_missing(value) and not (isinstance(value, str) and value.strip().startswith("#")):  # `#N/A` is an error here
         return None
     found = _seconds(value, unit)
     if not math.isfinite(found) or found < 0:

@@ -192,7 +192,29 @@ def test_words_for_a_missing_value_are_told(corpus, both):
     both.run()
     assert [(each.label, each.text) for each in both.utterances] == [(None, None), ("None", "NA"), ("joy", None)]
     both.told("metadata.csv: counted as missing: '<NA>' (1 x), 'nan' (1 x)\n")
-    both.told("metadata.csv: kept as a word: 'NA' (1 x), 'None' (1 x); leave a cell empty where nothing is known\n")
+    both.told("kept as a word: label 'None' (1 x), text 'NA' (1 x); leave it empty where nothing is known\n")
+
+
+def test_errors_of_a_spreadsheet_are_no_values(corpus, both):
+    for number in range(3):
+        recording(corpus / f"{number}.wav")
+    rows = ["0.wav,#N/A,hi,#REF!", "1.wav,#NV,-nan,2", "2.wav,\\N,(null),3"]
+    (corpus / "metadata.csv").write_text("\n".join(["file_name,label,text,room", *rows]), "utf-8")
+    both.run()
+    assert [each.label for each in both.utterances] == [each["label"] for each in both.rows] == [None, None, "\\N"]
+    assert [each.text for each in both.utterances] == ["hi", None, "(null)"]
+    both.told("metadata.csv: counted as missing: '#N/A' (1 x), '#NV' (1 x), '-nan' (1 x)\n")
+    both.told("kept as a word: label '\\\\N' (1 x), text '(null)' (1 x); leave it empty where nothing is known\n")
+
+
+@pytest.mark.parametrize("column", ["label", "text", "speaker", "language", "split", "start", "end", "file_name"])
+def test_a_formula_that_failed_is_refused_with_its_cell(corpus, both, column):
+    recording(corpus / "0.wav")
+    rows = ["file_name,label,text,speaker,language,split,start,end", "0.wav,a,b,c,d,e,0,.2", "0.wav,a,b,c,d,e,.2,.4"]
+    place = rows[0].split(",").index(column)
+    rows[2] = ",".join("#VALUE!" if number == place else cell for number, cell in enumerate(rows[2].split(",")))
+    (corpus / "metadata.csv").write_text("\n".join(rows))
+    assert f"metadata.csv:3: {column}: given '#VALUE!', " in both.refused()
 
 
 def test_unicode_forms(corpus, both):

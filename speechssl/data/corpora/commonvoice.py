@@ -18,7 +18,7 @@ from speechssl.data.corpora.folder_walk import visible_files
 from speechssl.data.findings import Findings, Found
 from speechssl.data.tables import open_table
 from speechssl.data.utterance import Utterance
-from speechssl.data.values import extra_of, name_of, text_of
+from speechssl.data.values import count_missing, extra_of, name_of, text_of
 
 INFO = CorpusInfo(
     name="commonvoice",
@@ -36,6 +36,7 @@ Table = Literal["train", "dev", "test", "validated", "other", "invalidated"]
 _OFFICIAL: tuple[Table, ...] = ("train", "dev", "test")
 _PARTS = frozenset(_OFFICIAL)
 _NEEDED = ("client_id", "path", "sentence")
+_READ = ("client_id", "sentence", "locale")
 _COUNTS = ("up_votes", "down_votes")
 _TRIED = 1000  # rows without a clip before a table is given up
 
@@ -76,7 +77,7 @@ def _utterances(root: Path, settings: Settings, findings: Findings) -> Iterator[
     if "validated" in tables and _PARTS & set(tables):
         raise UserError(f"{folder}: validated holds train, dev and test already; name either it or them in 'tables'")
     for table in dict.fromkeys(tables):
-        yield from _table(folder, table)
+        yield from _table(folder, table, findings)
     findings.columns |= {"text": "sentence", "speaker": "client_id"}
     findings.not_read += [path.name for path in visible_files(folder, "*.tsv") if path.stem not in tables]
 
@@ -96,7 +97,7 @@ def _language_folder(root: Path) -> Path:
     return folders[0]
 
 
-def _table(folder: Path, name: str) -> Iterator[Utterance]:
+def _table(folder: Path, name: str, findings: Findings) -> Iterator[Utterance]:
     table = open_table(folder / f"{name}.tsv")
     missing = next((column for column in _NEEDED if column not in table.columns), None)
     if missing is not None:
@@ -112,12 +113,19 @@ def _table(folder: Path, name: str) -> Iterator[Utterance]:
             break
         extras = {column: extra_of(values[column]) for column in columns}
         extras |= {column: int(values[column]) for column in _COUNTS if values.get(column, "").isdecimal()}
+        for column in _READ:
+            count_missing(values.get(column), findings.missing)
+        try:
+            speaker, language = name_of(values["client_id"]), name_of(values.get("locale"))
+            text = text_of(values["sentence"])
+        except ValueError as error:
+            raise UserError(f"{table.path}:{row.line}: {error}") from None
         yield Utterance(
             audio=str(place),
             duration=0.0,
-            speaker=name_of(values["client_id"]),
-            text=text_of(values["sentence"]),
-            language=name_of(values.get("locale")),
+            speaker=speaker,
+            text=text,
+            language=language,
             split=name if name in _PARTS else None,
             extras={column: value for column, value in extras.items() if value is not None},
         )

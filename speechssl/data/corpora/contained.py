@@ -43,6 +43,8 @@ class Contained:
                 mine.unused += [name for name in new.unused if name not in mine.unused]
                 mine.not_read += new.not_read
                 mine.no_label = new.no_label
+                for word, count in new.missing.items():
+                    mine.missing[word] = mine.missing.get(word, 0) + count
                 mine.notes += [note for note in new.notes if note not in mine.notes]
         self._complete = True
 

@@ -15,7 +15,7 @@ from speechssl.config import Config, UserError, brief_value
 from speechssl.data.corpora import CorpusInfo
 from speechssl.data.findings import Findings, Found
 from speechssl.data.utterance import Utterance
-from speechssl.data.values import composed
+from speechssl.data.values import composed, count_missing
 
 INFO = CorpusInfo(
     name="fairseq",
@@ -100,6 +100,7 @@ def _read(table: Path, audio: str, findings: Findings) -> Iterator[Utterance]:
         samples, duration = _length(path)
         if samples and samples != stated:
             apart.append(name)
+        count_missing(text, findings.missing)
         yield Utterance(
             audio=str(path),
             duration=duration,

@@ -6,14 +6,15 @@ metadata's own folder. Which columns are understood is in `speechssl.data.column
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from speechssl.data.channels import OneChannel
 from speechssl.data.columns import Meaning, understand
+from speechssl.data.findings import missing_note
 from speechssl.data.places import is_address, local_path, located
 from speechssl.data.tables import open_table
-from speechssl.data.values import DOUBTFUL_WORDS, Extra
+from speechssl.data.values import Extra
 
 
 @dataclasses.dataclass(slots=True)
@@ -62,7 +63,7 @@ class Metadata:
             UserError: names the file and the line of the fault.
         """
         folder = os.fspath(self.folder)
-        self.meaning.doubtful.clear()
+        self.meaning.missing.clear()
         last = audio = ""
         channels = OneChannel(self.meaning.table.columns)
         for row in self.meaning.table.rows():
@@ -77,19 +78,11 @@ class Metadata:
     def notes(self) -> list[str]:
         """Sentences about what was met, when all rows have been read."""
         found = list(self.meaning.hints)
-        kept = {word: count for word, count in self.meaning.doubtful.items() if word in DOUBTFUL_WORDS}
-        missing = {word: count for word, count in self.meaning.doubtful.items() if word not in DOUBTFUL_WORDS}
-        if missing:
-            found.append(f"counted as missing: {_times(missing)}")
-        if kept:
-            found.append(f"kept as a word: {_times(kept)}; leave a cell empty where nothing is known")
+        if self.meaning.missing:
+            found.append(missing_note(self.meaning.missing))
         if "label" not in self.meaning.fields:
             found.append("no label: no column is called 'label', 'class', 'emotion' or 'category'")
         return [f"{self.path.name}: {note}" for note in found]
-
-
-def _times(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{word!r} ({count} x)" for word, count in sorted(counts.items()))
 
 
 def read_metadata(path: Path) -> list[MetadataRow]:

@@ -25,6 +25,7 @@ from speechssl.data.corpora.kaldi_channels import TABLE, Channels
 from speechssl.data.corpora.kaldi_tables import AudioPlaces, Segment, read_segments, read_table
 from speechssl.data.findings import Findings, Found
 from speechssl.data.utterance import Utterance
+from speechssl.data.values import count_missing
 
 INFO = CorpusInfo(
     name="kaldi",
@@ -114,6 +115,8 @@ def _data_folder(folder: Path, split: str | None, settings: Settings, findings: 
         if stated and duration and abs(float(stated) - duration) > _APART:
             apart.append(name)
         speaker = tables["speaker"].get(name) or None
+        for field in ("speaker", "text", "label", "language"):
+            count_missing(tables[field].get(name), findings.missing)
         yield Utterance(
             audio=place,
             offset=stretch.start,

@@ -98,6 +98,7 @@ def _read(manifest: Path, findings: Findings) -> Iterator[Utterance]:
     meaning = understand(Table(manifest, tuple(names), ""))
     probe = functools.lru_cache(maxsize=16)(duration_of)  # the stretches of a long file come one after another
     split, coverage, channels = split_of(manifest.stem), Coverage(), OneChannel(columns)
+    meaning.missing = findings.missing
     findings.unused += [name for name in meaning.unused if name not in findings.unused]
     for line, values in json_lines(manifest):
         entry = meaning.entry(Row(line, tuple(values.get(name) for name in columns)))

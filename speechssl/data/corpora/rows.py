@@ -70,6 +70,7 @@ class Describer:
         table = Table(self._source, (_FILE, *(name.strip() for name in self._names)), "")
         self._meaning = understand(table, with_times=False)
         if findings is not None:
+            self._meaning.missing = findings.missing
             read = {field: name for field in NAMED if (name := self.column(field)) and name != field}
             findings.columns |= read
             unused = [*self._meaning.unused, *(name for name in self._apart if name.strip())]

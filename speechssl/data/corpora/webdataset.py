@@ -278,4 +278,7 @@ def _values(shard: Path, key: str, files: dict[str, TarFile], unused: Counter[st
 def _compared(value: object) -> str | None:
     """A value as text, so that the number 3 and the text "3" are equal; None where it is missing."""
     found = extra_of(value)
-    return None if found is None else name_of(found)
+    try:
+        return None if found is None else name_of(found)
+    except ValueError:  # the error of a spreadsheet, which is named where the value is read
+        return str(found)

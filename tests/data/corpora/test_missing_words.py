@@ -1,0 +1,119 @@
+"""Words for a missing value, and errors of spreadsheets: in every format the same, and told."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from speechssl.config import UserError
+from speechssl.data.corpora import commonvoice, fairseq, kaldi, webdataset
+from speechssl.data.findings import Found, closing_lines, count_known
+from speechssl.data.manifest import read_manifest
+from speechssl.data.splits import in_split
+from speechssl.data.utterance import Utterance
+from speechssl.data.values import is_doubtful, is_missing, is_sheet_error, name_of, text_of
+from tests.data.test_members import wav, write_tar
+
+TOLD = [
+    "counted as missing: 'nan' (1 x)",
+    "kept as a word: text 'null' (1 x); leave it empty where nothing is known",
+]
+
+
+def common_voice(root: Path, write_tone: Callable, texts: list[str]) -> Found:
+    rows = ["client_id\tpath\tsentence"]
+    for number, text in enumerate(texts):
+        write_tone(root / "clips" / f"{number}.mp3", rate=32000)
+        rows.append(f"s\t{number}.mp3\t{text}")
+    (root / "validated.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return commonvoice.prepare(root)
+
+
+def kaldi_folder(root: Path, write_tone: Callable, texts: list[str]) -> Found:
+    places = [write_tone(root / f"{number}.wav") for number in range(len(texts))]
+    (root / "wav.scp").write_text("".join(f"u{number} {place}\n" for number, place in enumerate(places)))
+    (root / "text").write_text("".join(f"u{number} {text}\n" for number, text in enumerate(texts)), encoding="utf-8")
+    return kaldi.prepare(root)
+
+
+def fairseq_folder(root: Path, write_tone: Callable, texts: list[str]) -> Found:
+    rows = [str(root)]
+    for number in range(len(texts)):
+        write_tone(root / f"{number}.wav", seconds=1.0, rate=16000)
+        rows.append(f"{number}.wav\t16000")
+    (root / "train.tsv").write_text("\n".join(rows) + "\n")
+    (root / "train.wrd").write_text("\n".join(texts) + "\n", encoding="utf-8")
+    return fairseq.prepare(root)
+
+
+def tar_of_samples(root: Path, _: Callable, texts: list[str]) -> Found:
+    root.mkdir(exist_ok=True)
+    files = {f"{number}.{kind}": b"" for number in range(len(texts)) for kind in ("wav", "json")}
+    files |= {f"{number}.wav": wav(200 + number) for number in range(len(texts))}
+    files |= {f"{number}.json": json.dumps({"text": text}).encode() for number, text in enumerate(texts)}
+    write_tar(root / "a.tar", files)
+    return webdataset.prepare(root)
+
+
+FORMATS = [common_voice, kaldi_folder, fairseq_folder, tar_of_samples]
+
+
+@pytest.mark.parametrize("make", FORMATS)
+def test_every_format_tells_missing_and_doubtful_words(tmp_path: Path, write_tone: Callable, make: Callable) -> None:
+    source = make(tmp_path / "corpus", write_tone, ["hi", "nan", "null"])
+    found = list(source)
+    assert [each.text for each in found] == ["hi", None, "null"]
+    lines = closing_lines(count_known(found), source.findings)
+    assert [line for line in lines if line.startswith(("counted", "kept"))] == TOLD
+
+
+@pytest.mark.parametrize("make", FORMATS)
+def test_every_format_refuses_the_error_of_a_spreadsheet(tmp_path: Path, write_tone: Callable, make: Callable) -> None:
+    with pytest.raises(UserError, match=r"given '#REF!', an error of a spreadsheet") as caught:
+        list(make(tmp_path / "corpus", write_tone, ["hi", "#REF!"]))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_manifest_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"audio": "a.wav", "duration": 1}\n{"audio": "b.wav", "duration": 1, "label": "#DIV/0!"}\n')
+    with pytest.raises(UserError, match=r"m.jsonl line 2: label: given '#DIV/0!', an error of a spreadsheet"):
+        read_manifest(path)
+
+
+def test_a_split_called_by_an_error_is_not_there() -> None:
+    with pytest.raises(UserError, match=r"corpus: no split '#REF!'; there are test$"):
+        in_split([Utterance(audio="a.wav", duration=1.0, split="test")], "#REF!", where="corpus")
+
+
+@pytest.mark.parametrize("word", ["#N/A", "#NV", "#N/D", "-nan", "-1.#IND", "NAN", " nan ", "\u200bNaT"])
+def test_missing(word: str) -> None:
+    assert is_missing(word)
+    assert name_of(word) is None
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("#REF!", "#NULL!", "#NUM!", "#DIV/0!", "#SPILL!", "#NAME?", "#VALUE!", "#CALC!", "Err:508"),
+        *("#\u00a1REF!", "#\u00bfNOMBRE?", "#D\u011aLEN\u00cd_NULOU!", "#\u0418\u041c\u042f?", "#SAYI/0!"),
+    ],
+)
+def test_errors(word: str) -> None:
+    assert is_sheet_error(word)
+    with pytest.raises(ValueError, match="an error of a spreadsheet"):
+        text_of(word)
+
+
+@pytest.mark.parametrize("word", ["\\N", "(null)", "nil", "none", "#NA", "-", "?", "#####", "N/A"])
+def test_words_that_are_kept(word: str) -> None:
+    assert is_doubtful(word)
+    assert text_of(word) == word
+
+
+@pytest.mark.parametrize("word", ["#hashtag!", "#1", "# REF!", "#", "C#!", "Err: 502", "no!", "nana", "Nilsson"])
+def test_other_words_are_words(word: str) -> None:
+    assert text_of(word) == word
+    assert not is_sheet_error(word)
+    assert not is_doubtful(word)
