@@ -200,6 +200,24 @@ def extra_of(value: object) -> Extra:
     return json.dumps(value, ensure_ascii=False)
 
 
+def json_number(value: float) -> float | None:
+    """A number as JSON can hold it: None for infinity and NaN.
+
+    >>> json_number(1.5), json_number(math.inf)
+    (1.5, None)
+    """
+    return value if math.isfinite(value) else None
+
+
+def extra_text(value: Extra) -> str:
+    """An extra as text, in the form that it has as a label.
+
+    >>> [extra_text(each) for each in (True, 1.0, 2.5, "x")]
+    ['true', '1', '2.5', 'x']
+    """
+    return value if isinstance(value, str) else name_of(value) or ""
+
+
 def seconds_of(value: object, *, unit: float = 1.0) -> float | None:
     """A time, s: a number, a number as text, `h:mm:ss.fff`, `m:ss.fff`, or pandas' `0 days 00:00:03.5`.
 

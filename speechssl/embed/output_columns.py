@@ -6,7 +6,7 @@ from typing import Literal
 
 from speechssl.config import UserError
 from speechssl.data.columns import NAMED
-from speechssl.data.values import Extra
+from speechssl.data.values import Extra, extra_text
 
 ColumnType = Literal["text", "integer", "number", "truth"]
 
@@ -68,7 +68,7 @@ class SeenColumns:
         kind = _type_of(value)
         self.types[column] = _wider(self.types.get(column), kind)
         if kind == "text":
-            text = str(value)
+            text = extra_text(value)
             if len(text) > self.longest.get(column, 0):
                 self.longest[column] = len(text)
             if "\0" in text:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_check
 import numpy as np
 
 from speechssl.config import UserError
+from speechssl.data.values import extra_text, json_number
 from speechssl.embed.decoding import Failed
 from speechssl.embed.output_columns import ColumnType
 from speechssl.embed.pipeline import Encoded
@@ -123,9 +124,9 @@ class FailedClip:
         """One line of JSON."""
         told: dict[str, object] = {"path": self.path, "reason": self.reason}
         if self.offset:
-            told["offset"] = self.offset
+            told["offset"] = json_number(self.offset)
         if self.duration:
-            told["duration"] = self.duration
+            told["duration"] = json_number(self.duration)
         return json.dumps(told, ensure_ascii=False) + "\n"
 
 
@@ -343,7 +344,7 @@ def _metadata(known: Sequence[Mapping[str, Any]], name: str, kind: "pa.DataType"
 
     values = [each.get(name) for each in known]
     if kind == pa.string():
-        values = [None if value is None else str(value) for value in values]
+        values = [None if value is None else extra_text(value) for value in values]
     elif kind == pa.float64():
         values = [None if value is None else float(value) for value in values]
     return pa.array(values, kind)

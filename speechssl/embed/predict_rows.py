@@ -18,6 +18,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from speechssl.data.values import json_number
 from speechssl.terminal import printable
 
 Format = Literal["table", "jsonl", "csv"]
@@ -79,7 +80,7 @@ class RowWriter:
     def failed(self, path: str, offset: float, reason: str) -> None:
         """A clip that could not be used, and why."""
         if self.layout == "jsonl":
-            self._write_json({"path": path, "offset": offset, "error": reason})
+            self._write_json({"path": path, "offset": json_number(offset), "error": reason})
         elif self.layout == "csv":
             middle = [""] * (3 if self._classes is None else 2 + len(self._classes))
             self._write_cells([_path_cell(path), _number(offset), "", *middle, harmless(reason)])
