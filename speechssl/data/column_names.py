@@ -97,14 +97,13 @@ def is_weak(column: str) -> bool:
 
 
 def find_fields(
-    columns: Sequence[str], where: str, *, own_words: bool = False, with_times: bool = True
+    columns: Sequence[str], where: str, *, with_times: bool = True
 ) -> tuple[dict[str, tuple[int, ...]], dict[int, float]]:
     """The columns of each field, by their place, and the seconds in one unit of those that hold a time.
 
     Args:
         columns: names as they are in the header.
         where: the table, for messages.
-        own_words: the table is written in the words of a manifest: `text` is the text, whatever else there is.
         with_times: rows are stretches of files; otherwise a column that is nearly a time is like any other.
 
     Raises:
@@ -132,7 +131,6 @@ def find_fields(
         else:
             names = [plain(column) for column in columns]
             places = [place for place, name in enumerate(names) if name in strong]
-            places = [columns.index(field)] if own_words and field in columns else places
             places = places or [place for place, name in enumerate(names) if name in weak]
         if places:
             fields[field] = tuple(places)

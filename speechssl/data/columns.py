@@ -5,7 +5,7 @@ in every row; a column that is nearly called like one that is missing is an erro
 is named (`Meaning.unused`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,10 @@ from speechssl.data.values import (
 
 NAMED = ("speaker", "text", "label", "language", "split")
 """Fields that hold a name or a text."""
+
+
+class EmptyStretchError(UserError):
+    """A row whose stretch has no length; the rest of its table can be used."""
 
 
 @dataclass(slots=True)
@@ -85,6 +89,7 @@ class Meaning:
         """Understand a row.
 
         Raises:
+            EmptyStretchError: the stretch has no length.
             UserError: no file, a time that is none, or columns that contradict each other; names file and line.
         """
         where = f"{self.table.path}:{row.line}"
@@ -140,10 +145,12 @@ class Meaning:
                 times[name] = self._time(name, row, unit, where)
         offset, end, duration = (times.get(name) for name in TIMES)
         if end is None:
-            return offset, self._above_zero(duration, where)
+            self._refuse_zero(offset, duration, where)
+            return offset, duration
         length = round(end - (offset or 0.0), 9)  # 3.1 - 1.9 is 1.2
         if length <= 0:
-            raise UserError(f"{where}: {self.column('end')} {end:g} s is not after the start at {offset or 0.0:g} s")
+            error = EmptyStretchError if length == 0 else UserError
+            raise error(f"{where}: {self.column('end')} {end:g} s is not after the start at {offset or 0.0:g} s")
         if duration is not None and not _near(duration, length, tolerance=0.011):
             raise UserError(
                 f"{where}: columns {self.column('end')!r} and {self.column('duration')!r} differ: the stretch has "
@@ -151,10 +158,11 @@ class Meaning:
             )
         return offset, length
 
-    def _above_zero(self, duration: float | None, where: str) -> float | None:
+    def _refuse_zero(self, offset: float | None, duration: float | None, where: str) -> None:
+        """Without a start, 0 may also be meant for a length that is not known."""
         if duration == 0:
-            raise UserError(f"{where}: {self.column('duration')}: given 0, allowed: seconds above 0, or nothing")
-        return duration
+            error = UserError if offset is None else EmptyStretchError
+            raise error(f"{where}: {self.column('duration')}: given 0, allowed: seconds above 0, or nothing")
 
     def _time(self, name: str, row: Row, unit: float, where: str) -> float | None:
         places = self.fields[name]
@@ -171,6 +179,17 @@ class Meaning:
     def _count_missing(self, name: str, row: Row) -> None:
         for place in self.fields.get(name, ()):
             count_missing(row.values[place], self.missing)
+
+
+def empty_note(lines: Sequence[int]) -> str:
+    """A sentence about rows that are left out because their stretch has no length.
+
+    >>> empty_note([7])
+    '1 row left out, for its stretch has no length: line 7'
+    """
+    if len(lines) == 1:
+        return f"1 row left out, for its stretch has no length: line {lines[0]}"
+    return f"{len(lines)} rows left out, for their stretches have no length: the first in line {lines[0]}"
 
 
 def understand(table: Table, *, with_times: bool = True) -> Meaning:
@@ -192,8 +211,7 @@ def understand(table: Table, *, with_times: bool = True) -> Meaning:
     >>> {name: meaning.column(name) for name in meaning.fields}, meaning.unused
     ({'file': 'File Name', 'label': 'class', 'offset': 'onset', 'end': 'Offset'}, ('room',))
     """
-    own_words = not table.separator and {"audio", "duration"} <= set(table.columns)
-    fields, units = find_fields(table.columns, str(table.path), own_words=own_words, with_times=with_times)
+    fields, units = find_fields(table.columns, str(table.path), with_times=with_times)
     taken = {place for places in fields.values() for place in places}
     rest = [place for place in range(len(table.columns)) if place not in taken]
     unused = tuple(table.columns[place] or f"number {place + 1} (it has no name)" for place in rest)

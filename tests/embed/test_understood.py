@@ -485,6 +485,59 @@ def test_columns_that_compete(corpus, both):
     assert [each.text for each in both.run().utterances] == ["hello"]
 
 
+def test_a_stretch_of_no_length_is_left_out_alone(corpus, both):
+    recording(corpus / "a.wav", 1.2)
+    rows = ["a.wav,0,.5,x", "a.wav,.5,.5,", "a.wav,.5,1.2,y", "a.wav,1.2,1.2,z"]
+    (corpus / "metadata.csv").write_text("\n".join(["file_name,start,end,text", *rows]))
+    both.run()
+    assert [(each.offset, each.duration, each.text) for each in both.utterances] == [(0, 0.5, "x"), (0.5, 0.7, "y")]
+    assert [(each["offset"], each["text"]) for each in both.rows] == [(0, "x"), (0.5, "y")]
+    both.told("metadata.csv: 2 rows left out, for their stretches have no length: the first in line 3\n")
+    (corpus / "metadata.csv").write_text("file_name,start,end\na.wav,.5,.4\n")
+    assert "metadata.csv:2: end 0.4 s is not after the start at 0.5 s" in both.refused()
+    (corpus / "metadata.csv").write_text("file_name,start,end\na.wav,.5,.5\n")
+    assert "metadata.csv: no rows in it" in both.refused()
+
+
+def test_every_line_of_json_may_have_its_own_words(corpus, both):
+    lines = [
+        {"audio": "0.wav", "duration": 0.6, "sentence": "one", "emotion": "joy", "spk": "s"},
+        {"audio": "1.wav", "duration": 0.6, "text": "two", "label": "fear", "speaker": "t"},
+    ]
+    for number in range(2):
+        recording(corpus / f"{number}.wav")
+    (corpus / "metadata.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    both.run()
+    known = [("one", "joy", "s"), ("two", "fear", "t")]
+    assert [(each.text, each.label, each.speaker) for each in both.utterances] == known
+    assert [(each["text"], each["label"], each["speaker"]) for each in both.rows] == known
+    lines[0]["text"] = "another"
+    (corpus / "metadata.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    assert "metadata.jsonl:1: columns 'sentence' and 'text' both mean the text and differ" in both.refused()
+
+
+def test_mixed_values_are_written_as_labels_are(corpus, both):
+    values = [True, 1.0, "x", 2.5]
+    for number in range(4):
+        recording(corpus / f"{number}.wav")
+    lines = [{"file_name": f"{number}.wav", "label": value, "mark": value} for number, value in enumerate(values)]
+    (corpus / "metadata.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    both.run()
+    assert [each["mark"] for each in both.rows] == [each["label"] for each in both.rows] == ["true", "1", "x", "2.5"]
+
+
+def test_errors_are_json_whatever_the_manifest_holds(corpus, model_folder, tmp_path, capfd):
+    recording(corpus / "a.wav")
+    lines = ['{"audio": "a.wav", "duration": 0}', '{"audio": "a.wav", "offset": Infinity, "duration": Infinity}']
+    (corpus / "list.jsonl").write_text("\n".join(lines))
+    vectors = tmp_path / "v.parquet"
+    assert cli.main(["extract", str(model_folder), str(corpus / "list.jsonl"), "-o", str(vectors)]) == 0
+    [line] = vectors.with_name("v.parquet.errors.jsonl").read_text().splitlines()
+    found = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert found["path"] == "a.wav"
+    assert found["duration"] is found["offset"] is None
+
+
 def test_a_table_is_a_source_of_its_own(corpus, model_folder, tmp_path, capfd):
     recording(corpus / "0.wav")
     recording(corpus / "1.wav")

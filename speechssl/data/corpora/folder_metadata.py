@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from speechssl.data.channels import OneChannel
-from speechssl.data.columns import Meaning, understand
+from speechssl.data.columns import EmptyStretchError, Meaning, empty_note, understand
 from speechssl.data.findings import missing_note
 from speechssl.data.places import is_address, local_path, located
 from speechssl.data.tables import open_table
@@ -55,6 +55,7 @@ class Metadata:
     def __init__(self, path: Path):
         self.path, self.folder = path, path.parent
         self.meaning: Meaning = understand(open_table(path))
+        self._empty: list[int] = []
 
     def rows(self) -> Iterator[MetadataRow]:
         """The rows in order.
@@ -64,10 +65,15 @@ class Metadata:
         """
         folder = os.fspath(self.folder)
         self.meaning.missing.clear()
+        self._empty.clear()
         last = audio = ""
         channels = OneChannel(self.meaning.table.columns)
         for row in self.meaning.table.rows():
-            entry = self.meaning.entry(row)
+            try:
+                entry = self.meaning.entry(row)
+            except EmptyStretchError:
+                self._empty.append(row.line)
+                continue
             channels.check(entry.file, entry.extras, f"{self.path}:{row.line}")
             if entry.file != last:  # the stretches of a file follow one another
                 last = entry.file
@@ -78,6 +84,8 @@ class Metadata:
     def notes(self) -> list[str]:
         """Sentences about what was met, when all rows have been read."""
         found = list(self.meaning.hints)
+        if self._empty:
+            found.append(empty_note(self._empty))
         if self.meaning.missing:
             found.append(missing_note(self.meaning.missing))
         if "label" not in self.meaning.fields:

@@ -12,6 +12,7 @@ from speechssl.data.places import local_path
 from speechssl.data.values import Extra, extra_of, name_of, text_of
 
 _ROUNDING = 0.011  # s that a supervision may reach over its cut: times are often rounded to hundredths
+_EMPTY = "the stretch has no length"  # 0 would mean: to the end of the file
 _NAMED = ("speaker", "language", "label")
 
 
@@ -116,6 +117,9 @@ def of_supervision(
         return
     known, extras = _described(values, where)
     start, duration = _number(values, "start", where), _number(values, "duration", where)
+    if not duration:
+        left.out(_EMPTY, name)
+        return
     yield Stretch(path, recording.duration, start, duration, known, extras)
 
 
@@ -140,8 +144,8 @@ def of_cut(values: Mapping[str, Any], where: str, left: Left, base: Path | None)
         raise UserError(f"{where}: supervisions: given {type(supervisions).__name__}, allowed: a list of objects")
     if not supervisions:
         path, reason = found.file(_channels(values, where))
-        if reason:
-            left.out(reason, name)
+        if reason or not duration:
+            left.out(reason or _EMPTY, name)
         else:
             yield Stretch(path, found.duration, start, duration, {}, {"cut": name} | _extras(values.get("custom")))
     for each in supervisions:
@@ -155,6 +159,9 @@ def of_cut(values: Mapping[str, Any], where: str, left: Left, base: Path | None)
             continue
         known, extras = _described(each, where)
         first, length = max(first, 0.0), min(length, duration - max(first, 0.0))
+        if length <= 0:
+            left.out(_EMPTY, name)
+            continue
         extras = {"cut": name, **extras}
         yield Stretch(path, found.duration, round(start + first, 9), round(length, 9), known, extras)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from speechssl.config import Config, UserError
 from speechssl.data.channels import OneChannel
-from speechssl.data.columns import understand
+from speechssl.data.columns import EmptyStretchError, empty_note, understand
 from speechssl.data.corpora import CorpusInfo, duration_of
 from speechssl.data.corpora.rows import Description, json_lines, split_of
 from speechssl.data.coverage import Coverage
@@ -100,8 +100,13 @@ def _read(manifest: Path, findings: Findings) -> Iterator[Utterance]:
     split, coverage, channels = split_of(manifest.stem), Coverage(), OneChannel(columns)
     meaning.missing = findings.missing
     findings.unused += [name for name in meaning.unused if name not in findings.unused]
+    empty: list[int] = []
     for line, values in json_lines(manifest):
-        entry = meaning.entry(Row(line, tuple(values.get(name) for name in columns)))
+        try:
+            entry = meaning.entry(Row(line, tuple(values.get(name) for name in columns)))
+        except EmptyStretchError:
+            empty.append(line)
+            continue
         channels.check(entry.file, entry.extras, f"{manifest}:{line}")
         place = _place(manifest.parent, entry.file, values.get(_SHARD))
         offset = entry.offset or 0.0
@@ -112,7 +117,8 @@ def _read(manifest: Path, findings: Findings) -> Iterator[Utterance]:
         duration = max(0.0, whole - offset) if duration is None else duration
         yield Description(entry.known, entry.extras).utterance(place, offset=offset, duration=duration, split=split)
     note = coverage.note()
-    findings.notes += [*([f"{manifest}: {note}"] if note else []), *meaning.hints]
+    notes = [each for each in (empty_note(empty) if empty else None, note) if each]
+    findings.notes += [*(f"{manifest}: {each}" for each in notes), *meaning.hints]
 
 
 def _place(folder: Path, name: str, shard: object) -> str:

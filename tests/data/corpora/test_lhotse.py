@@ -93,6 +93,23 @@ def test_cuts(tmp_path: Path, long: Path) -> None:
     assert "left out: 1 (four): the supervision reaches beyond its cut" in source.findings.notes[0]
 
 
+def test_a_stretch_of_no_length_is_not_the_whole_file(tmp_path: Path, long: Path) -> None:
+    write_lines(tmp_path / "x_recordings.jsonl", recording(long))
+    write_lines(tmp_path / "x_supervisions.jsonl", supervision("a", 1, 0, text="x"), supervision("b", 0, 1, text="y"))
+    source = prepare(tmp_path / "x_recordings.jsonl")
+    assert [(each.offset, each.duration, each.text) for each in source] == [(0.0, 1.0, "y")]
+    [note] = source.findings.notes
+    assert note.endswith("x_recordings.jsonl: left out: 1 (a): the stretch has no length")
+    rec = recording(long)
+    cuts = [
+        cut(rec, 1.0, 2.0, supervision("a", 0, 0), supervision("b", 2.0, 0.005), supervision("c", 0.5, 1)),
+        cut(rec, 1.0, 0.0),
+    ]
+    source = prepare(write_lines(tmp_path / "cuts.jsonl", *cuts))
+    assert [(each.offset, each.duration) for each in source] == [(1.5, 1.0)]
+    assert source.findings.notes == [f"{tmp_path}/cuts.jsonl: left out: 3 (cut, …): the stretch has no length"]
+
+
 def test_relative_paths(tmp_path: Path, long: Path) -> None:
     (tmp_path / "data" / "manifests").mkdir(parents=True)
     path = write_lines(tmp_path / "data" / "manifests" / "cuts.jsonl", cut(recording("long.wav"), 0, 3))

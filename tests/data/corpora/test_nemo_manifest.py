@@ -55,6 +55,14 @@ def test_audio_that_no_entry_covers_is_told(tmp_path: Path, write_tone: Callable
     assert "1 file has more audio than its stretches cover, 1 s in all: a.wav has 2 s" in source.findings.notes[0]
 
 
+def test_a_stretch_of_no_length_is_left_out_alone(tmp_path: Path, write_tone: Callable) -> None:
+    one = str(write_tone(tmp_path / "one.wav", seconds=1.0))
+    entries = [{"audio_filepath": one, "offset": 0.5, "duration": each, "text": "x"} for each in (0.5, 0)]
+    source = prepare(write_lines(tmp_path / "m.json", *entries))
+    assert [(each.offset, each.duration) for each in source] == [(0.5, 0.5)]
+    assert source.findings.notes == [f"{tmp_path}/m.json: 1 row left out, for its stretch has no length: line 2"]
+
+
 def test_commands_are_labels(tmp_path: Path, write_tone: Callable) -> None:
     write_tone(tmp_path / "a.wav")
     manifest = write_lines(tmp_path / "m.jsonl", {"audio_filepath": "a.wav", "duration": 0.25, "command": "yes"})
