@@ -9,7 +9,6 @@ from speechssl.audio.behind import Behind, Recording, recording_at
 from speechssl.audio.counted import Excess, Finding, Surplus, Unsized
 from speechssl.audio.errors import printable
 from speechssl.audio.riff import is_wav
-from speechssl.audio.units import SAMPLE_RATE
 
 _LONGEST_WAV = 0xFFFFFFFF  # bytes; a longer one has a header of another kind
 _FROM_SOURCE = "with the program that recorded it, or from its source"
@@ -97,8 +96,8 @@ def head(path: str | Path, end: int, *, word: str = "fixed") -> str:
 
 
 def to_wav(path: str | Path) -> str:
-    """The command that converts a file to mono at 16 kHz."""
-    return ffmpeg(path, f"-ac 1 -ar {SAMPLE_RATE}", ".wav")
+    """The command that converts a file with all its channels: a mean over inverted ones would leave no speech."""
+    return ffmpeg(path, "", ".wav")
 
 
 def ffmpeg(path: str | Path, options: str, suffix: str, *, before: str = "", word: str = "converted") -> str:
@@ -108,7 +107,8 @@ def ffmpeg(path: str | Path, options: str, suffix: str, *, before: str = "", wor
     'ffmpeg -i memo.wav -ac 1 memo.converted.wav'
     """
     source = Path(path)
-    return f"ffmpeg {before}-i {_quoted(source.name)} {options} {_quoted(_free_name(source, suffix, word))}"
+    options = f"{options} " if options else ""
+    return f"ffmpeg {before}-i {_quoted(source.name)} {options}{_quoted(_free_name(source, suffix, word))}"
 
 
 def _free_name(source: Path, suffix: str, word: str) -> str:
@@ -121,7 +121,7 @@ def _free_name(source: Path, suffix: str, word: str) -> str:
 
 def _quoted(name: str) -> str:
     name = printable(name)
-    return shlex.quote(f"./{name}" if name.startswith("-") else name)
+    return shlex.quote(f"./{name}" if name.startswith("-") or ":" in name else name)  # "http:x" is an address there
 
 
 def _is_wav(path: str | Path) -> bool:

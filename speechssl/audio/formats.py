@@ -3,7 +3,7 @@
 from pathlib import Path
 
 AUDIO_SUFFIXES = frozenset(
-    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"}
+    {".wav", ".wave", ".bwf", ".flac", ".fla", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".mpga", ".gsm"}
     | {".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64", ".sph", ".nist", ".voc"}
 )
 """Suffixes of files that libsndfile reads."""
@@ -14,7 +14,14 @@ _FOREIGN_NAMES = {
     ".mp4": "MPEG-4 (mp4)",
     ".mov": "QuickTime (mov)",
     ".3gp": "3GPP (3gp)",
+    ".m4r": "MPEG-4 audio (m4r)",
     ".aac": "AAC (aac)",
+    ".ac3": "Dolby Digital (ac3)",
+    ".eac3": "Dolby Digital Plus (eac3)",
+    ".dts": "DTS (dts)",
+    ".ogv": "Ogg video (ogv)",
+    ".mpg": "MPEG video (mpg)",
+    ".mpeg": "MPEG video (mpeg)",
     ".wma": "Windows Media (wma)",
     ".asf": "Windows Media (asf)",
     ".wmv": "Windows Media (wmv)",

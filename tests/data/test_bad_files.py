@@ -128,7 +128,7 @@ def spoiled(value: float) -> np.ndarray:
 
 
 def ffmpeg(name: str, stem: str) -> str:
-    return f"ffmpeg -i {name} -ac 1 -ar 16000 {stem}.wav"
+    return f"ffmpeg -i {name} {stem}.wav"
 
 
 FTYP = b"\x00\x00\x00\x20ftypM4A \x00\x00\x02\x00" + bytes(500)
@@ -180,7 +180,7 @@ BAD = [
     Case(
         "a song.wma",
         content(ASF),
-        "Windows Media (wma) cannot be read; convert it: ffmpeg -i 'a song.wma' -ac 1 -ar 16000 'a song.wav'",
+        "Windows Media (wma) cannot be read; convert it: ffmpeg -i 'a song.wma' 'a song.wav'",
         header=True,
     ),
     Case(

@@ -132,7 +132,7 @@ def test_what_neither_takes_has_one_reason(model_folder: Path, tmp_path: Path) -
         "several recordings in one file: the first holds 2.000 s, all of them 4.000 s, the second (Ogg Vorbis) "
     )
     assert prepared["memo.wav"] == (
-        "MPEG-4 (mp4, m4a) cannot be read; convert it: ffmpeg -i memo.wav -ac 1 -ar 16000 memo.converted.wav"
+        "MPEG-4 (mp4, m4a) cannot be read; convert it: ffmpeg -i memo.wav memo.converted.wav"
     )
     assert prepared["spike.wav"].startswith("a click of 500 at 1.250 s, everything else is within +/-0.")
 
@@ -147,10 +147,10 @@ def test_advice_for_conversion_never_overwrites(model_folder: Path, tmp_path: Pa
     lines = (tmp_path / "corpus" / "rejects.jsonl").read_text().splitlines()
     advice = {Path(row["audio"]).name: row["reason"].partition("ffmpeg ")[2] for row in map(json.loads, lines)}
     assert advice == {
-        "memo.wav": "-i memo.wav -ac 1 -ar 16000 memo.converted.wav",
-        "Memo.WAV": "-i Memo.WAV -ac 1 -ar 16000 Memo.converted.wav",
-        "-voice.m4a": "-i ./-voice.m4a -ac 1 -ar 16000 ./-voice.wav",
-        "voice.m4a": "-i voice.m4a -ac 1 -ar 16000 voice.converted-2.wav",
-        "voice.wav": "-i voice.wav -ac 1 -ar 16000 voice.converted-2.wav",
-        "voice.converted.wav": "-i voice.converted.wav -ac 1 -ar 16000 voice.converted.converted.wav",
+        "memo.wav": "-i memo.wav memo.converted.wav",
+        "Memo.WAV": "-i Memo.WAV Memo.converted.wav",
+        "-voice.m4a": "-i ./-voice.m4a ./-voice.wav",
+        "voice.m4a": "-i voice.m4a voice.converted-2.wav",
+        "voice.wav": "-i voice.wav voice.converted-2.wav",
+        "voice.converted.wav": "-i voice.converted.wav voice.converted.converted.wav",
     }
