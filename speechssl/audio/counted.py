@@ -11,6 +11,7 @@ from speechssl.audio.tags import tags_start
 SLOPPY = 44  # bytes; some writers count the wav header among the samples, and nothing is missing then
 _ABSURD = 0x7FFF0000  # bytes; from here on a length far beyond the file is no recording that was cut short
 # Chunks that only describe the samples; one of them may be cut short without loss.
+_TRAILING = 1 << 20  # bytes at the end of a file that are searched for chunks
 _DESCRIBING = frozenset(
     b"LIST|id3 |ID3 |bext|cue |smpl|iXML|axml|aXML|fact|PAD |JUNK|junk|FLLR|inst|plst|labl|ltxt|note|acid|strc|afsp|"
     b"levl|umid|_PMX|SAUR|minf|elm1|regn|link|DISP|Cr8r|chna|ubxt|MD5 |PEAK|ANNO|AUTH|NAME|(c) |COMT|MARK|INST|MIDI|"
@@ -152,9 +153,38 @@ def excess(file: BinaryIO, samples: Samples, end: int, size: int, *, chunk: Chun
     return Excess(samples, end - samples.start, size - samples.start, found, second)
 
 
-def to_the_end(file: BinaryIO, samples: Samples, size: int) -> Excess | Surplus | None:
-    """Samples that reach to the end of the file must not hold the head of another recording, or tags."""
+def chunks_start(file: BinaryIO, start: int, end: int, layout: str) -> int:
+    """Where the descriptive chunks start that samples of unknown length end with; `end` where there are none.
+
+    Only chunks that together fill the file exactly to its end are taken for such.
+    """
+    first = max(start, end - _TRAILING)
+    file.seek(first)
+    tail, header = file.read(end - first), struct.calcsize(layout)
+    places = sorted(at for name in _DESCRIBING for at in _occurrences(tail, name))
+    for at in places:
+        position = at
+        while position + header <= len(tail):
+            name, length = struct.unpack(layout, tail[position : position + header])
+            if not all(32 <= byte < 127 for byte in name) or length < 0:
+                break
+            position += header + length + length % 2
+        if position - len(tail) in (0, 1):  # the last one may lack its padding
+            return first + at
+    return end
+
+
+def _occurrences(content: bytes, name: bytes) -> Iterator[int]:
+    at = content.find(name)
+    while at >= 0:
+        yield at
+        at = content.find(name, at + 1)
+
+
+def to_the_end(file: BinaryIO, samples: Samples, size: int, *, layout: str | None = None) -> Excess | Surplus | None:
+    """Samples that reach to the end of the file must not hold the head of another recording, tags or chunks."""
     end = tags_start(file, samples.start, size)
+    end = end if layout is None else chunks_start(file, samples.start, end, layout)
     found = find_recording(file, samples.start, end)
     if found is not None:
         return Excess(

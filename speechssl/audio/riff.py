@@ -51,7 +51,7 @@ def check_wav(file: BinaryIO, head: bytes, size: int) -> Finding:
                     return short
                 length = long_length if length == 0xFFFFFFFF else length
             elif length > held and _is_streamed(riff, length):
-                return to_the_end(file, samples, size)
+                return to_the_end(file, samples, size, layout=layout)
             end, skip = chunk.start + length, chunk_end(layout)
             if length == 0 and held > SLOPPY and riff < chunk.start:  # the recorder was stopped before it filled it in
                 skip = None

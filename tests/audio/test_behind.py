@@ -218,6 +218,22 @@ def test_tags_behind_a_stream_are_not_samples(
         assert f"the second (FLAC) starts at byte {len(once)};" in reason(tmp_path / name)
 
 
+@pytest.mark.parametrize("length", [3000, 3001])
+@pytest.mark.parametrize("more", [b"", b"bext" + struct.pack("<I", 4) + b"abcd"])
+def test_chunks_behind_a_stream_are_not_samples(
+    length: int, more: bytes, contents: dict[str, tuple[bytes, bytes]], tmp_path: Path
+) -> None:
+    once = streamed(contents["wav"][0], 4, 40)
+    (tmp_path / "a.wav").write_bytes(once)
+    expected = decode(tmp_path / "a.wav")
+    chunk = b"LIST" + struct.pack("<I", length) + b"INFO" + b"x" * (length - 4)
+    padded = chunk + b"\0" * (length % 2 if more else 0)  # at the end of a file the padding may be missing
+    (tmp_path / "a.wav").write_bytes(once + padded + more)
+    np.testing.assert_array_equal(decode(tmp_path / "a.wav"), expected)
+    (tmp_path / "a.wav").write_bytes(once + chunk[:-50])  # no chunk that ends with the file: these are samples
+    assert len(decode(tmp_path / "a.wav")) > len(expected)
+
+
 def test_tags_behind_a_stream_of_coded_samples(tmp_path: Path) -> None:
     content = written(tmp_path / "a.wav", FIRST, subtype="IMA_ADPCM")
     once = streamed(content, 4, content.index(b"data") + 4)
@@ -399,9 +415,7 @@ def test_flac_in_ogg(tmp_path: Path) -> None:
     (tmp_path / "a.oga").write_bytes(
         page(5, 0, 0, head, flags=2) + page(5, 1, 0, comment) + page(5, 2, 9600, flac[-3000:], flags=4)
     )
-    assert reason(tmp_path / "a.oga") == (
-        "FLAC in Ogg cannot be read; convert it: ffmpeg -i a.oga a.wav"
-    )
+    assert reason(tmp_path / "a.oga") == ("FLAC in Ogg cannot be read; convert it: ffmpeg -i a.oga a.wav")
 
 
 @pytest.mark.parametrize("options", [{}, {"format": "OGG", "subtype": "OPUS"}])

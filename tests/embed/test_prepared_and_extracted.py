@@ -140,7 +140,7 @@ def test_what_neither_takes_has_one_reason(model_folder: Path, tmp_path: Path) -
 def test_advice_for_conversion_never_overwrites(model_folder: Path, tmp_path: Path) -> None:
     audio = tmp_path / "audio"
     audio.mkdir()
-    for name in ("memo.wav", "Memo.WAV", "-voice.m4a", "voice.m4a", "voice.wav", "voice.converted.wav"):
+    for name in ("memo.wav", "Memo.WAV", "-voice.m4a", "http:a.m4a", "voice.m4a", "voice.wav", "voice.converted.wav"):
         (audio / name).write_bytes(m4a())
     soundfile.write(audio / "good.wav", SPEECH, RATE)
     both(audio, model_folder, tmp_path)
@@ -150,6 +150,7 @@ def test_advice_for_conversion_never_overwrites(model_folder: Path, tmp_path: Pa
         "memo.wav": "-i memo.wav memo.converted.wav",
         "Memo.WAV": "-i Memo.WAV Memo.converted.wav",
         "-voice.m4a": "-i ./-voice.m4a ./-voice.wav",
+        "http:a.m4a": "-i ./http:a.m4a ./http:a.wav",
         "voice.m4a": "-i voice.m4a voice.converted-2.wav",
         "voice.wav": "-i voice.wav voice.converted-2.wav",
         "voice.converted.wav": "-i voice.converted.wav voice.converted.converted.wav",

@@ -29,7 +29,11 @@ _log = logging.getLogger(__name__)
 
 
 def is_audio(name: str) -> bool:
-    """Whether a file has the suffix of a sound file."""
+    """Whether a file has the suffix of a sound file, in any case.
+
+    >>> [is_audio(name) for name in ("a.WAVE", "a.bwf", "a.mp2", "a.gsm", "a.m4a", "a.ac3", "a.txt", "wav")]
+    [True, True, True, True, True, True, False, False]
+    """
     suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 -- a million times
     return suffix in AUDIO_SUFFIXES or suffix in FOREIGN_SUFFIXES
 
