@@ -209,7 +209,7 @@ class AudioFolder:
                 if whole:
                     end = None if row.duration is None else (row.offset or 0.0) + row.duration
                     coverage.add(os.path.relpath(row.audio, self.root), end=end, whole=whole)
-                yield self._utterance(row, whole=whole, is_pack=len(packs) > 1 and row.folder in packs)
+                yield self._utterance(row, whole=whole, packs=packs if len(packs) > 1 else set())
         if not self._complete:
             self._finish(named, missing, coverage)
 
@@ -230,13 +230,14 @@ class AudioFolder:
         self.findings.notes += [covered] if covered else []
         self._complete = True
 
-    def _utterance(self, row: MetadataRow, *, whole: float | None, is_pack: bool) -> Utterance:
+    def _utterance(self, row: MetadataRow, *, whole: float | None, packs: set[Path]) -> Utterance:
         known, extras = row.known, row.extras
         prefix = self._settings.prefix_speakers
         at_root = row.folder == self.root
         name = self.root.name if at_root else row.folder.relative_to(self.root).as_posix()
-        if is_pack:
-            extras.setdefault("corpus", name)
+        is_pack = row.folder in packs
+        if packs:  # in every row: a table at the root has rows of its own
+            extras.setdefault("corpus", name if is_pack else self.root.name)
         if "speaker" in known and (prefix == "always" or (prefix == "auto" and is_pack)):
             known["speaker"] = composed(f"{name}/{known['speaker']}")
         if "split" not in known and (split := self._split_of(row)) is not None:

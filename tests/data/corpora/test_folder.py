@@ -133,6 +133,18 @@ def test_packs_keep_their_speakers_apart(tmp_path: Path, write_tone: Callable) -
         _by_name(tmp_path, only=["east"])
 
 
+def test_rows_beside_packs_name_their_corpus_too(tmp_path: Path, write_tone: Callable) -> None:
+    for folder in ("", "north", "south"):
+        write_tone(tmp_path / "all" / folder / "a.wav")
+        _write_jsonl(tmp_path / "all" / folder / "metadata.jsonl", {"audio": "a.wav", "speaker": "01"})
+    found = _by_name(tmp_path / "all")
+    assert {name: (each.speaker, each.extras["corpus"]) for name, each in found.items()} == {
+        "a.wav": ("01", "all"),
+        "north/a.wav": ("north/01", "north"),
+        "south/a.wav": ("south/01", "south"),
+    }
+
+
 def test_splits_are_no_packs(tmp_path: Path, write_tone: Callable) -> None:
     for split in ("train", "test"):
         write_tone(tmp_path / split / "a.wav")
