@@ -109,8 +109,7 @@ def yin(frames: Float[Tensor, "batch frames samples"], *, config: PitchConfig = 
 def _estimate(ratio: Float[Tensor, "batch frames periods"], config: PitchConfig) -> Pitch:
     """From the normalised difference of each period."""
     before, after = F.pad(ratio, (1, 0), value=math.inf)[..., :-1], F.pad(ratio, (0, 1), value=math.inf)[..., 1:]
-    trough = (ratio < before) & (ratio <= after)
-    good = trough & (ratio < config.threshold)
+    good = (ratio <= after) & (ratio < config.threshold)  # the first of them is a trough
     lowest = ratio == ratio.amin(dim=-1, keepdim=True)
     good = torch.where(good.any(dim=-1, keepdim=True), good, lowest)
     places = torch.arange(ratio.shape[-1], device=ratio.device)

@@ -14,7 +14,7 @@ from torch import Tensor
 from speechssl.nn import features
 from speechssl.nn.conv import PAPER_LAYERS, ConvConfig, ConvFeatureEncoder
 from speechssl.nn.features import Framing, MelConfig, delta, log_mel, mel_power, mfcc, pitch, prosody
-from speechssl.nn.yin import PitchConfig
+from speechssl.nn.yin import PitchConfig, _normalised_difference
 from tests.toys import tones
 
 RATE = 16000
@@ -208,8 +208,6 @@ def test_normalised_difference_equals_a_loop() -> None:
     assert (config.longest, config.compared) == (longest, window)
     difference = [sum(float(frame[j] - frame[j + k]) ** 2 for j in range(window)) for k in range(longest + 1)]
     expected = [difference[k] * k / sum(difference[1 : k + 1]) for k in range(8, longest + 1)]
-    from speechssl.nn.yin import _normalised_difference
-
     got = _normalised_difference(frame.float().view(1, 1, -1), config)[0, 0]
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-4)
 
