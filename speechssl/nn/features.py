@@ -2,7 +2,8 @@
 
 The numbers are librosa's (McFee et al. 2015, "librosa: Audio and Music Signal Analysis in Python"), computed by torch
 on whole batches, on the device of the waveforms, in fp32 with autocast off. In fp32 they equal librosa's to: mel powers
-1e-5 of the strongest band, log-mel 1e-3 dB at bands within 60 dB of it, MFCC and deltas 2e-3 dB, F0 0.01 %.
+1e-5 of the strongest band, log-mel 1e-3 dB at bands within 60 dB of it, MFCC and deltas 2e-3 dB, F0 0.01 %
+(with the window of ``librosa.yin``, see :mod:`speechssl.nn.yin`).
 
 **Frames.** Frame t is centred on sample ``hop * t + field / 2`` and there are ``(samples - field) // hop + 1`` of them.
 With ``field = 400`` and ``hop = 320`` (the default) these are the frames of the encoder. With ``field = 0`` they are
