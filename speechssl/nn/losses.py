@@ -109,7 +109,7 @@ def nt_xent(
         temperature: divides the cosines (paper: 0.1 on ImageNet, 0.5 on CIFAR-10).
         gathered: both views of the rows of all processes, in the order (view, row). The rows of this process are
             replaced by ``first`` and ``second``, so that they have gradients. The other rows need them too where the
-            gradient is to equal that of one big batch (``torch.distributed.nn.functional.all_gather``).
+            gradient is to equal that of one big batch: gather with gradients.
         start: place of this process's first row among the gathered rows.
         groups: a number per gathered row, such as its recording; rows with the same number are no negatives.
 
