@@ -19,16 +19,17 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
-from speechssl.audio import SAMPLE_RATE
 from speechssl.config import Config
 from speechssl.nn.dropout import dropout
+from speechssl.nn.features import Framing, MelConfig, mel_power
 from speechssl.nn.norm import LayerNorm
 from speechssl.nn.pooling import mean_pool, valid_frames, zero_padding
 
 BANDS = 64  # PANNs, section IV-A
 WINDOW = 400  # samples, 25 ms
 HOP = 160  # samples, 10 ms
-_N_FFT = 512  # the next power of two; no mel filter is empty
+_MEL = MelConfig(bands=BANDS, window=WINDOW, n_fft=512)  # the next power of two
+_FRAMES = Framing(hop=HOP, field=WINDOW)  # no frame of an utterance sees its padding
 _FLOOR = 1e-8  # power; below what 16 bits can hold in any band
 _MEAN, _STD = -10.0, 4.0  # of natural log powers, all bands: read speech (LibriSpeech, 26 speakers) has -9.6 and 3.8
 
@@ -64,11 +65,8 @@ class LogMelCNN(nn.Module):
     torch.Size([2, 4])
     """
 
-    mel: Tensor
-
     def __init__(self, classes: int, config: LogMelCNNConfig):
         super().__init__()
-        self.register_buffer("mel", _mel_filters(), persistent=False)
         self.scale = nn.Parameter(torch.ones(BANDS))
         self.shift = nn.Parameter(torch.zeros(BANDS))
         widths = (1, *config.channels)
@@ -92,10 +90,8 @@ class LogMelCNN(nn.Module):
         """
         if bool((num_samples < WINDOW).any()):
             raise ValueError(f"an utterance of {int(num_samples.min())} samples is shorter than one frame ({WINDOW})")
-        num_frames = torch.div(num_samples - WINDOW, HOP, rounding_mode="floor") + 1
-        # A window of 400 samples is zero at both ends of the 512 that are transformed, and zero times NaN is NaN.
-        waveforms = zero_padding(waveforms, num_samples)
-        x = self.scale * log_mel(waveforms, self.mel) + self.shift  # (batch, frames, bands)
+        num_frames = _FRAMES.num_frames(num_samples)
+        x = self.scale * scaled_log_mel(waveforms, num_samples) + self.shift  # (batch, frames, bands)
         x = x.unsqueeze(-1)  # (batch, frames, bands, channels)
         x = zero_padding(x, num_frames)  # as beyond the edges of an utterance that stands alone
         for block in self.blocks:
@@ -108,32 +104,20 @@ class LogMelCNN(nn.Module):
         return self.head(dropout(pooled, self.dropout, training=self.training))
 
 
-def log_mel(
-    waveforms: Float[Tensor, "batch samples"], mel: Float[Tensor, "bands bins"]
+def scaled_log_mel(
+    waveforms: Float[Tensor, "batch samples"], num_samples: Int[Tensor, " batch"]
 ) -> Float[Tensor, "batch frames bands"]:
     """Log powers of mel bands in fp32, shifted and scaled by constants so that speech lies around zero.
 
     Frame t sees samples 160 t to 160 t + 399: no frame of an utterance sees its padding.
 
     Args:
-        waveforms: 16 kHz, 400 samples or more.
-        mel: filters over the bins of a 512-point transform.
+        waveforms: 16 kHz, 400 samples or more; anything beyond an utterance's length is ignored.
+        num_samples: length of each.
     """
     with torch.autocast(waveforms.device.type, enabled=False):
-        edge = (_N_FFT - WINDOW) // 2  # torch.stft centres the window in the transform
-        window = torch.hann_window(WINDOW, device=waveforms.device)
-        padded = F.pad(waveforms.float(), (edge, edge))
-        spectrum = torch.stft(padded, _N_FFT, HOP, WINDOW, window, center=False, return_complex=True)
-        power = spectrum.real.square() + spectrum.imag.square()  # (batch, bins, frames)
-        bands = torch.einsum("mb,nbf->nfm", mel, power)
-        return (torch.log(bands + _FLOOR) - _MEAN) / _STD
-
-
-def _mel_filters() -> Float[Tensor, "bands bins"]:
-    """As librosa makes them: Slaney's scale, unit area."""
-    import librosa
-
-    return torch.from_numpy(librosa.filters.mel(sr=SAMPLE_RATE, n_fft=_N_FFT, n_mels=BANDS))
+        power = mel_power(waveforms, num_samples, config=_MEL, framing=_FRAMES)
+        return (torch.log(power + _FLOOR) - _MEAN) / _STD
 
 
 class _Block(nn.Module):
