@@ -159,12 +159,13 @@ def pretrain(
 ) -> None:
     """Pretrain an encoder without labels. A run that was stopped goes on where it was."""
     from speechssl.config import load_config
-    from speechssl.train.adapt import adaptation
+    from speechssl.train.adapt import adaptation, objective_of
     from speechssl.train.pretrain import pretrain as run
-    from speechssl.train.pretrain_config import RUNS, PretrainConfig
+    from speechssl.train.pretrain_config import config_of, objective_name, runs
 
-    defaults = RUNS[preset] if start is None else adaptation(RUNS[preset], start)
-    recipe = load_config(PretrainConfig, config, overrides=sets, defaults=defaults)
+    name = objective_name(objective, config, sets, start=None if start is None else objective_of(start))
+    defaults = runs(name)[preset] if start is None else adaptation(runs(name)[preset], start)
+    recipe = load_config(config_of(name), config, overrides=sets, defaults=defaults)
     with _health_told():
         result = run(corpora, out, config=recipe, start=start, command=_spoken.get())
     _end_if_stopped(finished=result.finished, steps=result.steps)
