@@ -150,6 +150,9 @@ def pretrain(
     corpora: Annotated[list[Path], typer.Argument(metavar="CORPUS_DIR...", help="Prepared corpora.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; a model folder when done.")],
     preset: Annotated[Literal["tiny", "small", "base", "large"], typer.Option(help="Size of the encoder.")] = "tiny",
+    objective: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Pretraining method [default: wav2vec2].", show_default=False)
+    ] = None,
     start: Annotated[
         Path | None,
         typer.Option("--from", metavar="MODEL", help="Go on from this model; PRESET then sets the batches."),

@@ -8,7 +8,7 @@ ranks, so that accumulation, data parallelism and one big batch give the same up
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ class ObjectiveConfig(Config):
 
     name: str
 
-    def continued(self) -> Self:
+    def continued(self) -> "ObjectiveConfig":
         """Settings for a run that continues from a model of this objective."""
         return self
 

@@ -117,7 +117,7 @@ PRESETS: dict[str, Wav2Vec2Config] = {
 
 _SMALL = {"reference_lr": 1e-3, "reference_seconds": 32.0, "max_lr": 1e-3, "conv_lr_scale": 0.1}
 
-RUNS: dict[str, dict[str, dict[str, object]]] = {
+RUNS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
     "tiny": {
         "crops": {"seconds": 2.0, "min_seconds": 1.5, "batch_seconds": 32.0},
         "optim": _SMALL,

@@ -56,7 +56,9 @@ def config_of(objective: str) -> type[PretrainConfig]:
     'wav2vec2'
     """
     kind: type[ObjectiveConfig] = load_objective(objective).Config
-    return create_model("PretrainConfig", __base__=PretrainConfig, __module__=__name__, objective=(kind, kind()))
+    return create_model(
+        "PretrainConfig", __base__=PretrainConfig, __module__=__name__, objective=(kind, kind.model_validate({}))
+    )
 
 
 @functools.cache
@@ -70,13 +72,8 @@ def runs(objective: str) -> dict[str, PretrainConfig]:
     1200
     """
     module, kind = load_objective(objective), config_of(objective)
-    types = {"crops": CropConfig, "optim": OptimConfig, "loop": LoopConfig, "health": HealthConfig}
     return {
-        size: kind(
-            encoder=PRESETS[size],
-            objective=module.PRESETS[size],
-            **{name: types[name](**values) for name, values in changed.items()},
-        )
+        size: kind.model_validate({"encoder": PRESETS[size], "objective": module.PRESETS[size], **changed})
         for size, changed in module.RUNS.items()
     }
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from speechssl.audio import normalize
 from speechssl.config import UserError, load_config
@@ -31,12 +32,12 @@ def store(count: int = 11, seed: int = 0) -> ToyStore:
 
 
 def content(batch: CropBatch) -> tuple[bytes, list[int], int]:
-    return batch.waveforms.tobytes(), batch.rows.tolist(), batch.global_rows
+    return batch.waveforms.numpy().tobytes(), batch.rows.tolist(), batch.global_rows
 
 
-def utterances_of(row: np.ndarray) -> list[int]:
+def utterances_of(row: Tensor) -> list[int]:
     """The utterances a crop of :func:`numbered` is made of, in order."""
-    return [key for key, _ in itertools.groupby((np.rint(row * 32768) // 1000).astype(int).tolist())]
+    return [key for key, _ in itertools.groupby((np.rint(row.numpy() * 32768) // 1000).astype(int).tolist())]
 
 
 # A pure function
