@@ -17,7 +17,7 @@ from torch import nn
 from speechssl.config import UserError
 from speechssl.models.files import read_header, read_tensors
 from speechssl.models.storage import PREFIX, read_encoder_config, read_model_config
-from speechssl.objectives import OBJECTIVES, load_objective
+from speechssl.objectives import load_objective
 from speechssl.objectives.base import ENCODER, ObjectiveConfig
 from speechssl.train.pretrain_config import PretrainConfig
 
@@ -32,9 +32,12 @@ def objective_of(start: Path) -> str:
         UserError: not a model folder, or one without an objective.
     """
     name = dict(read_model_config(start).get("objective") or {}).get("name")
-    if name not in OBJECTIVES:
-        known = "" if name is None else f", which is {name!r}; known: {', '.join(OBJECTIVES)}"
-        raise UserError(f"{start}: has no objective to continue with{known} (a fine-tuned or imported model?)")
+    if name is None:
+        raise UserError(f"{start}: has no objective to continue with (a fine-tuned or imported model?)")
+    try:
+        load_objective(str(name))
+    except UserError as error:
+        raise UserError(f"{start}: {error}") from None
     return str(name)
 
 
