@@ -36,13 +36,14 @@ from torch import Tensor
 
 import speechssl
 from speechssl.audio import samples_to_seconds, seconds_to_samples
+from speechssl.data.batching import CropBatch
 from speechssl.interop import huggingface
 from speechssl.models.encoder import PRESETS as ENCODERS
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.nn.conv import ConvConfig
 from speechssl.nn.memory import keep_freed_memory
 from speechssl.objectives.wav2vec2 import PRESETS as OBJECTIVES
-from speechssl.objectives.wav2vec2 import Crops, Draws, Wav2Vec2
+from speechssl.objectives.wav2vec2 import Draws, Wav2Vec2
 from speechssl.train.loop import use_bf16
 
 LEARNING_RATE = 1e-5  # small: the models stay where they were, steps stay alike
@@ -121,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     bf16 = use_bf16(options.precision, torch.device("cpu"))
     ours, theirs, same_weights = build(options.preset)
     batch, samples = options.shape
-    crops = Crops(torch.randn(batch, samples), np.arange(batch), batch)
+    crops = CropBatch(torch.randn(batch, samples), np.arange(batch), batch)
     if same_weights:
         check_equal(ours, theirs, crops)
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
@@ -172,7 +173,7 @@ def flat_negatives(draws: Draws) -> Tensor:
 
 
 @torch.no_grad()
-def check_equal(ours: Wav2Vec2, theirs: transformers.Wav2Vec2ForPreTraining, crops: Crops) -> None:
+def check_equal(ours: Wav2Vec2, theirs: transformers.Wav2Vec2ForPreTraining, crops: CropBatch) -> None:
     """Both must give the same contrastive loss in evaluation mode and fp32."""
     draws = ours.draw(crops, step=0)
     own = ours.eval().loss(crops.waveforms, draws, temperature=1.0).terms["contrastive"].item()
@@ -184,7 +185,7 @@ def check_equal(ours: Wav2Vec2, theirs: transformers.Wav2Vec2ForPreTraining, cro
         raise SystemExit("the two losses differ: the comparison would say nothing")
 
 
-def our_side(model: Wav2Vec2, crops: Crops, autocast: torch.autocast) -> Side:
+def our_side(model: Wav2Vec2, crops: CropBatch, autocast: torch.autocast) -> Side:
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
 
@@ -201,7 +202,12 @@ def our_side(model: Wav2Vec2, crops: Crops, autocast: torch.autocast) -> Side:
 
 
 def their_side(
-    ours: Wav2Vec2, model: transformers.Wav2Vec2ForPreTraining, crops: Crops, autocast: torch.autocast, *, fused: bool
+    ours: Wav2Vec2,
+    model: transformers.Wav2Vec2ForPreTraining,
+    crops: CropBatch,
+    autocast: torch.autocast,
+    *,
+    fused: bool,
 ) -> Side:
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=fused or None)

@@ -150,6 +150,9 @@ def pretrain(
     corpora: Annotated[list[Path], typer.Argument(metavar="CORPUS_DIR...", help="Prepared corpora.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; a model folder when done.")],
     preset: Annotated[Literal["tiny", "small", "base", "large"], typer.Option(help="Size of the encoder.")] = "tiny",
+    objective: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Pretraining method [default: wav2vec2].", show_default=False)
+    ] = None,
     start: Annotated[
         Path | None,
         typer.Option("--from", metavar="MODEL", help="Go on from this model; PRESET then sets the batches."),
@@ -159,12 +162,13 @@ def pretrain(
 ) -> None:
     """Pretrain an encoder without labels. A run that was stopped goes on where it was."""
     from speechssl.config import load_config
-    from speechssl.train.adapt import adaptation
+    from speechssl.train.adapt import adaptation, objective_of
     from speechssl.train.pretrain import pretrain as run
-    from speechssl.train.pretrain_config import RUNS, PretrainConfig
+    from speechssl.train.pretrain_config import config_of, objective_name, runs
 
-    defaults = RUNS[preset] if start is None else adaptation(RUNS[preset], start)
-    recipe = load_config(PretrainConfig, config, overrides=sets, defaults=defaults)
+    name = objective_name(objective, config, sets, start=None if start is None else objective_of(start))
+    defaults = runs(name)[preset] if start is None else adaptation(runs(name)[preset], start)
+    recipe = load_config(config_of(name), config, overrides=sets, defaults=defaults)
     with _health_told():
         result = run(corpora, out, config=recipe, start=start, command=_spoken.get())
     _end_if_stopped(finished=result.finished, steps=result.steps)

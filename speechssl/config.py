@@ -42,6 +42,11 @@ class Config(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
+    @classmethod
+    def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Values that a recipe of an earlier version may have, in the form of this one."""
+        return values
+
 
 class UserError(ValueError):
     """A user's mistake. The command line prints it as one line and exits with code 2.
@@ -141,6 +146,7 @@ def load_config(
     for override in overrides:
         key = _apply_override(values, override, kind=kind)
         given[key] = override
+    values = kind.upgraded(values)
     try:
         # Through JSON, so that strict types hold (true is no number, "3" is no integer) while arrays still become
         # tuples and strings paths.
@@ -149,6 +155,30 @@ def load_config(
         raise UserError(_explain(error, kind=kind, path=path, given=given)) from None
     except TypeError:
         raise UserError(f"{path}: dates and times are not used in recipes") from None
+
+
+def value_of(path: Path | None, overrides: Sequence[str], key: str) -> object | None:
+    """What a recipe says for one key, without looking at the rest; None where it says nothing.
+
+    Args:
+        path: as for `load_config`.
+        overrides: as for `load_config`.
+        key: `"a.b"`.
+
+    Raises:
+        UserError: no such file, not TOML.
+
+    >>> value_of(None, ["optim.name=sgd"], "optim.name"), value_of(None, [], "optim.name")
+    ('sgd', None)
+    """
+    value: object = {} if path is None else _read_with_base(path)
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    for override in overrides:
+        name, mark, text = override.partition("=")
+        if mark and name.strip() == key:
+            value = text.strip().strip("\"'")
+    return value
 
 
 def digest(content: object) -> str:

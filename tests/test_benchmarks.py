@@ -61,7 +61,7 @@ def test_losses_are_compared_before_anything_is_timed(
     )
     ours, theirs, same = pretrain_step.build("base")
     assert same
-    crops = pretrain_step.Crops(torch.randn(2, 16000), np.arange(2), 2)
+    crops = pretrain_step.CropBatch(torch.randn(2, 16000), np.arange(2), 2)
     pretrain_step.check_equal(ours, theirs, crops)
     with torch.no_grad():
         ours.project_context.weight.normal_()

@@ -16,7 +16,7 @@ import transformers
 from speechssl import cli
 from speechssl.config import load_config
 from speechssl.data.manifest import read_manifest
-from speechssl.train.pretrain_config import RUNS, PretrainConfig
+from speechssl.train.pretrain_config import config_of, runs
 
 REPOSITORY = Path(__file__).parent.parent
 TEXT = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -85,7 +85,7 @@ def test_settings_of_the_public_corpus_exist() -> None:
     prepare, pretrain = dry(ON_FESTVOX)
     assert prepare[:2] == ["prepare", "festvox_ru"]
     sets = [value for name, value in itertools.pairwise(pretrain) if name == "--set"]
-    config = load_config(PretrainConfig, overrides=sets, defaults=RUNS["small"])
+    config = load_config(config_of("wav2vec2"), overrides=sets, defaults=runs("wav2vec2")["small"])
     assert (config.loop.steps, config.seed) == (2000, 1)
 
 

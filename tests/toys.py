@@ -25,7 +25,7 @@ from speechssl.nn.transformer import TransformerConfig
 from speechssl.objectives.wav2vec2 import Wav2Vec2Config
 from speechssl.train.loop import LoopConfig
 from speechssl.train.optim import OptimConfig
-from speechssl.train.pretrain_config import PretrainConfig
+from speechssl.train.pretrain_config import config_of
 
 RATE = 16000
 FORMANTS = np.array([[700, 1200, 2500], [300, 2300, 3000], [350, 800, 2200], [500, 1800, 2500], [450, 1000, 2600]])
@@ -116,7 +116,7 @@ MICRO_OBJECTIVE = Wav2Vec2Config(
     feature_penalty=0.1,
     feature_gradient=0.5,
 )
-MICRO_RUN = PretrainConfig(
+MICRO_RUN = config_of("wav2vec2")(
     encoder=MICRO_ENCODER,
     objective=MICRO_OBJECTIVE,
     crops=CropConfig(seconds=1.0, min_seconds=0.8, batch_seconds=4.0),

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Annotated, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Float, Float32, Int, Int64
 from pydantic import Field
+from torch import Tensor
 
 from speechssl.audio import normalize, samples_to_seconds, seconds_to_samples
 from speechssl.config import Config, UserError
@@ -58,13 +60,13 @@ class CropConfig(Config):
 
 @dataclass(frozen=True)
 class CropBatch:
-    """A slice of a global batch.
+    """A slice of a global batch of normalised waveforms of equal length.
 
     ``rows`` are the places of these crops in the global batch of ``global_rows``; random draws are made for the whole
     batch and sliced by them, so that any way of slicing gives the same draws.
     """
 
-    waveforms: Float[np.ndarray, "batch samples"]
+    waveforms: Float[Tensor, "batch samples"]
     rows: Int[np.ndarray, " batch"]
     global_rows: int
 
@@ -77,6 +79,10 @@ class CropBatch:
         """Split into ``count`` nearly equal parts, fewer when there are fewer rows."""
         parts = np.array_split(np.arange(len(self.rows)), min(count, len(self.rows)))
         return [CropBatch(self.waveforms[part], self.rows[part], self.global_rows) for part in parts]
+
+    def to(self, device: torch.device) -> "CropBatch":
+        """The same batch with its waveforms on a device."""
+        return CropBatch(self.waveforms.to(device, non_blocking=True), self.rows, self.global_rows)
 
 
 @dataclass(frozen=True)
@@ -177,7 +183,7 @@ class CropBatches:
         ]
         rows = np.array_split(np.arange(len(members)), world_size)[rank]
         crops = [self._read(members[row], starts[row], samples) for row in rows]
-        return CropBatch(waveforms=np.stack(crops), rows=rows, global_rows=len(members))
+        return CropBatch(waveforms=torch.from_numpy(np.stack(crops)), rows=rows, global_rows=len(members))
 
     def _order(self, epoch: int) -> Int64[np.ndarray, "batches batch"]:
         """The epoch's order, kept until another one is asked for: a cache, not state."""

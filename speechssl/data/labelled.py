@@ -4,12 +4,15 @@ As in pretraining, batch ``n`` is a pure function of the seed, the examples and 
 depend on nothing that was drawn before, so that a resumed run sees the data it would have seen.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float32, Int, Int64
 from pydantic import Field, NonNegativeInt
+from torch import Tensor
 
 from speechssl.audio import normalize, samples_to_seconds, seconds_to_samples
 from speechssl.config import Config, UserError
@@ -50,8 +53,8 @@ class LabelledBatch:
     which random draws are made, so that any way of slicing gives the same draws.
     """
 
-    waveforms: Float32[np.ndarray, "batch samples"]
-    num_samples: Int64[np.ndarray, " batch"]
+    waveforms: Float32[Tensor, "batch samples"]
+    num_samples: Int64[Tensor, " batch"]
     examples: Int64[np.ndarray, " batch"]
     rows: Int[np.ndarray, " batch"]
     number: int
@@ -62,6 +65,14 @@ class LabelledBatch:
         """Split into ``count`` nearly equal parts, fewer when there are fewer rows."""
         parts = np.array_split(np.arange(len(self.rows)), min(count, len(self.rows)))
         return [self._part(part) for part in parts]
+
+    def to(self, device: torch.device) -> "LabelledBatch":
+        """The same batch with its tensors on a device."""
+        return dataclasses.replace(
+            self,
+            waveforms=self.waveforms.to(device, non_blocking=True),
+            num_samples=self.num_samples.to(device, non_blocking=True),
+        )
 
     def _part(self, part: Int64[np.ndarray, " part"]) -> "LabelledBatch":
         longest = int(self.num_samples[part].max())
@@ -149,8 +160,8 @@ class LabelledBatches:
         for row, waveform in zip(padded, waveforms, strict=True):
             row[: len(waveform)] = waveform
         return LabelledBatch(
-            waveforms=padded,
-            num_samples=lengths,
+            waveforms=torch.from_numpy(padded),
+            num_samples=torch.from_numpy(lengths),
             examples=members[rows].astype(np.int64),
             rows=rows,
             number=number,

@@ -15,6 +15,7 @@ from speechssl.models.files import read_tensors
 from speechssl.models.heads import load_head
 from speechssl.models.storage import load_encoder, model_hash, read_model_config
 
+_EXPORTED_OBJECTIVE = "wav2vec2"  # whose quantizer and projections others can hold
 Kind = Literal["encoder", "pretraining", "ctc", "classifier"]
 
 _OBJECTIVE = "objective."  # prefix of what pretraining keeps beside the encoder
@@ -82,6 +83,8 @@ def read_stored(folder: Path, *, encoder_only: bool = False) -> StoredModel:
         kind = "ctc" if isinstance(head, CTCModel) else "classifier"
     else:
         head, encoder = None, load_encoder(folder)
+        named = dict(config.get("objective") or {}).get("name")
+        objective = objective if named == _EXPORTED_OBJECTIVE else {}  # no other method has a place in other programs
         kind = "pretraining" if objective else "encoder"
     if encoder_only:
         kind, head, objective = "encoder", None, {}

@@ -12,7 +12,9 @@ known; see :func:`diversity_term`.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,17 +23,47 @@ from jaxtyping import Bool, Float, Int
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from speechssl.config import Config
-from speechssl.models.encoder import SpeechEncoder
+from speechssl.config import Config as BaseConfig
+from speechssl.data.batching import CropBatch
+from speechssl.models.encoder import EncoderConfig, SpeechEncoder
 from speechssl.nn.masking import MaskConfig, sample_negatives, span_mask
 from speechssl.nn.quantizer import GumbelQuantizer, QuantizerConfig, gumbel_noise
+from speechssl.objectives.base import Curve, Metrics, Objective, ObjectiveConfig, StepOutput, Symptom
 
 _MASK, _NEGATIVES, _GUMBEL = 11, 12, 13  # what a random stream is for; part of its seed
 
 
-class Wav2Vec2Config(Config):
+ADVICE = {
+    "random codes": "codes are chosen by the Gumbel noise, not by the audio: the quantizer's logits are too small; "
+    "raise objective.quantizer.logit_std (5 works)",
+    "phase hash": "codes depend on the waveform's phase and change under a 5 ms shift, so context cannot predict them: "
+    "use encoder.conv.init=tap-average and, for short runs, encoder.conv.front=gabor",
+    "collapsed codes": "almost all frames get the same codes: lower objective.quantizer.logit_std (below 15), "
+    "raise objective.diversity_weight, or lower optim.reference_lr",
+    "constant features": "the features are the same in every frame: "
+    "lower objective.feature_penalty (0 for short runs) or optim.conv_lr_scale",
+    "not learning": "the loss stays at chance, ln(1 + negatives), though codes look sound: "
+    "more updates, a larger batch (crops.batch_seconds), or another optim.reference_lr",
+}
+
+
+class SymptomConfig(BaseConfig):
+    """When an update counts as showing a symptom."""
+
+    min_perplexity: float = 3.0  # of codes, mean over groups
+    min_determinism: float = 0.2  # mean largest code probability
+    min_information: float = 0.3  # nats of codes about frames
+    max_constant_share: float = 0.99  # of the features' power
+    min_stability: float = 0.12  # share of codes that survive a shift by 5 ms
+    chance_perplexity: float = 10.0  # below it a loss at chance is laid to collapsed codes
+    chance_constant_share: float = 0.9  # above it a loss at chance is laid to constant features
+    chance_margin: float = 0.01  # a loss within this share of that of equal scores counts as chance
+
+
+class Wav2Vec2Config(ObjectiveConfig):
     """The objective; defaults are the paper's BASE (fairseq ``wav2vec2_base_librispeech.yaml``)."""
 
+    name: Literal["wav2vec2"] = "wav2vec2"  # pyright: ignore[reportIncompatibleVariableOverride] -- frozen
     mask: MaskConfig = MaskConfig()
     quantizer: QuantizerConfig = QuantizerConfig()
     dim: PositiveInt = 256  # of the space where context and targets are compared
@@ -45,6 +77,22 @@ class Wav2Vec2Config(Config):
     gumbel_decay: PositiveFloat = (
         0.7  # fraction of the run after which the end is reached (277k of 400k updates in fairseq)
     )
+    symptoms: SymptomConfig = SymptomConfig()
+
+    def continued(self) -> "Wav2Vec2Config":
+        """The temperature stays where the first run left it: a high one makes trained codes random again."""
+        return self.model_copy(update={"gumbel_start": self.gumbel_end})
+
+    def shapes(self, encoder: EncoderConfig) -> dict[str, tuple[int, ...]]:  # noqa: ARG002
+        """Shapes of codebooks and target projection."""
+        quantizer = self.quantizer
+        return {
+            "quantizer.codebooks": (quantizer.groups, quantizer.codes, quantizer.dim // quantizer.groups),
+            "project_target.weight": (self.dim, quantizer.dim),
+        }
+
+
+Config = Wav2Vec2Config
 
 
 PRESETS: dict[str, Wav2Vec2Config] = {
@@ -67,65 +115,76 @@ PRESETS: dict[str, Wav2Vec2Config] = {
 }
 
 
-@dataclass(frozen=True)
-class Crops:
-    """Normalised waveforms of equal length on their device, with their places in the global batch."""
+_SMALL = {"reference_lr": 1e-3, "reference_seconds": 32.0, "max_lr": 1e-3, "conv_lr_scale": 0.1}
 
-    waveforms: Float[Tensor, "batch samples"]
-    rows: Int[np.ndarray, " batch"]
-    global_rows: int
+RUNS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
+    "tiny": {
+        "crops": {"seconds": 2.0, "min_seconds": 1.5, "batch_seconds": 32.0},
+        "optim": _SMALL,
+        "loop": {"steps": 1200, "validate_every": 200, "checkpoint_every": 200},
+    },
+    "small": {
+        "crops": {"seconds": 4.0, "min_seconds": 2.0, "batch_seconds": 64.0},
+        "optim": _SMALL | {"max_lr": 5e-4},
+        "loop": {"steps": 20_000, "validate_every": 250, "checkpoint_every": 250},
+    },
+    "base": {"crops": {"normalize": False}},
+    "large": {"crops": {"seconds": 20.0, "batch_seconds": 75.0}, "optim": {"max_lr": 3e-4}},
+}
+
+CURVES = (
+    Curve("contrastive_loss", "Contrastive loss, nats per masked frame", chance="chance_loss"),
+    Curve("accuracy", "Contrastive accuracy"),
+    Curve("code_perplexity", "Code perplexity per group"),
+    Curve("shift_stability", "Codes that survive a shift by 5 ms"),
+)
+
+
+def build(encoder: SpeechEncoder, config: Wav2Vec2Config, *, seed: int) -> "Wav2Vec2":
+    """The objective around an encoder."""
+    return Wav2Vec2(encoder, config, seed=seed)
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Which frames are masked (equally many a row), and each one's distractors among the row's masked frames."""
+    """Which frames are masked (equally many a row), and each one's negatives among the row's masked frames."""
 
     mask: Bool[Tensor, "batch frames"]
     negatives: Int[Tensor, "batch masked negatives"]
 
 
-@dataclass(frozen=True)
-class Loss:
-    """Sums over the masked frames of one (micro-)batch, and what to log.
-
-    ``total`` is differentiable and is to be divided by the number of masked frames of the whole effective batch;
-    ``terms`` are its weighted parts, detached; ``stats`` are detached sums that add up over micro-batches and ranks,
-    ``count`` (masked frames) among them.
-    """
-
-    total: Float[Tensor, ""]
-    terms: dict[str, Tensor]
-    stats: dict[str, Tensor]
-
-
-class Wav2Vec2(nn.Module):
-    """Encoder, quantizer and the two projections of the contrastive task.
+class Wav2Vec2(Objective):
+    """Encoder, quantizer and the two projections of the contrastive task; a target is a masked frame.
 
     Args:
         encoder: trained in place.
         config: the objective.
-        seed: of masks, distractors and Gumbel noise.
+        seed: of masks, negatives and Gumbel noise.
 
     Example:
         >>> from speechssl.models.encoder import PRESETS as ENCODERS
         >>> objective = Wav2Vec2(SpeechEncoder(ENCODERS["tiny"]), PRESETS["tiny"], seed=0)
-        >>> loss = objective(Crops(torch.randn(2, 32000), np.arange(2), 2), step=0, progress=0.0)
+        >>> loss = objective(CropBatch(torch.randn(2, 32000), np.arange(2), 2), step=0, progress=0.0)
         >>> sorted(loss.terms), int(loss.stats["count"])
         (['contrastive', 'diversity', 'feature_penalty'], 84)
     """
 
     def __init__(self, encoder: SpeechEncoder, config: Wav2Vec2Config, *, seed: int):
-        super().__init__()
-        self.config, self.seed = config, seed
-        self.encoder = encoder
+        super().__init__(encoder, seed=seed)
+        self.config = config
         self.quantizer = GumbelQuantizer(encoder.config.conv.dim, config.quantizer)
         self.project_context = nn.Linear(encoder.config.dim, config.dim)
         self.project_target = nn.Linear(config.quantizer.dim, config.dim)
         self.mask_embedding = nn.Parameter(torch.rand(encoder.config.dim))  # fairseq's uniform
 
     @property
+    def min_frames(self) -> int:
+        """Frames that the fewest spans need."""
+        return self.config.mask.length + self.config.mask.min_spans
+
+    @property
     def chance_loss(self) -> float:
-        """Contrastive loss of a model that cannot tell the target from its distractors, nats."""
+        """Contrastive loss of a model that cannot tell the target from its negatives, nats."""
         return math.log(1 + self.config.negatives)
 
     def temperature(self, progress: float) -> float:
@@ -133,24 +192,19 @@ class Wav2Vec2(nn.Module):
         share = min(1.0, progress / self.config.gumbel_decay)
         return self.config.gumbel_start * (self.config.gumbel_end / self.config.gumbel_start) ** share
 
-    def forward(self, crops: Crops, *, step: int, progress: float, mean_probs: Tensor | None = None) -> Loss:
-        """Loss of a (micro-)batch.
-
-        Args:
-            crops: masks, distractors and noise are functions of (seed, step, place in the global batch).
-            step: number of the update.
-            progress: fraction of the run done, for the temperature.
-            mean_probs: mean code distribution of the whole effective batch (groups, codes), where that is more than
-                this batch (:meth:`code_distribution`).
-        """
-        draws = self.draw(crops, step=step)
-        noise = self._noise(crops, draws.negatives.shape[1], step=step) if self.training else None
+    def forward(
+        self, batch: CropBatch, *, step: int, progress: float, shared: Mapping[str, Tensor] | None = None
+    ) -> StepOutput:
+        """Loss of a (micro-)batch; masks, negatives and noise are functions of (seed, step, place in the batch)."""
+        draws = self.draw(batch, step=step)
+        noise = self._noise(batch, draws.negatives.shape[1], step=step) if self.training else None
+        mean_probs = None if shared is None else shared["probs"] / shared["probs"][0].sum()  # a group's row sums to 1
         return self.loss(
-            crops.waveforms, draws, temperature=self.temperature(progress), noise=noise, mean_probs=mean_probs
+            batch.waveforms, draws, temperature=self.temperature(progress), noise=noise, mean_probs=mean_probs
         )
 
-    def draw(self, crops: Crops, *, step: int) -> Draws:
-        """Masks and distractors of these crops, sliced from the draw for the whole global batch."""
+    def draw(self, crops: CropBatch, *, step: int) -> Draws:
+        """Masks and negatives of these crops, sliced from the draw for the whole global batch."""
         frames = int(self.encoder.num_frames(torch.tensor(crops.waveforms.shape[1])))
         rng = np.random.default_rng((self.seed, _MASK, step))
         mask = span_mask(np.full(crops.global_rows, frames), self.config.mask, rng=rng)
@@ -159,7 +213,7 @@ class Wav2Vec2(nn.Module):
         device = crops.waveforms.device
         return Draws(torch.from_numpy(mask[crops.rows]).to(device), torch.from_numpy(negatives[crops.rows]).to(device))
 
-    def _noise(self, crops: Crops, masked: int, *, step: int) -> Float[Tensor, "frames groups codes"]:
+    def _noise(self, crops: CropBatch, masked: int, *, step: int) -> Float[Tensor, "frames groups codes"]:
         """Gumbel noise with one random stream a row, so that slices of a batch draw what the whole batch would."""
         shape = (masked, self.config.quantizer.groups, self.config.quantizer.codes)
         generator = torch.Generator(crops.waveforms.device)
@@ -177,8 +231,8 @@ class Wav2Vec2(nn.Module):
         temperature: float,
         noise: Float[Tensor, "frames groups codes"] | None = None,
         mean_probs: Float[Tensor, "groups codes"] | None = None,
-    ) -> Loss:
-        """The loss for given masks, distractors and noise: no randomness but dropout."""
+    ) -> StepOutput:
+        """The loss for given masks, negatives and noise: no randomness but dropout."""
         features = self.encoder.features(waveforms)  # batch frames channels
         if features.requires_grad and self.config.feature_gradient != 1.0:
             features.register_hook(lambda gradient: gradient * self.config.feature_gradient)
@@ -219,7 +273,7 @@ class Wav2Vec2(nn.Module):
                 "feature_sum": features.float().sum(dim=(0, 1)),
                 "feature_square": features.float().square().sum(),
             }
-        return Loss(total=total, terms={name: term.detach() for name, term in terms.items()}, stats=stats)
+        return StepOutput(total=total, terms={name: term.detach() for name, term in terms.items()}, stats=stats)
 
     def _targets(
         self, latents: Float[Tensor, "batch frames channels"], mask: Bool[Tensor, "batch frames"]
@@ -231,10 +285,19 @@ class Wav2Vec2(nn.Module):
         return latents[mask]
 
     @torch.no_grad()
-    def code_distribution(self, crops: Crops, *, step: int) -> Float[Tensor, "groups codes"]:
-        """Code distributions summed over masked frames, for the diversity of a batch processed in parts."""
-        latents = self.encoder.latents(crops.waveforms)
-        return self.quantizer(self._targets(latents, self.draw(crops, step=step).mask)).probs.sum(dim=0)
+    def gather(self, parts: Sequence[CropBatch], *, step: int) -> dict[str, Tensor]:
+        """Code distributions (groups, codes) summed over masked frames: the diversity needs that of the whole batch."""
+        sums = [
+            self.quantizer(
+                self._targets(self.encoder.latents(part.waveforms), self.draw(part, step=step).mask)
+            ).probs.sum(dim=0)
+            for part in parts
+        ]
+        return {"probs": torch.stack(sums).sum(dim=0)}
+
+    def probe(self, batch: CropBatch) -> Metrics:
+        """``shift_stability`` of the codes."""
+        return {"shift_stability": self.shift_stability(batch.waveforms)}
 
     @torch.no_grad()
     def shift_stability(self, waveforms: Float[Tensor, "batch samples"], *, shift: int = 80) -> float:
@@ -249,11 +312,11 @@ class Wav2Vec2(nn.Module):
             kept.append(self.quantizer(self._targets(latents, everything.expand(latents.shape[:2]))).codes)
         return float((kept[0] == kept[1]).float().mean())
 
-    def metrics(self, terms: dict[str, Tensor], stats: dict[str, Tensor]) -> dict[str, float | list[float]]:
+    def metrics(self, terms: dict[str, Tensor], stats: dict[str, Tensor]) -> Metrics:
         """Numbers to log from the summed terms and stats of an effective batch.
 
         ``loss`` and ``contrastive_loss`` in nats a masked frame; ``chance_loss`` that of a model that knows nothing,
-        lower than ln(1 + K) by the distractors that were left out; ``accuracy`` as fairseq's; perplexities a group;
+        lower than ln(1 + K) by the negatives that were left out; ``accuracy`` as fairseq's; perplexities a group;
         ``determinism`` the mean largest code probability; ``mutual_information`` of codes and frames in nats, mean over
         groups; ``constant_share`` the part of the features' power that is the same in every frame.
         """
@@ -278,6 +341,60 @@ class Wav2Vec2(nn.Module):
             ),
         }
 
+    def summary(self, metrics: Mapping[str, Any]) -> str:
+        """Loss, accuracy, and code perplexity of each group.
+
+        >>> from speechssl.models.encoder import PRESETS as ENCODERS
+        >>> objective = Wav2Vec2(SpeechEncoder(ENCODERS["tiny"]), PRESETS["tiny"], seed=0)
+        >>> objective.summary({"loss": 4.5, "accuracy": 0.25, "code_perplexity": [30.0, 40.5]})
+        'loss 4.500, accuracy 0.250, perplexity 30/40'
+        """
+        perplexity = "/".join(f"{value:.0f}" for value in metrics["code_perplexity"])
+        return f"loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.3f}, perplexity {perplexity}"
+
+    def symptoms(
+        self, metrics: Mapping[str, float | Sequence[float]], probed: Mapping[str, float | Sequence[float]]
+    ) -> list[Symptom]:
+        """Five ways to fail: constant features, collapsed, random or phase-hashing codes, a loss that stays at chance.
+
+        Small contrastive runs fail in ways that one number does not show. Codes may be random (Gumbel noise chooses),
+        may hash the waveform's phase (they look busy and balanced, but move with every shift by a few milliseconds), or
+        may collapse to a few entries; or the features become constant; or nothing is learnt though codes are sound.
+        """
+        limits = self.config.symptoms
+        perplexity, determinism = _mean(metrics["code_perplexity"]), _mean(metrics["determinism"])
+        information, constant = _mean(metrics["mutual_information"]), _mean(metrics["constant_share"])
+        # Negatives with the target's codes are left out, so a low loss is easy: chance counts those that stayed.
+        loss, chance = _mean(metrics["contrastive_loss"]), _mean(metrics.get("chance_loss", self.chance_loss))
+        at_chance = loss > (1 - limits.chance_margin) * chance
+        stable = _mean(probed.get("shift_stability", math.inf))
+        signs = {
+            "constant features": (
+                constant > (limits.chance_constant_share if at_chance else limits.max_constant_share),
+                f"{constant:.3f} of the features' power is constant",
+            ),
+            "collapsed codes": (
+                perplexity < (limits.chance_perplexity if at_chance else limits.min_perplexity),
+                f"code perplexity {perplexity:.2f}",
+            ),
+            "random codes": (
+                determinism < limits.min_determinism and (at_chance or information < limits.min_information),
+                f"mean largest code probability {determinism:.2f}, {information:.2f} nats of information",
+            ),
+            "phase hash": (
+                # Survival by accident: about 1 / perplexity, two to four times that where measured.
+                at_chance and stable < max(limits.min_stability, 3 / perplexity),
+                f"loss {loss:.2f} at chance {chance:.2f}, {100 * stable:.0f} % of codes survive a 5 ms shift",
+            ),
+            "not learning": (at_chance, f"loss {loss:.3f} at chance {chance:.3f}"),
+        }
+        return [Symptom(state, present, evidence, ADVICE[state]) for state, (present, evidence) in signs.items()]
+
+
+def _mean(value: float | Sequence[float]) -> float:
+    """A metric, or the mean of one that has a value per group."""
+    return float(value) if isinstance(value, int | float) else sum(value) / len(value)
+
 
 @dataclass(frozen=True)
 class Contrast:
@@ -296,9 +413,9 @@ def info_nce(
     *,
     temperature: float,
 ) -> Contrast:
-    """Cross-entropy of finding each target among its distractors by cosine similarity (paper, equation 3), in fp32.
+    """Cross-entropy of finding each target among its negatives by cosine similarity (paper, equation 3), in fp32.
 
-    Scores of all pairs are one matrix product; distractors are looked up in it. A distractor with the same codes as the
+    Scores of all pairs are one matrix product; negatives are looked up in it. A negative with the same codes as the
     target is left out, judged by the code indices: comparing float vectors fails in bf16 and lets runs collapse.
     """
     with torch.autocast(context.device.type, enabled=False):
@@ -307,10 +424,10 @@ def info_nce(
         )
         same = (codes.unsqueeze(1) == codes.unsqueeze(2)).all(dim=-1)  # batch masked masked
         positive = scores.diagonal(dim1=1, dim2=2)  # batch masked
-        distractors = scores.masked_fill(same, float("-inf")).gather(2, negatives)
-        loss = torch.logsumexp(torch.cat([positive.unsqueeze(-1), distractors], dim=-1), dim=-1) - positive
-        chance = torch.log1p((distractors > float("-inf")).sum(dim=-1).float())
-        return Contrast(loss=loss.sum(), chance=chance.sum(), correct=(positive > distractors.amax(dim=-1)).sum())
+        others = scores.masked_fill(same, float("-inf")).gather(2, negatives)
+        loss = torch.logsumexp(torch.cat([positive.unsqueeze(-1), others], dim=-1), dim=-1) - positive
+        chance = torch.log1p((others > float("-inf")).sum(dim=-1).float())
+        return Contrast(loss=loss.sum(), chance=chance.sum(), correct=(positive > others.amax(dim=-1)).sum())
 
 
 def diversity_term(

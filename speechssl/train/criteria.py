@@ -1,7 +1,6 @@
 """What fine-tuning minimises, and what it logs: cross-entropy over classes, CTC over characters; both in fp32."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,28 +12,19 @@ from speechssl.data.labelled import Example
 from speechssl.models.classifier import Classifier, LogMelClassifier
 from speechssl.models.ctc import CTCModel, CTCOutput, ctc_loss
 from speechssl.models.heads import Head
+from speechssl.objectives.base import Metrics, StepOutput
 from speechssl.scoring.wer import count_errors
-from speechssl.train.loop import Metrics
 
 TIE = 1e-4  # weight of the loss against the error rates: it decides between equal ones
 ONLY_BLANKS = 0.995  # share of frames from which a CTC model is said to write nothing yet
 BLANK_PHASE = 0.3  # of the run: until here it is normal
 
 
-@dataclass(frozen=True)
-class Loss:
-    """Sum over targets, its parts, and sums to log."""
-
-    total: Tensor
-    terms: dict[str, Tensor]
-    stats: dict[str, Tensor]
-
-
 @runtime_checkable
 class Criterion(Protocol):
     """A loss with its numbers; ``metrics`` has a key ``error``, which is smallest for the best model."""
 
-    def loss(self, output: Any, places: Sequence[int], *, progress: float) -> Loss:
+    def loss(self, output: Any, places: Sequence[int], *, progress: float) -> StepOutput:
         """Of the examples at ``places``: of the training set while the model trains, else of the held-out one."""
         ...
 
@@ -81,7 +71,7 @@ class CrossEntropy:
         balanced = len(train) / (len(index) * counts)  # an utterance weighs one in the mean
         self._weights = torch.tensor(balanced if class_weights else np.ones(len(index)), dtype=torch.float32)
 
-    def loss(self, output: Tensor, places: Sequence[int], *, progress: float) -> Loss:  # noqa: ARG002
+    def loss(self, output: Tensor, places: Sequence[int], *, progress: float) -> StepOutput:  # noqa: ARG002
         """As the protocol says; ``output`` are logits."""
         known = self._train if self.model.training else self._valid
         targets = torch.tensor([known[place] for place in places], device=output.device)
@@ -90,7 +80,7 @@ class CrossEntropy:
             total = (nn.functional.cross_entropy(output.float(), targets, reduction="none") * weights).sum()
         confusion = torch.zeros(len(self._weights), len(self._weights), device=output.device)
         confusion.index_put_((targets, output.argmax(dim=-1)), torch.ones_like(weights), accumulate=True)
-        return Loss(total, {"cross_entropy": total.detach()}, {"count": weights.sum(), "confusion": confusion})
+        return StepOutput(total, {"cross_entropy": total.detach()}, {"count": weights.sum(), "confusion": confusion})
 
     def metrics(self, terms: dict[str, Tensor], stats: dict[str, Tensor]) -> Metrics:
         """``loss`` in nats, ``uar`` over the classes that occurred, ``accuracy``, and ``error`` = 1 - UAR."""
@@ -124,7 +114,7 @@ class CTC:
         self._train = [model.vocabulary.encode(example.target) for example in train]
         self._valid = [model.vocabulary.encode(text) for text in writable]
 
-    def loss(self, output: CTCOutput, places: Sequence[int], *, progress: float) -> Loss:
+    def loss(self, output: CTCOutput, places: Sequence[int], *, progress: float) -> StepOutput:
         """As the protocol says; targets are characters."""
         known = self._train if self.model.training else self._valid
         targets = [known[place] for place in places]
@@ -141,7 +131,7 @@ class CTC:
         if not self.model.training:
             rows = [row[:count] for row, count in zip(best.tolist(), output.num_frames.tolist(), strict=True)]
             stats |= self._errors([self._texts[place] for place in places], rows, device)
-        return Loss(total, {"ctc": total.detach()}, stats)
+        return StepOutput(total, {"ctc": total.detach()}, stats)
 
     def _errors(self, texts: Sequence[str], rows: Sequence[Sequence[int]], device: torch.device) -> dict[str, Tensor]:
         written = [self.model.vocabulary.decode(row, collapse=True) for row in rows]

@@ -7,14 +7,14 @@ labels a class: the head starts as the logistic probe on the frozen encoder (arX
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechssl import __version__
 from speechssl.audio import seconds_to_samples
@@ -28,13 +28,14 @@ from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.heads import Head, save_head
 from speechssl.models.storage import HEAD, load_encoder, model_hash, read_tensors
 from speechssl.nn.memory import keep_freed_memory
+from speechssl.objectives.base import Metrics, StepOutput, Trainable
 from speechssl.text import TEXT_RULES, Vocabulary
 from speechssl.train.claim import claim
-from speechssl.train.criteria import Loss, criterion_of
-from speechssl.train.distributed import Place, hold_run, processes
+from speechssl.train.criteria import Criterion, criterion_of
+from speechssl.train.distributed import hold_run, processes
 from speechssl.train.finetune_config import FinetuneConfig
 from speechssl.train.health import HealthConfig, HealthMonitor
-from speechssl.train.loop import Metrics, Task, fit
+from speechssl.train.loop import Training, fit
 from speechssl.train.probe_start import start_as_probe
 
 _HIDE = 41  # what a random stream is for; part of its seed
@@ -97,15 +98,24 @@ def finetune(
         if not config.train_conv and start is not None:
             encoder.features.requires_grad_(requires_grad=False)
         save = _saver(model, store, train, valid, out=out, start=start, command=command, keep_start=config.keep_start)
-        task, batches = _task(model, store, train, valid, config=config, save=save, place=place)
-        held = batches.valid
+        loss = criterion_of(model, train, valid, class_weights=config.class_weights, steps=config.loop.steps)
+        batches = _batches(model, store, train, config=config, training=True)
+        held = _batches(model, store, valid, config=config, training=False) if valid else None
         result = fit(
-            task,
-            lambda number: batches.train.batch(number, rank=place.rank, world_size=place.world_size),
+            Supervised(model, loss, config),
+            Training(
+                name="finetune",
+                peak_rate=config.optim.lr,
+                rate=_rates(model, config),
+                save=save,
+                keep_best=True,
+                find_unused=config.frozen > 0 or _drops_layers(model),
+            ),
+            lambda number: batches.batch(number, rank=place.rank, world_size=place.world_size),
             None if held is None else lambda number: held.batch(number, rank=place.rank, world_size=place.world_size),
             config=config.loop.model_copy(update={"validate_batches": held.batches_per_epoch}) if held else config.loop,
             optim=config.optim,
-            monitor=HealthMonitor(HealthConfig(), chance_loss=None, grace=0),
+            monitor=HealthMonitor(HealthConfig()),
             place=place,
             out=out,
             seed=config.seed,
@@ -198,66 +208,63 @@ def _model(
     return model
 
 
-@dataclass(frozen=True)
-class _Batches:
-    train: LabelledBatches
-    valid: LabelledBatches | None
+class Supervised(Trainable):
+    """A model with a head and the loss of its labels.
 
+    Args:
+        model: what is trained.
+        criterion: its loss.
+        config: what is hidden and how long the encoder is frozen.
+    """
 
-def _task(
-    model: Head,
-    store: WaveformStore,
-    train: Sequence[Example],
-    valid: Sequence[Example],
-    *,
-    config: FinetuneConfig,
-    save: Callable[[int, float], None],
-    place: Place,
-) -> tuple[Task[LabelledBatch], _Batches]:
-    def batches(part: Sequence[Example], *, training: bool) -> LabelledBatches:
-        return LabelledBatches(
-            store,
-            [example.index for example in part],
-            config.batches,
-            normalized=model.normalized,
-            augmentation=config.augment if training else None,
-            seed=config.seed,
-            shuffle=training,
-        )
+    criterion = "error"
 
-    def hidden(batch: LabelledBatch, num_samples: Tensor, progress: float) -> dict[str, Any]:
-        if isinstance(model, LogMelClassifier):
+    def __init__(self, model: Head, loss: Criterion, config: FinetuneConfig):
+        super().__init__()
+        self.model, self.loss, self.config = model, loss, config
+
+    def forward(
+        self,
+        batch: LabelledBatch,
+        *,
+        step: int,  # noqa: ARG002
+        progress: float,
+        shared: Mapping[str, Tensor] | None = None,  # noqa: ARG002
+    ) -> StepOutput:
+        """As the protocol says."""
+        output = self.model(batch.waveforms, batch.num_samples, **self._hidden(batch, progress))
+        return self.loss.loss(output, batch.examples.tolist(), progress=progress)
+
+    def _hidden(self, batch: LabelledBatch, progress: float) -> dict[str, Any]:
+        if isinstance(self.model, LogMelClassifier):
             return {}
-        frozen = {"frozen": progress < config.frozen}
-        if not model.training:
+        frozen = {"frozen": progress < self.config.frozen}
+        if not self.training:
             return frozen
-        rngs = [np.random.default_rng((config.seed, _HIDE, batch.number, row)) for row in batch.rows.tolist()]
-        return frozen | {"hidden": model.trunk.draw(num_samples, config.hide, rngs=rngs)}
+        rngs = [np.random.default_rng((self.config.seed, _HIDE, batch.number, row)) for row in batch.rows.tolist()]
+        return frozen | {"hidden": self.model.trunk.draw(batch.num_samples, self.config.hide, rngs=rngs)}
 
-    criterion = criterion_of(model, train, valid, class_weights=config.class_weights, steps=config.loop.steps)
+    def metrics(self, terms: dict[str, Tensor], stats: dict[str, Tensor]) -> Metrics:
+        """Those of the criterion."""
+        return self.loss.metrics(terms, stats)
 
-    def loss(called: nn.Module, micro: list[LabelledBatch], index: int, _step: int, progress: float) -> Loss:
-        batch = micro[index]
-        num_samples = torch.from_numpy(batch.num_samples).to(place.device)
-        waveforms = torch.from_numpy(batch.waveforms).to(place.device, non_blocking=True)
-        output = called(waveforms, num_samples, **hidden(batch, num_samples, progress))
-        return criterion.loss(output, batch.examples.tolist(), progress=progress)
+    def summary(self, metrics: Mapping[str, Any]) -> str:
+        """That of the criterion."""
+        return self.loss.summary(metrics)
 
-    task = Task(
-        name="finetune",
-        model=model,
-        loss=loss,
-        metrics=criterion.metrics,
-        summary=criterion.summary,
-        probe=dict,
-        rate=_rates(model, config),
-        peak_rate=config.optim.lr,
-        save=save,
-        criterion="error",
-        keep_best=True,
-        find_unused=config.frozen > 0 or _drops_layers(model),
+
+def _batches(
+    model: Head, store: WaveformStore, part: Sequence[Example], *, config: FinetuneConfig, training: bool
+) -> LabelledBatches:
+    return LabelledBatches(
+        store,
+        [example.index for example in part],
+        config.batches,
+        normalized=model.normalized,
+        augmentation=config.augment if training else None,
+        seed=config.seed,
+        shuffle=training,
     )
-    return task, _Batches(batches(train, training=True), batches(valid, training=False) if valid else None)
 
 
 def _rates(model: Head, config: FinetuneConfig) -> Callable[[str], float]:
@@ -268,6 +275,7 @@ def _rates(model: Head, config: FinetuneConfig) -> Callable[[str], float]:
     layers, top = transformer.layers, "trunk.encoder.transformer.norm."
 
     def rate(name: str) -> float:
+        name = name.removeprefix("model.")
         if not name.startswith("trunk."):
             return 1.0
         if transformer.pre_norm and name.startswith(top):  # behind the last block

@@ -1,8 +1,8 @@
 """The training loop: one readable ``fit`` for every objective that is written as sums over targets.
 
-The seam is :class:`Task`: ``loss`` sums and statistics for a micro-batch, metrics from their totals. Everything a
-method need not know is here: precision, accumulation, data parallelism, clipping, schedules, validation, early
-stopping, health, logs and checkpoints.
+The seam is :class:`speechssl.objectives.base.Trainable`: sums and statistics of a micro-batch, metrics from their
+totals. Everything a method need not know is here: precision, accumulation, data parallelism, clipping, schedules,
+validation, early stopping, health, logs and checkpoints.
 
 Gradients are of summed losses; after the last micro-batch they are divided by the number of targets of the whole
 effective batch, counted over micro-batches and ranks. So accumulation, data parallelism and one big batch give the same
@@ -13,13 +13,13 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from speechssl.config import Config, UserError
 from speechssl.files import naming, write_atomic
+from speechssl.objectives.base import Metrics, StepOutput, Trainable
 from speechssl.train.checkpoint import load_checkpoint, save_checkpoint
 from speechssl.train.distributed import Place, any_rank, sum_over_ranks
 from speechssl.train.health import HealthError, HealthMonitor
@@ -36,7 +37,6 @@ from speechssl.train.optim import AdamWConfig, build_optimizer, schedule, set_le
 from speechssl.train.progress import Display, TensorBoard
 
 _DROPOUT = 21  # what a random stream is for; part of its seed
-Metrics = dict[str, float | list[float]]
 
 
 class LoopConfig(Config):
@@ -58,7 +58,7 @@ B = TypeVar("B", bound="Batch")
 
 @runtime_checkable
 class Batch(Protocol):
-    """A rank's share of a global batch."""
+    """One rank's share of a global batch."""
 
     @property
     def global_seconds(self) -> float:
@@ -69,56 +69,28 @@ class Batch(Protocol):
         """Split into ``count`` parts, fewer where there are fewer examples."""
         ...
 
-
-@runtime_checkable
-class Step(Protocol):
-    """What an objective returns for a micro-batch: a differentiable total, its detached terms, and sums to log."""
-
-    @property
-    def total(self) -> Tensor:
-        """Differentiable sum over targets."""
-        ...
-
-    @property
-    def terms(self) -> dict[str, Tensor]:
-        """Its weighted parts, detached."""
-        ...
-
-    @property
-    def stats(self) -> dict[str, Tensor]:
-        """Detached sums; ``count`` is the number of targets."""
+    def to(self: B, device: torch.device) -> B:
+        """The same batch with its tensors on a device."""
         ...
 
 
-@dataclass
-class Task(Generic[B]):
-    """A model and how the loop talks to it.
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained and kept.
 
     Attributes:
         name: what the progress display calls the run.
-        model: the module whose parameters are trained and checkpointed; called by ``loss`` through data parallelism.
-        loss: ``loss(model, micro_batches, index, step, progress)`` for one of the micro-batches of a step.
-        metrics: numbers to log from summed terms and stats; ``loss`` is one of them.
-        summary: the few of them that are shown while it runs.
-        probe: slower measurements on a fixed batch, at validations.
-        rate: factor on the learning rate of a parameter, by its name.
         peak_rate: the highest learning rate.
-        save: write the model folder; called with the step at checkpoints.
-        criterion: the metric whose smallest validation value is the best.
+        rate: factor on the learning rate of a parameter, by its name.
+        save: writes the model folder; called with the step and the seconds of audio seen.
         keep_best: write the model folder when a validation was the best so far, not at every checkpoint.
-        find_unused: whether parameters may get no gradient (layer drop, frozen steps); data parallelism asks.
+        find_unused: whether parameters may get no gradient (layer drop, frozen steps); data parallelism needs to know.
     """
 
     name: str
-    model: nn.Module
-    loss: Callable[[nn.Module, list[B], int, int, float], Step]
-    metrics: Callable[[dict[str, Tensor], dict[str, Tensor]], Metrics]
-    summary: Callable[[Mapping[str, Any]], str]
-    probe: Callable[[], Metrics]
-    rate: Callable[[str], float]
     peak_rate: float
+    rate: Callable[[str], float]
     save: Callable[[int, float], None]
-    criterion: str = "loss"
     keep_best: bool = False
     find_unused: bool = False
 
@@ -144,10 +116,12 @@ class FitResult:
 
 
 def fit(
-    task: Task[B],
+    objective: Trainable,
+    training: Training,
     train: Callable[[int], B],
     valid: Callable[[int], B] | None,
     *,
+    probed: Callable[[], B] | None = None,
     config: LoopConfig,
     optim: AdamWConfig,
     monitor: HealthMonitor,
@@ -159,35 +133,37 @@ def fit(
     """Train until ``config.steps``, from the last checkpoint in ``out`` when there is one.
 
     Args:
-        task: model and objective.
+        objective: the model and its loss.
+        training: rates, names and how the model is written.
         train: this rank's share of training batch ``n``; a pure function.
         valid: this rank's share of validation batch ``n``; None where nothing is held out.
+        probed: the batch that :meth:`Trainable.probe` measures, whole on every rank.
         config: the run.
         optim: optimiser and schedule.
         monitor: alarms.
         place: rank, world size, device.
         out: where logs and checkpoints go.
-        seed: of dropout; the task has its own for everything else.
+        seed: of dropout; the objective has its own for everything else.
         show: progress on stderr and TensorBoard.
 
     Raises:
         HealthError: the run has failed in one of the known ways; the last good checkpoint stays.
         UserError: a checkpoint that is not one of this model.
     """
-    task.model.to(place.device).train()  # a loaded encoder comes in evaluation mode
-    optimizer = build_optimizer(task.model, optim, rate=task.rate)
-    progress = _restore(out / "last.pt", task.model, optimizer, monitor)
-    model = _parallel(task, place)
-    log = _Log(out, place, progress, config=config, name=task.name, summary=task.summary, show=show)
+    objective.to(place.device).train()  # a loaded encoder comes in evaluation mode
+    optimizer = build_optimizer(objective, optim, rate=training.rate)
+    progress = _restore(out / "last.pt", objective, optimizer, monitor)
+    model = _parallel(objective, place, find_unused=training.find_unused)
+    log = _Log(out, place, progress, config=config, name=training.name, summary=objective.summary, show=show)
     autocast = torch.autocast(place.device.type, torch.bfloat16, enabled=use_bf16(config.precision, place.device))
 
     def validate(batches: int) -> Metrics:
-        return {} if valid is None else _validate(task, valid, batches, autocast=autocast)
+        return {} if valid is None else _validate(objective, valid, batches, place=place, autocast=autocast)
 
     def checkpoint(*, best: bool = False, forced: bool = False) -> None:
         if place.is_main and (forced or not monitor.suspicious):  # the last good state stays while a sign is up
             state = {
-                "model": task.model.state_dict(),
+                "model": objective.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "health": monitor.state_dict(),
                 "progress": vars(progress).copy(),
@@ -195,8 +171,8 @@ def fit(
             if best:
                 save_checkpoint(out / "best.pt", state)
             none_yet = forced and math.isinf(progress.best)  # a run that ends always leaves a model
-            if best or none_yet or valid is None or not task.keep_best:
-                task.save(progress.step, progress.seconds_seen)
+            if best or none_yet or valid is None or not training.keep_best or objective.criterion is None:
+                training.save(progress.step, progress.seconds_seen)
             # Last, because a run goes on behind it: whatever a kill prevents above is written again by the resumed run.
             save_checkpoint(out / "last.pt", state)
 
@@ -207,12 +183,13 @@ def fit(
             if _worn_out(progress, config):
                 break
             begin = time.monotonic()
-            rate = task.peak_rate * schedule((step + 1) / config.steps, optim)
+            rate = training.peak_rate * schedule((step + 1) / config.steps, optim)
             set_learning_rate(optimizer, rate)
             _seed_dropout(seed, step, place.rank)
-            totals = _accumulate(task, model, batch, config, step=step, autocast=autocast)
-            grad_norm = _update(task.model, optimizer, totals.count, place=place, clip=optim.clip)
-            metrics = task.metrics(totals.terms, totals.stats)
+            totals = _accumulate(objective, model, batch, config, step=step, place=place, autocast=autocast)
+            grad_norm = _update(objective, optimizer, totals.count, place=place, clip=optim.clip)
+            objective.after_update(step=step, progress=(step + 1) / config.steps)
+            metrics = objective.metrics(totals.terms, totals.stats)
             metrics |= {"grad_norm": grad_norm, "lr": rate}
             progress.step, last = step + 1, step + 1 == config.steps
             progress.seconds_seen += batch.global_seconds
@@ -223,12 +200,13 @@ def fit(
             stopping = any_rank(stop.requested, place.device)
             improved = False
             if valid is not None and ((step + 1) % config.validate_every == 0 or last):
-                validation = validate(config.validate_batches) | task.probe()
-                monitor.stability = _stability(validation)
-                score = float(validation[task.criterion])  # pyright: ignore[reportArgumentType]
-                improved = score < progress.best and not monitor.suspicious
-                progress.best = score if improved else progress.best
-                progress.stale = 0 if improved else progress.stale + 1
+                monitor.probed = _probe(objective, probed, place.device)
+                validation = validate(config.validate_batches) | monitor.probed
+                if objective.criterion is not None:
+                    score = float(validation[objective.criterion])  # pyright: ignore[reportArgumentType]
+                    improved = score < progress.best and not monitor.suspicious
+                    progress.best = score if improved else progress.best
+                    progress.stale = 0 if improved else progress.stale + 1
                 log.validation(validation)
             ending = last or stopping or _worn_out(progress, config)
             if improved or (step + 1) % config.checkpoint_every == 0 or ending:
@@ -255,22 +233,54 @@ class _Totals:
 
 
 def _accumulate(
-    task: Task[B], model: nn.Module, batch: B, config: LoopConfig, *, step: int, autocast: torch.autocast
+    objective: Trainable,
+    model: nn.Module,
+    batch: Batch,
+    config: LoopConfig,
+    *,
+    step: int,
+    place: Place,
+    autocast: torch.autocast,
 ) -> _Totals:
     """Backward through every micro-batch of this rank; terms and stats summed over micro-batches and ranks."""
-    micro = batch.micro_batches(config.accumulation)
+    micro = [part.to(place.device) for part in batch.micro_batches(config.accumulation)]
+    shared: Mapping[str, Tensor] | None = None
     terms: dict[str, Tensor] = {}
     stats: dict[str, Tensor] = {}
-    for index in range(len(micro)):
+    for index, part in enumerate(micro):
         if isinstance(model, DistributedDataParallel):
             model.require_backward_grad_sync = index == len(micro) - 1  # what no_sync() sets; only the last one talks
         with autocast:
-            loss = task.loss(model, micro, index, step, step / config.steps)
+            if index == 0:
+                shared = _shared(objective, micro, step=step, place=place)
+            loss: StepOutput = model(part, step=step, progress=step / config.steps, shared=shared)
         loss.total.backward()
-        for total, part in ((terms, loss.terms), (stats, loss.stats)):
-            for name, value in part.items():
-                total[name] = total[name] + value if name in total else value
+        _add(terms, loss.terms)
+        _add(stats, loss.stats)
     return _Totals(sum_over_ranks(terms), sum_over_ranks(stats))
+
+
+def _shared(objective: Trainable, parts: Sequence[Any], *, step: int, place: Place) -> Mapping[str, Tensor] | None:
+    """What the loss of each part needs of the whole batch; None where there is one part, or nothing is needed."""
+    if len(parts) == 1 and place.world_size == 1:
+        return None
+    own = objective.gather(parts, step=step)
+    return sum_over_ranks(own) if own else None
+
+
+def _add(totals: dict[str, Tensor], part: Mapping[str, Tensor]) -> None:
+    for name, value in part.items():
+        totals[name] = totals[name] + value if name in totals else value
+
+
+@torch.no_grad()
+def _probe(objective: Trainable, batch: Callable[[], Batch] | None, device: torch.device) -> Metrics:
+    if batch is None:
+        return {}
+    objective.eval()
+    measured = objective.probe(batch().to(device))
+    objective.train()
+    return measured
 
 
 def _update(model: nn.Module, optimizer: torch.optim.Optimizer, count: Tensor, *, place: Place, clip: float) -> float:
@@ -287,19 +297,22 @@ def _update(model: nn.Module, optimizer: torch.optim.Optimizer, count: Tensor, *
 
 
 @torch.no_grad()
-def _validate(task: Task[B], valid: Callable[[int], B], batches: int, *, autocast: torch.autocast) -> Metrics:
+def _validate(
+    objective: Trainable, valid: Callable[[int], Batch], batches: int, *, place: Place, autocast: torch.autocast
+) -> Metrics:
     """Metrics over the first validation batches: no dropout, no noise, masks fixed by the batch's number."""
-    task.model.eval()
+    objective.eval()
     terms: dict[str, Tensor] = {}
     stats: dict[str, Tensor] = {}
     for number in range(batches):
+        batch = valid(number).to(place.device)
         with autocast:
-            loss = task.loss(task.model, [valid(number)], 0, number, 1.0)
-        for total, part in ((terms, loss.terms), (stats, loss.stats)):
-            for name, value in part.items():
-                total[name] = total[name] + value if name in total else value
-    task.model.train()
-    return task.metrics(sum_over_ranks(terms), sum_over_ranks(stats))
+            shared = _shared(objective, [batch], step=number, place=place)
+            loss: StepOutput = objective(batch, step=number, progress=1.0, shared=shared)
+        _add(terms, loss.terms)
+        _add(stats, loss.stats)
+    objective.train()
+    return objective.metrics(sum_over_ranks(terms), sum_over_ranks(stats))
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:
@@ -325,21 +338,16 @@ def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, mon
         raise UserError(f"{path}: a checkpoint of another model ({str(error).splitlines()[0]})") from None
 
 
-def _parallel(task: Task[B], place: Place) -> nn.Module:
+def _parallel(objective: nn.Module, place: Place, *, find_unused: bool) -> nn.Module:
     if place.world_size == 1:
-        return task.model
+        return objective
     devices = [place.device.index] if place.device.type == "cuda" else None
-    return DistributedDataParallel(task.model, device_ids=devices, find_unused_parameters=task.find_unused)
+    return DistributedDataParallel(objective, device_ids=devices, find_unused_parameters=find_unused)
 
 
 def _seed_dropout(seed: int, step: int, rank: int) -> None:
     state = np.random.SeedSequence((seed, _DROPOUT, step, rank)).generate_state(1, np.uint64)
     torch.manual_seed(int(state[0] >> 1))
-
-
-def _stability(metrics: Metrics) -> float | None:
-    value = metrics.get("shift_stability")
-    return value if isinstance(value, float) else None
 
 
 @contextmanager

@@ -1,37 +1,38 @@
 """Pretraining: packed corpora in, a run folder out that is also a model folder.
 
 The folder holds ``config.json`` and ``model.safetensors`` (what :func:`speechssl.load` takes), ``recipe.toml`` (every
-setting), ``log.jsonl``, ``last.pt`` and ``best.pt``. Called again on an unfinished folder it goes on exactly where the
-last checkpoint was written.
+setting), ``log.jsonl``, ``metrics.json`` (which of its metrics are drawn), ``last.pt`` and ``best.pt``. Called again on
+an unfinished folder, it resumes exactly where the last checkpoint was written.
 """
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from speechssl import __version__
 from speechssl.audio import samples_to_seconds, seconds_to_samples
 from speechssl.config import UserError
-from speechssl.data.batching import CropBatch, CropBatches
+from speechssl.data.batching import CropBatches
 from speechssl.data.training_audio import AudioRecord, TrainingAudio, read_training_audio, write_training_audio
 from speechssl.data.waveforms import WaveformStore
+from speechssl.files import write_atomic
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.storage import model_hash, save_model
 from speechssl.nn.memory import keep_freed_memory
-from speechssl.objectives.wav2vec2 import Crops, Wav2Vec2
+from speechssl.objectives import load_objective
+from speechssl.objectives.base import ENCODER, Curve, Metrics, Objective
 from speechssl.terminal import say_once
 from speechssl.train.adapt import carry_over
 from speechssl.train.claim import claim
-from speechssl.train.distributed import Place, hold_run, processes, sum_over_ranks
+from speechssl.train.distributed import hold_run, processes
 from speechssl.train.health import HealthMonitor
-from speechssl.train.loop import FitResult, Metrics, Step, Task, fit
+from speechssl.train.loop import FitResult, Training, fit
 from speechssl.train.optim import peak_learning_rate
 from speechssl.train.pretrain_config import PretrainConfig
-from speechssl.train.progress import pretraining_summary
 
 _SPLIT = 31  # what a random stream is for; part of its seed
 
@@ -80,8 +81,9 @@ def pretrain(
         train, valid = split(stores, config)
         torch.manual_seed(config.seed)
         encoder = SpeechEncoder(config.encoder)
-        _check_lengths(encoder, config)
-        objective = Wav2Vec2(encoder, config.objective, seed=config.seed)
+        method = load_objective(config.objective.name)
+        objective: Objective = method.build(encoder, config.objective, seed=config.seed)
+        _check_lengths(objective, config)
         if start is not None:
             carry_over(start, objective)
         if config.loop.compile:
@@ -100,11 +102,14 @@ def pretrain(
         for store in stores:
             heard |= TrainingAudio(pretraining=AudioRecord.of(store))
         heard |= read_training_audio(start)
-        task = _task(objective, config, valid, out=out, provenance=provenance, heard=heard, place=place)
+        if place.is_main:
+            write_curves(out, method.CURVES)
         result: FitResult = fit(
-            task,
+            objective,
+            _training(objective, config, out=out, provenance=provenance, heard=heard),
             lambda number: train.batch(number, rank=place.rank, world_size=place.world_size),
             lambda number: valid.batch(number, rank=place.rank, world_size=place.world_size),
+            probed=lambda: valid.batch(0),
             config=config.loop,
             optim=config.optim,
             monitor=_monitor(objective, config),
@@ -123,7 +128,7 @@ def pretrain(
 def split(stores: Sequence[WaveformStore], config: PretrainConfig) -> tuple[CropBatches, CropBatches]:
     """Training and validation batches over disjoint utterances.
 
-    The held-out utterances tell whether the contrastive task is learnt, not how speakers generalise: they are drawn at
+    The held-out utterances tell whether the task is learnt, not how speakers generalise: they are drawn at
     random. Copies of a held-out recording, and other stretches of it, are not trained on.
     """
     if max(len(store) for store in stores) == 1:
@@ -157,93 +162,56 @@ def split(stores: Sequence[WaveformStore], config: PretrainConfig) -> tuple[Crop
     )
 
 
-def _check_lengths(encoder: SpeechEncoder, config: PretrainConfig) -> None:
-    """Raises `UserError` where the shortest crop has too few frames for its masks."""
-    shortest, mask = config.crops.min_seconds, config.objective.mask
-    frames = int(encoder.num_frames(torch.tensor(seconds_to_samples(shortest))))
-    if frames < mask.length + mask.min_spans:
+def _check_lengths(objective: Objective, config: PretrainConfig) -> None:
+    """Raises `UserError` where the shortest crop has too few frames for the objective."""
+    shortest = config.crops.min_seconds
+    frames = int(objective.encoder.num_frames(torch.tensor(seconds_to_samples(shortest))))
+    if frames < objective.min_frames:
         raise UserError(
-            f"crops.min_seconds={shortest:g} gives {frames} frames, too few to mask {mask.min_spans} spans of "
-            f"{mask.length}; at least {mask.length + mask.min_spans} are needed"
+            f"crops.min_seconds={shortest:g} gives {frames} frames; {config.objective.name} needs at least "
+            f"{objective.min_frames}"
         )
 
 
-def _task(
-    objective: Wav2Vec2,
+def write_curves(out: Path, curves: Sequence[Curve]) -> None:
+    """Write ``metrics.json``: which metrics of ``log.jsonl`` the report draws."""
+    write_atomic(out / "metrics.json", json.dumps({"curves": [asdict(curve) for curve in curves]}).encode())
+
+
+def _training(
+    objective: Objective,
     config: PretrainConfig,
-    valid: CropBatches,
     *,
     out: Path,
     provenance: Mapping[str, object],
     heard: TrainingAudio,
-    place: Place,
-) -> Task[CropBatch]:
-    whole = _WholeBatch()
-
-    def crops(batch: CropBatch) -> Crops:
-        return Crops(
-            torch.from_numpy(batch.waveforms).to(place.device, non_blocking=True), batch.rows, batch.global_rows
-        )
-
-    def loss(model: nn.Module, micro: list[CropBatch], index: int, step: int, progress: float) -> Step:
-        parts = len(micro) > 1 or place.world_size > 1
-        if parts and index == 0:
-            whole.mean_probs = _mean_probs(objective, [crops(batch) for batch in micro], step)
-        return model(crops(micro[index]), step=step, progress=progress, mean_probs=whole.mean_probs if parts else None)
-
-    def probe() -> Metrics:
-        objective.eval()
-        stability = objective.shift_stability(crops(valid.batch(0)).waveforms)
-        objective.train()
-        return {"shift_stability": stability}
-
+) -> Training:
     def save(step: int, seconds_seen: float) -> None:
         rest = {
-            f"objective.{name}": value
-            for name, value in objective.state_dict().items()
-            if not name.startswith("encoder.")
+            f"objective.{name}": value for name, value in objective.state_dict().items() if not name.startswith(ENCODER)
         }
         extra = {
-            "objective": {"name": "wav2vec2", **config.objective.model_dump(mode="json")},
+            "objective": config.objective.model_dump(mode="json"),
             "provenance": {**provenance, "steps": step, "seconds_seen": round(seconds_seen, 1)},
         }
         write_training_audio(out, heard)  # before the model: never a model without its record
-        save_model(out, objective.encoder, extra=extra, tensors=rest)
+        save_model(out, objective.released, extra=extra, tensors=rest)
 
     def rate(name: str) -> float:
-        return config.optim.conv_lr_scale if name.startswith("encoder.features.") else 1.0
+        return config.optim.conv_lr_scale if name.startswith(f"{ENCODER}features.") else 1.0
 
-    return Task(
+    return Training(
         name="pretrain",
-        model=objective,
-        loss=loss,
-        metrics=objective.metrics,
-        summary=pretraining_summary,
-        probe=probe,
-        rate=rate,
         peak_rate=peak_learning_rate(config.optim, config.crops.batch_seconds),
+        rate=rate,
         save=save,
         find_unused=config.encoder.transformer.layer_drop > 0,
     )
 
 
-@dataclass
-class _WholeBatch:
-    """What the parts of a batch that is processed in parts share: the mean code distribution."""
-
-    mean_probs: Tensor | None = None
-
-
-def _monitor(objective: Wav2Vec2, config: PretrainConfig) -> HealthMonitor:
+def _monitor(objective: Objective, config: PretrainConfig) -> HealthMonitor:
     grace = max(config.health.grace, 2 * round(config.optim.warmup * config.loop.steps))
-    return HealthMonitor(config.health, chance_loss=objective.chance_loss, grace=grace)
-
-
-def _mean_probs(objective: Wav2Vec2, parts: Sequence[Crops], step: int) -> Tensor:
-    """Mean code distribution over all micro-batches and ranks: one pass of the feature encoder, no gradients."""
-    distributions = [objective.code_distribution(part, step=step) for part in parts]
-    totals = sum_over_ranks({"probs": torch.stack(distributions).sum(dim=0)})["probs"]
-    return totals / totals[0].sum()  # each group's row sums to the number of masked frames
+    return HealthMonitor(config.health, objective.symptoms, grace=grace)
 
 
 def _is_synthetic(store: WaveformStore) -> bool:

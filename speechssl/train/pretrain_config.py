@@ -1,22 +1,30 @@
-"""Settings of pretraining, one preset a size of encoder."""
+"""Settings of pretraining: one type per objective, one preset per size of encoder."""
 
-from pydantic import Field, NonNegativeInt
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from speechssl.config import Config
+from pydantic import Field, NonNegativeInt, create_model
+
+from speechssl.config import Config, UserError, value_of
 from speechssl.data.batching import CropConfig
 from speechssl.models.encoder import PRESETS, EncoderConfig
-from speechssl.objectives import wav2vec2
-from speechssl.objectives.wav2vec2 import Wav2Vec2Config
+from speechssl.objectives import OBJECTIVES, load_objective
+from speechssl.objectives.base import ObjectiveConfig
 from speechssl.train.health import HealthConfig
 from speechssl.train.loop import LoopConfig
 from speechssl.train.optim import OptimConfig
 
 
 class PretrainConfig(Config):
-    """A pretraining run; ``recipe.toml`` in a run folder is one of these in full."""
+    """A pretraining run; ``recipe.toml`` in a run folder is one of these in full.
+
+    :func:`config_of` gives the type for an objective, with that objective's settings.
+    """
 
     encoder: EncoderConfig = PRESETS["base"]
-    objective: Wav2Vec2Config = Wav2Vec2Config()
+    objective: ObjectiveConfig
     crops: CropConfig = CropConfig()
     optim: OptimConfig = OptimConfig()
     loop: LoopConfig = LoopConfig()
@@ -25,29 +33,70 @@ class PretrainConfig(Config):
     device: str = "auto"
     valid_share: float = Field(default=0.02, ge=0, le=0.5)  # of the audio, two batches or more, for validation
 
+    @classmethod
+    def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Earlier versions had an objective's thresholds under `health`."""
+        health, objective = values.get("health"), values.get("objective", {})
+        if not isinstance(health, Mapping) or not isinstance(objective, Mapping):
+            return values
+        moved = {name: value for name, value in health.items() if name.startswith(("min_", "max_", "chance_"))}
+        kept = {name: value for name, value in health.items() if name not in moved}
+        symptoms = {**objective.get("symptoms", {}), **moved}
+        return {**values, "health": kept, "objective": {**objective, "symptoms": symptoms}} if moved else values
 
-_SMALL_OPTIM = OptimConfig(reference_lr=1e-3, reference_seconds=32.0, max_lr=1e-3, conv_lr_scale=0.1)
 
-RUNS: dict[str, PretrainConfig] = {
-    "tiny": PretrainConfig(
-        encoder=PRESETS["tiny"],
-        objective=wav2vec2.PRESETS["tiny"],
-        crops=CropConfig(seconds=2.0, min_seconds=1.5, batch_seconds=32.0),
-        optim=_SMALL_OPTIM,
-        loop=LoopConfig(steps=1200, validate_every=200, checkpoint_every=200),
-    ),
-    "small": PretrainConfig(
-        encoder=PRESETS["small"],
-        objective=wav2vec2.PRESETS["small"],
-        crops=CropConfig(seconds=4.0, min_seconds=2.0, batch_seconds=64.0),
-        optim=_SMALL_OPTIM.model_copy(update={"max_lr": 5e-4}),
-        loop=LoopConfig(steps=20_000, validate_every=250, checkpoint_every=250),
-    ),
-    "base": PretrainConfig(crops=CropConfig(normalize=False)),
-    "large": PretrainConfig(
-        encoder=PRESETS["large"],
-        objective=wav2vec2.PRESETS["large"],
-        crops=CropConfig(seconds=20.0, batch_seconds=75.0),
-        optim=OptimConfig(max_lr=3e-4),
-    ),
-}
+@functools.cache
+def config_of(objective: str) -> type[PretrainConfig]:
+    """The type of the settings of a run with an objective.
+
+    Args:
+        objective: one of :data:`speechssl.objectives.OBJECTIVES`.
+
+    >>> config_of("wav2vec2")().objective.name
+    'wav2vec2'
+    """
+    kind: type[ObjectiveConfig] = load_objective(objective).Config
+    return create_model(
+        "PretrainConfig", __base__=PretrainConfig, __module__=__name__, objective=(kind, kind.model_validate({}))
+    )
+
+
+@functools.cache
+def runs(objective: str) -> dict[str, PretrainConfig]:
+    """Settings by size of the encoder.
+
+    Args:
+        objective: one of :data:`speechssl.objectives.OBJECTIVES`.
+
+    >>> runs("wav2vec2")["tiny"].loop.steps
+    1200
+    """
+    module, kind = load_objective(objective), config_of(objective)
+    return {
+        size: kind.model_validate({"encoder": PRESETS[size], "objective": module.PRESETS[size], **changed})
+        for size, changed in module.RUNS.items()
+    }
+
+
+def objective_name(
+    asked: str | None, recipe: Path | None, overrides: Sequence[str], *, start: str | None = None
+) -> str:
+    """The objective of a run: the one that was asked for, that of the recipe, that of the model to start from.
+
+    Args:
+        asked: by `--objective`.
+        recipe: a TOML file.
+        overrides: settings of the command line.
+        start: the objective of the model to continue from.
+
+    Raises:
+        UserError: they contradict each other, or there is no such objective.
+    """
+    written = value_of(recipe, overrides, "objective.name")
+    named = {"--objective": asked, "objective.name": written, "the model to start from": start}
+    given = {where: str(name) for where, name in named.items() if name is not None}
+    if len(set(given.values())) > 1:
+        raise UserError("; ".join(f"{where} is {name}" for where, name in given.items()) + ": choose one objective")
+    name = next(iter(given.values()), OBJECTIVES[0])
+    load_objective(name)
+    return name

@@ -63,16 +63,6 @@ class Display:
         self._console.print(f"step {step}: validation {self._summary(metrics)}", soft_wrap=True, highlight=False)
 
 
-def pretraining_summary(metrics: Mapping[str, Any]) -> str:
-    """The three numbers to watch in pretraining.
-
-    >>> pretraining_summary({"loss": 4.5, "accuracy": 0.25, "code_perplexity": [30.0, 40.5]})
-    'loss 4.500, accuracy 0.250, perplexity 30/40'
-    """
-    perplexity = "/".join(f"{value:.0f}" for value in metrics["code_perplexity"])
-    return f"loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.3f}, perplexity {perplexity}"
-
-
 class TensorBoard:
     """Scalars for TensorBoard, or nothing where it is not installed."""
 

@@ -6,8 +6,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from speechssl.audio import normalize
 from speechssl.config import UserError, load_config
@@ -31,12 +33,12 @@ def store(count: int = 11, seed: int = 0) -> ToyStore:
 
 
 def content(batch: CropBatch) -> tuple[bytes, list[int], int]:
-    return batch.waveforms.tobytes(), batch.rows.tolist(), batch.global_rows
+    return batch.waveforms.numpy().tobytes(), batch.rows.tolist(), batch.global_rows
 
 
-def utterances_of(row: np.ndarray) -> list[int]:
+def utterances_of(row: Tensor) -> list[int]:
     """The utterances a crop of :func:`numbered` is made of, in order."""
-    return [key for key, _ in itertools.groupby((np.rint(row * 32768) // 1000).astype(int).tolist())]
+    return [key for key, _ in itertools.groupby((np.rint(row.numpy() * 32768) // 1000).astype(int).tolist())]
 
 
 # A pure function
@@ -110,12 +112,12 @@ def test_nothing_is_padded_and_crops_lie_within_their_utterance() -> None:
     batches = CropBatches([corpus], CONFIG, seed=0)
     for number in range(2 * batches.batches_per_epoch):
         batch = batches.batch(number)
-        assert batch.waveforms.dtype == np.float32
+        assert batch.waveforms.dtype == torch.float32
         found = [utterances_of(row) for row in batch.waveforms]
         assert all(len(each) == 1 for each in found)
         lengths = [corpus.lengths[each[0]] for each in found]
         assert batch.waveforms.shape == (4, min(8000, *lengths))
-        for row, [index] in zip(batch.waveforms, found, strict=True):
+        for row, [index] in zip(batch.waveforms.numpy(), found, strict=True):
             samples = np.rint(row * 32768).astype(np.int16)
             start = int(np.flatnonzero(corpus.waveforms[index] == samples[0])[0])
             candidates = [corpus.waveforms[index][start + shift :][: len(samples)] for shift in range(100)]
@@ -127,7 +129,9 @@ def test_crops_begin_everywhere() -> None:
     batches = CropBatches(
         [corpus], CropConfig(seconds=0.5, batch_seconds=1.0, min_seconds=0.5, normalize=False), seed=0
     )
-    starts = [int(np.rint(row[0] * 32768)) % 1000 / 160 for n in range(200) for row in batches.batch(n).waveforms]
+    starts = [
+        int(np.rint(row[0] * 32768)) % 1000 / 160 for n in range(200) for row in batches.batch(n).waveforms.numpy()
+    ]
     assert min(starts) < 0.05
     assert max(starts) > 1.4
     assert np.histogram(starts, bins=5, range=(0, 1.5))[0].min() > 40
@@ -150,7 +154,7 @@ def test_every_unit_is_seen_once_an_epoch_and_the_rest_is_filled_up() -> None:
 def test_lengths_within_a_batch_are_alike() -> None:
     lengths = np.random.default_rng(0).uniform(0.12, 0.5, 64).tolist()
     batches = CropBatches([numbered(lengths[:30]), numbered(lengths[30:])], CONFIG, seed=0)
-    kept = sum(batches.batch(number).waveforms.size for number in range(16))
+    kept = sum(batches.batch(number).waveforms.numel() for number in range(16))
     assert kept / (sum(lengths) * RATE) > 0.9  # sixteen batches make one window: little is cut off
 
 
@@ -158,7 +162,7 @@ def test_crops_are_normalized_one_by_one() -> None:
     corpus = ToyStore([(32767 * tones(1.0, seed=index)).astype(np.int16) for index in range(4)])
     raw = CropBatches([corpus], CONFIG, seed=0).batch(1)
     scaled = CropBatches([corpus], CONFIG.model_copy(update={"normalize": True}), seed=0).batch(1)
-    for row, expected in zip(scaled.waveforms, raw.waveforms, strict=True):
+    for row, expected in zip(scaled.waveforms.numpy(), raw.waveforms.numpy(), strict=True):
         np.testing.assert_allclose(row, normalize(expected), atol=1e-6)
         assert abs(float(row.mean())) < 1e-4
         assert float(row.std()) == pytest.approx(1, abs=1e-3)
@@ -204,7 +208,7 @@ def test_a_joined_crop_runs_through_its_clips_without_a_gap() -> None:
     batches = CropBatches([corpus], config, seed=2)
     joined = [np.concatenate([corpus.waveforms[index] for index in unit.utterances]) for unit in batches.units]
     for number in range(6):
-        for row in batches.batch(number).waveforms:
+        for row in batches.batch(number).waveforms.numpy():
             samples = np.rint(row * 32768).astype(np.int16)
             windows = (np.lib.stride_tricks.sliding_window_view(each, len(samples)) for each in joined)
             assert any((window == samples).all(axis=1).any() for window in windows)

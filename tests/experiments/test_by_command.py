@@ -53,7 +53,7 @@ def test_classes(told):
 @pytest.mark.parametrize("run", ["asr.recognise", "emotion.label_efficiency"])
 def test_an_experiment_stopped_for_its_health_ends_with_the_advice(run, told, monkeypatch):
     def stops(*_: object, **__: object) -> None:
-        raise HealthError("not learning", step=5, evidence="loss 4.6")
+        raise HealthError("not learning", step=5, evidence="loss 4.6", advice="more updates")
 
     monkeypatch.setattr(f"speechssl.experiments.{run}", stops)
     verb = run.partition(".")[0]

@@ -13,7 +13,7 @@ from speechssl.models.encoder import EncoderConfig, SpeechEncoder
 from speechssl.models.storage import load_encoder, model_hash, read_model_config, read_tensors, save_model
 from speechssl.objectives.wav2vec2 import Wav2Vec2, Wav2Vec2Config
 from speechssl.train.adapt import adaptation, carry_over
-from speechssl.train.pretrain_config import PretrainConfig
+from speechssl.train.pretrain_config import config_of
 from tests.interop.test_fairseq import EPS, LARGE, SETTINGS, as_cfg, their_names
 from tests.interop.theirs import MODELS, SAMPLES, assert_equal, make, save
 from tests.toys import MICRO_ENCODER
@@ -113,7 +113,7 @@ def test_pretraining_goes_on_from_an_imported_model(tmp_path: Path) -> None:
     for number, name in enumerate([tmp_path / "theirs", tmp_path / "model.pt"]):
         out = tmp_path / str(number)
         assert import_model(name, out).objective
-        settings = adaptation(PretrainConfig(), out)
+        settings = adaptation(config_of("wav2vec2").model_validate({}), out)
         assert settings.objective.quantizer.codes == 6
         assert settings.encoder == open_source(out).encoder.config
         objective = Wav2Vec2(SpeechEncoder(settings.encoder), settings.objective, seed=0)

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from speechssl.data.batching import CropBatch
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives import wav2vec2
-from speechssl.objectives.wav2vec2 import Crops, Wav2Vec2, Wav2Vec2Config, diversity_term, entropy, info_nce
+from speechssl.objectives.wav2vec2 import Wav2Vec2, Wav2Vec2Config, diversity_term, entropy, info_nce
 from tests.toys import MICRO_ENCODER, MICRO_OBJECTIVE, NO_DROPOUT, changed, normalized_tones
 
 ROWS = 8
@@ -30,12 +31,12 @@ def waveforms() -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def whole(waveforms: Tensor) -> Crops:
-    return Crops(waveforms, np.arange(ROWS), ROWS)
+def whole(waveforms: Tensor) -> CropBatch:
+    return CropBatch(waveforms, np.arange(ROWS), ROWS)
 
 
-def part(crops: Crops, rows: list[int]) -> Crops:
-    return Crops(crops.waveforms[rows], crops.rows[rows], crops.global_rows)
+def part(crops: CropBatch, rows: list[int]) -> CropBatch:
+    return CropBatch(crops.waveforms[rows], crops.rows[rows], crops.global_rows)
 
 
 def gradients(objective: Wav2Vec2, *totals: Tensor) -> dict[str, Tensor]:
@@ -125,7 +126,7 @@ def test_equal_scores_give_chance() -> None:
     assert float(got.chance) / 6 == pytest.approx(math.log(10), rel=1e-6)
 
 
-def test_the_positive_is_never_among_the_negatives(whole: Crops) -> None:
+def test_the_positive_is_never_among_the_negatives(whole: CropBatch) -> None:
     objective = build()
     for step in range(5):
         negatives = objective.draw(whole, step=step).negatives
@@ -179,13 +180,12 @@ def test_diversity_is_zero_for_uniform_and_largest_for_one_code() -> None:
 
 
 @pytest.mark.parametrize("parts", [2, 4])
-def test_micro_batches_give_the_gradients_of_one_big_batch(whole: Crops, parts: int) -> None:
+def test_micro_batches_give_the_gradients_of_one_big_batch(whole: CropBatch, parts: int) -> None:
     objective = build(diversity_weight=2.0, feature_penalty=1.0)
     expected = gradients(objective, objective(whole, step=3, progress=0.2).total)
     pieces = [part(whole, rows.tolist()) for rows in np.array_split(np.arange(ROWS), parts)]
-    sums = torch.stack([objective.code_distribution(piece, step=3) for piece in pieces]).sum(dim=0)
-    mean = sums / sums[0].sum()
-    totals = [objective(piece, step=3, progress=0.2, mean_probs=mean).total for piece in pieces]
+    shared = objective.gather(pieces, step=3)
+    totals = [objective(piece, step=3, progress=0.2, shared=shared).total for piece in pieces]
     got = gradients(objective, *totals)
     assert got.keys() == expected.keys()
     count = float(objective(whole, step=3, progress=0.2).stats["count"])
@@ -197,12 +197,12 @@ def test_micro_batches_give_the_gradients_of_one_big_batch(whole: Crops, parts: 
     assert (apart[scores] - expected[scores]).abs().max() > 20 * (got[scores] - expected[scores]).abs().max()
 
 
-def test_terms_and_stats_of_parts_add_up(whole: Crops) -> None:
+def test_terms_and_stats_of_parts_add_up(whole: CropBatch) -> None:
     objective = build(diversity_weight=2.0)
     everything = objective(whole, step=1, progress=0.5)
     pieces = [part(whole, rows) for rows in ([0, 1, 2], [3], [4, 5, 6, 7])]
-    mean = everything.stats["probs"] / everything.stats["count"]
-    losses = [objective(piece, step=1, progress=0.5, mean_probs=mean) for piece in pieces]
+    shared = {"probs": everything.stats["probs"]}
+    losses = [objective(piece, step=1, progress=0.5, shared=shared) for piece in pieces]
     for name, value in everything.stats.items():
         torch.testing.assert_close(sum(loss.stats[name] for loss in losses), value, rtol=1e-4, atol=1e-4)
     for name, value in everything.terms.items():
@@ -210,7 +210,7 @@ def test_terms_and_stats_of_parts_add_up(whole: Crops) -> None:
     torch.testing.assert_close(everything.total, torch.stack(list(everything.terms.values())).sum())
 
 
-def test_draws_of_a_slice_are_slices_of_the_whole_draw(whole: Crops) -> None:
+def test_draws_of_a_slice_are_slices_of_the_whole_draw(whole: CropBatch) -> None:
     objective = build()
     everything = objective.draw(whole, step=5)
     masked = everything.negatives.shape[1]
@@ -224,7 +224,7 @@ def test_draws_of_a_slice_are_slices_of_the_whole_draw(whole: Crops) -> None:
     assert not torch.equal(noise[0], noise[1])
 
 
-def test_everything_follows_from_seed_and_step(whole: Crops) -> None:
+def test_everything_follows_from_seed_and_step(whole: CropBatch) -> None:
     def total(seed: int, step: int, torch_seed: int) -> float:
         objective = build(seed)
         torch.manual_seed(torch_seed)  # the global stream must not matter
@@ -236,7 +236,7 @@ def test_everything_follows_from_seed_and_step(whole: Crops) -> None:
     assert total(1, 4, torch_seed=1) != first
 
 
-def test_masks_distractors_and_noise_each_change_with_seed_and_step(whole: Crops) -> None:
+def test_masks_distractors_and_noise_each_change_with_seed_and_step(whole: CropBatch) -> None:
     places = [(0, 0), (0, 1), (1, 0)]
     draws = [build(seed).draw(whole, step=step) for seed, step in places]
     noises = [build(seed)._noise(whole, 4, step=step) for seed, step in places]
@@ -256,7 +256,7 @@ def cut(objective: Wav2Vec2, name: str) -> None:
     setattr(objective.encoder, name, lambda latents: method(latents).detach())
 
 
-def test_gradients_flow_through_the_targets(whole: Crops) -> None:
+def test_gradients_flow_through_the_targets(whole: CropBatch) -> None:
     """Peers have detached the targets by mistake: then quantizer and convolutions learn from the context alone."""
     objective = build(diversity_weight=0.0, feature_penalty=0.0)
     cut(objective, "project")
@@ -269,7 +269,7 @@ def test_gradients_flow_through_the_targets(whole: Crops) -> None:
         assert found[name].abs().max() > 0, name
 
 
-def test_gradients_flow_through_the_context(whole: Crops) -> None:
+def test_gradients_flow_through_the_context(whole: CropBatch) -> None:
     objective = build(diversity_weight=0.0, feature_penalty=0.0)
     target = objective._targets
     objective._targets = lambda latents, mask: target(latents, mask).detach()
@@ -278,7 +278,7 @@ def test_gradients_flow_through_the_context(whole: Crops) -> None:
         assert found[name].abs().max() > 0, name
 
 
-def test_targets_are_the_unmasked_latents(whole: Crops) -> None:
+def test_targets_are_the_unmasked_latents(whole: CropBatch) -> None:
     objective = build(quantizer__normalize_input=False).eval()
     draws = objective.draw(whole, step=0)
     latents = objective.encoder.latents(whole.waveforms)
@@ -289,7 +289,7 @@ def test_targets_are_the_unmasked_latents(whole: Crops) -> None:
     torch.testing.assert_close(targets.std(dim=1, correction=0), torch.ones_like(targets[:, 0]), atol=0.02, rtol=0)
 
 
-def test_masked_frames_are_hidden_from_the_context(whole: Crops) -> None:
+def test_masked_frames_are_hidden_from_the_context(whole: CropBatch) -> None:
     """What the context network sees does not change with the latents under the mask."""
     objective = build()
     seen: list[Tensor] = []
@@ -307,7 +307,7 @@ def test_masked_frames_are_hidden_from_the_context(whole: Crops) -> None:
     torch.testing.assert_close(seen[0][~mask], project[~mask])
 
 
-def test_feature_gradient_scales_the_convolutions_alone(whole: Crops) -> None:
+def test_feature_gradient_scales_the_convolutions_alone(whole: CropBatch) -> None:
     full = build(feature_gradient=1.0)
     half = build(feature_gradient=0.5)
     none = build(feature_gradient=0.0)
@@ -329,7 +329,7 @@ def test_temperature_falls_by_the_fraction_of_the_run() -> None:
     assert {at: objective.temperature(at) for at in expected} == pytest.approx(expected)
 
 
-def test_evaluation_draws_no_noise(whole: Crops) -> None:
+def test_evaluation_draws_no_noise(whole: CropBatch) -> None:
     objective = build()
     training = objective(whole, step=0, progress=1.0).stats["codes"]
     objective.eval()
@@ -342,7 +342,7 @@ def test_evaluation_draws_no_noise(whole: Crops) -> None:
     assert not torch.equal(codes, training)
 
 
-def test_metrics_against_their_definitions(whole: Crops) -> None:
+def test_metrics_against_their_definitions(whole: CropBatch) -> None:
     objective = build().eval()
     with torch.no_grad():
         loss = objective(whole, step=0, progress=1.0)

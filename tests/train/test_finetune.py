@@ -78,7 +78,9 @@ def test_it_memorises_sixteen_labels(store: WaveformStore, start: Path, tmp_path
 def movement(out: Path, start: Path) -> dict[str, float]:
     """The largest change of each weight of the encoder."""
     before, after = load_encoder(start).state_dict(), tensors(out)
-    return {name: float((after[f"/model/trunk.encoder.{name}"] - value).abs().max()) for name, value in before.items()}
+    return {
+        name: float((after[f"/model/model.trunk.encoder.{name}"] - value).abs().max()) for name, value in before.items()
+    }
 
 
 @pytest.mark.parametrize("kind", BY_KIND)
@@ -91,7 +93,7 @@ def test_the_encoder_rests_and_then_moves(
         stop_after(patch, 4)
         assert not run(store, tmp_path, config, start=start).finished
     assert max(movement(tmp_path, start).values()) == 0
-    assert tensors(tmp_path)["/model/output.weight"].abs().max() > 0
+    assert tensors(tmp_path)["/model/model.output.weight"].abs().max() > 0
     with monkeypatch.context() as patch:
         stop_after(patch, 1)
         run(store, tmp_path, config, start=start)
@@ -131,7 +133,7 @@ def test_rates_fall_towards_the_input(store: WaveformStore, start: Path, tmp_pat
     for name, each in moved.items():
         (rate,) = (rate for prefix, rate in expected.items() if name.startswith(prefix))
         assert each == pytest.approx(rate, rel=0.05), name
-    bias = tensors(tmp_path)["/model/output.bias"]
+    bias = tensors(tmp_path)["/model/model.output.bias"]
     assert float(bias.abs().max()) == pytest.approx(1e-3, rel=1e-3)
 
 
@@ -310,8 +312,8 @@ def test_the_best_validation_is_kept_and_patience_ends_the_run(
     assert (result.finished, result.steps) == (True, 4)
     best, last = tensors(tmp_path, "best.pt"), tensors(tmp_path, "last.pt")
     model = load_head(tmp_path).state_dict()
-    assert all(torch.equal(best[f"/model/{name}"], value) for name, value in model.items())
-    assert any(not torch.equal(last[f"/model/{name}"], value) for name, value in model.items())
+    assert all(torch.equal(best[f"/model/model.{name}"], value) for name, value in model.items())
+    assert any(not torch.equal(last[f"/model/model.{name}"], value) for name, value in model.items())
     assert read_model_config(tmp_path)["provenance"]["steps"] == 2
     monkeypatch.setattr(loop, "_validate", validate)
     before = model_hash(tmp_path)
@@ -322,7 +324,7 @@ def test_the_best_validation_is_kept_and_patience_ends_the_run(
 def test_without_validation_the_last_is_kept(store: WaveformStore, tmp_path: Path) -> None:
     run(store, tmp_path, changed(CLASSIFIER, loop__steps=3, loop__patience=1, loop__validate_every=1))
     last, model = tensors(tmp_path), load_head(tmp_path).state_dict()
-    assert all(torch.equal(last[f"/model/{name}"], value) for name, value in model.items())
+    assert all(torch.equal(last[f"/model/model.{name}"], value) for name, value in model.items())
     assert not (tmp_path / "best.pt").exists()
     assert read_model_config(tmp_path)["provenance"]["steps"] == 3
 
@@ -439,7 +441,7 @@ def test_two_processes_equal_one(processes: Processes, store: WaveformStore, tmp
     for each in (alone, *started):
         each.finish()
     ours, theirs = tensors(tmp_path / "two"), tensors(tmp_path / "one")
-    names = [name for name in theirs if name.startswith("/model/")]
+    names = [name for name in theirs if name.startswith("/model/model.")]
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in names) < 1e-5
     valid = [row for row in rows(tmp_path / "two") if "valid" in row]
     assert len(valid) == 2

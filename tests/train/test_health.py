@@ -12,15 +12,23 @@ import numpy as np
 import pytest
 import torch
 
+from speechssl.data.batching import CropBatch
+from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.storage import load_encoder
-from speechssl.objectives.wav2vec2 import Crops, Loss, Wav2Vec2
+from speechssl.objectives import wav2vec2
+from speechssl.objectives.base import StepOutput
+from speechssl.objectives.wav2vec2 import Wav2Vec2
 from speechssl.train import loop
 from speechssl.train.checkpoint import load_checkpoint
-from speechssl.train.health import ADVICE, HealthConfig, HealthError, HealthMonitor
+from speechssl.train.health import ADVICE as GRADIENT_ADVICE
+from speechssl.train.health import HealthConfig, HealthError, HealthMonitor
 from speechssl.train.pretrain import pretrain
-from speechssl.train.pretrain_config import RUNS, PretrainConfig
+from speechssl.train.pretrain_config import PretrainConfig, runs
 from tests.toys import MICRO_RUN, changed
 from tests.train.conftest import Processes
+
+ADVICE = GRADIENT_ADVICE | wav2vec2.ADVICE
+METHOD = Wav2Vec2(SpeechEncoder(MICRO_RUN.encoder), wav2vec2.PRESETS["tiny"], seed=0)
 
 # Alarms within a dozen updates.
 QUICK = changed(
@@ -87,9 +95,9 @@ def test_planted_failures(corpus: Path, tmp_path: Path, state: str) -> None:
 
 def plant(monkeypatch: pytest.MonkeyPatch, *, step: int, factor: float) -> None:
     """From a step on, every loss (and so every gradient) is multiplied."""
-    forward: Callable[..., Loss] = Wav2Vec2.forward
+    forward: Callable[..., StepOutput] = Wav2Vec2.forward
 
-    def planted(self: Wav2Vec2, crops: Crops, **where: Any) -> Loss:
+    def planted(self: Wav2Vec2, crops: CropBatch, **where: Any) -> StepOutput:
         loss = forward(self, crops, **where)
         return dataclasses.replace(loss, total=loss.total * factor) if where["step"] >= step else loss
 
@@ -198,8 +206,8 @@ def watch(
     sequence: list[dict[str, Any]], *, stability: float = 0.6, grace: int = 0, config: HealthConfig | None = None
 ) -> HealthError | None:
     """The alarm that a sequence of updates raises."""
-    monitor = HealthMonitor(config or HealthConfig(), chance_loss=CHANCE, grace=grace)
-    monitor.stability = stability
+    monitor = HealthMonitor(config or HealthConfig(), METHOD.symptoms, grace=grace)
+    monitor.probed = {"shift_stability": stability}
     for step, metrics in enumerate(sequence, start=1):
         try:
             monitor.observe(step, metrics, grad_norm=metrics.get("norm", 1.0))
@@ -288,7 +296,7 @@ def test_gradients_are_watched_from_the_start() -> None:
 
 
 def test_a_broken_update_tells_nothing_else() -> None:
-    monitor = HealthMonitor(HealthConfig(patience=2), chance_loss=CHANCE, grace=0)
+    monitor = HealthMonitor(HealthConfig(patience=2), METHOD.symptoms)
     monitor.observe(1, AT_CHANCE, grad_norm=1.0)
     monitor.observe(2, AT_CHANCE, grad_norm=math.inf)
     assert monitor.recent_norms == [1.0]
@@ -298,13 +306,13 @@ def test_a_broken_update_tells_nothing_else() -> None:
 def test_a_monitor_goes_on_from_its_state() -> None:
     """Written down and read back after every update it alarms when it would have."""
     config = HealthConfig(patience=40)
-    monitor = HealthMonitor(config, chance_loss=CHANCE, grace=0)
-    monitor.stability = 0.02
+    monitor = HealthMonitor(config, METHOD.symptoms)
+    monitor.probed = {"shift_stability": 0.02}
     for step in range(1, 90):
         monitor.observe(step, AT_CHANCE if step > 50 else GOOD, grad_norm=1.0 + step % 3)
         assert monitor.suspicious == (step > 50)
         state = json.loads(json.dumps(monitor.state_dict()))
-        monitor = HealthMonitor(config, chance_loss=CHANCE, grace=0)
+        monitor = HealthMonitor(config, METHOD.symptoms)
         monitor.load_state_dict(state)
     assert len(monitor.recent_norms) == 89
     with pytest.raises(HealthError, match=r"step 90: phase hash .* 2 % of codes"):
@@ -319,7 +327,7 @@ def test_advice_names_settings_that_exist() -> None:
     keys = {key for advice in ADVICE.values() for key in re.findall(r"\b[a-z]+(?:\.[a-z_]+)+", advice)}
     assert len(keys) >= 8
     for key in keys:
-        value: Any = RUNS["tiny"]
+        value: Any = runs("wav2vec2")["tiny"]
         for part in key.split("."):
             assert part in type(value).model_fields, key
             value = getattr(value, part)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from speechssl.data.batching import CropBatch
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.objectives.wav2vec2 import Crops, Wav2Vec2
+from speechssl.objectives.wav2vec2 import Wav2Vec2
 from speechssl.train.pretrain import pretrain
 from tests.toys import MICRO_ENCODER, MICRO_OBJECTIVE, MICRO_RUN, NO_DROPOUT, changed, normalized_tones, toy_corpus
 
@@ -19,7 +20,7 @@ FREE = {"feature_gradient": 1.0, "feature_penalty": 0.0}
 def learn_by_heart(updates: int) -> float:
     """Contrastive loss on one batch, mean of the last ten updates; masks, distractors and noise change all the time."""
     objective = Wav2Vec2(SpeechEncoder(changed(MICRO_ENCODER, **WIDE)), changed(MICRO_OBJECTIVE, **FREE), seed=0)
-    crops = Crops(torch.from_numpy(normalized_tones(8, 1.0)), np.arange(8), 8)
+    crops = CropBatch(torch.from_numpy(normalized_tones(8, 1.0)), np.arange(8), 8)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=4e-3, betas=(0.9, 0.98))
     losses = []
     for step in range(updates):

@@ -16,7 +16,7 @@ from speechssl.config import UserError, load_config
 from speechssl.data.batching import CropBatches
 from speechssl.data.waveforms import WaveformStore
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.objectives.wav2vec2 import Crops, Wav2Vec2
+from speechssl.objectives.wav2vec2 import Wav2Vec2
 from speechssl.train import loop
 from speechssl.train.distributed import Place
 from speechssl.train.loop import LoopConfig, use_bf16
@@ -51,8 +51,7 @@ def by_hand(train: CropBatches, config: PretrainConfig, updates: int) -> dict[st
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), eps=1e-6)
     for step in range(updates):
         batch = train.batch(step)
-        crops = Crops(torch.from_numpy(batch.waveforms), batch.rows, batch.global_rows)
-        loss = objective(crops, step=step, progress=step / config.loop.steps)
+        loss = objective(batch, step=step, progress=step / config.loop.steps)
         optimizer.zero_grad()
         (loss.total / loss.stats["count"]).backward()
         norm = math.sqrt(sum(float(each.grad.square().sum()) for each in objective.parameters()))

@@ -1,0 +1,167 @@
+"""The seam between the training loop and a method.
+
+The loop knows precision, accumulation, data parallelism, clipping, schedules, validation, checkpoints and logs. An
+objective knows its loss, what is logged of it, how it fails, and what must be summed over a batch that is processed in
+parts. Losses are *sums* over targets: the loop divides gradients by ``stats["count"]``, summed over micro-batches and
+ranks, so that accumulation, data parallelism and one big batch give the same update.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from speechssl.config import Config
+from speechssl.models.encoder import EncoderConfig, SpeechEncoder
+
+Metrics = dict[str, float | list[float]]
+ENCODER = "encoder."  # prefix of the encoder's parameters in every objective
+
+
+class ObjectiveConfig(Config):
+    """Settings of an objective.
+
+    Attributes:
+        name: which objective, one of :data:`speechssl.objectives.OBJECTIVES`.
+    """
+
+    name: str
+
+    def continued(self) -> "ObjectiveConfig":
+        """Settings for a run that continues from a model of this objective."""
+        return self
+
+    def shapes(self, encoder: EncoderConfig) -> dict[str, tuple[int, ...]]:  # noqa: ARG002
+        """Shapes of the largest tensors beside the encoder, to compare with a file before anything is allocated."""
+        return {}
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """Sums over the targets of one (micro-)batch, and what to log.
+
+    Attributes:
+        total: differentiable, to be divided by the number of targets of the whole effective batch.
+        terms: its weighted parts, detached.
+        stats: detached sums that add up over micro-batches and ranks; ``count`` is the number of targets.
+    """
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Tensor]
+    stats: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """A way to fail, and whether an update shows it.
+
+    Attributes:
+        state: its name, in two or three words.
+        present: whether it shows.
+        evidence: the numbers.
+        advice: which settings to change.
+    """
+
+    state: str
+    present: bool
+    evidence: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A metric that the report draws over updates.
+
+    Attributes:
+        metric: key of a row of the log; a list of numbers gives a line each.
+        title: of the plot, with the unit.
+        chance: key of the value of a model that knows nothing, drawn as a line.
+        validation: whether validations have it as well.
+    """
+
+    metric: str
+    title: str
+    chance: str | None = None
+    validation: bool = True
+
+
+class Trainable(nn.Module):
+    """What the training loop can train: a model and its loss. A subclass writes :meth:`forward` and :meth:`metrics`.
+
+    Attributes:
+        criterion: the metric whose smallest validation value is the best; None: the last state is the model, as with
+            moving teachers, whose losses do not compare over time.
+    """
+
+    criterion: str | None = "loss"
+
+    def forward(
+        self, batch: Any, *, step: int, progress: float, shared: Mapping[str, Tensor] | None = None
+    ) -> StepOutput:
+        """Loss of a (micro-)batch.
+
+        Args:
+            batch: on the device of the parameters.
+            step: number of the update; of a validation batch, the batch's number.
+            progress: fraction of the run done.
+            shared: sums of :meth:`gather` over the whole effective batch, where it is processed in parts.
+        """
+        raise NotImplementedError
+
+    def metrics(self, terms: dict[str, Tensor], stats: dict[str, Tensor]) -> Metrics:
+        """Numbers to log from terms and stats that are summed over an effective batch; ``loss`` is one of them."""
+        raise NotImplementedError
+
+    def summary(self, metrics: Mapping[str, Any]) -> str:
+        """The few numbers to watch."""
+        return f"loss {metrics['loss']:.3f}"
+
+    def gather(self, parts: Sequence[Any], *, step: int) -> dict[str, Tensor]:  # noqa: ARG002
+        """Sums over the parts of a batch that the loss of each part needs, without gradients; the loop adds ranks."""
+        return {}
+
+    def after_update(self, *, step: int, progress: float) -> None:
+        """Runs after each update of the weights; a moving teacher follows here."""
+
+    def probe(self, batch: Any) -> Metrics:  # noqa: ARG002
+        """Slower measurements on a fixed batch, at validations; in evaluation mode, without gradients."""
+        return {}
+
+    def symptoms(self, metrics: Mapping[str, Any], probed: Mapping[str, Any]) -> list[Symptom]:  # noqa: ARG002
+        """Ways to fail, the most specific first.
+
+        Args:
+            metrics: of an update.
+            probed: of the last :meth:`probe`; empty before it.
+        """
+        return []
+
+
+class Objective(Trainable):
+    """A pretraining method around an encoder.
+
+    Args:
+        encoder: trained in place; its parameters are named ``encoder.*``.
+        seed: of every random draw, which is a function of (seed, step, place in the global batch).
+
+    Attributes:
+        exact_in_parts: whether micro-batches and ranks give the gradient of one big batch.
+    """
+
+    exact_in_parts: bool = True
+
+    def __init__(self, encoder: SpeechEncoder, *, seed: int):
+        super().__init__()
+        self.encoder, self.seed = encoder, seed
+
+    @property
+    def min_frames(self) -> int:
+        """Frames that a crop must have at least."""
+        return 1
+
+    @property
+    def released(self) -> SpeechEncoder:
+        """The encoder that the model folder keeps: the trained one, or a teacher."""
+        return self.encoder

@@ -1,0 +1,202 @@
+"""What every objective has to hold, whichever method it is; a toy objective shows that one file is enough."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import speechssl
+from speechssl import cli, objectives
+from speechssl.config import UserError, dump_config, load_config
+from speechssl.data.batching import CropBatch
+from speechssl.models.encoder import PRESETS, SpeechEncoder
+from speechssl.objectives import OBJECTIVES, load_objective
+from speechssl.objectives.base import ENCODER, Objective
+from speechssl.train import loop
+from speechssl.train.adapt import adaptation
+from speechssl.train.pretrain import pretrain
+from speechssl.train.pretrain_config import PretrainConfig, config_of, objective_name, runs
+from tests.objectives import toy_objective
+from tests.toys import MICRO_ENCODER, MICRO_RUN, changed, normalized_tones, toy_corpus
+from tests.train.conftest import rows, tensors
+
+ROWS = 6
+NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
+
+
+@pytest.fixture(params=[*OBJECTIVES, "toy"])
+def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Every objective, and the toy, which is known to the package while a test runs."""
+    monkeypatch.setattr(objectives, "OBJECTIVES", (*OBJECTIVES, "toy"))
+    monkeypatch.setitem(sys.modules, "speechssl.objectives.toy", toy_objective)
+    for cached in (config_of, runs):
+        cached.cache_clear()
+    yield request.param
+    for cached in (config_of, runs):
+        cached.cache_clear()
+
+
+@pytest.fixture
+def module(name: str) -> ModuleType:
+    return load_objective(name)
+
+
+@pytest.fixture
+def config(name: str) -> PretrainConfig:
+    """A dozen updates of a micro encoder."""
+    if name == MICRO_RUN.objective.name:
+        return MICRO_RUN
+    kind = config_of(name)
+    same = {each: getattr(MICRO_RUN, each) for each in ("encoder", "crops", "optim", "loop", "health", "valid_share")}
+    return kind.model_validate({**same, "objective": runs(name)["tiny"].objective})
+
+
+@pytest.fixture
+def objective(module: ModuleType, config: PretrainConfig) -> Objective:
+    torch.manual_seed(3)
+    still = MICRO_ENCODER.model_copy(update={"transformer": MICRO_ENCODER.transformer.model_copy(update=NO_DROPOUT)})
+    return module.build(SpeechEncoder(still), config.objective, seed=0)
+
+
+@pytest.fixture
+def batch() -> CropBatch:
+    return CropBatch(torch.from_numpy(normalized_tones(ROWS, 1.0)), np.arange(ROWS), ROWS)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy_corpus(tmp_path_factory.mktemp("toy"))
+
+
+def gradients(objective: Objective, total: Tensor) -> dict[str, Tensor]:
+    objective.zero_grad()
+    total.backward()
+    return {key: value.grad.clone() for key, value in objective.named_parameters() if value.grad is not None}
+
+
+def test_the_module_has_what_the_package_asks_for(name: str, module: ModuleType) -> None:
+    assert module.Config().name == name
+    assert set(module.PRESETS) == set(module.RUNS) <= set(PRESETS)
+    assert module.CURVES
+    for size, run in runs(name).items():
+        assert run.encoder == PRESETS[size]
+        assert run.objective == module.PRESETS[size]
+
+
+def test_a_recipe_comes_back(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    for run in runs(name).values():
+        path.write_text(dump_config(run))
+        assert objective_name(None, path, []) == name
+        assert load_config(config_of(name), path) == run
+
+
+def test_gradients_reach_the_first_convolution(objective: Objective, batch: CropBatch) -> None:
+    found = gradients(objective, objective(batch, step=0, progress=0.1).total)
+    first = next(key for key, _ in objective.named_parameters() if key.startswith(f"{ENCODER}features."))
+    assert found[first].abs().max() > 0
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_micro_batches_give_the_gradient_of_one_batch(objective: Objective, batch: CropBatch, parts: int) -> None:
+    if not objective.exact_in_parts:
+        pytest.skip("declares that parts are not exact")
+    whole = objective(batch, step=3, progress=0.2)
+    expected = gradients(objective, whole.total)
+    pieces = batch.micro_batches(parts)
+    shared = objective.gather(pieces, step=3) or None
+    outputs = [objective(piece, step=3, progress=0.2, shared=shared) for piece in pieces]
+    got = gradients(objective, torch.stack([each.total for each in outputs]).sum())
+    for key, value in whole.stats.items():
+        torch.testing.assert_close(sum(each.stats[key] for each in outputs), value, rtol=1e-4, atol=1e-4)
+    count = float(whole.stats["count"])
+    for key, value in expected.items():
+        assert (got[key] - value).abs().max() / count <= 1e-5 * max(1.0, float(value.abs().max()) / count), key
+
+
+def test_draws_follow_from_seed_and_step(objective: Objective, batch: CropBatch) -> None:
+    first = objective(batch, step=1, progress=0.5).total
+    torch.manual_seed(99)  # neither the global state nor what was drawn before counts
+    objective(batch, step=2, progress=0.5)
+    assert torch.equal(objective(batch, step=1, progress=0.5).total, first)
+
+
+def test_what_is_logged(
+    name: str, module: ModuleType, config: PretrainConfig, corpus: Path, tmp_path: Path, batch: CropBatch
+) -> None:
+    out = tmp_path / "run"
+    settings = changed(config, loop__steps=4, loop__validate_every=2, loop__log_every=1)
+    result = pretrain([corpus], out, config=settings)
+    logged = rows(out)
+    for curve in module.CURVES:
+        kinds = [("valid" in row) for row in logged if curve.metric in row]
+        assert kinds, curve
+        assert any(kinds) or not curve.validation
+        assert curve.chance is None or all(curve.chance in row for row in logged if curve.metric in row)
+    curves = json.loads((out / "metrics.json").read_text())["curves"]
+    assert [each["metric"] for each in curves] == [curve.metric for curve in module.CURVES]
+    assert result.finished
+    model = speechssl.load(out)  # what is released loads and embeds
+    assert np.isfinite(model.embed(batch.waveforms[0].numpy())).all()
+    saved = json.loads((out / "config.json").read_text())["objective"]
+    assert saved["name"] == name
+    go_on = adaptation(runs(name)["tiny"], out)
+    assert go_on.objective == settings.objective.continued()
+    more = changed(go_on, loop=settings.loop, crops=config.crops)
+    assert pretrain([corpus], tmp_path / "more", config=more, start=out).finished
+
+
+def test_a_stopped_run_resumes_bit_for_bit(
+    config: PretrainConfig, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = changed(config, loop__steps=6, loop__validate_every=3, loop__checkpoint_every=2)
+    pretrain([corpus], tmp_path / "whole", config=settings)
+    with monkeypatch.context() as patch:
+        counted = iter(range(1, 100))
+        patch.setattr(loop, "any_rank", lambda flag, device: flag or next(counted) == 3)
+        assert not pretrain([corpus], tmp_path / "stopped", config=settings).finished
+    pretrain([corpus], tmp_path / "stopped", config=settings)
+    ours, theirs = tensors(tmp_path / "stopped"), tensors(tmp_path / "whole")
+    assert [key for key, value in theirs.items() if not torch.equal(ours[key], value)] == []
+    assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
+
+
+def test_one_batch_is_learnt(objective: Objective, batch: CropBatch) -> None:
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=2e-3)
+    losses: list[float] = []
+    for _ in range(60):
+        output = objective(batch, step=0, progress=0.9)
+        optimizer.zero_grad()
+        (output.total / output.stats["count"]).backward()
+        optimizer.step()
+        losses.append(objective.metrics(output.terms, output.stats)["loss"])
+    assert np.mean(losses[-5:]) < 0.95 * losses[0]
+
+
+def test_the_command(name: str, corpus: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "micro.toml"
+    config = MICRO_RUN if name == MICRO_RUN.objective.name else None
+    words: list[Any] = ["pretrain", corpus, "--out", tmp_path / "run", "--objective", name]
+    if config is not None:
+        recipe.write_text(dump_config(config))
+        words += ["--config", recipe]
+    words += ["--set", "loop.steps=1", "--set", "crops.batch_seconds=2", "--set", "crops.seconds=1"]
+    assert cli.main([str(word) for word in [*words, "--set", "crops.min_seconds=0.5"]]) == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["objective"]["name"] == name
+
+
+def test_objectives_that_contradict_each_other(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[objective]\nname = "wav2vec2"\n')
+    assert objective_name(None, None, []) == objective_name("wav2vec2", recipe, []) == "wav2vec2"
+    with pytest.raises(UserError, match=r"^--objective is toy; objective\.name is wav2vec2: choose one objective$"):
+        objective_name("toy", recipe, [])
+    with pytest.raises(UserError, match="unknown objective 'cpc2'; allowed: wav2vec2"):
+        objective_name(None, None, ["objective.name=cpc2"])
