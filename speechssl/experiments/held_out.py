@@ -136,5 +136,6 @@ def _of_trained_speakers(
     training: Mapping[str, Any] = config.get("training", {})
     if other_speakers and training.get("content_hash") != store.content_hash():
         return []
-    names = {alike(str(name)) for name in audio.fine_tuning.speakers | set(training.get("speakers", ()))}
+    used = audio.fine_tuning.speakers | audio.selection.speakers  # early stopping and tuning have seen the latter
+    names = {alike(str(name)) for name in used | set(training.get("speakers", ()))}
     return [index for index in chosen if alike(store.utterances[index].speaker or "") in names - {""}]

@@ -219,6 +219,26 @@ def test_speakers_of_training_are_left_out_too(
     assert {(row.n, row.left_out) for row in rows} == {(8, 4)}
 
 
+def test_speakers_that_chose_the_checkpoint_are_no_new_speakers(
+    trained: tuple[Path, list[Utterance]], tmp_path: Path
+) -> None:
+    """New recordings of a speaker whose other recordings ended the training early."""
+    model = shutil.copytree(trained[0], tmp_path / "model")
+    chosen = [
+        each.model_copy(update={"speaker": "chosen"}) for each in recordings(tmp_path / "chosen", first=60, count=4)
+    ]
+    selection = AudioRecord.of(WaveformStore(prepared(tmp_path / "one", chosen)), range(4))
+    write_training_audio(model, read_training_audio(model) | TrainingAudio(selection=selection))
+    others = recordings(tmp_path / "others", first=80, count=8, speakers="new")
+    corpus = prepared(
+        tmp_path / "two", [*others[:6], *(each.model_copy(update={"speaker": "Chosen"}) for each in others[6:])]
+    )
+    out = tmp_path / "r.json"
+    assert main(["evaluate", str(model), str(corpus), "--out", str(out)]) == 2
+    assert main(["evaluate", str(model), str(corpus), "--out", str(out), "--leave-out-trained"]) == 0
+    assert {(row.n, row.left_out) for row in read_results(out)} == {(6, 2)}
+
+
 def test_equal_names_of_other_people_are_stated(trained: tuple[Path, list[Utterance]], tmp_path: Path) -> None:
     model = shutil.copytree(trained[0], tmp_path / "model")
     store = WaveformStore(trained[0].parent / "corpus")
