@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,15 +31,11 @@ NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
 
 
 @pytest.fixture(params=[*OBJECTIVES, "toy"])
-def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every objective, and the toy, which is known to the package while a test runs."""
     monkeypatch.setattr(objectives, "OBJECTIVES", (*OBJECTIVES, "toy"))
     monkeypatch.setitem(sys.modules, "speechssl.objectives.toy", toy_objective)
-    for cached in (config_of, runs):
-        cached.cache_clear()
-    yield request.param
-    for cached in (config_of, runs):
-        cached.cache_clear()
+    return request.param
 
 
 @pytest.fixture
