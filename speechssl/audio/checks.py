@@ -156,7 +156,7 @@ class Levels:
         value, seconds = f"{part[place]:.3g}", f"{samples_to_seconds(start + place, SAMPLE_RATE):.3f} s"
         if swing <= SPIKE_NOTED * self.rest:
             return [f"clicks of up to {value} (at {seconds}), everything between them is within +/-{self.lasting:.2g}"]
-        words = f"a click of {value} at {seconds}, everything else is within +/-{self.rest:.2g}"
+        words = f"a click of {value} at {seconds}, all other samples are within +/-{self.rest:.2g}"
         if swing > SPIKE_REFUSED * self.rest:
             raise AudioError(path, f"{words}; cut the click out or limit it")
         return [words]

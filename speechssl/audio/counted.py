@@ -96,7 +96,7 @@ class Chunk:
 
 
 def chunks(file: BinaryIO, position: int, size: int, layout: str, *, even: bool = True) -> Iterator[Chunk]:
-    """Chunks one after the other, as long as there is room for a header."""
+    """Chunks in the order of the file, up to the last position where a header fits."""
     header = struct.calcsize(layout)
     while position + header <= size:
         file.seek(position)

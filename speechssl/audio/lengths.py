@@ -1,6 +1,6 @@
 """Lengths in the headers of uncompressed files, compared with what the files hold.
 
-libsndfile opens most files that are cut short as if the rest had never been, stops where a header that counts too
+libsndfile opens most files that are cut short without an error, stops where a header that counts too
 little says so, and reads the header of a second recording as samples. So the chunks are walked to the end of the file.
 Layouts: Sony Wave64, AIFF (Apple, 1989), CAF (Apple, 2005), Sun au, NIST SPHERE; wav is in `riff`.
 """

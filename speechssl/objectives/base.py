@@ -33,7 +33,7 @@ class ObjectiveConfig(Config):
         """Settings for a run that continues from a model of this objective."""
         return self
 
-    def shapes(self, encoder: EncoderConfig) -> dict[str, tuple[int, ...]]:  # noqa: ARG002
+    def shapes(self, encoder: EncoderConfig) -> dict[str, tuple[int, ...]]:  # noqa: ARG002 -- a default
         """Shapes of the largest tensors beside the encoder, to compare with a file before anything is allocated."""
         return {}
 
@@ -108,28 +108,32 @@ class Trainable(nn.Module):
             progress: fraction of the run done.
             shared: sums of :meth:`gather` over the whole effective batch, where it is processed in parts.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # every objective has its own
 
     def metrics(self, terms: dict[str, Tensor], stats: dict[str, Tensor]) -> Metrics:
         """Numbers to log from terms and stats that are summed over an effective batch; ``loss`` is one of them."""
-        raise NotImplementedError
+        raise NotImplementedError  # every objective has its own
 
     def summary(self, metrics: Mapping[str, Any]) -> str:
         """The few numbers to watch."""
         return f"loss {metrics['loss']:.3f}"
 
-    def gather(self, parts: Sequence[Any], *, step: int) -> dict[str, Tensor]:  # noqa: ARG002
+    def gather(self, parts: Sequence[Any], *, step: int) -> dict[str, Tensor]:  # noqa: ARG002 -- a default
         """Sums over the parts of a batch that the loss of each part needs, without gradients; the loop adds ranks."""
         return {}
 
     def after_update(self, *, step: int, progress: float) -> None:
         """Runs after each update of the weights; a moving teacher follows here."""
 
-    def probe(self, batch: Any) -> Metrics:  # noqa: ARG002
+    def probe(self, batch: Any) -> Metrics:  # noqa: ARG002 -- a default
         """Slower measurements on a fixed batch, at validations; in evaluation mode, without gradients."""
         return {}
 
-    def symptoms(self, metrics: Mapping[str, Any], probed: Mapping[str, Any]) -> list[Symptom]:  # noqa: ARG002
+    def symptoms(
+        self,
+        metrics: Mapping[str, Any],  # noqa: ARG002 -- a default
+        probed: Mapping[str, Any],  # noqa: ARG002 -- a default
+    ) -> list[Symptom]:
         """Ways to fail, the most specific first.
 
         Args:

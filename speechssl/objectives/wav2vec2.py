@@ -83,7 +83,7 @@ class Wav2Vec2Config(ObjectiveConfig):
         """The temperature stays where the first run left it: a high one makes trained codes random again."""
         return self.model_copy(update={"gumbel_start": self.gumbel_end})
 
-    def shapes(self, encoder: EncoderConfig) -> dict[str, tuple[int, ...]]:  # noqa: ARG002
+    def shapes(self, encoder: EncoderConfig) -> dict[str, tuple[int, ...]]:  # noqa: ARG002 -- for others
         """Shapes of codebooks and target projection."""
         quantizer = self.quantizer
         return {

@@ -227,9 +227,9 @@ class Supervised(Trainable):
         self,
         batch: LabelledBatch,
         *,
-        step: int,  # noqa: ARG002
+        step: int,  # noqa: ARG002 -- the loop passes it; draws follow the batch
         progress: float,
-        shared: Mapping[str, Tensor] | None = None,  # noqa: ARG002
+        shared: Mapping[str, Tensor] | None = None,  # noqa: ARG002 -- the loop passes it
     ) -> StepOutput:
         """As the protocol says."""
         output = self.model(batch.waveforms, batch.num_samples, **self._hidden(batch, progress))

@@ -71,7 +71,7 @@ def test_what_stands_beside_a_click_keeps_its_digits(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", with_click(SPEECH * 1e-3, 0.1), RATE, subtype="FLOAT")
     found, content = kept(tmp_path / "a.wav", tmp_path)
     assert (found.form, found.gain, content.dtype) == ("float32", 1.0, np.dtype("<f4"))
-    assert found.notes == ("a click of 0.1 at 1.250 s, everything else is within +/-0.00049",)
+    assert found.notes == ("a click of 0.1 at 1.250 s, all other samples are within +/-0.00049",)
 
 
 def with_clicks(samples: np.ndarray, value: float, every: int) -> np.ndarray:
@@ -123,7 +123,7 @@ def test_loud_sounds_between_pauses_are_no_clicks(tmp_path: Path) -> None:
 )
 def test_a_click_beside_which_nothing_is_left_is_refused(value: float, rate: int, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", with_click(SPEECH, value), rate, subtype="FLOAT")
-    pattern = r"a click of -?[0-9.e+]+ at [0-9.]+ s, everything else is within \+/-0\.[0-9]+; cut the click out or"
+    pattern = r"a click of -?[0-9.e+]+ at [0-9.]+ s, all other samples are within \+/-0\.[0-9]+; cut the click out or"
     with pytest.raises(AudioError, match=pattern):
         encode(str(tmp_path / "a.wav"), 0.0, duration=None, scratch=tmp_path)
 
@@ -249,6 +249,6 @@ def test_notes_name_their_files(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", SPEECH, RATE)
     soundfile.write(tmp_path / "b.wav", with_click(SPEECH * 1e-3, 0.1), RATE, subtype="FLOAT")
     corpus = [Utterance(audio=str(tmp_path / name), duration=0.0) for name in ("missing.wav", "a.wav", "b.wav")]
-    expected = (f"{tmp_path / 'b.wav'}: a click of 0.1 at 1.250 s, everything else is within +/-0.00049",)
+    expected = (f"{tmp_path / 'b.wav'}: a click of 0.1 at 1.250 s, all other samples are within +/-0.00049",)
     assert pack(corpus, tmp_path / "out").notes == expected
     assert pack(corpus, tmp_path / "out").notes == expected  # of a finished corpus

@@ -134,7 +134,7 @@ def test_what_neither_takes_has_one_reason(model_folder: Path, tmp_path: Path) -
     assert prepared["memo.wav"] == (
         "MPEG-4 (mp4, m4a) cannot be read; convert it: ffmpeg -i memo.wav memo.converted.wav"
     )
-    assert prepared["spike.wav"].startswith("a click of 500 at 1.250 s, everything else is within +/-0.")
+    assert prepared["spike.wav"].startswith("a click of 500 at 1.250 s, all other samples are within +/-0.")
 
 
 def test_advice_for_conversion_never_overwrites(model_folder: Path, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ class _Names:
 
     def add(self, root: Path, folder: str, name: str) -> None:
         inside = Path(folder).relative_to(root).as_posix()
-        kind = os.path.splitext(name)[1] or name  # noqa: PTH122
+        kind = os.path.splitext(name)[1] or name  # noqa: PTH122 -- a million times
         self._names.append((kind, name if inside == "." else f"{inside}/{name}"))
 
     def listed(self) -> list[str]:
