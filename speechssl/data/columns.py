@@ -5,8 +5,10 @@ in every row; a column that is nearly called like one that is missing is an erro
 is named (`Meaning.unused`).
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from speechssl.config import UserError
@@ -24,6 +26,8 @@ from speechssl.data.values import (
     shown,
     text_of,
 )
+
+_LOOKED_AT = 100  # rows, to tell numbers of sentences from sentences
 
 NAMED = ("speaker", "text", "label", "language", "split")
 """Fields that hold a name or a text."""
@@ -212,6 +216,8 @@ def understand(table: Table, *, with_times: bool = True) -> Meaning:
     ({'file': 'File Name', 'label': 'class', 'offset': 'onset', 'end': 'Offset'}, ('room',))
     """
     fields, units = find_fields(table.columns, str(table.path), with_times=with_times)
+    if len(fields.get("text", ())) > 1:
+        fields["text"] = _without_numbers(table, fields["text"])
     taken = {place for places in fields.values() for place in places}
     rest = [place for place in range(len(table.columns)) if place not in taken]
     unused = tuple(table.columns[place] or f"number {place + 1} (it has no name)" for place in rest)
@@ -221,6 +227,17 @@ def understand(table: Table, *, with_times: bool = True) -> Meaning:
         times.refuse(str(table.path))
         found += times.hints()
     return Meaning(table, fields, units, unused, found)
+
+
+def _without_numbers(table: Table, places: tuple[int, ...]) -> tuple[int, ...]:
+    """Text columns without those that number the sentences (`sentence` = 01 beside `text`), by their first values."""
+    numbers, texts = set[int](), set[int]()
+    for row in islice(table.rows(), _LOOKED_AT):
+        for place in places:
+            if not is_missing(row.values[place]):
+                is_number = re.fullmatch(r"\d+", str(row.values[place]).strip()) is not None
+                (numbers if is_number else texts).add(place)
+    return tuple(place for place in places if place in texts or place not in numbers) if texts else places
 
 
 def _near(one: float | None, other: float | None, *, tolerance: float = 0.0011) -> bool:

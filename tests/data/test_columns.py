@@ -129,6 +129,15 @@ def test_derived_texts_are_extras_beside_the_text(tmp_path: Path) -> None:
     assert entries(tmp_path, "file,target,class\na.wav,0,dog\n")[0].known == {"label": "dog"}
 
 
+def test_numbers_of_sentences_are_extras_beside_the_text(tmp_path: Path) -> None:
+    content = "file,sentence,text\na.wav,01,kids talk\nb.wav,02,7\n"
+    assert [entry.known["text"] for entry in entries(tmp_path, content)] == ["kids talk", "7"]
+    assert meaning_of(tmp_path, content).unused == ("sentence",)
+    assert entries(tmp_path, "file,sentence\na.wav,7\n")[0].known == {"text": "7"}
+    with pytest.raises(UserError, match="columns 'text' and 'sentence' both mean the text and differ .'7', '8'."):
+        entries(tmp_path, "file,text,sentence\na.wav,7,8\n")
+
+
 def test_columns_that_may_mean_something_are_named(tmp_path: Path) -> None:
     hints = meaning_of(tmp_path, "file,actor,length\na.wav,x,3\n").hints
     assert hints == (
