@@ -56,6 +56,12 @@ lint: $(READY) ## check style and formatting
 types: $(READY) ## check types
 	$(BIN)/pyright
 
+# Without --quiet, which would hide warnings from --strict.
+.PHONY: docs
+docs: $(READY) ## build the site of docs/ into build/site
+	$(BIN)/python -m mkdocs build --strict
+	@echo "Look at build/site/index.html; for the search field: $(BIN)/python -m mkdocs serve" >&2
+
 .PHONY: clean
 clean: ## remove the demo's run and all caches; corpora, other runs and .venv stay
 	rm -rf runs/demo build dist .pytest_cache .ruff_cache .hypothesis

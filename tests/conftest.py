@@ -1,7 +1,9 @@
 """What holds for the whole suite: shapes and types are checked, and torch uses few threads."""
 
+import csv
 import gc
 import os
+from pathlib import Path
 
 # Before torch is imported anywhere: OpenMP reads this once. Two threads are the machine that CI promises.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -34,3 +36,36 @@ def pytest_collection_finish() -> None:
 def _seeded() -> None:
     """Every test draws the same numbers, alone or in the whole suite."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def toy_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as `make demo` leaves it after pretraining, at toy size."""
+    from speechssl import cli
+    from tests.shown import at_toy_size
+
+    folder = tmp_path_factory.mktemp("demo")
+    corpus = ["--root", f"{folder}/voices", "--set", "voices=6", "--set", "hours=0.05", "--out", f"{folder}/corpus"]
+    assert cli.main(["prepare", "espeak", *corpus]) == 0
+    assert cli.main(at_toy_size(["pretrain", f"{folder}/corpus", "--out", f"{folder}/pretrain"])) == 0
+    return folder
+
+
+@pytest.fixture
+def home(toy_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home with ~/recordings and their metadata.csv, and a working folder with runs/demo of the toy demo."""
+    from speechssl.data.manifest import read_manifest
+
+    (tmp_path / "recordings").mkdir()
+    with (tmp_path / "recordings" / "metadata.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["file_name", "label", "speaker", "text"])
+        for utterance in read_manifest(toy_demo / "corpus" / "manifest.jsonl"):
+            path = Path(utterance.audio)
+            (tmp_path / "recordings" / path.name).symlink_to(path)
+            table.writerow([path.name, utterance.label, utterance.speaker, utterance.text])
+    (tmp_path / "here" / "runs").mkdir(parents=True)
+    (tmp_path / "here" / "runs" / "demo").symlink_to(toy_demo)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path

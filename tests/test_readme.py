@@ -1,6 +1,5 @@
 """What the README says works: its Python runs, its commands run at toy size, its links lead somewhere."""
 
-import csv
 import io
 import itertools
 import os
@@ -11,32 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import transformers
 
 from speechssl import cli
 from speechssl.config import load_config
-from speechssl.data.manifest import read_manifest
 from speechssl.train.pretrain_config import config_of, runs
+from tests.shown import at_toy_size, blocks, commands, public_model
 
 REPOSITORY = Path(__file__).parent.parent
 TEXT = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-TOY = {
-    "pretrain": "--set loop.steps=2 --set crops.batch_seconds=4 --set crops.seconds=1 --set crops.min_seconds=1",
-    "evaluate": "--shots 1 --seeds 1 --no-baselines",
-    "finetune": "--shots 1 --set loop.steps=1",
-    "emotion": "--shots 1 --draws 1 --test-limit 12 --contenders frozen-probe,fine-tuned --set loop.steps=1",
-    "asr": "--minutes 0.5 --beam 5 --rounds 0 --no-scratch --set loop.steps=1 --set batches.batch_seconds=8",
-}
-
-
 SAID = [r"\(192,\) \(99, 192\) 5\n", r"\{'embedder__layer': .+\}\n"]  # by the Python of the README, in order
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
-
-
-COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
+COMMANDS = commands(TEXT)
 BY_HAND = [shlex.split(line)[1:] for line in COMMANDS if line.startswith("speechssl ")]
 ON_RECORDINGS = "make pretrain probe CORPUS=folder ROOT=~/recordings PRESET=small OUT=runs/mine"
 PREPARE = "prepare folder --root ~/recordings --out runs/mine/corpus"
@@ -97,49 +80,11 @@ def test_few_labels_by_make(tmp_path: Path) -> None:
     assert "data/lists/speechocean762-10min.txt" in asr[1]
 
 
-@pytest.fixture(scope="module")
-def toy_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as `make demo` leaves it after pretraining, at toy size."""
-    folder = tmp_path_factory.mktemp("demo")
-    corpus = ["--root", f"{folder}/voices", "--set", "voices=6", "--set", "hours=0.05", "--out", f"{folder}/corpus"]
-    assert cli.main(["prepare", "espeak", *corpus]) == 0
-    sets = shlex.split(TOY["pretrain"])
-    assert cli.main(["pretrain", f"{folder}/corpus", "--out", f"{folder}/pretrain", "--preset", "tiny", *sets]) == 0
-    return folder
-
-
-@pytest.fixture
-def home(toy_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home with ~/recordings and their metadata.csv, and a working folder with runs/demo of the toy demo."""
-    (tmp_path / "recordings").mkdir()
-    with (tmp_path / "recordings" / "metadata.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["file_name", "label", "speaker", "text"])
-        for utterance in read_manifest(toy_demo / "corpus" / "manifest.jsonl"):
-            path = Path(utterance.audio)
-            (tmp_path / "recordings" / path.name).symlink_to(path)
-            table.writerow([path.name, utterance.label, utterance.speaker, utterance.text])
-    (tmp_path / "here" / "runs").mkdir(parents=True)
-    (tmp_path / "here" / "runs" / "demo").symlink_to(toy_demo)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path / "here")
-    return tmp_path
-
-
-def public_model(folder: Path) -> Path:
-    """A small model as a hub would send it."""
-    shape = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    conv = {"conv_dim": [16] * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4}
-    transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**shape, **conv)).save_pretrained(folder)
-    return folder
-
-
 def test_commands_by_hand(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    here = {"small": "tiny", PUBLIC: str(public_model(home / "hub"))}
+    here = {PUBLIC: str(public_model(home / "hub"))}
     for shown in BY_HAND:
-        smaller = [here.get(word) or str(Path(word).expanduser()) for word in shown]
-        words = smaller + shlex.split(TOY.get(shown[0], ""))
-        assert cli.main(words) == 0, capfd.readouterr().err
+        words = [here.get(word, word) for word in shown]
+        assert cli.main(at_toy_size(words)) == 0, capfd.readouterr().err
     for name in ("model.safetensors", "results.json", "report.html"):
         assert Path("runs/mine", name).stat().st_size > 0
     for name in ("vectors.parquet", "frames.h5", "runs/public/model.safetensors", "public.pt"):
@@ -162,7 +107,7 @@ def test_a_list_on_standard_input(home: Path, monkeypatch: pytest.MonkeyPatch) -
         assert vectors["vectors"].shape == (len(list((home / "recordings").glob("*.flac"))), 384)
 
 
-@pytest.mark.parametrize(("source", "said"), list(zip(blocks("python"), SAID, strict=True)))
+@pytest.mark.parametrize(("source", "said"), list(zip(blocks(TEXT, "python"), SAID, strict=True)))
 def test_python(source: str, said: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(source, "README.md", "exec"), {})
     assert re.fullmatch(said, capsys.readouterr().out)
@@ -174,6 +119,7 @@ def test_python(source: str, said: str, home: Path, capsys: pytest.CaptureFixtur
         "README.md",
         "CONTRIBUTING.md",
         "CHANGELOG.md",
+        "SECURITY.md",
         "docs/data.md",
         "data/README.md",
         *(f"recipes/{name}/README.md" for name in ("demo", "pretrain", "emotion", "asr")),
