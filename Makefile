@@ -56,6 +56,10 @@ lint: $(READY) ## check style and formatting
 types: $(READY) ## check types
 	$(BIN)/pyright
 
+.PHONY: hooks
+hooks: $(READY) ## check style, spelling and file sizes before each commit (.pre-commit-config.yaml)
+	$(BIN)/pre-commit install
+
 # Without --quiet, which would hide warnings from --strict.
 .PHONY: docs
 docs: $(READY) ## build the site of docs/ into build/site

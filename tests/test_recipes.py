@@ -311,7 +311,7 @@ def test_setup_compiles_what_it_installs(tmp_path: Path) -> None:
 
 def test_help_lists_every_target() -> None:
     listed = [line.split()[1] for line in make("help").stdout.splitlines()]
-    wanted = "help setup demo test lint types docs prepare pretrain probe extract emotion asr clean"
+    wanted = "help setup demo test lint types hooks docs prepare pretrain probe extract emotion asr clean"
     assert sorted(listed) == sorted(wanted.split())
 
 
