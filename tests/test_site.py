@@ -18,7 +18,7 @@ import soundfile
 from speechssl import cli
 from speechssl.models.encoder import PRESETS as ENCODERS
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.objectives import wav2vec2
+from speechssl.objectives import OBJECTIVES, wav2vec2
 from tests.shown import at_toy_size, commands, public_model
 
 REPOSITORY = Path(__file__).parent.parent
@@ -158,10 +158,23 @@ def flat(config: pydantic.BaseModel, prefix: str = "") -> dict[str, object]:
 def test_settings_of_wav2vec2() -> None:
     table = {row[0].strip("`"): row[1:5] for row in rows(PAGES["objectives/wav2vec2.md"], 6)}
     presets = [flat(wav2vec2.PRESETS[size]) for size in ("tiny", "small", "base", "large")]
-    assert list(table) == [name for name in presets[0] if name != "name"]
+    assert list(table) == [name for name in presets[0] if name != "name" and not name.startswith("symptoms.")]
     for name, shown in table.items():
         values = ["none" if each[name] is None else str(each[name]).lower() for each in presets]
         assert shown == values, name
+
+
+def test_symptoms_of_wav2vec2() -> None:
+    text = PAGES["objectives/wav2vec2.md"]
+    table = re.findall(r"^\| ([a-z ]+) \| [^|]+ \| (`\w+`(?:, `\w+`)*) \|$", text, flags=re.MULTILINE)
+    assert sorted(state for state, _ in table) == sorted(wav2vec2.ADVICE)
+    settings = {name for _, names in table for name in re.findall(r"\w+", names)}
+    assert settings <= set(wav2vec2.SymptomConfig.model_fields)
+
+
+def test_every_objective_has_a_page() -> None:
+    assert {Path(page).stem for page in PAGES if page.startswith("objectives/")} == {"index", *OBJECTIVES}
+    assert re.findall(r"\]\((\w+)\.md\)", PAGES["objectives/index.md"]) == list(OBJECTIVES)
 
 
 def test_sizes_of_the_presets() -> None:
