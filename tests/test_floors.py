@@ -5,7 +5,7 @@
     4  train/  embed/  report/            (none imports another)
     3  models/  objectives/  interop/     (objectives and interop import models)
     2  data/  nn/  scoring/               (none imports another)
-    1  answers.py  audio/  config.py  files.py  terminal.py  text.py
+    1  answers.py  audio/  config.py  distributed.py  files.py  terminal.py  text.py
 
 `speechssl/__init__.py` stands outside: it names what it loads lazily.
 """
@@ -21,7 +21,7 @@ import speechssl
 PACKAGE = Path(speechssl.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 FLOORS = {
-    1: {"answers", "audio", "config", "files", "terminal", "text"},
+    1: {"answers", "audio", "config", "distributed", "files", "terminal", "text"},
     2: {"data", "nn", "scoring"},
     3: {"models", "objectives", "interop"},
     4: {"train", "embed", "report"},
@@ -37,6 +37,7 @@ NEIGHBOURS = {
     "config": {"terminal"},
     "text": {"config"},
     "files": {"config"},
+    "distributed": {"config", "files"},
     "terminal": {"files"},
     "__main__": {"cli"},
     "cli": {"info"},

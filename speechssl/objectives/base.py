@@ -37,6 +37,10 @@ class ObjectiveConfig(Config):
         """Shapes of the largest tensors beside the encoder, to compare with a file before anything is allocated."""
         return {}
 
+    def in_words(self) -> str:
+        """The settings that shape the method most, for people."""
+        return ""
+
 
 @dataclass(frozen=True)
 class StepOutput:
@@ -76,15 +80,29 @@ class Curve:
 
     Attributes:
         metric: key of a row of the log; a list of numbers gives a line each.
-        title: of the plot, with the unit.
-        chance: key of the value of a model that knows nothing, drawn as a line.
-        validation: whether validations have it as well.
+        title: of its panel, with the unit; neighbours of one title share a panel.
+        label: of its line, where a panel has several.
+        caption: how to read it, in whole sentences; the report shows it under the figure.
+        chance: key of the value of a model that knows nothing, drawn as a dashed line.
+        bound: setting of the objective that is the metric's largest value, as `quantizer.codes`; a dashed line.
+        alarm: setting of the objective beyond which the metric is a symptom, as `symptoms.max_constant_share`; dotted.
+        limits: of the vertical axis; None where the values decide, for both ends or one.
+        training: whether updates log it.
+        validation: whether validations log it.
+        headline: whether its last validation value stands at the top of the report.
     """
 
     metric: str
     title: str
+    label: str = ""
+    caption: str = ""
     chance: str | None = None
+    bound: str | None = None
+    alarm: str | None = None
+    limits: tuple[float | None, float | None] | None = None
+    training: bool = True
     validation: bool = True
+    headline: bool = False
 
 
 class Trainable(nn.Module):

@@ -91,6 +91,12 @@ class Wav2Vec2Config(ObjectiveConfig):
             "project_target.weight": (self.dim, quantizer.dim),
         }
 
+    def in_words(self) -> str:
+        """Codebooks, negatives and mask."""
+        codes = f"{self.quantizer.groups} × {self.quantizer.codes} codes"
+        mask = f"mask {self.mask.probability} in spans of {self.mask.length} frames"
+        return f"{codes}, {self.negatives} negatives, {mask}"
+
 
 Config = Wav2Vec2Config
 
@@ -133,10 +139,47 @@ RUNS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
 }
 
 CURVES = (
-    Curve("contrastive_loss", "Contrastive loss, nats per masked frame", chance="chance_loss"),
-    Curve("accuracy", "Contrastive accuracy"),
-    Curve("code_perplexity", "Code perplexity per group"),
-    Curve("shift_stability", "Codes that survive a shift by 5 ms"),
+    Curve(
+        "contrastive_loss",
+        "Contrastive loss (nats per masked frame)",
+        caption="The model picks the true target of a masked frame among negatives from the same utterance. At the "
+        "dashed line it knows nothing; a healthy run may stay there for its first few hundred updates.",
+        chance="chance_loss",
+        headline=True,
+    ),
+    Curve("accuracy", "Contrastive accuracy", limits=(0.0, None), headline=True),
+    Curve(
+        "code_perplexity",
+        "Code perplexity",
+        caption="Perplexity: how many codes of a group are in effective use; at the dashed line all are in equal use.",
+        bound="quantizer.codes",
+        limits=(0.0, None),
+    ),
+    Curve(
+        "determinism",
+        "Health of the codes",
+        label="determinism of codes",
+        caption="Determinism: mean largest code probability.",
+        alarm="symptoms.min_determinism",
+        limits=(0.0, 1.0),
+    ),
+    Curve(
+        "constant_share",
+        "Health of the codes",
+        label="constant share of features",
+        caption="Constant share: how much of the features' power never changes.",
+        alarm="symptoms.max_constant_share",
+        limits=(0.0, 1.0),
+    ),
+    Curve(
+        "shift_stability",
+        "Health of the codes",
+        label="codes kept under a 5 ms shift",
+        caption="Stability: share of codes that survive a shift of the audio by 5 ms.",
+        alarm="symptoms.min_stability",
+        limits=(0.0, 1.0),
+        training=False,
+    ),
 )
 
 

@@ -8,9 +8,10 @@ from speechssl import __version__
 from speechssl.files import replacing
 from speechssl.report import plots
 from speechssl.report.few_labels import few_label_sections, few_label_summary
+from speechssl.report.learning import learning_figures
 from speechssl.report.markup import Child, Element, render, tag
 from speechssl.report.recognition import is_recognition, recognition_sections, recognition_summary
-from speechssl.report.run import Run, read_run
+from speechssl.report.run import Run, read_run, series
 from speechssl.report.tables import captioned, gain_table, missing, score_table, summary
 from speechssl.scoring.results import plain
 
@@ -54,9 +55,10 @@ details { margin: .8rem 0; } summary { cursor: pointer; color: var(--grey); }
 def write_report(run: Path, out: Path) -> None:
     """Write the page about a run.
 
-    Reads `config.json`, `recipe.toml`, `log.jsonl`, `results.json`, `confusion.json`, `worst.json` and `map.npz` from
-    the run's folder. What is not there is left out with a sentence that says so; an experiment with few labels, which
-    has neither log nor probes nor map, is spared the sentences. The file is written under a temporary name and renamed.
+    Reads `config.json`, `recipe.toml`, `log.jsonl`, `metrics.json`, `results.json`, `confusion.json`, `worst.json` and
+    `map.npz` from the run's folder. What is not there is left out with a sentence that says so; an experiment with few
+    labels, which has neither log nor probes nor map, is spared the sentences. The file is written under a temporary
+    name and renamed.
 
     Args:
         run: the folder.
@@ -68,7 +70,7 @@ def write_report(run: Path, out: Path) -> None:
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     _ = (Path(folder) / "log.jsonl").write_text('{"step": 1, "loss": 4.6, "contrastive_loss": 4.6}')
+    ...     _ = (Path(folder) / "log.jsonl").write_text('{"step": 1, "loss": 4.6}')
     ...     write_report(Path(folder), Path(folder) / "report.html")
     ...     "No probe has been run yet" in (Path(folder) / "report.html").read_text()
     True
@@ -127,12 +129,13 @@ def _numbers(run: Run) -> list[Element]:
         tiles.append((f"{last.step:,}", "updates"))
         tiles.append((_duration(last.seconds_seen), "audio seen"))
         tiles.append((_duration(run.wall_seconds), "training time, about"))
-    measured = next((row for row in reversed(run.validation) if row.accuracy is not None), None)
-    if measured is not None and measured.accuracy is not None:
-        tiles.append((plain(measured.accuracy), "contrastive accuracy, validation"))
-        loss = "–" if measured.contrastive_loss is None else f"{measured.contrastive_loss:.2f}"
-        chance = f" (chance {run.chance_loss:.2f})" if run.chance_loss is not None else ""
-        tiles.append((loss, f"contrastive loss, validation{chance}"))
+    for curve in run.curves:
+        _, values = series(run.validation, curve.metric)
+        if curve.headline and values:
+            _, chance = series(run.validation, curve.chance) if curve.chance else ([], [])
+            words = f" (chance {chance[-1]:.2f})" if chance else ""
+            shown = plain(values[-1]) if curve.limits else f"{values[-1]:.2f}"
+            tiles.append((shown, f"{curve.label or curve.title}, validation{words}"))
     cells = [tag("div", tag("b", value), tag("span", words)) for value, words in tiles]
     return [tag("div", cells, class_="numbers")] if cells else []
 
@@ -162,11 +165,8 @@ def _settings(run: Run) -> list[tuple[str, Child]]:
     if conv:
         words = f"{len(conv.layers)} convolutions, first {conv.front}, initialised {conv.init}"
         facts.append(("front end", f"{words}, {conv.norm} norm"))
-    objective = run.config.objective
-    if objective and objective.quantizer and objective.mask:
-        quantizer, mask = objective.quantizer, objective.mask
-        words = f"{quantizer.groups} × {quantizer.codes} codes, {objective.negatives} negatives"
-        facts.append(("objective", f"{words}, mask {mask.probability} in spans of {mask.length} frames"))
+    if run.settings:
+        facts.append(("objective", run.settings))
     crops, optim = run.recipe.crops, run.recipe.optim
     if crops.batch_seconds is not None and crops.seconds is not None:
         facts.append(("batch", f"{crops.batch_seconds:g} s of audio in crops of {crops.seconds:g} s"))
@@ -182,29 +182,7 @@ def _learning(run: Run) -> list[Element]:
     title = tag("h2", "Learning")
     if not run.training:
         return [title, missing("No training log lies in this folder, so there are no learning curves.")]
-    health = run.recipe.health
-    limits = (health.min_determinism, health.min_stability, health.max_constant_share)
-    alarms = (
-        f" The run is stopped when determinism stays below {limits[0]:g}, stability below {limits[1]:g}, or the "
-        f"constant share above {limits[2]:g}."
-        if None not in limits
-        else ""
-    )
-    learning = (
-        "The model picks the true target of a masked frame among distractors of the same utterance. At the dashed line "
-        "it knows nothing; a healthy run may stay there for its first few hundred updates."
-    )
-    codes = (
-        "Perplexity: how many codes of a group are in effective use. Determinism: mean largest code probability. "
-        "Stability: share of codes that survive a shift of the audio by 5 ms. Constant share: how much of the "
-        f"features' power never changes.{alarms}"
-    )
-    return [
-        title,
-        _figure(plots.learning_curves(run), learning),
-        tag("h3", "Health of the codes"),
-        _figure(plots.health_curves(run), codes),
-    ]
+    return [title, *(_figure(picture, caption) for picture, caption in learning_figures(run))]
 
 
 def _figure(picture: Element, caption: str) -> Element:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from speechssl.report.markup import Element, from_svg
-from speechssl.report.records import LogRow
-from speechssl.report.run import EmbeddingMap, Run, series
+from speechssl.report.run import EmbeddingMap
 from speechssl.scoring.results import CHANCE, LOGMEL, MFCC, MODEL, RANDOM, ResultRow
 from speechssl.terminal import printable
 
@@ -38,54 +37,6 @@ FAMILY_COLOURS = {MODEL: BLUE, RANDOM: ORANGE, MFCC: GREEN, LOGMEL: PINK, CHANCE
 LEGEND_CLASSES = 16  # more names than this are not listed beside a map
 _LABEL = 48  # characters of a label; the tables of the page have it whole
 _LINE = 140  # characters of a legend that stand side by side
-
-
-def learning_curves(run: Run) -> Element:
-    """Loss of training and validation against the chance line, and contrastive accuracy."""
-    with page_figure(1, 2, height=3.1) as (figure, (left, right)):
-        for rows, words, style in _phases(run):
-            left.plot(*series(rows, "contrastive_loss"), label=words, **style)
-            right.plot(*series(rows, "accuracy"), label=words, **style)
-        if run.chance_loss is not None:
-            left.axhline(run.chance_loss, color=GREY, linestyle=DASHES, linewidth=1.2, label="chance, ln(1 + K)")
-        left.set_title("Contrastive loss (nats)")
-        right.set_title("Contrastive accuracy")
-        right.set_ylim(bottom=0)
-        for axes in (left, right):
-            axes.set_xlabel("updates")
-        _legend(left)
-        return as_svg(figure, "Learning curves: contrastive loss and accuracy over updates")
-
-
-def health_curves(run: Run) -> Element:
-    """Code perplexity of each group; determinism, stability under a shift, and the constant share."""
-    with page_figure(1, 2, height=3.1) as (figure, (left, right)):
-        quantizer = run.config.objective and run.config.objective.quantizer
-        codes = quantizer and quantizer.codes
-        groups = max((len(row.code_perplexity) for row in run.training), default=0)
-        for group in range(groups):
-            rows = [row for row in run.training if len(row.code_perplexity) > group]
-            values = [row.code_perplexity[group] for row in rows]
-            left.plot([row.step for row in rows], values, color=CLASS_COLOURS[group % 8], label=f"group {group + 1}")
-        if codes:
-            left.axhline(codes, color=GREY, linestyle=DASHES, linewidth=1.2, label=f"all {codes} codes in equal use")
-        left.set_title("Code perplexity")
-        left.set_ylim(bottom=0)
-        right.plot(*series(run.training, "determinism"), color=BLUE, label="determinism of codes")
-        right.plot(*series(run.training, "constant_share"), color=ORANGE, label="constant share of features")
-        right.plot(
-            *series(run.validation, "shift_stability"),
-            color=GREEN,
-            marker="o",
-            markersize=3.5,
-            label="codes kept under a 5 ms shift",
-        )
-        right.set_title("Health")
-        right.set_ylim(0, 1)
-        for axes in (left, right):
-            axes.set_xlabel("updates")
-            _legend(axes)
-        return as_svg(figure, "Health curves: code perplexity, determinism, stability and constant share over updates")
 
 
 def shots_curves(rows: Sequence[ResultRow], task: str, *, metric: str = "UAR") -> Element:
@@ -119,18 +70,6 @@ def embedding_map(embedding: EmbeddingMap) -> Element:
             axes.grid(visible=False)
             axes.spines[:].set(visible=True, color=PALE)
         return as_svg(figure, f"Map of embeddings in two dimensions ({embedding.method})")
-
-
-def _phases(run: Run) -> list[tuple[Sequence[LogRow], str, dict[str, Any]]]:
-    return [
-        (run.training, "training", {"color": SKY, "linewidth": 1.2}),
-        (run.validation, "validation", {"color": BLUE, "marker": "o", "markersize": 3.5}),
-    ]
-
-
-def _legend(axes: "Axes") -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend()
 
 
 def _shots_panel(axes: "Axes", rows: Sequence[ResultRow]) -> None:

@@ -52,27 +52,10 @@ class Encoder(Record):
     transformer: Transformer | None = None
 
 
-class Quantizer(Record):
-    """The codebooks of an objective."""
-
-    groups: Count | None = None
-    codes: Count | None = None
-
-
-class Mask(Record):
-    """What an objective hides."""
-
-    probability: FiniteFloat | None = None
-    length: Count | None = None  # frames
-
-
 class Objective(Record):
     """What was learnt from."""
 
     name: str = ""
-    negatives: Count | None = None
-    quantizer: Quantizer | None = None
-    mask: Mask | None = None
 
 
 class Provenance(Record):
@@ -108,36 +91,64 @@ class Optim(Record):
     lr: FiniteFloat | None = None
 
 
-class Health(Record):
-    """When a run is stopped."""
-
-    min_determinism: FiniteFloat | None = None
-    min_stability: FiniteFloat | None = None
-    max_constant_share: FiniteFloat | None = None
-
-
 class Recipe(Record):
     """`recipe.toml`."""
 
     crops: Crops = Crops()
     optim: Optim = Optim()
-    health: Health = Health()
     seed: int | None = None
 
 
 class LogRow(Record):
-    """A line of `log.jsonl`; measured values may be missing or no number (NaN)."""
+    """A line of `log.jsonl`.
+
+    Attributes:
+        values: every metric of the row that was measured, by its name; NaN is possible.
+    """
 
     step: Count
     valid: bool = False
-    contrastive_loss: float | None = None
-    accuracy: float | None = None
-    code_perplexity: list[float] = []
-    determinism: float | None = None
-    constant_share: float | None = None
-    shift_stability: float | None = None
     seconds_per_second: FiniteFloat = 0.0
     seconds_seen: FiniteFloat = 0.0
+    values: dict[str, float | list[float]] = {}
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _with_values(cls, row: Any) -> Any:
+        if not isinstance(row, Mapping):
+            return row
+        values = {name: value for name, value in row.items() if name not in ("step", "valid") and value is not None}
+        for name, value in values.items():
+            numbers = value if isinstance(value, list) else [value]
+            if not all(isinstance(each, int | float) and not isinstance(each, bool) for each in numbers):
+                raise ValueError(f"key {name!r}: given {_short(value)}, allowed: a number, a list of numbers, or null")
+        return {**row, "values": values}
+
+
+class CurveRecord(Record):
+    """What is drawn of a metric; see `objectives.base.Curve`."""
+
+    metric: str
+    title: str
+    label: str = ""
+    caption: str = ""
+    chance: str | None = None
+    bound: FiniteFloat | None = None
+    alarm: FiniteFloat | None = None
+    limits: Annotated[list[FiniteFloat | None], Field(min_length=2, max_length=2)] | None = None
+    headline: bool = False
+
+    def lines(self, rows: "Sequence[LogRow]") -> int:
+        """Lines of the metric in some rows: one of a number, as many as a list has, 0 of no row."""
+        found = (row.values.get(self.metric) for row in rows)
+        return max((len(each) if isinstance(each, list) else 1 for each in found if each is not None), default=0)
+
+
+class Metrics(Record):
+    """`metrics.json`."""
+
+    settings: str = ""
+    curves: list[CurveRecord] = []
 
 
 class ConfusionCell(Record):

@@ -1,6 +1,5 @@
 """What a run folder tells: configuration, log, results and map, each of them optional."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,9 @@ from jaxtyping import Float
 from speechssl.config import UserError
 from speechssl.report.records import (
     Confusion,
+    CurveRecord,
     LogRow,
+    Metrics,
     ModelFacts,
     Provenance,
     Recipe,
@@ -24,6 +25,8 @@ from speechssl.report.records import (
     read_toml,
 )
 from speechssl.scoring.results import ResultRow, read_results
+
+_LOSS_ALONE = (CurveRecord(metric="loss", title="Loss"),)  # of a run without metrics.json
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Run:
         map: of `map.npz`; None when missing.
         confusion: `confusion.json`; of no content when missing.
         worst: `worst.json` of speech recognition; None when missing.
+        settings: of the objective, in words; empty when missing.
+        curves: what is drawn of the log.
     """
 
     name: str
@@ -61,6 +66,8 @@ class Run:
     map: EmbeddingMap | None
     confusion: Confusion
     worst: Worst | None = None
+    settings: str = ""
+    curves: Sequence[CurveRecord] = _LOSS_ALONE
 
     @property
     def probes(self) -> Sequence[ResultRow]:
@@ -81,12 +88,6 @@ class Run:
     def synthetic(self) -> bool:
         """Whether a machine made (some of) the speech that was trained or tested on."""
         return self.provenance.synthetic or any(row.synthetic for row in self.results)
-
-    @property
-    def chance_loss(self) -> float | None:
-        """Contrastive loss of a model that cannot tell the target from K negatives: ln(1 + K), in nats."""
-        objective = self.config.objective
-        return math.log(1 + objective.negatives) if objective and objective.negatives else None
 
     @property
     def wall_seconds(self) -> float:
@@ -115,6 +116,7 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{folder}: nothing to report; a run has at least one of {', '.join(known)}")
     rows = _read_log(folder / "log.jsonl")
     results = folder / "results.json"
+    metrics = read_json(folder / "metrics.json", Metrics)
     return Run(
         name=folder.resolve().name,
         config=read_json(folder / "config.json", ModelFacts) or ModelFacts(),
@@ -125,13 +127,28 @@ def read_run(folder: Path) -> Run:
         map=_map(folder / "map.npz"),
         confusion=read_json(folder / "confusion.json", Confusion) or Confusion(),
         worst=read_json(folder / "worst.json", Worst),
+        settings="" if metrics is None else metrics.settings,
+        curves=_LOSS_ALONE if metrics is None else metrics.curves,
     )
 
 
-def series(rows: Sequence[LogRow], key: str) -> tuple[list[int], list[float]]:
-    """Steps and values of one number over the rows that have it (values may be NaN; JSON's null is passed over)."""
-    found = [(row.step, getattr(row, key)) for row in rows if getattr(row, key) is not None]
-    return [step for step, _ in found], [float(value) for _, value in found]
+def series(rows: Sequence[LogRow], metric: str, *, line: int = 0) -> tuple[list[int], list[float]]:
+    """Steps and values of one number over the rows that have it (values may be NaN; JSON's null is passed over).
+
+    Args:
+        rows: of the log.
+        metric: its key.
+        line: which number, where the metric is a list.
+    """
+    steps: list[int] = []
+    values: list[float] = []
+    for row in rows:
+        found = row.values.get(metric)
+        numbers = [found] if isinstance(found, int | float) else found or []
+        if line < len(numbers):
+            steps.append(row.step)
+            values.append(float(numbers[line]))
+    return steps, values
 
 
 def _read_log(path: Path) -> list[LogRow]:

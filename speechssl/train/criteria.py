@@ -12,7 +12,7 @@ from speechssl.data.labelled import Example
 from speechssl.models.classifier import Classifier, LogMelClassifier
 from speechssl.models.ctc import CTCModel, CTCOutput, ctc_loss
 from speechssl.models.heads import Head
-from speechssl.objectives.base import Metrics, StepOutput
+from speechssl.objectives.base import Curve, Metrics, StepOutput
 from speechssl.scoring.wer import count_errors
 
 TIE = 1e-4  # weight of the loss against the error rates: it decides between equal ones
@@ -22,7 +22,13 @@ BLANK_PHASE = 0.3  # of the run: until here it is normal
 
 @runtime_checkable
 class Criterion(Protocol):
-    """A loss with its numbers; ``metrics`` has a key ``error``, which is smallest for the best model."""
+    """A loss with its numbers; ``metrics`` has a key ``error``, which is smallest for the best model.
+
+    Attributes:
+        curves: what the report draws.
+    """
+
+    curves: tuple[Curve, ...]
 
     def loss(self, output: Any, places: Sequence[int], *, progress: float) -> StepOutput:
         """Of the examples at ``places``: of the training set while the model trains, else of the held-out one."""
@@ -52,6 +58,11 @@ def criterion_of(
 
 class CrossEntropy:
     """Cross-entropy, by default weighted so that every class counts the same, as in UAR."""
+
+    curves = (
+        Curve("loss", "Cross-entropy (nats)"),
+        Curve("uar", "Unweighted average recall", limits=(0.0, 1.0), headline=True),
+    )
 
     def __init__(
         self,
@@ -101,6 +112,18 @@ class CrossEntropy:
 
 class CTC:
     """CTC, with word and character errors of the greedy transcripts at validations."""
+
+    curves = (
+        Curve("loss", "CTC loss (nats per character)"),
+        Curve(
+            "blank_share",
+            "Blanks and errors",
+            label="share of frames that are blank",
+            caption="While nearly all frames are blank, nothing is written yet: normal in the first third of a run.",
+        ),
+        Curve("wer", "Blanks and errors", label="word error rate", training=False, headline=True),
+        Curve("cer", "Blanks and errors", label="character error rate", training=False, headline=True),
+    )
 
     def __init__(self, model: CTCModel, train: Sequence[Example], valid: Sequence[Example], *, steps: int):
         self.model, self.steps = model, steps

@@ -32,7 +32,8 @@ from speechssl.objectives.base import Metrics, StepOutput, Trainable
 from speechssl.text import TEXT_RULES, Vocabulary
 from speechssl.train.claim import claim
 from speechssl.train.criteria import Criterion, criterion_of
-from speechssl.train.distributed import hold_run, processes
+from speechssl.train.curves import write_curves
+from speechssl.distributed import hold_run, process_group
 from speechssl.train.finetune_config import FinetuneConfig
 from speechssl.train.health import HealthConfig, HealthMonitor
 from speechssl.train.loop import Training, fit
@@ -84,14 +85,14 @@ def finetune(
     """
     refuse_shared(store, train, valid)
     _refuse_settings(config, out=out, start=start)
-    with processes(config.device) as place, hold_run(out, place):
-        if place.device.type == "cpu":
+    with process_group(config.device) as process, hold_run(out, process):
+        if process.device.type == "cpu":
             keep_freed_memory()
         torch.manual_seed(config.seed)
         encoder = SpeechEncoder(config.encoder) if start is None else load_encoder(start)
         train, valid, left_out = _usable(store, train, valid, config=config, encoder=encoder)
         model = _model(encoder, train, config, start=start, vocabulary=vocabulary)
-        if place.is_main:
+        if process.is_main:
             claim(out, config, [store], parts=_origin(train, valid, start=start, model=model))
         if isinstance(model, Classifier) and config.head_start == "probe":
             start_as_probe(model, store, train, seed=config.seed)
@@ -99,6 +100,8 @@ def finetune(
             encoder.features.requires_grad_(requires_grad=False)
         save = _saver(model, store, train, valid, out=out, start=start, command=command, keep_start=config.keep_start)
         loss = criterion_of(model, train, valid, class_weights=config.class_weights, steps=config.loop.steps)
+        if process.is_main:
+            write_curves(out, loss.curves)
         batches = _batches(model, store, train, config=config, training=True)
         held = _batches(model, store, valid, config=config, training=False) if valid else None
         result = fit(
@@ -111,12 +114,14 @@ def finetune(
                 keep_best=True,
                 find_unused=config.frozen > 0 or _drops_layers(model),
             ),
-            lambda number: batches.batch(number, rank=place.rank, world_size=place.world_size),
-            None if held is None else lambda number: held.batch(number, rank=place.rank, world_size=place.world_size),
+            lambda number: batches.batch(number, rank=process.rank, world_size=process.world_size),
+            None
+            if held is None
+            else lambda number: held.batch(number, rank=process.rank, world_size=process.world_size),
             config=config.loop.model_copy(update={"validate_batches": held.batches_per_epoch}) if held else config.loop,
             optim=config.optim,
             monitor=HealthMonitor(HealthConfig()),
-            place=place,
+            process=process,
             out=out,
             seed=config.seed,
             show=show,

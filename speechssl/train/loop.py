@@ -31,7 +31,7 @@ from speechssl.config import Config, UserError
 from speechssl.files import naming, write_atomic
 from speechssl.objectives.base import Metrics, StepOutput, Trainable
 from speechssl.train.checkpoint import load_checkpoint, save_checkpoint
-from speechssl.train.distributed import Place, any_rank, sum_over_ranks
+from speechssl.distributed import Process, any_rank, sum_over_ranks
 from speechssl.train.health import HealthError, HealthMonitor
 from speechssl.train.optim import AdamWConfig, build_optimizer, schedule, set_learning_rate
 from speechssl.train.progress import Display, TensorBoard
@@ -125,7 +125,7 @@ def fit(
     config: LoopConfig,
     optim: AdamWConfig,
     monitor: HealthMonitor,
-    place: Place,
+    process: Process,
     out: Path,
     seed: int,
     show: bool = True,
@@ -141,7 +141,7 @@ def fit(
         config: the run.
         optim: optimiser and schedule.
         monitor: alarms.
-        place: rank, world size, device.
+        process: rank, world size, device.
         out: where logs and checkpoints go.
         seed: of dropout; the objective has its own for everything else.
         show: progress on stderr and TensorBoard.
@@ -150,18 +150,18 @@ def fit(
         HealthError: the run has failed in one of the known ways; the last good checkpoint stays.
         UserError: a checkpoint that is not one of this model.
     """
-    objective.to(place.device).train()  # a loaded encoder comes in evaluation mode
+    objective.to(process.device).train()  # a loaded encoder comes in evaluation mode
     optimizer = build_optimizer(objective, optim, rate=training.rate)
     progress = _restore(out / "last.pt", objective, optimizer, monitor)
-    model = _parallel(objective, place, find_unused=training.find_unused)
-    log = _Log(out, place, progress, config=config, name=training.name, summary=objective.summary, show=show)
-    autocast = torch.autocast(place.device.type, torch.bfloat16, enabled=use_bf16(config.precision, place.device))
+    model = _parallel(objective, process, find_unused=training.find_unused)
+    log = _Log(out, process, progress, config=config, name=training.name, summary=objective.summary, show=show)
+    autocast = torch.autocast(process.device.type, torch.bfloat16, enabled=use_bf16(config.precision, process.device))
 
     def validate(batches: int) -> Metrics:
-        return {} if valid is None else _validate(objective, valid, batches, place=place, autocast=autocast)
+        return {} if valid is None else _validate(objective, valid, batches, process=process, autocast=autocast)
 
     def checkpoint(*, best: bool = False, forced: bool = False) -> None:
-        if place.is_main and (forced or not monitor.suspicious):  # the last good state stays while a sign is up
+        if process.is_main and (forced or not monitor.suspicious):  # the last good state stays while a sign is up
             state = {
                 "model": objective.state_dict(),
                 "optimizer": optimizer.state_dict(),
@@ -185,9 +185,9 @@ def fit(
             begin = time.monotonic()
             rate = training.peak_rate * schedule((step + 1) / config.steps, optim)
             set_learning_rate(optimizer, rate)
-            _seed_dropout(seed, step, place.rank)
-            totals = _accumulate(objective, model, batch, config, step=step, place=place, autocast=autocast)
-            grad_norm = _update(objective, optimizer, totals.count, place=place, clip=optim.clip)
+            _seed_dropout(seed, step, process.rank)
+            totals = _accumulate(objective, model, batch, config, step=step, process=process, autocast=autocast)
+            grad_norm = _update(objective, optimizer, totals.count, process=process, clip=optim.clip)
             objective.after_update(step=step, progress=(step + 1) / config.steps)
             metrics = objective.metrics(totals.terms, totals.stats)
             metrics |= {"grad_norm": grad_norm, "lr": rate}
@@ -197,10 +197,10 @@ def fit(
             log.train(metrics, last=last)
             with log.alarm():
                 monitor.observe(step + 1, metrics, grad_norm=grad_norm)
-            stopping = any_rank(stop.requested, place.device)
+            stopping = any_rank(stop.requested, process.device)
             improved = False
             if valid is not None and ((step + 1) % config.validate_every == 0 or last):
-                monitor.probed = _probe(objective, probed, place.device)
+                monitor.probed = _probe(objective, probed, process.device)
                 validation = validate(config.validate_batches) | monitor.probed
                 if objective.criterion is not None:
                     score = float(validation[objective.criterion])  # pyright: ignore[reportArgumentType]
@@ -239,11 +239,11 @@ def _accumulate(
     config: LoopConfig,
     *,
     step: int,
-    place: Place,
+    process: Process,
     autocast: torch.autocast,
 ) -> _Totals:
     """Backward through every micro-batch of this rank; terms and stats summed over micro-batches and ranks."""
-    micro = [part.to(place.device) for part in batch.micro_batches(config.accumulation)]
+    micro = [part.to(process.device) for part in batch.micro_batches(config.accumulation)]
     shared: Mapping[str, Tensor] | None = None
     terms: dict[str, Tensor] = {}
     stats: dict[str, Tensor] = {}
@@ -252,7 +252,7 @@ def _accumulate(
             model.require_backward_grad_sync = index == len(micro) - 1  # what no_sync() sets; only the last one talks
         with autocast:
             if index == 0:
-                shared = _shared(objective, micro, step=step, place=place)
+                shared = _shared(objective, micro, step=step, process=process)
             loss: StepOutput = model(part, step=step, progress=step / config.steps, shared=shared)
         loss.total.backward()
         _add(terms, loss.terms)
@@ -260,9 +260,9 @@ def _accumulate(
     return _Totals(sum_over_ranks(terms), sum_over_ranks(stats))
 
 
-def _shared(objective: Trainable, parts: Sequence[Any], *, step: int, place: Place) -> Mapping[str, Tensor] | None:
+def _shared(objective: Trainable, parts: Sequence[Any], *, step: int, process: Process) -> Mapping[str, Tensor] | None:
     """What the loss of each part needs of the whole batch; None where there is one part, or nothing is needed."""
-    if len(parts) == 1 and place.world_size == 1:
+    if len(parts) == 1 and process.world_size == 1:
         return None
     own = objective.gather(parts, step=step)
     return sum_over_ranks(own) if own else None
@@ -283,10 +283,12 @@ def _probe(objective: Trainable, batch: Callable[[], Batch] | None, device: torc
     return measured
 
 
-def _update(model: nn.Module, optimizer: torch.optim.Optimizer, count: Tensor, *, place: Place, clip: float) -> float:
+def _update(
+    model: nn.Module, optimizer: torch.optim.Optimizer, count: Tensor, *, process: Process, clip: float
+) -> float:
     """Divide gradients by the number of targets, clip, step; skip non-finite ones. Returns the norm before clipping."""
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    scale = place.world_size / float(count)  # DDP has averaged over ranks
+    scale = process.world_size / float(count)  # DDP has averaged over ranks
     for gradient in gradients:
         gradient.mul_(scale)
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip, foreach=True))
@@ -298,16 +300,16 @@ def _update(model: nn.Module, optimizer: torch.optim.Optimizer, count: Tensor, *
 
 @torch.no_grad()
 def _validate(
-    objective: Trainable, valid: Callable[[int], Batch], batches: int, *, place: Place, autocast: torch.autocast
+    objective: Trainable, valid: Callable[[int], Batch], batches: int, *, process: Process, autocast: torch.autocast
 ) -> Metrics:
     """Metrics over the first validation batches: no dropout, no noise, masks fixed by the batch's number."""
     objective.eval()
     terms: dict[str, Tensor] = {}
     stats: dict[str, Tensor] = {}
     for number in range(batches):
-        batch = valid(number).to(place.device)
+        batch = valid(number).to(process.device)
         with autocast:
-            shared = _shared(objective, [batch], step=number, place=place)
+            shared = _shared(objective, [batch], step=number, process=process)
             loss: StepOutput = objective(batch, step=number, progress=1.0, shared=shared)
         _add(terms, loss.terms)
         _add(stats, loss.stats)
@@ -338,10 +340,10 @@ def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, mon
         raise UserError(f"{path}: a checkpoint of another model ({str(error).splitlines()[0]})") from None
 
 
-def _parallel(objective: nn.Module, place: Place, *, find_unused: bool) -> nn.Module:
-    if place.world_size == 1:
+def _parallel(objective: nn.Module, process: Process, *, find_unused: bool) -> nn.Module:
+    if process.world_size == 1:
         return objective
-    devices = [place.device.index] if place.device.type == "cuda" else None
+    devices = [process.device.index] if process.device.type == "cuda" else None
     return DistributedDataParallel(objective, device_ids=devices, find_unused_parameters=find_unused)
 
 
@@ -400,7 +402,7 @@ class _Log:
     def __init__(
         self,
         out: Path,
-        place: Place,
+        process: Process,
         progress: Progress,
         *,
         config: LoopConfig,
@@ -408,7 +410,7 @@ class _Log:
         summary: Callable[[Mapping[str, Any]], str],
         show: bool,
     ):
-        self.path, self.place, self.progress, self.config = out / "log.jsonl", place, progress, config
+        self.path, self.process, self.progress, self.config = out / "log.jsonl", process, progress, config
         self.name, self.summary, self.show = name, summary, show
         self._open = False
         self._ends = ExitStack()
@@ -417,7 +419,7 @@ class _Log:
         self._board: TensorBoard | None = None
 
     def __enter__(self) -> "_Log":
-        if self.place.is_main:
+        if self.process.is_main:
             truncate_log(self.path, self.progress.step)
             self._file = self._ends.enter_context(self.path.open("a", encoding="utf-8"))
             self._open = True
@@ -430,7 +432,7 @@ class _Log:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with naming(self.path):  # what a full disk had no place for is tried once more
+        with naming(self.path):  # what a full disk had no room for is tried once more
             self._ends.close()
 
     def train(self, metrics: Metrics, *, last: bool) -> None:

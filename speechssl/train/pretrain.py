@@ -5,9 +5,8 @@ setting), ``log.jsonl``, ``metrics.json`` (which of its metrics are drawn), ``la
 an unfinished folder, it resumes exactly where the last checkpoint was written.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +18,16 @@ from speechssl.config import UserError
 from speechssl.data.batching import CropBatches
 from speechssl.data.training_audio import AudioRecord, TrainingAudio, read_training_audio, write_training_audio
 from speechssl.data.waveforms import WaveformStore
-from speechssl.files import write_atomic
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.storage import model_hash, save_model
 from speechssl.nn.memory import keep_freed_memory
 from speechssl.objectives import load_objective
-from speechssl.objectives.base import ENCODER, Curve, Metrics, Objective
+from speechssl.objectives.base import ENCODER, Metrics, Objective
 from speechssl.terminal import say_once
 from speechssl.train.adapt import carry_over
 from speechssl.train.claim import claim
-from speechssl.train.distributed import hold_run, processes
+from speechssl.train.curves import write_curves
+from speechssl.distributed import hold_run, process_group
 from speechssl.train.health import HealthMonitor
 from speechssl.train.loop import FitResult, Training, fit
 from speechssl.train.optim import peak_learning_rate
@@ -70,13 +69,13 @@ def pretrain(
         UserError: nothing to train on, or ``out`` holds a run with other settings or one that has not ended.
         HealthError: the run failed in a known way; the last good checkpoint stays.
     """
-    with processes(config.device) as place, hold_run(out, place):
-        if place.device.type == "cpu":
+    with process_group(config.device) as process, hold_run(out, process):
+        if process.device.type == "cpu":
             keep_freed_memory()
         stores = [WaveformStore(corpus) for corpus in corpora]
         if len({store.content_hash() for store in stores}) < len(stores):
             raise UserError("the same corpus twice: what is held out of one would be trained on in the other")
-        if place.is_main:
+        if process.is_main:
             claim(out, config, stores, resume=resume, parts=[] if start is None else [model_hash(start)])
         train, valid = split(stores, config)
         torch.manual_seed(config.seed)
@@ -102,18 +101,18 @@ def pretrain(
         for store in stores:
             heard |= TrainingAudio(pretraining=AudioRecord.of(store))
         heard |= read_training_audio(start)
-        if place.is_main:
-            write_curves(out, method.CURVES)
+        if process.is_main:
+            write_curves(out, method.CURVES, config.objective)
         result: FitResult = fit(
             objective,
             _training(objective, config, out=out, provenance=provenance, heard=heard),
-            lambda number: train.batch(number, rank=place.rank, world_size=place.world_size),
-            lambda number: valid.batch(number, rank=place.rank, world_size=place.world_size),
+            lambda number: train.batch(number, rank=process.rank, world_size=process.world_size),
+            lambda number: valid.batch(number, rank=process.rank, world_size=process.world_size),
             probed=lambda: valid.batch(0),
             config=config.loop,
             optim=config.optim,
             monitor=_monitor(objective, config),
-            place=place,
+            process=process,
             out=out,
             seed=config.seed,
         )
@@ -171,11 +170,6 @@ def _check_lengths(objective: Objective, config: PretrainConfig) -> None:
             f"crops.min_seconds={shortest:g} gives {frames} frames; {config.objective.name} needs at least "
             f"{objective.min_frames}"
         )
-
-
-def write_curves(out: Path, curves: Sequence[Curve]) -> None:
-    """Write ``metrics.json``: which metrics of ``log.jsonl`` the report draws."""
-    write_atomic(out / "metrics.json", json.dumps({"curves": [asdict(curve) for curve in curves]}).encode())
 
 
 def _training(

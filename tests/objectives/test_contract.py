@@ -134,6 +134,7 @@ def test_what_is_logged(
         kinds = [("valid" in row) for row in logged if curve.metric in row]
         assert kinds, curve
         assert any(kinds) or not curve.validation
+        assert not all(kinds) or not curve.training
         assert curve.chance is None or all(curve.chance in row for row in logged if curve.metric in row)
     curves = json.loads((out / "metrics.json").read_text())["curves"]
     assert [each["metric"] for each in curves] == [curve.metric for curve in module.CURVES]

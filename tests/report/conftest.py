@@ -6,7 +6,9 @@ import math
 import numpy as np
 import pytest
 
+from speechssl.objectives.wav2vec2 import CURVES, PRESETS
 from speechssl.scoring.results import ResultRow, write_results
+from speechssl.train.curves import write_curves
 
 CONTENDERS = {
     "model (last layer)": 0.62,
@@ -24,6 +26,8 @@ def log_rows(steps=1200):
         done = step / steps
         row = {
             "step": step,
+            "loss": 4.7,
+            "chance_loss": math.log(101),
             "contrastive_loss": 4.62 - 1.5 * done**1.5 + 0.05 * math.sin(step),
             "accuracy": 0.03 + 0.3 * done**1.5 + 0.01 * math.sin(step / 7),
             "code_perplexity": [95 - 40 * done + math.sin(step), 90 - 50 * done],
@@ -79,12 +83,7 @@ def config(*, synthetic=True):
             "conv": {"layers": [[64, 160, 10]] * 6, "norm": "layer", "front": "gabor", "init": "tap-average"},
             "transformer": {"dim": 192, "layers": 4},
         },
-        "objective": {
-            "name": "wav2vec2",
-            "negatives": 100,
-            "mask": {"probability": 0.65, "length": 10},
-            "quantizer": {"groups": 2, "codes": 160},
-        },
+        "objective": {"name": "wav2vec2"},
         "provenance": {
             "speechssl": "0.1.0",
             "torch": "2.14.1",
@@ -103,10 +102,6 @@ seconds = 2.0
 batch_seconds = 32.0
 [optim]
 max_lr = 0.001
-[health]
-min_determinism = 0.2
-min_stability = 0.12
-max_constant_share = 0.99
 """
 
 
@@ -128,6 +123,7 @@ def run_folder(tmp_path):
     folder = tmp_path / "demo"
     folder.mkdir()
     (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log_rows()))
+    write_curves(folder, CURVES, PRESETS["tiny"])
     (folder / "config.json").write_text(json.dumps(config()))
     (folder / "recipe.toml").write_text(RECIPE)
     write_results(result_rows(), folder / "results.json")

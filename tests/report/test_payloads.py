@@ -17,11 +17,13 @@ import pytest
 from markdown_it import MarkdownIt
 
 from speechssl.config import UserError
+from speechssl.objectives.wav2vec2 import CURVES, PRESETS
 from speechssl.report.html import _page, write_report
 from speechssl.report.markdown import write_markdown
 from speechssl.report.markup import Element, render
 from speechssl.report.run import read_run
 from speechssl.terminal import printable
+from speechssl.train.curves import metrics
 
 from .conftest import RECIPE, config, log_rows, result_rows
 from .test_few_labels import CONFUSION
@@ -37,7 +39,7 @@ PIECES = [
     "_",
 ]
 PAYLOADS = ["_$\\frac$" + "".join(PIECES), "ab " * 3334]  # the first with all at once; labels of pictures show its ends
-FIXED = ("task", "metric", "unit")  # they decide which parts the page has
+FIXED = ("task", "metric", "unit", "chance")  # they decide which parts the page has
 WORDS_OF_THE_PACKAGE = ("chance", "none")
 
 PATHS, SENTENCES = ("corpus", "corpora", "audio"), ("said", "written")
@@ -61,6 +63,7 @@ def files_of_a_run() -> dict[str, Any]:
             "method": ["PCA"],
         },
         "log.jsonl": log_rows(200),
+        "metrics.json": json.loads(json.dumps(metrics(CURVES, PRESETS["tiny"]))),
     }
 
 
@@ -202,7 +205,8 @@ def test_the_payloads_are_where_they_would_do_harm(harmless: dict[tuple[str, ...
     """Most strings are shown: the test above would notice."""
     change, made = named("", FIXED)
     replaced(files_of_a_run(), change)
-    shown = [text for text in made.values() if text in harmless[FIXED].text]
+    page = "\n".join([harmless[FIXED].text, *harmless[FIXED].attributes])
+    shown = [text for text in made.values() if text in page]
     assert len(shown) > 0.8 * len(made)
 
 
@@ -261,11 +265,14 @@ def with_other(content: Any, place: tuple[Any, ...], value: Any) -> Any:
 
 
 @pytest.mark.parametrize("share", [0.1, pytest.param(1.0, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["config.json", "results.json", "confusion.json", "worst.json", "log.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "results.json", "confusion.json", "worst.json", "log.jsonl", "metrics.json"]
+)
 def test_a_value_of_another_kind_is_taken_or_named(
     name: str, share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for picture in ("learning_curves", "health_curves", "shots_curves", "embedding_map"):
+    monkeypatch.setattr("speechssl.report.html.learning_figures", lambda _: [(Element("svg"), "")])
+    for picture in ("shots_curves", "embedding_map"):
         monkeypatch.setattr(f"speechssl.report.plots.{picture}", lambda *_, **__: Element("svg"))
     monkeypatch.setattr("speechssl.report.few_labels.efficiency_curves", lambda *_: Element("svg"))
     files = files_of_a_run()
@@ -288,7 +295,7 @@ def test_a_value_of_another_kind_is_taken_or_named(
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "5", '"text"', "[[]]", "[5]", '{"a": 1}', "\ud800", "nul\0"])
 @pytest.mark.parametrize(
-    "name", ["config.json", "results.json", "confusion.json", "worst.json", "recipe.toml", "map.npz"]
+    "name", ["config.json", "results.json", "confusion.json", "worst.json", "metrics.json", "recipe.toml", "map.npz"]
 )
 def test_a_file_of_another_kind_is_taken_or_named(name: str, text: str, tmp_path: Path) -> None:
     folder = write(tmp_path / "run", {"log.jsonl": [{"step": 1}]})

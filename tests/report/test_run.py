@@ -15,7 +15,8 @@ def test_a_whole_run_is_read(run_folder):
     run = read_run(run_folder)
     assert (len(run.training), len(run.validation)) == (121, 6)
     assert run.name == "demo"
-    assert run.chance_loss == pytest.approx(math.log(101))
+    assert run.settings == "2 × 160 codes, 100 negatives, mask 0.65 in spans of 10 frames"
+    assert [(curve.metric, curve.bound) for curve in run.curves if curve.bound] == [("code_perplexity", 160.0)]
     assert run.synthetic
     assert run.map is not None
     assert run.map.points.shape == (600, 2)
@@ -69,3 +70,22 @@ def test_series_pass_over_rows_without_the_number():
     assert steps == [1, 4]
     assert values[0] == 0.5
     assert math.isnan(values[1])
+
+
+def test_series_of_a_metric_with_several_numbers():
+    rows = [LogRow(step=1, codes=[3.0, 4.0]), LogRow(step=2, codes=[5.0]), LogRow(step=3, codes=None, valid=True)]
+    assert series(rows, "codes", line=1) == ([1], [4.0])
+    assert series(rows, "codes") == ([1, 2], [3.0, 5.0])
+
+
+def test_a_log_of_any_method_is_read(run_folder):
+    (run_folder / "metrics.json").write_text('{"curves": [{"metric": "cosine", "title": "Cosine"}]}')
+    (run_folder / "log.jsonl").write_text('{"step": 1, "cosine": -0.5, "unknown": null}\n')
+    run = read_run(run_folder)
+    assert run.training[0].values == {"cosine": -0.5}
+    (run_folder / "log.jsonl").write_text('{"step": 1, "cosine": "-0.5"}\n')
+    with pytest.raises(UserError, match=r"log.jsonl line 1: key 'cosine': given '-0.5', allowed: a number, a list"):
+        read_run(run_folder)
+    (run_folder / "log.jsonl").unlink()
+    (run_folder / "metrics.json").unlink()
+    assert [curve.metric for curve in read_run(run_folder).curves] == ["loss"]

@@ -18,7 +18,7 @@ from speechssl.data.waveforms import WaveformStore
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.wav2vec2 import Wav2Vec2
 from speechssl.train import loop
-from speechssl.train.distributed import Place
+from speechssl.distributed import Process
 from speechssl.train.loop import LoopConfig, use_bf16
 from speechssl.train.optim import schedule
 from speechssl.train.pretrain import pretrain, split
@@ -26,7 +26,7 @@ from speechssl.train.pretrain_config import PretrainConfig
 from tests.toys import MICRO_RUN, NO_DROPOUT, changed
 from tests.train.conftest import rows, tensors
 
-CPU = Place(rank=0, world_size=1, device=torch.device("cpu"))
+CPU = Process(rank=0, world_size=1, device=torch.device("cpu"))
 STILL = changed(MICRO_RUN, **{f"encoder__{name}": value for name, value in NO_DROPOUT.items()})
 
 
@@ -154,11 +154,11 @@ def test_an_update_with_broken_gradients_is_skipped() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     for bad in (math.nan, math.inf):
         model.weight.grad = torch.tensor([[1.0, bad, 0.0]])
-        assert not math.isfinite(loop._update(model, optimizer, torch.tensor(2.0), place=CPU, clip=10.0))
+        assert not math.isfinite(loop._update(model, optimizer, torch.tensor(2.0), process=CPU, clip=10.0))
         assert torch.equal(model.weight, before)
         assert model.weight.grad is None
     model.weight.grad = torch.tensor([[6.0, 8.0, 0.0]])
-    norm = loop._update(model, optimizer, torch.tensor(2.0), place=CPU, clip=1.0)
+    norm = loop._update(model, optimizer, torch.tensor(2.0), process=CPU, clip=1.0)
     assert norm == pytest.approx(5.0)  # after the division, before clipping
     torch.testing.assert_close(model.weight, before - torch.tensor([[0.6, 0.8, 0.0]]))
 

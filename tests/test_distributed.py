@@ -10,8 +10,8 @@ from torch import Tensor
 
 from speechssl.config import UserError
 from speechssl.train.checkpoint import load_checkpoint
-from speechssl.train.distributed import any_rank, sum_over_ranks
-from speechssl.train.distributed import processes as joined
+from speechssl.distributed import any_rank, sum_over_ranks
+from speechssl.distributed import process_group
 from speechssl.train.pretrain_config import PretrainConfig
 from tests.toys import MICRO_RUN, NO_DROPOUT, changed
 from tests.train.conftest import Processes, Run, rows, tensors
@@ -123,19 +123,19 @@ def test_an_alarm_ends_both(processes: Processes, corpus: Path, tmp_path: Path) 
 
 
 def test_alone() -> None:
-    with joined("cpu") as place:
-        assert (place.rank, place.world_size, place.is_main, place.device.type) == (0, 1, True, "cpu")
+    with process_group("cpu") as process:
+        assert (process.rank, process.world_size, process.is_main, process.device.type) == (0, 1, True, "cpu")
         tensors = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor(3)}
         assert sum_over_ranks(tensors) is tensors
-        assert any_rank(True, place.device)  # noqa: FBT003
-        assert not any_rank(False, place.device)  # noqa: FBT003
+        assert any_rank(True, process.device)  # noqa: FBT003
+        assert not any_rank(False, process.device)  # noqa: FBT003
 
 
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match="device 'cuda:0': torch sees no GPU"), joined("cuda:0"):
+    with pytest.raises(UserError, match="device 'cuda:0': torch sees no GPU"), process_group("cuda:0"):
         pass
-    with pytest.raises(UserError, match="unknown device 'abacus'; 'auto', 'cpu'"), joined("abacus"):
+    with pytest.raises(UserError, match="unknown device 'abacus'; 'auto', 'cpu'"), process_group("abacus"):
         pass
-    with joined("auto") as place:
-        assert place.device.type == "cpu"
+    with process_group("auto") as process:
+        assert process.device.type == "cpu"

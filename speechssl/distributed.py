@@ -1,4 +1,4 @@
-"""Processes: one without a launcher, several under torchrun. Everything else asks this file who it is.
+"""The process group: one process without a launcher, several under torchrun; rank, device, sums over ranks.
 
 torchrun --nproc-per-node 2 -m speechssl pretrain CORPUS --out OUT
 """
@@ -18,7 +18,7 @@ from speechssl.files import hold_folder
 
 
 @dataclass(frozen=True)
-class Place:
+class Process:
     """Which process this is, of how many, and its device."""
 
     rank: int
@@ -31,18 +31,18 @@ class Place:
         return self.rank == 0
 
 
-def hold_run(out: Path, place: Place) -> AbstractContextManager[None]:
+def hold_run(out: Path, process: Process) -> AbstractContextManager[None]:
     """Keeps every other run off a run folder until the block ends; the main process does it for all.
 
     Raises:
         UserError: another run holds the folder.
         OSError: the folder cannot be made or written; carries its name.
     """
-    return hold_folder(out) if place.is_main else nullcontext()
+    return hold_folder(out) if process.is_main else nullcontext()
 
 
 @contextmanager
-def processes(device: str) -> Generator[Place, None, None]:
+def process_group(device: str) -> Generator[Process, None, None]:
     """Join torchrun's process group where there is one (nccl on GPUs, gloo on CPUs), and leave it at the end.
 
     Args:
@@ -58,14 +58,14 @@ def processes(device: str) -> Generator[Place, None, None]:
         raise UserError(f"device {device!r}: torch sees no GPU on this machine")
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
-        yield Place(rank=0, world_size=1, device=torch.device(name))
+        yield Process(rank=0, world_size=1, device=torch.device(name))
         return
     if name == "cuda":
         name = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(name)
     dist.init_process_group("nccl" if name.startswith("cuda") else "gloo")
     try:
-        yield Place(rank=dist.get_rank(), world_size=world_size, device=torch.device(name))
+        yield Process(rank=dist.get_rank(), world_size=world_size, device=torch.device(name))
     finally:
         dist.destroy_process_group()
 
