@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from speechssl.config import UserError
+from speechssl.distributed import any_rank, process_group, sum_over_ranks
 from speechssl.train.checkpoint import load_checkpoint
-from speechssl.distributed import any_rank, sum_over_ranks
-from speechssl.distributed import process_group
 from speechssl.train.pretrain_config import PretrainConfig
 from tests.toys import MICRO_RUN, NO_DROPOUT, changed
 from tests.train.conftest import Processes, Run, rows, tensors

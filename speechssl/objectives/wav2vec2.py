@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from speechssl.config import Config as BaseConfig
 from speechssl.data.batching import CropBatch
 from speechssl.models.encoder import EncoderConfig, SpeechEncoder
+from speechssl.nn.losses import LossSum, cosine_scores, info_nce
 from speechssl.nn.masking import MaskConfig, sample_negatives, span_mask
 from speechssl.nn.quantizer import GumbelQuantizer, QuantizerConfig, gumbel_noise
 from speechssl.objectives.base import Curve, Metrics, Objective, ObjectiveConfig, StepOutput, Symptom
@@ -285,7 +286,7 @@ class Wav2Vec2(Objective):
 
         quantized = self.quantizer(self._targets(latents, draws.mask), temperature=temperature, noise=noise)
         batch, masked = draws.negatives.shape[:2]
-        contrastive = info_nce(
+        contrastive = contrastive_term(
             self.project_context(context[draws.mask]).unflatten(0, (batch, masked)),
             self.project_target(quantized.vectors).unflatten(0, (batch, masked)),
             quantized.codes.unflatten(0, (batch, masked)),
@@ -295,7 +296,7 @@ class Wav2Vec2(Objective):
         count = batch * masked
         with torch.autocast(waveforms.device.type, enabled=False):
             terms = {
-                "contrastive": contrastive.loss,
+                "contrastive": contrastive.total,
                 "diversity": self.config.diversity_weight * diversity_term(quantized.probs, mean_probs),
                 "feature_penalty": self.config.feature_penalty * count * features.float().square().mean(),
             }
@@ -305,8 +306,8 @@ class Wav2Vec2(Objective):
         with torch.no_grad():
             stats = {
                 "count": torch.tensor(float(count), device=waveforms.device),
-                "correct": contrastive.correct.float(),
-                "chance": contrastive.chance,
+                "correct": contrastive.stats["correct"],
+                "chance": contrastive.stats["chance"],
                 "codes": F.one_hot(quantized.codes, self.config.quantizer.codes).sum(dim=0).float(),
                 "probs": quantized.probs.sum(dim=0),
                 "entropy": entropy(quantized.probs).sum(dim=0),
@@ -439,38 +440,22 @@ def _mean(value: float | Sequence[float]) -> float:
     return float(value) if isinstance(value, int | float) else sum(value) / len(value)
 
 
-@dataclass(frozen=True)
-class Contrast:
-    """Summed InfoNCE in nats, its value for equal scores, and how many positives scored highest."""
-
-    loss: Float[Tensor, ""]
-    chance: Float[Tensor, ""]
-    correct: Int[Tensor, ""]
-
-
-def info_nce(
+def contrastive_term(
     context: Float[Tensor, "batch masked dim"],
     targets: Float[Tensor, "batch masked dim"],
     codes: Int[Tensor, "batch masked groups"],
     negatives: Int[Tensor, "batch masked negatives"],
     *,
     temperature: float,
-) -> Contrast:
-    """Cross-entropy of finding each target among its negatives by cosine similarity (paper, equation 3), in fp32.
+) -> LossSum:
+    """InfoNCE of finding each target among its negatives by cosine similarity (paper, equation 3).
 
     Scores of all pairs are one matrix product; negatives are looked up in it. A negative with the same codes as the
     target is left out, judged by the code indices: comparing float vectors fails in bf16 and lets runs collapse.
     """
-    with torch.autocast(context.device.type, enabled=False):
-        scores = (
-            F.normalize(context.float(), dim=-1) @ F.normalize(targets.float(), dim=-1).transpose(1, 2) / temperature
-        )
-        same = (codes.unsqueeze(1) == codes.unsqueeze(2)).all(dim=-1)  # batch masked masked
-        positive = scores.diagonal(dim1=1, dim2=2)  # batch masked
-        others = scores.masked_fill(same, float("-inf")).gather(2, negatives)
-        loss = torch.logsumexp(torch.cat([positive.unsqueeze(-1), others], dim=-1), dim=-1) - positive
-        chance = torch.log1p((others > float("-inf")).sum(dim=-1).float())
-        return Contrast(loss=loss.sum(), chance=chance.sum(), correct=(positive > others.amax(dim=-1)).sum())
+    scores = cosine_scores(context, targets, temperature=temperature)  # batch masked masked
+    same = (codes.unsqueeze(1) == codes.unsqueeze(2)).all(dim=-1)
+    return info_nce(scores.diagonal(dim1=1, dim2=2), scores.gather(2, negatives), same=same.gather(2, negatives))
 
 
 def diversity_term(

@@ -22,6 +22,7 @@ from speechssl.config import UserError, digest
 from speechssl.data.labelled import Example, LabelledBatch, LabelledBatches
 from speechssl.data.training_audio import AudioRecord, TrainingAudio, read_training_audio, write_training_audio
 from speechssl.data.waveforms import WaveformStore
+from speechssl.distributed import hold_run, process_group
 from speechssl.models.classifier import Classifier, LogMelClassifier
 from speechssl.models.ctc import CTCModel, frames_needed
 from speechssl.models.encoder import SpeechEncoder
@@ -33,7 +34,6 @@ from speechssl.text import TEXT_RULES, Vocabulary
 from speechssl.train.claim import claim
 from speechssl.train.criteria import Criterion, criterion_of
 from speechssl.train.curves import write_curves
-from speechssl.distributed import hold_run, process_group
 from speechssl.train.finetune_config import FinetuneConfig
 from speechssl.train.health import HealthConfig, HealthMonitor
 from speechssl.train.loop import Training, fit

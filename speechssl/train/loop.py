@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from speechssl.config import Config, UserError
+from speechssl.distributed import Process, any_rank, sum_over_ranks
 from speechssl.files import naming, write_atomic
 from speechssl.objectives.base import Metrics, StepOutput, Trainable
 from speechssl.train.checkpoint import load_checkpoint, save_checkpoint
-from speechssl.distributed import Process, any_rank, sum_over_ranks
 from speechssl.train.health import HealthError, HealthMonitor
 from speechssl.train.optim import AdamWConfig, build_optimizer, schedule, set_learning_rate
 from speechssl.train.progress import Display, TensorBoard

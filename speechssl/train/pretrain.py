@@ -18,6 +18,7 @@ from speechssl.config import UserError
 from speechssl.data.batching import CropBatches
 from speechssl.data.training_audio import AudioRecord, TrainingAudio, read_training_audio, write_training_audio
 from speechssl.data.waveforms import WaveformStore
+from speechssl.distributed import hold_run, process_group
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.storage import model_hash, save_model
 from speechssl.nn.memory import keep_freed_memory
@@ -27,7 +28,6 @@ from speechssl.terminal import say_once
 from speechssl.train.adapt import carry_over
 from speechssl.train.claim import claim
 from speechssl.train.curves import write_curves
-from speechssl.distributed import hold_run, process_group
 from speechssl.train.health import HealthMonitor
 from speechssl.train.loop import FitResult, Training, fit
 from speechssl.train.optim import peak_learning_rate

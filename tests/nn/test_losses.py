@@ -15,15 +15,12 @@ from torch import Tensor
 from speechssl.nn.losses import (
     LossSum,
     code_cross_entropy,
-    cosine_scores,
     info_nce,
     negative_cosine,
     nt_xent,
     regression,
     semi_hard_triplet,
 )
-from speechssl.nn.masking import sample_negatives
-from speechssl.objectives import wav2vec2
 
 SHAPE = (3, 4)  # rows and frames
 MASK = torch.tensor([[1, 0, 1, 1], [0, 0, 0, 0], [1, 1, 0, 1]], dtype=torch.bool)
@@ -309,21 +306,6 @@ def test_info_nce_left_out_negatives() -> None:
     gradients = torch.autograd.grad(info_nce(*inputs).total, inputs)
     assert all(each.isfinite().all() for each in gradients)
     assert not gradients[1][same].any()
-
-
-def test_info_nce_gives_the_numbers_of_wav2vec2() -> None:
-    """To the last bit: the objective could stand on this function."""
-    context, targets = draw(2, 9, 6), draw(2, 9, 6, seed=1)
-    codes = torch.randint(3, (2, 9, 2), generator=torch.Generator().manual_seed(0))
-    negatives = torch.from_numpy(sample_negatives(2, 9, 20, rng=np.random.default_rng(0)))
-    theirs = wav2vec2.info_nce(context, targets, codes, negatives, temperature=0.1)
-    scores = cosine_scores(context, targets, temperature=0.1)
-    same = (codes.unsqueeze(1) == codes.unsqueeze(2)).all(dim=-1).gather(2, negatives)
-    ours = info_nce(scores.diagonal(dim1=1, dim2=2), scores.gather(2, negatives), same=same)
-    assert same.any()
-    assert torch.equal(ours.total, theirs.loss)
-    assert torch.equal(ours.stats["chance"], theirs.chance)
-    assert ours.stats["correct"].item() == theirs.correct.item()
 
 
 def test_triplet_chooses_semi_hard() -> None:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from speechssl.config import UserError, load_config
 from speechssl.data.batching import CropBatches
 from speechssl.data.waveforms import WaveformStore
+from speechssl.distributed import Process
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.wav2vec2 import Wav2Vec2
 from speechssl.train import loop
-from speechssl.distributed import Process
 from speechssl.train.loop import LoopConfig, use_bf16
 from speechssl.train.optim import schedule
 from speechssl.train.pretrain import pretrain, split
