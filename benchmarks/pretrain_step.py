@@ -36,7 +36,7 @@ from torch import Tensor
 
 import speechssl
 from speechssl.audio import samples_to_seconds, seconds_to_samples
-from speechssl.data.batching import CropBatch
+from speechssl.data.batch import CropBatch
 from speechssl.interop import huggingface
 from speechssl.models.encoder import PRESETS as ENCODERS
 from speechssl.models.encoder import SpeechEncoder

@@ -141,7 +141,7 @@ def load_config(
     """
     values = {} if defaults is None else _plain_values(defaults)
     if path is not None:
-        values = _merge(values, _read_with_base(path))
+        values = merged(values, _read_with_base(path))
     given: dict[tuple[str, ...], str] = {}
     for override in overrides:
         key = _apply_override(values, override, kind=kind)
@@ -242,15 +242,20 @@ def _read_with_base(path: Path) -> dict[str, Any]:
     base_values = _read_toml(base_path)
     if "base" in base_values:
         raise UserError(f"{path}: its base {base_path} has a base of its own; at most one is allowed")
-    return _merge(base_values, values)
+    return merged(base_values, values)
 
 
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of two sources; those above win, tables are merged key by key.
+
+    >>> merged({"optim": {"lr": 1, "clip": 2}, "seed": 0}, {"optim": {"lr": 3}})
+    {'optim': {'lr': 3, 'clip': 2}, 'seed': 0}
+    """
+    both = dict(below)
     for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
+        old = both.get(key)
+        both[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return both
 
 
 def _apply_override(values: dict[str, Any], override: str, *, kind: type[Config]) -> tuple[str, ...]:

@@ -15,17 +15,19 @@ import numpy as np
 import soundfile
 
 from speechssl.audio import normalize
-from speechssl.data.batching import CropConfig
+from speechssl.config import merged
+from speechssl.data.crops import CropConfig
 from speechssl.data.manifest import Utterance
 from speechssl.data.waveforms import pack
 from speechssl.models.encoder import EncoderConfig
 from speechssl.nn.conv import ConvConfig
 from speechssl.nn.quantizer import QuantizerConfig
 from speechssl.nn.transformer import TransformerConfig
+from speechssl.objectives import load_objective
 from speechssl.objectives.wav2vec2 import Wav2Vec2Config
 from speechssl.train.loop import LoopConfig
 from speechssl.train.optim import OptimConfig
-from speechssl.train.pretrain_config import config_of
+from speechssl.train.pretrain_config import config_of, runs
 
 RATE = 16000
 FORMANTS = np.array([[700, 1200, 2500], [300, 2300, 3000], [350, 800, 2200], [500, 1800, 2500], [450, 1000, 2600]])
@@ -126,6 +128,18 @@ MICRO_RUN = config_of("wav2vec2")(
     device="cpu",
 )
 NO_DROPOUT = {"transformer__dropout": 0.0, "transformer__attention_dropout": 0.0}
+
+
+def micro_run(objective: str) -> Any:
+    """A dozen updates of a micro encoder with an objective; what its runs change in the encoder and in crops holds."""
+    if objective == MICRO_RUN.objective.name:
+        return MICRO_RUN
+    changes = load_objective(objective).RUNS["tiny"]
+    parts = {name: getattr(MICRO_RUN, name).model_dump() for name in ("encoder", "crops", "optim", "loop", "health")}
+    normalize = {"normalize": changes.get("crops", {}).get("normalize", True)}
+    own = {"encoder": changes.get("encoder", {}), "crops": normalize}
+    settings = merged({**parts, "objective": runs(objective)["tiny"].objective}, own)
+    return config_of(objective).model_validate({**settings, "seed": MICRO_RUN.seed, "device": "cpu"})
 
 
 def changed(config: Any, **changes: Any) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor
 from speechssl.audio import normalize, samples_to_seconds, seconds_to_samples
 from speechssl.config import Config, UserError
 from speechssl.data.augment import AugmentConfig, augment
-from speechssl.data.batching import WINDOW, Store
+from speechssl.data.crops import WINDOW, Store
 
 _ORDER, _CROP, _AUGMENT = 11, 12, 13  # what a random stream is for; part of its seed
 

@@ -199,8 +199,8 @@ def export_config(encoder: EncoderConfig, objective: Config | None = None) -> di
     the training script's. Initialisations stay behind too, the weights carry them.
 
     Raises:
-        ValueError: the Gabor front, a padded front, a quantizer that normalises its input, what :func:`model_type`
-            cannot name, or an objective where the type has none.
+        ValueError: the Gabor front, a padded front, a causal encoder, a quantizer that normalises its input, what
+            :func:`model_type` cannot name, or an objective where the type has none.
 
     Example:
         >>> from speechssl.models.encoder import PRESETS
@@ -212,6 +212,8 @@ def export_config(encoder: EncoderConfig, objective: Config | None = None) -> di
         raise ValueError("front='gabor' cannot be expressed in transformers' Wav2Vec2Config; only front='conv' can")
     if encoder.conv.padding:
         raise ValueError(_padding_message(encoder))
+    if encoder.transformer.causal:
+        raise ValueError("a causal encoder cannot be expressed in transformers' or torchaudio's wav2vec 2.0")
     kind = model_type(encoder)
     config = _to_table(encoder, _encoder_settings(kind)) | dict(_FIXED) | dict(_FIXED_OF[kind])
     for (name, _), values in zip(_CONV_SETTINGS, zip(*encoder.conv.layers, strict=True), strict=True):

@@ -10,6 +10,7 @@ settings (:mod:`speechssl.interop`).
 from dataclasses import dataclass
 
 from jaxtyping import Bool, Float, Int
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from speechssl.config import Config
@@ -28,6 +29,16 @@ class EncoderConfig(Config):
     normalize: bool = True  # callers hand in waveforms of zero mean and unit variance
     feature_dropout: Share = 0.0  # after the projection
     feature_norm: bool = True  # of the latents, before the projection; DistilHuBERT has none
+
+    @model_validator(mode="after")
+    def _causal_throughout(self) -> "EncoderConfig":
+        """What is computed over a whole crop would carry the future into the past."""
+        if self.transformer.causal and (self.normalize or self.conv.norm == "group"):
+            raise ValueError(
+                "transformer.causal needs normalize=false and conv.norm=layer: a mean and a deviation over the whole "
+                "waveform, or over all frames, depend on what comes later"
+            )
+        return self
 
     @property
     def dim(self) -> int:

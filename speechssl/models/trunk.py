@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from speechssl.models.encoder import EncoderOutput, SpeechEncoder
+from speechssl.models.masked import masked_context
 from speechssl.nn.masking import HideConfig, hide_spans
 from speechssl.nn.pooling import zero_padding
 
@@ -61,11 +62,18 @@ class Trunk(nn.Module):
         num_frames = encoder.num_frames(num_samples)
         if bool((num_frames < 1).any()):
             raise ValueError(f"an utterance of {int(num_samples.min())} samples is shorter than one frame")
-        projected = encoder.project(self._latents(waveforms, num_samples))
-        if hidden is not None:
-            projected = torch.where(hidden.frames.unsqueeze(-1), self.mask_embedding, projected)
-            projected = projected.masked_fill(hidden.channels.unsqueeze(1), 0.0)
-        return encoder.contextualize(projected, num_frames, all_layers=True)
+        latents = self._latents(waveforms, num_samples)
+        if hidden is None:
+            return encoder.contextualize(encoder.project(latents), num_frames, all_layers=True)
+        return masked_context(
+            encoder,
+            latents,
+            self.mask_embedding,
+            hidden.frames,
+            channels=hidden.channels,
+            num_frames=num_frames,
+            all_layers=True,
+        )
 
     def _latents(
         self, waveforms: Float[Tensor, "batch samples"], num_samples: Int[Tensor, " batch"]

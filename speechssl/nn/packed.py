@@ -157,11 +157,15 @@ class PackedPositions(nn.Module):
 
     def __init__(self, positions: PositionalConvolution, *, dtype: torch.dtype):
         super().__init__()
+        # A causal convolution sees the frames before; the padding on both sides then becomes one side's.
+        (kernel,) = positions.conv.kernel_size
+        self._before = kernel - 1 - kernel // 2 if positions.causal else 0
         self._convolve = _Convolution(positions.conv, dtype=dtype, gelu=True)
 
     def forward(self, x: Float[Tensor, "batch frames dim"]) -> Float[Tensor, "batch frames dim"]:
         """Position features of the same shape; frames outside count as zeros."""
-        return self._convolve(x)[:, : x.shape[1]]  # an even kernel gives one frame too many
+        frames = x.shape[1]
+        return self._convolve(F.pad(x, (0, 0, self._before, 0)))[:, :frames]  # an even kernel gives one frame too many
 
 
 class _Convolution(nn.Module):

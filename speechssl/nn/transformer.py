@@ -12,7 +12,7 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from speechssl.config import Config
@@ -44,6 +44,13 @@ class TransformerConfig(Config):
     position_stack: NonNegativeInt = 0  # convolutions of data2vec's stack (nn/positions.py); 0: wav2vec 2.0's one
     relative_buckets: NonNegativeInt = 0  # of WavLM's gated relative position bias; 0: none
     relative_distance: PositiveInt = 800  # frames from which on all distances share the last bucket
+    causal: bool = False  # a frame depends on no frame after it
+
+    @model_validator(mode="after")
+    def _causal_parts(self) -> "TransformerConfig":
+        if self.causal and (self.position_stack or self.relative_buckets):
+            raise ValueError("causal: positions are one convolution then (position_stack=0, relative_buckets=0)")
+        return self
 
 
 @dataclass(frozen=True)
@@ -58,10 +65,14 @@ class TransformerOutput:
 
 
 class PositionalConvolution(nn.Module):
-    """Convolutional relative positional embedding: weight-normalised grouped convolution over time, GELU."""
+    """Convolutional relative positional embedding: weight-normalised grouped convolution over time, GELU.
 
-    def __init__(self, dim: int, kernel: int, groups: int):
+    A causal one sees the ``kernel - 1`` frames before a frame and the frame itself.
+    """
+
+    def __init__(self, dim: int, kernel: int, groups: int, *, causal: bool = False):
         super().__init__()
+        self.causal = causal
         conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
         nn.init.normal_(conv.weight, std=math.sqrt(4 / (kernel * dim)))  # fairseq's
         nn.init.zeros_(conv.bias)  # pyright: ignore[reportArgumentType]  (made with a bias)
@@ -70,16 +81,19 @@ class PositionalConvolution(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch frames dim"]) -> Float[Tensor, "batch frames dim"]:
         """Position features of the same shape; frames outside count as zeros."""
-        padding, groups = self.conv.kernel_size[0] // 2, self.conv.groups
-        y = convolve(x, self.conv.weight, self.conv.bias, padding=padding, groups=groups)
-        return F.gelu(y[:, : x.shape[1]])  # an even kernel gives one frame too many
+        (kernel,), groups, frames = self.conv.kernel_size, self.conv.groups, x.shape[1]
+        if self.causal:
+            x = F.pad(x, (0, 0, kernel - 1, 0))
+        y = convolve(x, self.conv.weight, self.conv.bias, padding=0 if self.causal else kernel // 2, groups=groups)
+        return F.gelu(y[:, :frames])  # an even kernel gives one frame too many
 
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention with one fused projection for queries, keys and values."""
 
-    def __init__(self, dim: int, heads: int, dropout: float):
+    def __init__(self, dim: int, heads: int, dropout: float, *, causal: bool = False):
         super().__init__()
+        self.causal = causal
         if dim % heads:
             raise ValueError(f"dim {dim} is not divisible by {heads} heads")
         self.heads, self.dropout = heads, dropout
@@ -88,8 +102,9 @@ class SelfAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch frames dim"], mask: Bool[Tensor, "batch 1 1 frames"] | None
     ) -> Float[Tensor, "batch frames dim"]:
-        """Attention over frames where ``mask`` is True."""
+        """Attention over frames where ``mask`` is True; a causal one takes none, as padding is behind the frames."""
         q, k, v = self.project(x)
+        assert not self.causal or mask is None
         return self.out(self.attend(q, k, v, mask).transpose(1, 2).flatten(2))
 
     def project(self, x: Float[Tensor, "batch frames dim"]) -> Float[Tensor, "3 batch heads frames head_dim"]:
@@ -101,7 +116,7 @@ class SelfAttention(nn.Module):
         """Attention in the faster of two ways, with dropout in training; a mask of numbers is added to the scores."""
         probability = self.dropout if self.training else 0.0
         attention = plain_attention if prefers_plain(q, probability) else F.scaled_dot_product_attention
-        return attention(q, k, v, mask, probability)
+        return attention(q, k, v, mask, probability, self.causal)
 
 
 class GatedAttention(SelfAttention):
@@ -160,9 +175,13 @@ def plain_attention(
     v: Float[Tensor, "batch heads frames dim"],
     mask: Bool[Tensor, "batch 1 1 frames"] | Float[Tensor, "batch heads queries frames"] | None,
     probability: float,
+    causal: bool = False,
 ) -> Float[Tensor, "batch heads queries dim"]:
     """Attention with dropout, in matrix products; arguments as torch's fused kernel takes them."""
     scores = q @ (k * q.shape[-1] ** -0.5).transpose(-1, -2)  # batch heads queries frames
+    if causal:
+        after = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(after, float("-inf"))
     if mask is not None and mask.dtype != torch.bool:
         scores = scores + mask
     elif mask is not None:
@@ -176,8 +195,9 @@ class TransformerLayer(nn.Module):
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.config = config
-        attention = GatedAttention if config.relative_buckets else SelfAttention
-        self.attention = attention(config.dim, config.heads, config.attention_dropout)
+        shape = config.dim, config.heads, config.attention_dropout
+        gated = config.relative_buckets > 0
+        self.attention = GatedAttention(*shape) if gated else SelfAttention(*shape, causal=config.causal)
         self.attention_norm = LayerNorm(config.dim, eps=config.norm_eps)
         self.expand = nn.Linear(config.dim, config.feedforward)
         self.activation: nn.Module = nn.GELU()
@@ -223,7 +243,9 @@ class Transformer(nn.Module):
         self.config = config
         shape = config.dim, config.position_kernel, config.position_groups
         stack = config.position_stack
-        self.positions = PositionalStack(*shape, depth=stack) if stack else PositionalConvolution(*shape)
+        self.positions = (
+            PositionalStack(*shape, depth=stack) if stack else PositionalConvolution(*shape, causal=config.causal)
+        )
         self.relative = None
         if config.relative_buckets:
             self.relative = RelativeBias(
@@ -251,7 +273,7 @@ class Transformer(nn.Module):
         mask = None
         if valid is not None:
             x = x.masked_fill(~valid.unsqueeze(-1), 0.0)
-            mask = valid[:, None, None, :]
+            mask = None if self.config.causal else valid[:, None, None, :]
         x = x + (self.positions(x, valid) if isinstance(self.positions, PositionalStack) else self.positions(x))
         if not self.config.pre_norm:
             x = self.norm(x)

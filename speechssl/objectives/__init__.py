@@ -3,7 +3,7 @@
     class Config(ObjectiveConfig)                         its settings, `name` among them
     def build(encoder, config, *, seed) -> Objective      the method
     PRESETS: dict[str, Config]                            settings by size of the encoder
-    RUNS: Mapping[str, Mapping[str, Mapping]]             what a run of a size changes in crops, optim, loop and health
+    RUNS: Mapping[str, Mapping[str, Mapping]]             what a run of a size changes in encoder, crops, optim …
     CURVES: tuple[Curve, ...]                             what the report draws
 
 What an objective is to the loop is in :mod:`speechssl.objectives.base`.

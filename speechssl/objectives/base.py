@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from speechssl.config import Config
+from speechssl.data.batch import CROPS_ALONE, BatchSpec, CropBatch
 from speechssl.models.encoder import EncoderConfig, SpeechEncoder
 
 Metrics = dict[str, float | list[float]]
@@ -105,6 +106,21 @@ class Curve:
     headline: bool = False
 
 
+@dataclass(frozen=True)
+class Context:
+    """Frames that an objective predicts from, and what of the audio each of them must not depend on.
+
+    Attributes:
+        frames: output of the context network.
+        hidden: True where the input frame is hidden from the whole context (masked); None: none is.
+        causal: whether a frame must not depend on input frames after it.
+    """
+
+    frames: Float[Tensor, "batch frames dim"]
+    hidden: Bool[Tensor, "batch frames"] | None = None
+    causal: bool = False
+
+
 class Trainable(nn.Module):
     """What the training loop can train: a model and its loss. A subclass writes :meth:`forward` and :meth:`metrics`.
 
@@ -179,11 +195,26 @@ class Objective(Trainable):
         self.encoder, self.seed = encoder, seed
 
     @property
+    def batch_spec(self) -> BatchSpec:
+        """What the batches have beside the crops."""
+        return CROPS_ALONE
+
+    @property
     def min_frames(self) -> int:
         """Frames that a crop must have at least."""
         return 1
 
+    def context(self, batch: CropBatch, *, step: int) -> "Context | None":  # noqa: ARG002 -- a default
+        """What the loss predicts from, with the draws of a step; None of a method that hides nothing."""
+        return None
+
     @property
     def released(self) -> SpeechEncoder:
-        """The encoder that the model folder keeps: the trained one, or a teacher."""
+        """The encoder that the model folder keeps: the trained one, or a teacher; a module of this one."""
         return self.encoder
+
+    @property
+    def released_prefix(self) -> str:
+        """What the names of the released encoder's parameters begin with."""
+        released = self.released
+        return next(name for name, module in self.named_modules() if module is released) + "."

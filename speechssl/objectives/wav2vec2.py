@@ -24,12 +24,13 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from speechssl.config import Config as BaseConfig
-from speechssl.data.batching import CropBatch
+from speechssl.data.batch import CropBatch
 from speechssl.models.encoder import EncoderConfig, SpeechEncoder
+from speechssl.models.masked import masked_context
 from speechssl.nn.losses import LossSum, cosine_scores, info_nce
 from speechssl.nn.masking import MaskConfig, sample_negatives, span_mask
 from speechssl.nn.quantizer import GumbelQuantizer, QuantizerConfig, gumbel_noise
-from speechssl.objectives.base import Curve, Metrics, Objective, ObjectiveConfig, StepOutput, Symptom
+from speechssl.objectives.base import Context, Curve, Metrics, Objective, ObjectiveConfig, StepOutput, Symptom
 
 _MASK, _NEGATIVES, _GUMBEL = 11, 12, 13  # what a random stream is for; part of its seed
 
@@ -281,8 +282,7 @@ class Wav2Vec2(Objective):
         if features.requires_grad and self.config.feature_gradient != 1.0:
             features.register_hook(lambda gradient: gradient * self.config.feature_gradient)
         latents = self.encoder.feature_norm(features)
-        projected = torch.where(draws.mask.unsqueeze(-1), self.mask_embedding, self.encoder.project(latents))
-        context = self.encoder.contextualize(projected, None).frames
+        context = masked_context(self.encoder, latents, self.mask_embedding, draws.mask).frames
 
         quantized = self.quantizer(self._targets(latents, draws.mask), temperature=temperature, noise=noise)
         batch, masked = draws.negatives.shape[:2]
@@ -318,6 +318,12 @@ class Wav2Vec2(Objective):
                 "feature_square": features.float().square().sum(),
             }
         return StepOutput(total=total, terms={name: term.detach() for name, term in terms.items()}, stats=stats)
+
+    def context(self, batch: CropBatch, *, step: int) -> Context:
+        """The context network's output with the masks of a step."""
+        mask = self.draw(batch, step=step).mask
+        latents = self.encoder.latents(batch.waveforms)
+        return Context(masked_context(self.encoder, latents, self.mask_embedding, mask).frames, hidden=mask)
 
     def _targets(
         self, latents: Float[Tensor, "batch frames channels"], mask: Bool[Tensor, "batch frames"]

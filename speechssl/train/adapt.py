@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pydantic
-from torch import nn
 
 from speechssl.config import UserError
 from speechssl.models.files import read_header, read_tensors
 from speechssl.models.storage import PREFIX, read_encoder_config, read_model_config
 from speechssl.objectives import load_objective
-from speechssl.objectives.base import ENCODER, ObjectiveConfig
+from speechssl.objectives.base import ENCODER, Objective, ObjectiveConfig
 from speechssl.train.pretrain_config import PretrainConfig
 
 RATE = 0.3  # of the first run's learning rates
@@ -73,14 +72,15 @@ def _check_objective(start: Path, wanted: Mapping[str, tuple[int, ...]]) -> None
             raise UserError(f"{start}: objective.{name} {given}, its settings make it {list(shape)}")
 
 
-def carry_over(start: Path, objective: nn.Module) -> None:
-    """Load the encoder and all other parameters of a model folder into an objective.
+def carry_over(start: Path, objective: Objective) -> None:
+    """Load the encoder and all other parameters of a model folder into an objective; a teacher starts as the encoder.
 
     Raises:
         UserError: the weights are not those of this architecture, or some are missing.
     """
     path = start / "model.safetensors"
-    weights = {ENCODER + name: value for name, value in read_tensors(path, prefix=PREFIX).items()}
+    encoder, encoders = read_tensors(path, prefix=PREFIX), {ENCODER, objective.released_prefix}
+    weights = {prefix + name: value for prefix in encoders for name, value in encoder.items()}
     try:
         objective.load_state_dict(weights | read_tensors(path, prefix="objective."))
     except RuntimeError as error:

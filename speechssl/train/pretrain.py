@@ -15,8 +15,10 @@ import torch
 from speechssl import __version__
 from speechssl.audio import samples_to_seconds, seconds_to_samples
 from speechssl.config import UserError
-from speechssl.data.batching import CropBatches
+from speechssl.data.batch import CROPS_ALONE, BatchSpec
+from speechssl.data.crops import CropBatches
 from speechssl.data.training_audio import AudioRecord, TrainingAudio, read_training_audio, write_training_audio
+from speechssl.data.units import read_units
 from speechssl.data.waveforms import WaveformStore
 from speechssl.distributed import hold_run, process_group
 from speechssl.models.encoder import SpeechEncoder
@@ -77,11 +79,11 @@ def pretrain(
             raise UserError("the same corpus twice: what is held out of one would be trained on in the other")
         if process.is_main:
             claim(out, config, stores, resume=resume, parts=[] if start is None else [model_hash(start)])
-        train, valid = split(stores, config)
         torch.manual_seed(config.seed)
         encoder = SpeechEncoder(config.encoder)
         method = load_objective(config.objective.name)
         objective: Objective = method.build(encoder, config.objective, seed=config.seed)
+        train, valid = split(stores, config, spec=objective.batch_spec)
         _check_lengths(objective, config)
         if start is not None:
             carry_over(start, objective)
@@ -124,8 +126,10 @@ def pretrain(
     )
 
 
-def split(stores: Sequence[WaveformStore], config: PretrainConfig) -> tuple[CropBatches, CropBatches]:
-    """Training and validation batches over disjoint utterances.
+def split(
+    stores: Sequence[WaveformStore], config: PretrainConfig, *, spec: BatchSpec = CROPS_ALONE
+) -> tuple[CropBatches, CropBatches]:
+    """Training and validation batches over disjoint utterances, with what the objective needs beside the crops.
 
     The held-out utterances tell whether the task is learnt, not how speakers generalise: they are drawn at
     random. Copies of a held-out recording, and other stretches of it, are not trained on.
@@ -155,10 +159,12 @@ def split(stores: Sequence[WaveformStore], config: PretrainConfig) -> tuple[Crop
             raise UserError(f"{stores[0].folder}: all utterances are copies of those held out for validation")
         say_once(f"{sum(map(len, again))} utterances left out: their audio is held out for validation, by another name")
         training = kept
-    return (
-        CropBatches(stores, config.crops, seed=config.seed, keep=training),
-        CropBatches(stores, config.crops, seed=config.seed, keep=held_out),
+    labels = [] if spec.labels is None else [read_units(store, spec.labels) for store in stores]
+    training_batches, valid_batches = (
+        CropBatches(stores, config.crops, seed=config.seed, keep=keep, spec=spec, labels=labels)
+        for keep in (training, held_out)
     )
+    return training_batches, valid_batches
 
 
 def _check_lengths(objective: Objective, config: PretrainConfig) -> None:
@@ -181,8 +187,9 @@ def _training(
     heard: TrainingAudio,
 ) -> Training:
     def save(step: int, seconds_seen: float) -> None:
+        encoders = (ENCODER, objective.released_prefix)  # the model has one of them, under its own name
         rest = {
-            f"objective.{name}": value for name, value in objective.state_dict().items() if not name.startswith(ENCODER)
+            f"objective.{name}": each for name, each in objective.state_dict().items() if not name.startswith(encoders)
         }
         extra = {
             "objective": config.objective.model_dump(mode="json"),

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import Field, NonNegativeInt, create_model
 
-from speechssl.config import Config, UserError, value_of
-from speechssl.data.batching import CropConfig
+from speechssl.config import Config, UserError, merged, value_of
+from speechssl.data.crops import CropConfig
 from speechssl.models.encoder import PRESETS, EncoderConfig
 from speechssl.objectives import OBJECTIVES, load_objective
 from speechssl.objectives.base import ObjectiveConfig
@@ -73,7 +73,9 @@ def runs(objective: str) -> dict[str, PretrainConfig]:
     """
     module, kind = load_objective(objective), config_of(objective)
     return {
-        size: kind.model_validate({"encoder": PRESETS[size], "objective": module.PRESETS[size], **changed})
+        size: kind.model_validate(
+            merged({"encoder": PRESETS[size].model_dump(), "objective": module.PRESETS[size]}, changed)
+        )
         for size, changed in module.RUNS.items()
     }
 

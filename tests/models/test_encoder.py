@@ -8,6 +8,7 @@ from speechssl.models.encoder import PRESETS, EncoderConfig, SpeechEncoder
 from speechssl.nn import transformer
 from speechssl.nn.conv import ConvConfig
 from speechssl.nn.transformer import TransformerConfig
+from tests.toys import MICRO_ENCODER
 
 TRANSFORMER = TransformerConfig(dim=48, layers=3, heads=4, feedforward=96, pre_norm=True, position_kernel=128)
 PAPER_LIKE = EncoderConfig(
@@ -88,3 +89,41 @@ def test_presets(name: str, millions: float) -> None:
     encoder = SpeechEncoder(PRESETS[name])
     assert sum(parameter.numel() for parameter in encoder.parameters()) / 1e6 == pytest.approx(millions, rel=0.03)
     assert encoder.num_frames(torch.tensor([RECEPTIVE_FIELD - 1, RECEPTIVE_FIELD, 16000])).tolist() == [0, 1, 49]
+
+
+def causal_encoder() -> SpeechEncoder:
+    transformer = MICRO_ENCODER.transformer.model_copy(update={"causal": True})
+    return SpeechEncoder(
+        EncoderConfig.model_validate({**dict(MICRO_ENCODER), "transformer": transformer, "normalize": False})
+    )
+
+
+@torch.no_grad()
+def test_samples_after_a_frame_change_nothing_up_to_it() -> None:
+    encoder = causal_encoder().eval()
+    conv = encoder.config.conv
+    x, noise = torch.randn(1, 8000), torch.randn(1, 8000)
+    expected = encoder(x, all_layers=True)
+    assert expected.hidden_states is not None
+    for frame in (0, 5, 20):
+        end = frame * conv.hop - conv.padding + conv.receptive_field  # samples that the frame sees end here
+        got = encoder(torch.cat([x[:, :end], noise[:, end:]], dim=1), all_layers=True)
+        assert got.hidden_states is not None
+        for ours, theirs in zip(got.hidden_states, expected.hidden_states, strict=True):
+            torch.testing.assert_close(ours[:, : frame + 1], theirs[:, : frame + 1], rtol=1e-5, atol=1e-5)
+            assert (ours[:, frame + 1] - theirs[:, frame + 1]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_a_causal_encoder_gives_the_same_alone_and_in_a_batch() -> None:
+    encoder, x = causal_encoder().eval(), torch.randn(2, 8000)
+    together = encoder(x, torch.tensor([8000, 5000]))
+    alone = encoder(x[1:, :5000])
+    torch.testing.assert_close(together.frames[1, : alone.frames.shape[1]], alone.frames[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"normalize": True}, {"conv": PRESETS["base"].conv}])
+def test_causal_encoders_have_no_statistic_over_the_whole(change: dict[str, object]) -> None:
+    causal = {**dict(causal_encoder().config), **change}
+    with pytest.raises(ValueError, match=r"transformer\.causal needs normalize=false and conv\.norm=layer"):
+        EncoderConfig.model_validate(causal)

@@ -78,8 +78,9 @@ def test_an_offset_of_the_recording_costs_no_digits(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kernel", [8, 7])
-def test_positions(dtype, kernel):
-    positions = PositionalConvolution(32, kernel, 4).eval()
+@pytest.mark.parametrize("causal", [False, True])
+def test_positions(dtype, kernel, causal):
+    positions = PositionalConvolution(32, kernel, 4, causal=causal).eval()
     x = torch.randn(2, 30, 32)
     close(PackedPositions(positions, dtype=dtype)(x), positions(x), dtype)
 

@@ -203,3 +203,52 @@ def blocks_that_ran(model: Transformer) -> int:
 def test_heads_must_share_the_dimension() -> None:
     with pytest.raises(ValueError, match="dim 10 is not divisible by 4 heads"):
         SelfAttention(10, 4, 0.0)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("pre_norm", [True, False])
+@pytest.mark.parametrize("kernel", [5, 6])
+@torch.no_grad()
+def test_a_causal_network_does_not_see_what_comes_later(
+    plain: bool, pre_norm: bool, kernel: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformer, "prefers_plain", lambda *_: plain)
+    network = small(causal=True, pre_norm=pre_norm, position_kernel=kernel).eval()
+    x, noise = torch.randn(2, 12, 24), torch.randn(2, 12, 24)
+    expected = network(x, None).frames
+    for frame in range(1, 12):
+        changed = torch.cat([x[:, :frame], noise[:, frame:]], dim=1)
+        got = network(changed, None).frames
+        torch.testing.assert_close(got[:, :frame], expected[:, :frame], rtol=1e-5, atol=1e-6)
+        assert (got[:, frame] - expected[:, frame]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_causal_positions_are_those_of_the_frames_before() -> None:
+    positions = PositionalConvolution(8, 5, 2, causal=True)
+    x = torch.randn(1, 9, 8)
+    shifted = PositionalConvolution(8, 5, 2)
+    shifted.load_state_dict(positions.state_dict())
+    later = shifted(F.pad(x, (0, 0, 2, 0)))[:, :9]  # two frames to each side, moved by two
+    torch.testing.assert_close(positions(x), later)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@torch.no_grad()
+def test_causal_networks_ignore_padding(plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformer, "prefers_plain", lambda *_: plain)
+    network, x = small(causal=True).eval(), torch.randn(2, 10, 24)
+    alone = network(x[1:, :6], None).frames
+    together = network(x, valid_frames(torch.tensor([10, 6]), 10)).frames
+    torch.testing.assert_close(together[1, :6], alone[0], rtol=1e-5, atol=1e-6)
+
+
+def test_causal_dropout_acts_in_training() -> None:
+    network, x = small(causal=True, attention_dropout=0.5).train(), torch.randn(1, 8, 24)
+    assert not torch.equal(network(x, None).frames, network(x, None).frames)
+
+
+@pytest.mark.parametrize("setting", [{"position_stack": 2}, {"relative_buckets": 8}])
+def test_causal_positions_are_one_convolution(setting: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="causal: positions are one convolution then"):
+        TransformerConfig(causal=True, **setting)

@@ -1,5 +1,6 @@
 """What every objective has to hold, whichever method it is; a toy objective shows that one file is enough."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -13,28 +14,33 @@ from torch import Tensor
 
 import speechssl
 from speechssl import cli, objectives
-from speechssl.config import UserError, dump_config, load_config
-from speechssl.data.batching import CropBatch
-from speechssl.models.encoder import PRESETS, SpeechEncoder
+from speechssl.config import UserError, dump_config, load_config, merged
+from speechssl.data.batch import CropBatch, FrameGrid
+from speechssl.data.crops import CropBatches, CropConfig
+from speechssl.data.units import read_units, write_units
+from speechssl.data.waveforms import WaveformStore
+from speechssl.models.encoder import PRESETS, EncoderConfig, SpeechEncoder
 from speechssl.objectives import OBJECTIVES, load_objective
 from speechssl.objectives.base import ENCODER, Objective
 from speechssl.train import loop
 from speechssl.train.adapt import adaptation
 from speechssl.train.pretrain import pretrain
 from speechssl.train.pretrain_config import PretrainConfig, config_of, objective_name, runs
-from tests.objectives import toy_objective
-from tests.toys import MICRO_ENCODER, MICRO_RUN, changed, normalized_tones, toy_corpus
+from tests.objectives import toy_objective, toy_teacher
+from tests.toys import MICRO_ENCODER, MICRO_RUN, changed, micro_run, toy_corpus
 from tests.train.conftest import rows, tensors
 
+TOYS = {"toy": toy_objective, "teacher": toy_teacher}
 ROWS = 6
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
 
 
-@pytest.fixture(params=[*OBJECTIVES, "toy"])
+@pytest.fixture(params=[*OBJECTIVES, *TOYS])
 def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Every objective, and the toy, which is known to the package while a test runs."""
-    monkeypatch.setattr(objectives, "OBJECTIVES", (*OBJECTIVES, "toy"))
-    monkeypatch.setitem(sys.modules, "speechssl.objectives.toy", toy_objective)
+    """Every objective, and the toys, which are known to the package while a test runs."""
+    monkeypatch.setattr(objectives, "OBJECTIVES", (*OBJECTIVES, *TOYS))
+    for toy, module in TOYS.items():
+        monkeypatch.setitem(sys.modules, f"speechssl.objectives.{toy}", module)
     return request.param
 
 
@@ -45,29 +51,37 @@ def module(name: str) -> ModuleType:
 
 @pytest.fixture
 def config(name: str) -> PretrainConfig:
-    """A dozen updates of a micro encoder."""
-    if name == MICRO_RUN.objective.name:
-        return MICRO_RUN
-    kind = config_of(name)
-    same = {each: getattr(MICRO_RUN, each) for each in ("encoder", "crops", "optim", "loop", "health", "valid_share")}
-    return kind.model_validate({**same, "objective": runs(name)["tiny"].objective})
+    return micro_run(name)
 
 
 @pytest.fixture
 def objective(module: ModuleType, config: PretrainConfig) -> Objective:
     torch.manual_seed(3)
-    still = MICRO_ENCODER.model_copy(update={"transformer": MICRO_ENCODER.transformer.model_copy(update=NO_DROPOUT)})
+    transformer = config.encoder.transformer.model_copy(update=NO_DROPOUT)
+    still = config.encoder.model_copy(update={"transformer": transformer})
     return module.build(SpeechEncoder(still), config.objective, seed=0)
 
 
 @pytest.fixture
-def batch() -> CropBatch:
-    return CropBatch(torch.from_numpy(normalized_tones(ROWS, 1.0)), np.arange(ROWS), ROWS)
+def batch(objective: Objective, corpus: Path) -> CropBatch:
+    """Six crops of a second, with all that the objective wants beside them."""
+    store = WaveformStore(corpus)
+    settings = CropConfig(seconds=1.0, min_seconds=1.0, batch_seconds=float(ROWS))
+    spec = objective.batch_spec
+    labels = [] if spec.labels is None else [read_units(store, spec.labels)]
+    return CropBatches([store], settings, seed=0, spec=spec, labels=labels).batch(0)
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_corpus(tmp_path_factory.mktemp("toy"))
+    """Tones, with labels of their frames."""
+    folder = toy_corpus(tmp_path_factory.mktemp("toy"))
+    store, conv = WaveformStore(folder), MICRO_ENCODER.conv
+    grid = FrameGrid(conv.hop, conv.receptive_field, conv.padding)
+    rng = np.random.default_rng(0)
+    labels = [rng.integers(toy_teacher.CLASSES, size=grid.count(int(each))) for each in store.lengths]
+    write_units(store, "toy", labels, grid)
+    return folder
 
 
 def gradients(objective: Objective, total: Tensor) -> dict[str, Tensor]:
@@ -81,7 +95,8 @@ def test_the_module_has_what_the_package_asks_for(name: str, module: ModuleType)
     assert set(module.PRESETS) == set(module.RUNS) <= set(PRESETS)
     assert module.CURVES
     for size, run in runs(name).items():
-        assert run.encoder == PRESETS[size]
+        changes = module.RUNS[size].get("encoder", {})
+        assert run.encoder == EncoderConfig.model_validate(merged(PRESETS[size].model_dump(), changes))
         assert run.objective == module.PRESETS[size]
 
 
@@ -97,6 +112,39 @@ def test_gradients_reach_the_first_convolution(objective: Objective, batch: Crop
     found = gradients(objective, objective(batch, step=0, progress=0.1).total)
     first = next(key for key, _ in objective.named_parameters() if key.startswith(f"{ENCODER}features."))
     assert found[first].abs().max() > 0
+
+
+def test_what_is_hidden_is_hidden(objective: Objective, batch: CropBatch) -> None:
+    """The context does not change with samples that only masked frames see; a causal one not with what comes later."""
+    objective.eval()
+    with torch.no_grad():
+        expected = objective.context(batch, step=4)
+        if expected is None:
+            pytest.skip("hides nothing")
+        assert expected.hidden is not None or expected.causal
+        conv, rng = objective.encoder.config.conv, np.random.default_rng(0)
+        frames = expected.frames.shape[1]
+        starts = np.arange(frames) * conv.hop - conv.padding - 1  # first sample that a frame sees, by pre-emphasis
+        changed, kept = batch.waveforms.clone(), torch.ones(expected.frames.shape[:2], dtype=torch.bool)
+        for row in range(len(changed)):
+            unseen = np.zeros(changed.shape[1], dtype=bool)
+            if expected.causal:
+                frame = int(rng.integers(1, frames - 1))
+                unseen[starts[frame] + 1 + conv.receptive_field :] = True
+                kept[row, frame + 1 :] = False
+            else:
+                assert expected.hidden is not None
+                unseen[:] = True
+                for frame in np.flatnonzero(~expected.hidden[row].numpy()):
+                    unseen[max(0, starts[frame]) : starts[frame] + 1 + conv.receptive_field] = False
+            assert unseen.sum() > conv.hop
+            changed[row, torch.from_numpy(unseen)] = torch.randn(int(unseen.sum()))
+        got = objective.context(dataclasses.replace(batch, waveforms=changed), step=4)
+        assert got is not None
+        torch.testing.assert_close(got.frames[kept], expected.frames[kept], rtol=1e-4, atol=1e-5)
+        everything = objective.context(dataclasses.replace(batch, waveforms=-batch.waveforms.flip(0)), step=4)
+        assert everything is not None
+        assert (everything.frames - expected.frames).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("parts", [2, 3])

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechssl.data.batching import CropBatch
+from speechssl.data.batch import CropBatch
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives import wav2vec2
 from speechssl.objectives.wav2vec2 import Wav2Vec2, Wav2Vec2Config, contrastive_term, diversity_term, entropy
@@ -295,9 +295,9 @@ def test_masked_frames_are_hidden_from_the_context(whole: CropBatch) -> None:
     seen: list[Tensor] = []
     contextualize = objective.encoder.contextualize
 
-    def look(projected: Tensor, num_frames: None) -> object:
+    def look(projected: Tensor, num_frames: None, *, all_layers: bool) -> object:
         seen.append(projected)
-        return contextualize(projected, num_frames)
+        return contextualize(projected, num_frames, all_layers=all_layers)
 
     objective.encoder.contextualize = look
     objective(whole, step=0, progress=0.0)

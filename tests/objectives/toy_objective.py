@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from speechssl.data.batching import CropBatch
+from speechssl.data.batch import CropBatch
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.base import Curve, Metrics, Objective, ObjectiveConfig, StepOutput
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.train.test_distributed import gloo_environments
 from torch import Tensor
 
 from speechssl.audio import normalize
@@ -28,6 +27,7 @@ from speechssl.train.probe_start import start_as_probe
 from tests.toys import changed
 from tests.train.conftest import Processes, rows, tensors
 from tests.train.labelled import BY_KIND, CLASSIFIER, CTC, RESTLESS, TEXTS, examples, waveforms
+from tests.train.test_distributed import gloo_environments
 
 
 def run(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from speechssl.data.batching import CropBatch
+from speechssl.data.batch import CropBatch
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.storage import load_encoder
 from speechssl.objectives import wav2vec2

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from speechssl.data.batching import CropBatch
+from speechssl.data.batch import CropBatch
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.wav2vec2 import Wav2Vec2
 from speechssl.train.pretrain import pretrain

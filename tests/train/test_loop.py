@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from speechssl.config import UserError, load_config
-from speechssl.data.batching import CropBatches
+from speechssl.data.crops import CropBatches
 from speechssl.data.waveforms import WaveformStore
 from speechssl.distributed import Process
 from speechssl.models.encoder import SpeechEncoder

@@ -8,22 +8,24 @@ shorter than the minimum are joined with others of the same speaker first (short
 degenerate).
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int, Int64
+from jaxtyping import Float, Float32, Int64
 from pydantic import Field
 from torch import Tensor
 
-from speechssl.audio import normalize, samples_to_seconds, seconds_to_samples
+from speechssl.audio import normalize, seconds_to_samples
 from speechssl.config import Config, UserError
+from speechssl.data.augment import augment
+from speechssl.data.batch import CROPS_ALONE, BatchSpec, CropBatch, FrameGrid, FrameLabels, Pairs
 from speechssl.data.manifest import Utterance
 
-_ORDER, _CROP, _JOIN = 1, 2, 3  # what a random stream is for; part of its seed
+_ORDER, _CROP, _JOIN, _VIEW, _PAIR = 1, 2, 3, 6, 7  # what a random stream is for; part of its seed
 WINDOW = 16  # batches whose crops are sorted by length together
 
 
@@ -59,33 +61,6 @@ class CropConfig(Config):
 
 
 @dataclass(frozen=True)
-class CropBatch:
-    """A slice of a global batch of normalised waveforms of equal length.
-
-    ``rows`` are the places of these crops in the global batch of ``global_rows``; random draws are made for the whole
-    batch and sliced by them, so that any way of slicing gives the same draws.
-    """
-
-    waveforms: Float[Tensor, "batch samples"]
-    rows: Int[np.ndarray, " batch"]
-    global_rows: int
-
-    @property
-    def global_seconds(self) -> float:
-        """Seconds of audio in the global batch."""
-        return samples_to_seconds(self.global_rows * self.waveforms.shape[1])
-
-    def micro_batches(self, count: int) -> "list[CropBatch]":
-        """Split into ``count`` nearly equal parts, fewer when there are fewer rows."""
-        parts = np.array_split(np.arange(len(self.rows)), min(count, len(self.rows)))
-        return [CropBatch(self.waveforms[part], self.rows[part], self.global_rows) for part in parts]
-
-    def to(self, device: torch.device) -> "CropBatch":
-        """The same batch with its waveforms on a device."""
-        return CropBatch(self.waveforms.to(device, non_blocking=True), self.rows, self.global_rows)
-
-
-@dataclass(frozen=True)
 class _Unit:
     """One or several utterances that make a training example; ``store`` tells which corpus."""
 
@@ -100,16 +75,28 @@ class CropBatches:
     Args:
         stores: packed corpora.
         config: crop and batch sizes.
-        seed: of order, joins and crop places.
+        seed: of order, joins, crop places, views and pairs.
+        keep: utterances of each corpus that are used; default all.
+        spec: what is made beside the crops.
+        labels: of each corpus, where the spec asks for labels of frames.
 
     Raises:
         UserError: nothing is long enough to train on.
     """
 
     def __init__(
-        self, stores: Sequence[Store], config: CropConfig, *, seed: int, keep: Sequence[Sequence[int]] | None = None
+        self,
+        stores: Sequence[Store],
+        config: CropConfig,
+        *,
+        seed: int,
+        keep: Sequence[Sequence[int]] | None = None,
+        spec: BatchSpec = CROPS_ALONE,
+        labels: Sequence[FrameLabels] = (),
     ):
         self.stores, self.config, self.seed = list(stores), config, seed
+        self.spec, self.labels = spec, labels
+        assert spec.labels is None or len(labels) == len(stores)
         self._longest = seconds_to_samples(config.seconds)
         self._shortest = seconds_to_samples(config.min_seconds)
         if not self._shortest <= self._longest:
@@ -176,14 +163,74 @@ class CropBatches:
             raise UserError(f"{world_size} ranks cannot share a batch of {self.batch_size} crops")
         epoch, place = divmod(number, self.batches_per_epoch)
         members = [self.units[index] for index in self._order(epoch)[place]]
-        samples = min(self._longest, *(unit.samples for unit in members))
-        starts = [
-            int(np.random.default_rng((self.seed, _CROP, number, row)).integers(unit.samples - samples + 1))
-            for row, unit in enumerate(members)
-        ]
+        samples = min(self._longest, *(unit.samples // (2 if self.spec.pairs else 1) for unit in members))
+        starts = [self._start(self._rng(_CROP, number, row), unit, samples) for row, unit in enumerate(members)]
         rows = np.array_split(np.arange(len(members)), world_size)[rank]
         crops = [self._read(members[row], starts[row], samples) for row in rows]
-        return CropBatch(waveforms=torch.from_numpy(np.stack(crops)), rows=rows, global_rows=len(members))
+        batch = CropBatch(self._stacked(crops), rows, len(members))
+        if self.spec.views:
+            drawn = [self._views(crop, number, int(row)) for crop, row in zip(crops, rows, strict=True)]
+            batch = replace(batch, views=torch.stack([self._stacked(each) for each in zip(*drawn, strict=True)]))
+        if self.spec.grid is not None:
+            found = [self._labels_of(members[row], starts[row], samples, self.spec.grid) for row in rows]
+            batch = replace(batch, labels=torch.from_numpy(np.stack(found)))
+        if self.spec.pairs is not None:
+            batch = self._with_pairs(batch, self.spec.pairs, members, starts, number)
+        return batch
+
+    def _rng(self, purpose: int, *place: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, purpose, *place))
+
+    def _start(self, rng: np.random.Generator, unit: _Unit, samples: int) -> int:
+        """Any place of a crop in its unit, on a multiple of the hop."""
+        return int(rng.integers(unit.samples - samples + 1)) // self.spec.hop * self.spec.hop
+
+    def _views(self, crop: Float32[np.ndarray, " samples"], number: int, row: int) -> list[np.ndarray]:
+        assert self.spec.augment is not None
+        rngs = [self._rng(_VIEW, number, row, view) for view in range(self.spec.views)]
+        return [augment(crop, self.spec.augment, rng=rng) for rng in rngs]
+
+    def _labels_of(self, unit: _Unit, start: int, samples: int, grid: FrameGrid) -> Int64[np.ndarray, " frames"]:
+        """The label of the utterance that holds a frame's centre, of the labelled frame that is nearest to it."""
+        lengths = [int(self.stores[unit.store].lengths[index]) for index in unit.utterances]
+        begins = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        centres = start + grid.centres(grid.count(samples))
+        owner = np.searchsorted(begins, centres, side="right") - 1
+        labels = self.labels[unit.store]
+        found = np.empty(len(centres), dtype=np.int64)
+        for place, index in enumerate(unit.utterances):
+            mine, known = owner == place, labels.of(index)
+            own = (centres[mine] - begins[place] - labels.grid.centres(1)[0]) / labels.grid.hop
+            found[mine] = known[np.clip(np.rint(own).astype(np.int64), 0, len(known) - 1)]
+        return found
+
+    def _with_pairs(
+        self, batch: CropBatch, pairs: Pairs, members: Sequence[_Unit], starts: Sequence[int], number: int
+    ) -> CropBatch:
+        samples, hop = batch.waveforms.shape[1], self.spec.hop
+        reach, away = seconds_to_samples(pairs.near_seconds), seconds_to_samples(pairs.far_seconds)
+        near, far = list[np.ndarray](), list[np.ndarray]()
+        offsets: list[int] = []
+        for row in batch.rows.tolist():
+            unit, start, rng = members[row], starts[row], self._rng(_PAIR, number, row)
+            last = unit.samples - samples
+            low, high = -(-max(0, start - reach) // hop), min(last, start + reach) // hop  # both ends in hops
+            place = int(rng.integers(low, high + 1)) * hop
+            near.append(self._read(unit, place, samples))
+            offsets.append(place - start)
+            before, after = max(0, start - away + 1), max(0, last - start - away + 1)  # starts that are far enough
+            other = int(rng.integers(1, len(members)))
+            drawn = int(rng.integers(before + after)) if before + after else 0
+            if before + after:
+                far.append(self._read(unit, drawn if drawn < before else start + away + drawn - before, samples))
+            else:
+                stranger = members[(row + other) % len(members)]
+                far.append(self._read(stranger, self._start(rng, stranger, samples), samples))
+        return replace(batch, near=self._stacked(near), near_offset=torch.tensor(offsets), far=self._stacked(far))
+
+    def _stacked(self, crops: Sequence[np.ndarray]) -> Float[Tensor, "batch samples"]:
+        """Crops as they are trained on: normalised where the settings say so."""
+        return torch.from_numpy(np.stack([normalize(crop) if self.config.normalize else crop for crop in crops]))
 
     def _order(self, epoch: int) -> Int64[np.ndarray, "batches batch"]:
         """The epoch's order, kept until another one is asked for: a cache, not state."""
@@ -202,46 +249,4 @@ class CropBatches:
                 pieces.append(piece)
                 samples -= len(piece)
             start = max(0, start - length)
-        waveform = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-        return normalize(waveform) if self.config.normalize else waveform
-
-
-def length_buckets(
-    lengths: Sequence[float], batch_seconds: float, *, seed: int, epoch: int, shuffle: bool = True
-) -> Iterator[list[int]]:
-    """Batches of utterances of like length for fine-tuning, each of at most ``batch_seconds`` including padding.
-
-    Args:
-        lengths: seconds of each utterance.
-        batch_seconds: longest length in a batch times its size stays at or below this; a longer utterance is a
-            batch of its own.
-        seed: with ``epoch`` the only source of randomness.
-        epoch: number of the pass over the data.
-        shuffle: jitter lengths by up to 5 % before sorting and shuffle the batches; False gives plain sorted batches.
-
-    Yields:
-        Indices into ``lengths``; every index once.
-
-    Example:
-        >>> list(length_buckets([1.0, 9.0, 1.1, 8.0], 18.0, seed=0, epoch=0, shuffle=False))
-        [[0, 2], [3, 1]]
-    """
-    rng = np.random.default_rng((seed, _ORDER, epoch))
-    seconds = np.asarray(lengths, dtype=float)
-    jitter = rng.uniform(0.95, 1.05, len(seconds)) if shuffle else np.ones(len(seconds))
-    batches: list[list[int]] = []
-    longest = 0.0
-    for index in np.argsort(seconds * jitter, kind="stable").tolist():
-        longest = max(longest, seconds[index]) if batches else seconds[index]
-        # A new batch also where lengths jump: padding one long utterance's worth onto many short ones is waste.
-        if (
-            not batches
-            or longest * (len(batches[-1]) + 1) > batch_seconds
-            or seconds[index] > 2 * seconds[batches[-1][0]]
-        ):
-            batches.append([])
-            longest = seconds[index]
-        batches[-1].append(index)
-    yield from (
-        batches[place] for place in (rng.permutation(len(batches)).tolist() if shuffle else range(len(batches)))
-    )
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from speechssl.audio import normalize
 from speechssl.config import UserError, load_config
-from speechssl.data.batching import CropBatch, CropBatches, CropConfig, length_buckets
+from speechssl.data.batch import CropBatch
+from speechssl.data.crops import CropBatches, CropConfig
 from tests.toys import RATE, ToyStore, tones
 
 CONFIG = CropConfig(seconds=0.5, min_seconds=0.1, batch_seconds=2.0, normalize=False)  # batches of four
@@ -250,33 +251,3 @@ def test_lengths_that_are_none(name: str, value: str) -> None:
 def test_more_ranks_than_crops() -> None:
     with pytest.raises(UserError, match="5 ranks cannot share a batch of 4 crops"):
         CropBatches([store()], CONFIG, seed=0).batch(0, rank=0, world_size=5)
-
-
-# Buckets
-
-
-@given(
-    lengths=st.lists(st.floats(0.1, 40), max_size=60),
-    batch_seconds=st.floats(1, 100),
-    seed=st.integers(0, 5),
-    shuffle=st.booleans(),
-)
-def test_length_buckets(lengths: list[float], batch_seconds: float, seed: int, shuffle: bool) -> None:
-    batches = list(length_buckets(lengths, batch_seconds, seed=seed, epoch=0, shuffle=shuffle))
-    assert sorted(itertools.chain.from_iterable(batches)) == list(range(len(lengths)))
-    for batch in batches:
-        longest = max(lengths[index] for index in batch)
-        assert len(batch) == 1 or longest * len(batch) <= batch_seconds
-        assert longest <= 2.3 * min(lengths[index] for index in batch)  # 2, and what the jitter adds
-    assert batches == list(length_buckets(lengths, batch_seconds, seed=seed, epoch=0, shuffle=shuffle))
-
-
-def test_length_buckets_waste_little_and_shuffle_by_epoch() -> None:
-    lengths = np.random.default_rng(0).gamma(4, 2, 500).tolist()
-    first, second = (list(length_buckets(lengths, 100.0, seed=0, epoch=epoch)) for epoch in (0, 1))
-    assert first != second
-    padded = sum(len(batch) * max(lengths[index] for index in batch) for batch in first)
-    assert sum(lengths) / padded > 0.85
-    plain = list(length_buckets(lengths, 100.0, seed=0, epoch=0, shuffle=False))
-    ordered = [lengths[index] for batch in plain for index in batch]
-    assert ordered == sorted(lengths)

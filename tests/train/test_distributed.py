@@ -10,21 +10,29 @@ from torch import Tensor
 
 from speechssl.config import UserError
 from speechssl.distributed import any_rank, process_group, sum_over_ranks
+from speechssl.objectives import OBJECTIVES
 from speechssl.train.checkpoint import load_checkpoint
 from speechssl.train.pretrain_config import PretrainConfig
-from tests.toys import MICRO_RUN, NO_DROPOUT, changed
+from tests.toys import NO_DROPOUT, changed, micro_run
 from tests.train.conftest import Processes, Run, rows, tensors
 
-# Five crops: three for one process, two for the other. A heavy diversity term, because it is no sum over frames.
-CONFIG = changed(
-    MICRO_RUN,
-    crops__batch_seconds=5.0,
-    loop__steps=6,
-    loop__validate_every=3,
-    loop__checkpoint_every=6,
-    objective__diversity_weight=2.0,
-    **{f"encoder__{name}": value for name, value in NO_DROPOUT.items()},
-)
+HEAVY = {"wav2vec2": {"objective__diversity_weight": 2.0}}  # of terms that are no sum over frames
+
+
+def config_for(objective: str) -> PretrainConfig:
+    """Five crops: three for one process, two for the other."""
+    return changed(
+        micro_run(objective),
+        crops__batch_seconds=5.0,
+        loop__steps=6,
+        loop__validate_every=3,
+        loop__checkpoint_every=6,
+        **{f"encoder__{name}": value for name, value in NO_DROPOUT.items()},
+        **HEAVY.get(objective, {}),
+    )
+
+
+CONFIG = config_for("wav2vec2")
 
 
 def start_two(
@@ -46,10 +54,17 @@ def gloo_environments() -> list[dict[str, str]]:
     return [{name: str(value) for name, value in {"RANK": rank, "LOCAL_RANK": rank, **both}.items()} for rank in (0, 1)]
 
 
+@pytest.fixture(scope="module", params=OBJECTIVES)
+def config(request: pytest.FixtureRequest) -> PretrainConfig:
+    return config_for(request.param)
+
+
 @pytest.fixture(scope="module")
-def single(processes: Processes, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def single(
+    processes: Processes, corpus: Path, config: PretrainConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     out = tmp_path_factory.mktemp("single") / "run"
-    processes.pretrain(corpus, out, CONFIG).finish()
+    processes.pretrain(corpus, out, config).finish()
     return out
 
 
@@ -69,10 +84,10 @@ def assert_close_runs(out: Path, expected: Path) -> None:
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_two_processes_equal_one(
-    processes: Processes, corpus: Path, single: Path, tmp_path: Path, accumulation: int
+    processes: Processes, corpus: Path, config: PretrainConfig, single: Path, tmp_path: Path, accumulation: int
 ) -> None:
     out = tmp_path / "run"
-    for run in start_two(processes, corpus, out, changed(CONFIG, loop__accumulation=accumulation)):
+    for run in start_two(processes, corpus, out, changed(config, loop__accumulation=accumulation)):
         run.finish()
     assert_close_runs(out, single)
     said = (tmp_path / "run.said").read_text()
@@ -81,13 +96,14 @@ def test_two_processes_equal_one(
 
 @pytest.mark.parametrize("accumulation", [2, 4])
 def test_accumulation_equals_one_batch(
-    processes: Processes, corpus: Path, single: Path, tmp_path: Path, accumulation: int
+    processes: Processes, corpus: Path, config: PretrainConfig, single: Path, tmp_path: Path, accumulation: int
 ) -> None:
     out = tmp_path / "run"
-    processes.pretrain(corpus, out, changed(CONFIG, loop__accumulation=accumulation)).finish()
+    processes.pretrain(corpus, out, changed(config, loop__accumulation=accumulation)).finish()
     assert_close_runs(out, single)
 
 
+@pytest.mark.parametrize("config", ["wav2vec2"], indirect=True)
 def test_small_differences_would_show(single: Path, processes: Processes, corpus: Path, tmp_path: Path) -> None:
     """What the tolerance means: a diversity term that is 5 % heavier moves the weights a hundred times as far."""
     out = tmp_path / "run"
