@@ -100,11 +100,12 @@ def test_what_stands_between_clicks_keeps_its_digits(
 def test_clicks_are_found_whatever_the_blocks_are(block: int) -> None:
     quiet = (SPEECH[:4000] * 1e-3).astype(np.float32)
     for samples, expected in ((quiet, False), (with_clicks(quiet, 0.5, 3000), True)):
-        clicks, levels = encoded._Clicks(), Levels()
+        digits, levels = encoded._Digits(), Levels()
         for start in range(0, len(samples), block):
-            clicks.add(samples[start : start + block])
+            digits.add(samples[start : start + block])
             levels.add(samples[start : start + block])
-        assert clicks.found is expected
+        digits.finish()
+        assert digits.too_few is expected
         assert levels.lasting == Levels([samples]).lasting < 1e-3
 
 
