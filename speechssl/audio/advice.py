@@ -8,6 +8,7 @@ from pathlib import Path
 from speechssl.audio.behind import Behind, Recording, recording_at
 from speechssl.audio.counted import Excess, Finding, Surplus, Unsized
 from speechssl.audio.errors import printable
+from speechssl.audio.likeness import SAMPLES, UNKNOWN
 from speechssl.audio.riff import is_wav
 
 _LONGEST_WAV = 0xFFFFFFFF  # bytes; a longer one has a header of another kind
@@ -39,15 +40,27 @@ def _excess_reason(path: str | Path, found: Excess) -> str:
     if found.behind.recording is not None:
         same = found.behind.recording.suffix == _suffix(path)
         return joined_reason(path, counted, found.behind.recording, whole=held if same else "")
+    cut = f"cut it off: {head(path, found.behind.start)}"
+    if found.likeness not in (SAMPLES, UNKNOWN):
+        count = found.behind.end - found.behind.start
+        return f"{count} bytes of {found.likeness} behind the {counted} of samples that the header counts; {cut}"
     figures = f"the header counts {counted} of samples, the file holds {held}"
+    again = f"write the header again: {_again(path, found)}"
+    if found.likeness == SAMPLES or found.chunk:
+        return f"{figures}; {again}"
+    return f"{figures}; if the rest is no sound, {cut}; if it is, {again}"
+
+
+def _again(path: str | Path, found: Excess) -> str:
+    """How samples that are not counted get into the header."""
     if not found.behind.padded or found.chunk or not _is_wav(path):  # ffmpeg would play tags and headers of chunks
-        return f"{figures}; write the header again: {_FROM_SOURCE}"
-    options = "-c copy -rf64 auto" if Path(path).stat().st_size >= _LONGEST_WAV else "-c copy"
-    return f"{figures}; write the header again: {_again(path, options)}"
-
-
-def _again(path: str | Path, options: str) -> str:
-    return ffmpeg(path, options, ".wav", before="-ignore_length 1 ", word="fixed")
+        return _FROM_SOURCE
+    size, end = Path(path).stat().st_size, found.behind.end
+    options = "-c copy -rf64 auto" if size >= _LONGEST_WAV else "-c copy"
+    if end == size:
+        return ffmpeg(path, options, ".wav", before="-ignore_length 1 ", word="fixed")
+    name, fixed = _quoted(Path(path).name), _quoted(_free_name(Path(path), ".wav", "fixed"))
+    return f"head -c {end} {name} | ffmpeg -ignore_length 1 -f wav -i - {options} {fixed}"
 
 
 def _amount(found: Excess, length: int) -> str:

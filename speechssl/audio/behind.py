@@ -72,7 +72,7 @@ class Behind:
         start: the first of them.
         end: behind the last of them: the end of the file, or where its tags start.
         recording: the first that starts in them; None where none is known.
-        padded: whether nothing but padding is in front of them and nothing behind them.
+        padded: whether nothing but padding is in front of them.
     """
 
     start: int
@@ -108,7 +108,7 @@ def behind(
     recording = recording_at(file, start) or (find_recording(file, start, last) if search else None)
     if recording is None and last - start <= few:
         return None
-    return Behind(start, last, recording, last == size and skip_padding(file, end, size) == start)
+    return Behind(start, last, recording, skip_padding(file, end, size) == start)
 
 
 def skip_harmless(file: BinaryIO, position: int, size: int, *, chunk_end: ChunkEnd | None = None) -> int:

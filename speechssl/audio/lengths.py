@@ -8,6 +8,7 @@ Layouts: Sony Wave64, AIFF (Apple, 1989), CAF (Apple, 2005), Sun au, NIST SPHERE
 import functools
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -75,7 +76,9 @@ def _check_aiff(file: BinaryIO, head: bytes, size: int) -> Finding:
             if chunk.length in _AIFF_STREAMED or form == chunk.length == 0:  # 0: ffmpeg
                 return to_the_end(file, samples, size)
             short = short or shortage(chunk.length, size - chunk.start)
-            return short or excess(file, samples, chunk.start + chunk.length, size, chunk=chunk_end(">4sI"))
+            return short or excess(
+                file, samples, chunk.start + chunk.length, size, chunk=chunk_end(">4sI"), layout=">4sI"
+            )
     return short
 
 
@@ -89,12 +92,13 @@ def _aiff_format(content: bytes, *, compressed: bool) -> Samples:
 
 
 def _check_caf(file: BinaryIO, size: int) -> Finding:
-    samples = Samples(0)
+    samples, frame = Samples(0), 0
     for chunk in chunks(file, 8, size, ">4sq", even=False):
         if chunk.name == b"desc":
             file.seek(chunk.start)
             hertz, packet, frames = struct.unpack(">d8xII", file.read(24).ljust(24, b"\0"))
             samples = Samples(0, hertz * packet / frames if frames and 0 < hertz < 1e7 else 0.0)
+            frame = packet if frames == 1 else 0
         elif chunk.name == b"data":
             samples = Samples(chunk.start + 4, samples.rate)  # behind the count of edits
             if chunk.length < 0:
@@ -104,7 +108,8 @@ def _check_caf(file: BinaryIO, size: int) -> Finding:
             if repeated is not None and repeated.name == "CAF":
                 return Unsized(repeated=True)
             short = shortage(chunk.length, size - chunk.start)
-            return short or excess(file, samples, end, size, chunk=chunk_end(">4sq", even=False))
+            samples = replace(samples, frame=frame)
+            return short or excess(file, samples, end, size, chunk=chunk_end(">4sq", even=False), layout=">4sq")
     return None
 
 

@@ -55,7 +55,7 @@ def check_wav(file: BinaryIO, head: bytes, size: int) -> Finding:
             end, skip = chunk.start + length, chunk_end(layout)
             if length == 0 and held > SLOPPY and riff < chunk.start:  # the recorder was stopped before it filled it in
                 skip = None
-            return shortage(length, held) or excess(file, samples, end, size, chunk=skip)
+            return shortage(length, held) or excess(file, samples, end, size, chunk=skip, layout=layout)
     return None
 
 
