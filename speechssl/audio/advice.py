@@ -6,13 +6,12 @@ import shlex
 from pathlib import Path
 
 from speechssl.audio.behind import Behind, Recording, recording_at
-from speechssl.audio.counted import Excess, Finding, Surplus, Unsized
+from speechssl.audio.counted import FROM_SOURCE, Excess, Finding, Surplus, Unsized
 from speechssl.audio.errors import printable
 from speechssl.audio.likeness import SAMPLES, UNKNOWN
 from speechssl.audio.riff import is_wav
 
 _LONGEST_WAV = 0xFFFFFFFF  # bytes; a longer one has a header of another kind
-_FROM_SOURCE = "with the program that recorded it, or from its source"
 
 
 def foreign_reason(path: str | Path, name: str) -> str:
@@ -54,7 +53,7 @@ def _excess_reason(path: str | Path, found: Excess) -> str:
 def _again(path: str | Path, found: Excess) -> str:
     """How samples that are not counted get into the header."""
     if not found.behind.padded or found.chunk or not _is_wav(path):  # ffmpeg would play tags and headers of chunks
-        return _FROM_SOURCE
+        return FROM_SOURCE
     size, end = Path(path).stat().st_size, found.behind.end
     options = "-c copy -rf64 auto" if size >= _LONGEST_WAV else "-c copy"
     if end == size:

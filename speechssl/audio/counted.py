@@ -9,6 +9,7 @@ from speechssl.audio.behind import Behind, ChunkEnd, behind, find_recording
 from speechssl.audio.likeness import SAMPLES, UNKNOWN, likeness
 from speechssl.audio.tags import tags_start
 
+FROM_SOURCE = "with the program that recorded it, or from its source"
 SLOPPY = 44  # bytes; some writers count the wav header among the samples, and nothing is missing then
 _ABSURD = 0x7FFF0000  # bytes; from here on a length far beyond the file is no recording that was cut short
 # Chunks that only describe the samples; one of them may be cut short without loss.

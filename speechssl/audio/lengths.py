@@ -14,6 +14,8 @@ from typing import BinaryIO
 
 from speechssl.audio.behind import Recording, find_recording, recording_at
 from speechssl.audio.counted import (
+    FROM_SOURCE,
+    SLOPPY,
     Finding,
     Samples,
     Unsized,
@@ -25,7 +27,7 @@ from speechssl.audio.counted import (
     surplus,
     to_the_end,
 )
-from speechssl.audio.riff import check_wav, is_wav, wave_format
+from speechssl.audio.riff import check_wav, contradiction, is_wav, wave_format
 
 _WAVE64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _WAVE64_NAMES = (b"\x00\xc0\x4f\x8e\xdb\x8a", b"\xa5\xd6\x28\xdb\x04\xc1\x00\x00")  # how names of chunks end
@@ -65,21 +67,31 @@ def check_length(path: str | Path, size: int, changed: int) -> Finding:  # noqa:
 
 
 def _check_aiff(file: BinaryIO, head: bytes, size: int) -> Finding:
-    form, samples = struct.unpack(">I", head[4:8])[0], Samples(0)
+    form, samples, frames = struct.unpack(">I", head[4:8])[0], Samples(0), 0
     short = file_shortage(8 + form, size)
     for chunk in chunks(file, 12, size, ">4sI"):
         if chunk.name == b"COMM":
             file.seek(chunk.start)
-            samples = _aiff_format(file.read(22), compressed=head[8:12] == b"AIFC")
+            content = file.read(22)
+            samples = _aiff_format(content, compressed=head[8:12] == b"AIFC")
+            frames = int.from_bytes(content[2:6], "big")
         elif chunk.name == b"SSND":
             samples = Samples(chunk.start + 8, samples.rate, samples.frame)
             if chunk.length in _AIFF_STREAMED or form == chunk.length == 0:  # 0: ffmpeg
                 return to_the_end(file, samples, size)
             short = short or shortage(chunk.length, size - chunk.start)
-            return short or excess(
-                file, samples, chunk.start + chunk.length, size, chunk=chunk_end(">4sI"), layout=">4sI"
-            )
+            end, skip = chunk.start + chunk.length, chunk_end(">4sI")
+            found = short or excess(file, samples, end, size, chunk=skip, layout=">4sI")
+            return found or _aiff_contradiction(samples, frames, chunk.length - 8)
     return short
+
+
+def _aiff_contradiction(samples: Samples, frames: int, length: int) -> str | None:
+    """Why the number of samples is not that of their bytes; an offset, padding, no number at all are no objection."""
+    if not samples.frame or not frames or abs(length - frames * samples.frame) < max(SLOPPY, samples.frame):
+        return None
+    words = f"{frames} samples of {samples.frame} bytes are {frames * samples.frame} bytes, it says {length}"
+    return f"a contradictory header: {words}; write the header again: {FROM_SOURCE}"
 
 
 def _aiff_format(content: bytes, *, compressed: bool) -> Samples:
@@ -123,7 +135,10 @@ def _check_wave64(file: BinaryIO, head: bytes, size: int) -> Finding:
         file.seek(position)
         name, length = struct.unpack("<16sQ", file.read(24))
         if name[:4] == b"fmt ":
-            samples = wave_format(file.read(26))
+            content = file.read(max(0, min(26, length - 24)))
+            samples, wrong = wave_format(content), contradiction(content)
+            if wrong is not None:
+                return wrong
         elif name[:4] == b"data":
             samples = Samples(position + 24, samples.rate, samples.frame)
             return _check_wave64_samples(file, samples, length - 24, size)
@@ -162,10 +177,14 @@ def _check_au(file: BinaryIO, head: bytes, size: int) -> Finding:
 
 
 def _check_sphere(file: BinaryIO, head: bytes, size: int) -> Finding:
-    names = rb"(sample_count|sample_n_bytes|channel_count|sample_rate) -i (\d+)"
+    names = rb"(sample_count|sample_n_bytes|sample_sig_bits|channel_count|sample_rate) -i (\d+)"
     fields = {name: int(number) for name, number in re.findall(names, head)}
+    bits = fields.pop(b"sample_sig_bits", 0)
     if len(fields) < 4 or b"-ilbc" in head or b"shorten" in head:
         return None
+    if bits > 8 * fields[b"sample_n_bytes"]:
+        words = f"{bits} bits in {fields[b'sample_n_bytes']} bytes per sample"
+        return f"a contradictory header: {words}; write the header again: {FROM_SOURCE}"
     per_sample = fields[b"sample_n_bytes"] * fields[b"channel_count"]
     samples = Samples(1024, float(per_sample * fields[b"sample_rate"]), per_sample)
     end = 1024 + fields[b"sample_count"] * per_sample

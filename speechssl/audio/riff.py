@@ -4,9 +4,11 @@ Layouts: RIFF (Microsoft and IBM, 1991), RF64 (EBU Tech 3306).
 """
 
 import struct
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from speechssl.audio.counted import (
+    FROM_SOURCE,
     SLOPPY,
     Finding,
     Samples,
@@ -20,7 +22,9 @@ from speechssl.audio.counted import (
 
 # Programs that write to a pipe cannot go back to fill in the lengths; what ffmpeg, sox, espeak, arecord leave there:
 _STREAMED = (0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0x80000000)
-_LINEAR = (1, 3, 6, 7)  # PCM, float, A-law, mu-law
+_FLOAT = 3
+_CODINGS = {6: "A-law", 7: "mu-law"}  # one byte per sample; some programs write the bits of what was coded
+_LINEAR = (1, _FLOAT, *_CODINGS)  # 1: PCM
 _EXTENSIBLE = 0xFFFE
 _ADPCM = (2, 0x11)  # Microsoft's, IMA's
 
@@ -41,7 +45,10 @@ def check_wav(file: BinaryIO, head: bytes, size: int) -> Finding:
             riff, long_length = struct.unpack("<QQ", file.read(16).ljust(16, b"\0"))
         elif chunk.name == b"fmt ":
             file.seek(chunk.start)
-            samples = wave_format(file.read(26), order)
+            content = file.read(min(26, chunk.length))
+            samples, wrong = wave_format(content, order), contradiction(content, order)
+            if wrong is not None:
+                return wrong
         elif chunk.name == b"data":
             length, held = chunk.length, size - chunk.start
             samples = Samples(chunk.start, samples.rate, samples.frame)
@@ -71,11 +78,77 @@ def wave_format(content: bytes, order: str = "<") -> Samples:
     >>> wave_format(struct.pack("<HHIIHHHH", 0x11, 1, 8000, 0, 256, 4, 2, 505)).rate  # IMA ADPCM, blocks of 505 samples
     4055.4455445544554
     """
-    fields = struct.unpack(order + "HHIIHHHHIH", content.ljust(26, b"\0"))
-    tag, _, hertz, byte_rate, align, _, _, per_block, _, kind = fields
-    tag = kind if tag == _EXTENSIBLE else tag
-    if tag in _LINEAR:
-        return Samples(0, float(align * hertz), align)
-    if tag in _ADPCM and per_block:  # the rate of bytes is often that of other blocks
-        return Samples(0, align * hertz / per_block)
-    return Samples(0, float(byte_rate))
+    form = _Format.of(content, order)
+    if form.tag in _LINEAR:
+        align = form.align or form.frame
+        return Samples(0, float(align * form.hertz), align)
+    if form.tag in _ADPCM and form.more:  # the rate of bytes is often that of other blocks
+        return Samples(0, form.align * form.hertz / form.more)
+    return Samples(0, float(form.byte_rate))
+
+
+def contradiction(content: bytes, order: str = "<") -> str | None:
+    """Why the fields of a format chunk cannot all be right; None where they can.
+
+    libsndfile takes the number of channels and of bits, and reads noise, or at another speed, where they are wrong.
+
+    >>> contradiction(struct.pack("<HHIIHH", 1, 2, 16000, 32000, 2, 16))
+    'a contradictory header: 2 channels of 16 bits are 4 bytes per sample, it says 2; write the header again: with ...'
+    """
+    form = _Format.of(content, order)
+    if form.tag not in _LINEAR or not form.channels or len(content) < 16:
+        return None
+    channels = f"{form.channels} channel{'s' if form.channels > 1 else ''}"
+    verb, frame, coding = "are" if form.channels > 1 else "is", form.frame, _CODINGS.get(form.tag)
+    of = f"of {coding}" if coding else f"of {form.bits} bits"
+    if not form.bits and not coding:
+        words = "0 bits per sample"
+    elif form.tag == _FLOAT and form.bits not in (32, 64):
+        words = f"floating point samples of {form.bits} bits"
+    elif form.extensible and form.more > form.bits:
+        words = f"{form.more} valid bits in samples of {form.bits} bits"
+    elif form.align not in (0, frame):
+        words = f"{channels} {of} {verb} {frame} byte{'s' if frame > 1 else ''} per sample, it says {form.align}"
+    elif form.byte_rate not in (0, form.hertz * frame):
+        seconds = f"{form.hertz * frame} bytes per second"
+        words = f"{channels} {of} at {form.hertz} Hz {verb} {seconds}, it says {form.byte_rate}"
+    else:
+        return None
+    return f"a contradictory header: {words}; write the header again: {FROM_SOURCE}"
+
+
+@dataclass(frozen=True)
+class _Format:
+    """The fields of a format chunk.
+
+    Attributes:
+        tag: the coding, also where it is in an extension.
+        channels: number of channels.
+        hertz: samples per second of each channel.
+        byte_rate: bytes per second.
+        align: bytes of one sample of all channels, or of a block.
+        bits: per sample.
+        more: samples per block, or valid bits of the extension.
+        extensible: whether there is an extension.
+    """
+
+    tag: int
+    channels: int
+    hertz: int
+    byte_rate: int
+    align: int
+    bits: int
+    more: int
+    extensible: bool
+
+    @classmethod
+    def of(cls, content: bytes, order: str) -> "_Format":
+        fields = struct.unpack(order + "HHIIHHHHIH", content.ljust(26, b"\0"))
+        tag, channels, hertz, byte_rate, align, bits, _, more, _, kind = fields
+        extensible = tag == _EXTENSIBLE
+        return cls(kind if extensible else tag, channels, hertz, byte_rate, align, bits, more, extensible)
+
+    @property
+    def frame(self) -> int:
+        """Bytes of one sample of all channels, where samples are not coded in blocks."""
+        return self.channels * (1 if self.tag in _CODINGS else (self.bits + 7) // 8)
