@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from speechssl.audio.behind import Behind, Recording, recording_at
-from speechssl.audio.counted import FROM_SOURCE, Excess, Finding, Surplus, Unsized
+from speechssl.audio.counted import FROM_SOURCE, Excess, Finding, Several, Surplus, Unsized
 from speechssl.audio.errors import printable
 from speechssl.audio.likeness import SAMPLES, UNKNOWN
 from speechssl.audio.riff import is_wav
@@ -27,6 +27,8 @@ def length_reason(path: str | Path, found: Finding) -> str | None:
         if found.repeated:
             return "its header is there twice, without a length, as sox writes to a pipe; write it to a file instead"
         return f"the header leaves out the length (written to a pipe); convert it: {to_wav(path)}"
+    if isinstance(found, Several):
+        return f"{found.count} blocks of sound, the first holds {found.seconds:.3f} s; convert it: {to_wav(path)}"
     if isinstance(found, Surplus):
         tags = f"tags or chunks behind the samples (byte {found.end}) would be read as samples"
         return f"{tags}; cut them off: {head(path, found.end)}" if found.num_samples is None else None

@@ -86,7 +86,20 @@ class Surplus:
     num_samples: int | None
 
 
-Finding = str | Excess | Unsized | Surplus | None
+@dataclass(frozen=True)
+class Several:
+    """Several blocks of sound, of which libsndfile reads the first, and the headers of the others as samples.
+
+    Attributes:
+        count: of the blocks.
+        seconds: length of the first.
+    """
+
+    count: int
+    seconds: float
+
+
+Finding = str | Excess | Unsized | Surplus | Several | None
 """The reason why a file cannot be read; something for which the caller knows a remedy; None where all is well."""
 
 

@@ -130,7 +130,7 @@ class OpenStretch:
         self, file: SoundFile, info: AudioInfo, *, start: int, count: int, rate: int, channel: int | None = None
     ):
         self.info, self.num_samples = info, round(count * rate / info.rate)
-        self.notes: list[str] = []
+        self.notes = [info.note] if info.note else []
         if channel is not None:
             self.notes.append(f"the channels cancel each other, channel {channel + 1} alone is taken")
         if start + count >= info.num_samples and _is_open_ended(file):

@@ -2,7 +2,8 @@
 
 libsndfile opens most files that are cut short without an error, stops where a header that counts too
 little says so, and reads the header of a second recording as samples. So the chunks are walked to the end of the file.
-Layouts: Sony Wave64, AIFF (Apple, 1989), CAF (Apple, 2005), Sun au, NIST SPHERE; wav is in `riff`.
+Layouts: Sony Wave64, AIFF (Apple, 1989), CAF (Apple, 2005), Sun au, NIST SPHERE; wav is in `riff`, the rest in
+`older`.
 """
 
 import functools
@@ -27,6 +28,7 @@ from speechssl.audio.counted import (
     surplus,
     to_the_end,
 )
+from speechssl.audio.older import check_older
 from speechssl.audio.riff import check_wav, contradiction, is_wav, wave_format
 
 _WAVE64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
@@ -63,7 +65,7 @@ def check_length(path: str | Path, size: int, changed: int) -> Finding:  # noqa:
             return _check_au(file, head, size)
         if head[:16] == b"NIST_1A\n   1024\n":
             return _check_sphere(file, head, size)
-    return None
+        return check_older(file, head, size)
 
 
 def _check_aiff(file: BinaryIO, head: bytes, size: int) -> Finding:
@@ -177,7 +179,7 @@ def _check_au(file: BinaryIO, head: bytes, size: int) -> Finding:
 
 
 def _check_sphere(file: BinaryIO, head: bytes, size: int) -> Finding:
-    names = rb"(sample_count|sample_n_bytes|sample_sig_bits|channel_count|sample_rate) -i (\d+)"
+    names = rb"(sample_count|sample_n_bytes|sample_sig_bits|channel_count|sample_rate) -(?:i|s\d+) (\d+)"
     fields = {name: int(number) for name, number in re.findall(names, head)}
     bits = fields.pop(b"sample_sig_bits", 0)
     if len(fields) < 4 or b"-ilbc" in head or b"shorten" in head:
@@ -194,7 +196,7 @@ def _check_sphere(file: BinaryIO, head: bytes, size: int) -> Finding:
 
 @functools.lru_cache(maxsize=256)
 def second_head(path: str | Path, size: int, changed: int) -> Recording | None:  # noqa: ARG001 (part of the cache's key)
-    """Another recording in a file of any format, or where its own first eight bytes come again.
+    """Another recording in a file of any format, or where its own first bytes come again.
 
     Args:
         path: the file.
@@ -203,6 +205,7 @@ def second_head(path: str | Path, size: int, changed: int) -> Recording | None: 
     """
     with Path(path).open("rb") as file:
         mark = file.read(8)
+        mark += file.read(56) if len(set(mark)) < 4 else b""
         again = _find(file, 8, mark) if len(set(mark)) >= 4 else None
         other = find_recording(file, 8, size)
     own = None if again is None else Recording(again, "", Path(path).suffix)

@@ -1,4 +1,4 @@
-"""Headers whose fields cannot all be right are refused with the figures; libsndfile reads noise, or at another speed."""
+"""Headers whose fields cannot all be right are refused with the figures; libsndfile would read noise."""
 
 import struct
 from pathlib import Path
