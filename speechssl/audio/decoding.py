@@ -24,7 +24,7 @@ from speechssl.audio.checks import not_finite
 from speechssl.audio.errors import AudioError, AudioWarning
 from speechssl.audio.ogg import OggPages, ogg_pages
 from speechssl.audio.opening import MPEG_FRAME, AudioInfo, SoundFile, header, open_file, words_of
-from speechssl.audio.resampling import resample
+from speechssl.audio.resampling import constant_offset, resample
 from speechssl.audio.units import SAMPLE_RATE, samples_to_seconds, seconds_to_samples
 
 END_TOLERANCE = 0.01  # s; manifests often round offset and duration to two decimals, half a step each
@@ -160,13 +160,18 @@ class OpenStretch:
         """
         rates = self.info.rate, self._rate
         stream = None if rates[0] == rates[1] else soxr.ResampleStream(*rates, 1, dtype="float32", quality="HQ")
+        offset: np.float32 | None = None
         for block in self._mono():
             bad = not_finite(block)
             if bad:
                 raise AudioError(self.info.path, f"{bad} of {len(block)} samples in a row are NaN or infinite")
-            yield block if stream is None else stream.resample_chunk(np.ascontiguousarray(block))
+            if stream is None:
+                yield block
+            else:
+                offset = constant_offset(block) if offset is None else offset
+                yield stream.resample_chunk(np.ascontiguousarray(block) - offset) + offset
         if stream is not None:
-            yield stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+            yield stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True) + (offset or np.float32(0))
 
     def _mono(self) -> Iterator[Float[np.ndarray, " samples"]]:
         """Blocks at the file's own rate, channels averaged; an error where the file ends early."""
