@@ -135,6 +135,8 @@ class OpenStretch:
             self.notes.append(f"the channels cancel each other, channel {channel + 1} alone is taken")
         if start + count >= info.num_samples and _is_open_ended(file):
             self.notes.append("it may be cut short: the mark of the end of the stream is not there")
+        if file.format == "OGG" and (gaps := _pages(file).gaps):
+            self.notes.append(f"Ogg pages are missing in {gaps} place{'s' if gaps > 1 else ''}, by their numbers")
         self._channel = channel
         self._file, self._start, self._count, self._rate = file, start, count, rate
 

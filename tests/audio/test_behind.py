@@ -522,3 +522,36 @@ def test_ogg_that_starts_in_the_middle(tmp_path: Path) -> None:
     parts[2] = changed + struct.pack("<I", _ogg_crc(changed + bytes(4) + tail)) + tail
     (tmp_path / "a.opus").write_bytes(b"".join(parts))
     assert reason(tmp_path / "a.opus").endswith("convert it: ffmpeg -i a.opus a.wav")
+
+
+def numbered(content: bytes, *, number: int | None = None, samples: int | None = None) -> bytes:
+    """A page with another number or position, and the checksum that belongs to it."""
+    changed = bytearray(content)
+    if number is not None:
+        changed[18:22] = struct.pack("<I", number)
+    if samples is not None:
+        changed[6:14] = struct.pack("<q", samples)
+    changed[22:26] = bytes(4)
+    changed[22:26] = struct.pack("<I", _ogg_crc(bytes(changed)))
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("options", [{}, {"format": "OGG", "subtype": "OPUS"}])
+def test_ogg_pages_in_another_order(options: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "a.ogg"
+    parts = [b"OggS" + part for part in written(path, tones(20.0), **options).split(b"OggS")[1:]]
+    assert len(parts) > 7
+    *first, fourth, fifth = parts[:5]
+    rest = parts[5:]
+    path.write_bytes(b"".join(parts))
+    assert len(decode(path)) == 20 * 16000  # a warning would be an error
+    path.write_bytes(b"".join([*first, fifth, fourth, *rest]))
+    assert reason(path) == "damaged: Ogg page 5 has the number 3 behind a page with the number 4"
+    path.write_bytes(b"".join([*first, fourth, fourth, fifth, *rest]))
+    assert reason(path) == "damaged: Ogg page 5 has the number 3 behind a page with the number 3"
+    [end] = struct.unpack("<q", fourth[6:14])
+    path.write_bytes(b"".join([*first, fourth, numbered(fifth, samples=end - 10), *rest]))
+    assert reason(path) == f"damaged: Ogg page 5 ends at sample {end - 10}, a page before it at {end}"
+    path.write_bytes(b"".join([*first, fourth, *rest]))
+    with pytest.warns(UserWarning, match="Ogg pages are missing in 1 place, by their numbers"):
+        decode(path, 0.1, duration=0.2)
