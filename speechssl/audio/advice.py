@@ -39,8 +39,9 @@ def _excess_reason(path: str | Path, found: Excess) -> str:
     """Of a file that holds more than its header counts."""
     counted, held = (_amount(found, length) for length in (found.counted, found.held))
     if found.behind.recording is not None:
+        at_rate = " at its rate" if found.samples.rate else ""
         same = found.behind.recording.suffix == _suffix(path)
-        return joined_reason(path, counted, found.behind.recording, whole=held if same else "")
+        return joined_reason(path, counted, found.behind.recording, whole=held + at_rate if same else "")
     cut = f"cut it off: {head(path, found.behind.start)}"
     if found.likeness not in (SAMPLES, UNKNOWN):
         count = found.behind.end - found.behind.start

@@ -22,6 +22,7 @@ from speechssl.audio.advice import head
 from speechssl.audio.channels import Mix, with_channel
 from speechssl.audio.checks import not_finite
 from speechssl.audio.errors import AudioError, AudioWarning
+from speechssl.audio.mp3 import mp3_frames
 from speechssl.audio.ogg import OggPages, ogg_pages
 from speechssl.audio.opening import MPEG_FRAME, AudioInfo, SoundFile, header, open_file, words_of
 from speechssl.audio.resampling import constant_offset, resample
@@ -135,6 +136,8 @@ class OpenStretch:
             self.notes.append(f"the channels cancel each other, channel {channel + 1} alone is taken")
         if start + count >= info.num_samples and _is_open_ended(file):
             self.notes.append("it may be cut short: the mark of the end of the stream is not there")
+        if start + count >= info.num_samples and _is_cut(file):
+            self.notes.append("it may be cut short: it ends in the middle of a frame")
         if file.format == "OGG" and (gaps := _pages(file).gaps):
             self.notes.append(f"Ogg pages are missing in {gaps} place{'s' if gaps > 1 else ''}, by their numbers")
         self._channel = channel
@@ -248,6 +251,16 @@ def _read(file: SoundFile, start: int, count: int) -> Iterator[Float32[np.ndarra
 def _is_open_ended(file: SoundFile) -> bool:
     """Whether an Ogg file ends without the mark of its end: cut between two pages, or recorded from a broadcast."""
     return file.format == "OGG" and any(not stream.ended for link in _pages(file).links for stream in link)
+
+
+def _is_cut(file: SoundFile) -> bool:
+    """Whether MPEG audio ends in the middle of a frame."""
+    if not file.subtype.startswith("MPEG_LAYER"):
+        return False
+    path = os.fsdecode(file.name)
+    status = Path(path).stat()
+    frames = mp3_frames(path, status.st_size, status.st_mtime_ns)
+    return frames is not None and frames.cut
 
 
 def _pages(file: SoundFile) -> OggPages:

@@ -19,6 +19,7 @@ from speechssl.audio.mp3 import Mp3Frames, mp3_frames
 from speechssl.audio.ogg import OggPages, ogg_pages
 from speechssl.audio.older import CHECKED, UNCHECKED, gsm_fault
 from speechssl.audio.quiet import quiet_c_stderr
+from speechssl.audio.riff import foreign_codec
 
 MIN_RATE = 4000  # Hz
 MAX_RATE = 192000  # Hz
@@ -258,6 +259,9 @@ def _open_reason(path: str | Path, error: soundfile.LibsndfileError) -> str:
     foreign = foreign_suffix(path)
     if foreign is not None:
         return foreign_reason(path, foreign)
+    codec = foreign_codec(path)
+    if codec is not None:
+        return foreign_reason(path, f"{codec} in a wav")
     words = words_of(error)
     if "Channel count is zero" in words:
         return "a header with zero channels"

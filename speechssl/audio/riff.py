@@ -5,6 +5,7 @@ Layouts: RIFF (Microsoft and IBM, 1991), RF64 (EBU Tech 3306).
 
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from speechssl.audio.counted import (
@@ -27,6 +28,7 @@ _CODINGS = {6: "A-law", 7: "mu-law"}  # one byte per sample; some programs write
 _LINEAR = (1, _FLOAT, *_CODINGS)  # 1: PCM
 _EXTENSIBLE = 0xFFFE
 _ADPCM = (2, 0x11)  # Microsoft's, IMA's
+_KNOWN = (*_LINEAR, *_ADPCM, 0x31, 0x40, 0x55)  # that libsndfile reads: what is wrong with those is not their coding
 
 
 def is_wav(head: bytes) -> bool:
@@ -115,6 +117,44 @@ def contradiction(content: bytes, order: str = "<") -> str | None:
     else:
         return None
     return f"a contradictory header: {words}; write the header again: {FROM_SOURCE}"
+
+
+_FOREIGN_CODECS = {
+    **dict.fromkeys((0x160, 0x161, 0x162, 0x163), "Windows Media Audio"),
+    **dict.fromkeys((0xFF, 0x1600, 0x1601, 0x1602, 0x1610, 0x706D, 0xA106), "AAC"),
+    **dict.fromkeys((0x92, 0x2000), "Dolby Digital (AC-3)"),
+    **dict.fromkeys((0x674F, 0x6750, 0x6751, 0x676F, 0x6770, 0x6771), "Vorbis"),
+    0x22: "TrueSpeech",
+    0x50: "MPEG audio",
+    0x42: "G.723.1",
+    0x45: "G.726",
+    0x64: "G.726",
+    0x65: "G.722",
+    0x83: "G.729",
+    0x270: "ATRAC3",
+    0xA109: "Speex",
+    0xF1AC: "FLAC",
+    0x2001: "DTS",
+    0x704F: "Opus",
+}
+
+
+def foreign_codec(path: str | Path) -> str | None:
+    """The coding of the samples in a wav that libsndfile cannot open; None where the file is no wav.
+
+    The names are those of Microsoft's registry (RFC 2361 and mmreg.h).
+    """
+    with Path(path).open("rb") as file:
+        head = file.read(12)
+        if not is_wav(head):
+            return None
+        order = ">" if head[:4] == b"RIFX" else "<"
+        for chunk in chunks(file, 12, Path(path).stat().st_size, order + "4sI"):
+            if chunk.name == b"fmt " and chunk.length >= 14:
+                file.seek(chunk.start)
+                tag = _Format.of(file.read(min(26, chunk.length)), order).tag
+                return _FOREIGN_CODECS.get(tag, f"coding 0x{tag:X}") if tag not in _KNOWN else None
+    return None
 
 
 @dataclass(frozen=True)

@@ -116,9 +116,10 @@ class _Grid:
 
     def add(self, block: Float32[np.ndarray, " samples"]) -> None:
         if self.holds:
+            self.holds = float(block.min(initial=0)) >= -1 and float(block.max(initial=0)) < 1
+        if self.holds:
             scaled = block * np.float32(_FULL_SCALE)
-            fits = float(scaled.min(initial=0)) >= -_FULL_SCALE and float(scaled.max(initial=0)) < _FULL_SCALE
-            self.holds = fits and bool((scaled == np.rint(scaled)).all())
+            self.holds = bool((scaled == np.rint(scaled)).all())
 
 
 class _Digits:
@@ -155,7 +156,7 @@ class _Digits:
         peaks = np.concatenate([self._peaks, peaks])
         self._peaks = peaks[-2:]
         beside = np.maximum(peaks[:-2], peaks[2:])
-        return bool(((peaks[1:-1] > _LOST_TO_PEAK * beside) & (beside > 0)).any())
+        return bool(((peaks[1:-1] / _LOST_TO_PEAK > beside) & (beside > 0)).any())
 
 
 def _are_rounded(parts: Float32[np.ndarray, "parts part"]) -> bool:

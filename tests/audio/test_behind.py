@@ -484,6 +484,15 @@ def test_a_chance_frame_of_another_rate_is_damage(tmp_path: Path) -> None:
     assert f"layer change at 2.088 s (byte {len(first) + 10})" in reason(tmp_path / "a.mp3")
 
 
+@pytest.mark.parametrize("missing", [1, 50])
+def test_mp3_cut_in_the_middle_of_a_frame(missing: int, tmp_path: Path) -> None:
+    content = written(tmp_path / "a.mp3", FIRST)
+    (tmp_path / "a.mp3").write_bytes(content[:-missing])
+    with pytest.warns(UserWarning, match="it may be cut short: it ends in the middle of a frame"):
+        decode(tmp_path / "a.mp3")
+    assert len(decode(tmp_path / "a.mp3", 0.1, duration=0.2)) == 3200  # a stretch before the end is all there
+
+
 # Ogg
 
 

@@ -89,3 +89,12 @@ def test_contradictory_formats_of_others(tmp_path: Path) -> None:
     sphere = written(tmp_path / "a.sph", format="NIST")
     (tmp_path / "a.sph").write_bytes(sphere.replace(b"sig_bits -i 16", b"sig_bits -i 24", 1))
     assert reason(tmp_path / "a.sph").startswith("a contradictory header: 24 bits in 2 bytes per sample; ")
+
+
+@pytest.mark.parametrize(
+    ("tag", "name"),
+    [(0x161, "Windows Media Audio"), (0xFF, "AAC"), (0x2000, "Dolby Digital (AC-3)"), (0x1234, "coding 0x1234")],
+)
+def test_codings_that_libsndfile_does_not_know_are_named(tag: int, name: str, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(wav_of(tag))
+    assert reason(tmp_path / "a.wav") == f"{name} in a wav cannot be read; convert it: ffmpeg -i a.wav a.converted.wav"

@@ -129,6 +129,14 @@ def test_a_click_beside_which_nothing_is_left_is_refused(value: float, rate: int
         encode(str(tmp_path / "a.wav"), 0.0, duration=None, scratch=tmp_path)
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_samples_near_the_largest_float_give_no_warning(channels: int, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.stack([SPEECH] * channels, axis=1) * 2e38, RATE, subtype="FLOAT")
+    found, content = kept(tmp_path / "a.wav", tmp_path)  # numpy's warnings would be errors
+    assert (found.form, found.notes) == ("int16+shifts", ())
+    assert np.abs(content).max() > 8000
+
+
 def test_a_stretch_without_the_click_is_fine(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", with_click(SPEECH, 1e30), RATE, subtype="FLOAT")
     found = encode(str(tmp_path / "a.wav"), 1.3, duration=1.0, scratch=tmp_path)
