@@ -24,12 +24,14 @@ from speechssl.audio import (
     decode_with_info,
     decoding,
     normalize,
+    open_stretch,
     probe,
     resample,
     samples_to_seconds,
     seconds_to_samples,
 )
 from speechssl.config import UserError
+from tests.toys import tones
 
 RNG = np.random.default_rng(0)
 VOICE = (np.sin(np.arange(3 * SAMPLE_RATE) / 9) * 0.4 + RNG.uniform(-0.05, 0.05, 3 * SAMPLE_RATE)).astype(np.float32)
@@ -298,3 +300,17 @@ def test_suffixes_do_not_overlap() -> None:
     assert {".wav", ".flac", ".ogg", ".opus", ".mp3"} <= AUDIO_SUFFIXES
     assert {".m4a", ".wma", ".aac", ".mp4", ".webm"} <= FOREIGN_SUFFIXES
     assert not AUDIO_SUFFIXES & FOREIGN_SUFFIXES
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 44100, 48000, 96000])
+@pytest.mark.parametrize("offset", [0.5, -0.9, 0.01])
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_offset_is_no_click_at_the_ends(rate: int, offset: float, whole: bool, tmp_path: Path) -> None:
+    """The step from what the resampler takes for zero, outside the recording, does not ring."""
+    speech = np.resize(tones(2.0), 3 * rate) * 0.01 * abs(offset) + offset
+    soundfile.write(tmp_path / "a.wav", speech, rate, subtype="FLOAT")
+    with open_stretch(tmp_path / "a.wav") as stretch:
+        waveform = stretch.read() if whole else np.concatenate(list(stretch.blocks()))
+    assert len(waveform) == 48000
+    assert np.abs(waveform - np.float32(offset)).max() < 0.02 * abs(offset)
+    check_waveform(waveform, "a.wav")  # a warning would be an error

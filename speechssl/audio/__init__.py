@@ -11,7 +11,7 @@ from speechssl.audio.decoding import (
     probe,
 )
 from speechssl.audio.errors import AudioError, AudioWarning
-from speechssl.audio.formats import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
+from speechssl.audio.formats import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, UNREAD_SUFFIXES
 from speechssl.audio.opening import MAX_RATE, MIN_RATE, AudioInfo
 from speechssl.audio.resampling import normalize, resample
 from speechssl.audio.units import RECEPTIVE_FIELD, SAMPLE_RATE, samples_to_seconds, seconds_to_samples
@@ -24,6 +24,7 @@ __all__ = [
     "RECEPTIVE_FIELD",
     "SAMPLE_RATE",
     "SILENCE_PEAK",
+    "UNREAD_SUFFIXES",
     "AudioError",
     "AudioInfo",
     "AudioWarning",

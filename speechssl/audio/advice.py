@@ -6,12 +6,12 @@ import shlex
 from pathlib import Path
 
 from speechssl.audio.behind import Behind, Recording, recording_at
-from speechssl.audio.counted import Excess, Finding, Surplus, Unsized
+from speechssl.audio.counted import FROM_SOURCE, Excess, Finding, Several, Surplus, Unsized
 from speechssl.audio.errors import printable
+from speechssl.audio.likeness import SAMPLES, UNKNOWN
 from speechssl.audio.riff import is_wav
 
 _LONGEST_WAV = 0xFFFFFFFF  # bytes; a longer one has a header of another kind
-_FROM_SOURCE = "with the program that recorded it, or from its source"
 
 
 def foreign_reason(path: str | Path, name: str) -> str:
@@ -27,6 +27,8 @@ def length_reason(path: str | Path, found: Finding) -> str | None:
         if found.repeated:
             return "its header is there twice, without a length, as sox writes to a pipe; write it to a file instead"
         return f"the header leaves out the length (written to a pipe); convert it: {to_wav(path)}"
+    if isinstance(found, Several):
+        return f"{found.count} blocks of sound, the first holds {found.seconds:.3f} s; convert it: {to_wav(path)}"
     if isinstance(found, Surplus):
         tags = f"tags or chunks behind the samples (byte {found.end}) would be read as samples"
         return f"{tags}; cut them off: {head(path, found.end)}" if found.num_samples is None else None
@@ -37,17 +39,30 @@ def _excess_reason(path: str | Path, found: Excess) -> str:
     """Of a file that holds more than its header counts."""
     counted, held = (_amount(found, length) for length in (found.counted, found.held))
     if found.behind.recording is not None:
+        at_rate = " at its rate" if found.samples.rate else ""
         same = found.behind.recording.suffix == _suffix(path)
-        return joined_reason(path, counted, found.behind.recording, whole=held if same else "")
+        return joined_reason(path, counted, found.behind.recording, whole=held + at_rate if same else "")
+    cut = f"cut it off: {head(path, found.behind.start)}"
+    if found.likeness not in (SAMPLES, UNKNOWN):
+        count = found.behind.end - found.behind.start
+        return f"{count} bytes of {found.likeness} behind the {counted} of samples that the header counts; {cut}"
     figures = f"the header counts {counted} of samples, the file holds {held}"
+    again = f"write the header again: {_again(path, found)}"
+    if found.likeness == SAMPLES or found.chunk:
+        return f"{figures}; {again}"
+    return f"{figures}; if the rest is no sound, {cut}; if it is, {again}"
+
+
+def _again(path: str | Path, found: Excess) -> str:
+    """How samples that are not counted get into the header."""
     if not found.behind.padded or found.chunk or not _is_wav(path):  # ffmpeg would play tags and headers of chunks
-        return f"{figures}; write the header again: {_FROM_SOURCE}"
-    options = "-c copy -rf64 auto" if Path(path).stat().st_size >= _LONGEST_WAV else "-c copy"
-    return f"{figures}; write the header again: {_again(path, options)}"
-
-
-def _again(path: str | Path, options: str) -> str:
-    return ffmpeg(path, options, ".wav", before="-ignore_length 1 ", word="fixed")
+        return FROM_SOURCE
+    size, end = Path(path).stat().st_size, found.behind.end
+    options = "-c copy -rf64 auto" if size >= _LONGEST_WAV else "-c copy"
+    if end == size:
+        return ffmpeg(path, options, ".wav", before="-ignore_length 1 ", word="fixed")
+    name, fixed = _quoted(Path(path).name), _quoted(_free_name(Path(path), ".wav", "fixed"))
+    return f"head -c {end} {name} | ffmpeg -ignore_length 1 -f wav -i - {options} {fixed}"
 
 
 def _amount(found: Excess, length: int) -> str:

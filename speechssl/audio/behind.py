@@ -43,6 +43,12 @@ _KINDS = (
     _kind("AU", ".au", rb"\.snd\x00\x00.{6}\x00\x00\x00[\x01-\x1b]", b".snd\x00\x00"),
     _kind("Wave64", ".w64", rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb", b"riff\x2e\x91\xcf\x11"),
     _kind("SPHERE", ".sph", rb"NIST_1A\n   1024\n", b"NIST_1A\n"),
+    _kind("VOC", ".voc", rb"Creative Voice File\x1a\x1a\x00", b"Creative Voice File\x1a"),
+    _kind("AVR", ".avr", rb"2BIT.{8}(\x00\x00|\xff\xff)\x00[\x08\x10]", b"2BIT"),
+    _kind("SVX", ".svx", rb"FORM.{4}(8SVX|16SV)", b"8SVX", b"16SV", place=8),
+    _kind("WVE", ".wve", rb"ALawSoundFile\*\*\x00", b"ALawSoundFile**\0"),
+    _kind("SDS", ".sds", rb"\xf0\x7e.\x01.{2}[\x08-\x1c].{13}\xf7"),
+    _kind("MPC 2000", ".snd", rb"\x01\x04[ -~]{17}.{2}[\x00\x01].{16}[\x00\x01]"),
     _kind("MPEG-4", ".m4a", rb"\x00\x00.{2}ftyp[ -~]{4}"),
     _kind("Windows Media", ".wma", rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
     _kind("Matroska or WebM", ".mka", rb"\x1a\x45\xdf\xa3.{1,8}\x42\x86\x81\x01"),
@@ -72,7 +78,7 @@ class Behind:
         start: the first of them.
         end: behind the last of them: the end of the file, or where its tags start.
         recording: the first that starts in them; None where none is known.
-        padded: whether nothing but padding is in front of them and nothing behind them.
+        padded: whether nothing but padding is in front of them.
     """
 
     start: int
@@ -108,7 +114,7 @@ def behind(
     recording = recording_at(file, start) or (find_recording(file, start, last) if search else None)
     if recording is None and last - start <= few:
         return None
-    return Behind(start, last, recording, last == size and skip_padding(file, end, size) == start)
+    return Behind(start, last, recording, skip_padding(file, end, size) == start)
 
 
 def skip_harmless(file: BinaryIO, position: int, size: int, *, chunk_end: ChunkEnd | None = None) -> int:

@@ -2,12 +2,14 @@
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from speechssl.audio.behind import Behind, ChunkEnd, behind, find_recording
+from speechssl.audio.likeness import SAMPLES, UNKNOWN, likeness
 from speechssl.audio.tags import tags_start
 
+FROM_SOURCE = "with the program that recorded it, or from its source"
 SLOPPY = 44  # bytes; some writers count the wav header among the samples, and nothing is missing then
 _ABSURD = 0x7FFF0000  # bytes; from here on a length far beyond the file is no recording that was cut short
 # Chunks that only describe the samples; one of them may be cut short without loss.
@@ -46,8 +48,9 @@ class Excess:
     Attributes:
         samples: those of the (first) header.
         counted: bytes of samples that the header counts.
-        held: bytes from the first sample to the end of the file.
+        held: bytes from the first sample to the end of what was found: of the file, or where its tags or chunks start.
         behind: what was found.
+        likeness: what that is: `likeness.SAMPLES`, a name, or `likeness.UNKNOWN`.
         chunk: whether a second chunk of samples starts there.
     """
 
@@ -55,6 +58,7 @@ class Excess:
     counted: int
     held: int
     behind: Behind
+    likeness: str = UNKNOWN
     chunk: bool = False
 
 
@@ -82,7 +86,20 @@ class Surplus:
     num_samples: int | None
 
 
-Finding = str | Excess | Unsized | Surplus | None
+@dataclass(frozen=True)
+class Several:
+    """Several blocks of sound, of which libsndfile reads the first, and the headers of the others as samples.
+
+    Attributes:
+        count: of the blocks.
+        seconds: length of the first.
+    """
+
+    count: int
+    seconds: float
+
+
+Finding = str | Excess | Unsized | Surplus | Several | None
 """The reason why a file cannot be read; something for which the caller knows a remedy; None where all is well."""
 
 
@@ -141,16 +158,42 @@ def file_shortage(promised: int, size: int) -> str | None:
     return f"truncated: the header promises a file of {promised} bytes, it has {size}"
 
 
-def excess(file: BinaryIO, samples: Samples, end: int, size: int, *, chunk: ChunkEnd | None = None) -> Excess | None:
-    """What is behind the last sample that a header counts: harmless (None), or an excess."""
+def excess(
+    file: BinaryIO, samples: Samples, end: int, size: int, *, chunk: ChunkEnd | None = None, layout: str | None = None
+) -> Excess | None:
+    """What is behind the last sample that a header counts: harmless (None), or an excess.
+
+    Args:
+        file: open for reading.
+        samples: those of the header.
+        end: of the samples that it counts, bytes.
+        size: of the file, bytes.
+        chunk: of containers that have chunks behind the samples.
+        layout: of the heads of such chunks, which may also be behind samples that are not counted.
+    """
     wrapped = size - end >= 1 << 32 and (size - end) % (1 << 32) < 1 << 20  # gigabytes that need no searching
     few = max(SLOPPY, round(samples.rate) // 100) - 1  # bytes; less than 10 ms of samples is no objection
     found = behind(file, end, size, few=few, chunk_end=chunk, search=not wrapped)
     if found is None:
         return None
     file.seek(found.start)
-    second = file.read(4) in (b"data", b"SSND")
-    return Excess(samples, end - samples.start, size - samples.start, found, second)
+    if file.read(4) in (b"data", b"SSND"):
+        return Excess(samples, end - samples.start, size - samples.start, found, chunk=True)
+    if layout is not None and found.recording is None:
+        found = replace(found, end=chunks_start(file, found.start, found.end, layout))
+    return Excess(samples, end - samples.start, found.end - samples.start, found, _likeness(file, samples, end, found))
+
+
+def _likeness(file: BinaryIO, samples: Samples, end: int, found: Behind) -> str:
+    """What is behind the samples.
+
+    Where the header counts none, or its length has wrapped, that is samples unless it has a name.
+    """
+    if found.recording is not None:
+        return UNKNOWN
+    like = likeness(file, samples.start, end, first=found.start, stop=found.end, frame=samples.frame)
+    unfinished = end == samples.start or found.end - end >= (1 << 32) - (1 << 20)
+    return SAMPLES if like == UNKNOWN and unfinished else like
 
 
 def chunks_start(file: BinaryIO, start: int, end: int, layout: str) -> int:

@@ -22,9 +22,10 @@ from speechssl.audio.advice import head
 from speechssl.audio.channels import Mix, with_channel
 from speechssl.audio.checks import not_finite
 from speechssl.audio.errors import AudioError, AudioWarning
+from speechssl.audio.mp3 import mp3_frames
 from speechssl.audio.ogg import OggPages, ogg_pages
 from speechssl.audio.opening import MPEG_FRAME, AudioInfo, SoundFile, header, open_file, words_of
-from speechssl.audio.resampling import resample
+from speechssl.audio.resampling import constant_offset, resample
 from speechssl.audio.units import SAMPLE_RATE, samples_to_seconds, seconds_to_samples
 
 END_TOLERANCE = 0.01  # s; manifests often round offset and duration to two decimals, half a step each
@@ -130,11 +131,15 @@ class OpenStretch:
         self, file: SoundFile, info: AudioInfo, *, start: int, count: int, rate: int, channel: int | None = None
     ):
         self.info, self.num_samples = info, round(count * rate / info.rate)
-        self.notes: list[str] = []
+        self.notes = [info.note] if info.note else []
         if channel is not None:
             self.notes.append(f"the channels cancel each other, channel {channel + 1} alone is taken")
         if start + count >= info.num_samples and _is_open_ended(file):
             self.notes.append("it may be cut short: the mark of the end of the stream is not there")
+        if start + count >= info.num_samples and _is_cut(file):
+            self.notes.append("it may be cut short: it ends in the middle of a frame")
+        if file.format == "OGG" and (gaps := _pages(file).gaps):
+            self.notes.append(f"Ogg pages are missing in {gaps} place{'s' if gaps > 1 else ''}, by their numbers")
         self._channel = channel
         self._file, self._start, self._count, self._rate = file, start, count, rate
 
@@ -160,13 +165,18 @@ class OpenStretch:
         """
         rates = self.info.rate, self._rate
         stream = None if rates[0] == rates[1] else soxr.ResampleStream(*rates, 1, dtype="float32", quality="HQ")
+        offset: np.float32 | None = None
         for block in self._mono():
             bad = not_finite(block)
             if bad:
                 raise AudioError(self.info.path, f"{bad} of {len(block)} samples in a row are NaN or infinite")
-            yield block if stream is None else stream.resample_chunk(np.ascontiguousarray(block))
+            if stream is None:
+                yield block
+            else:
+                offset = constant_offset(block) if offset is None else offset
+                yield stream.resample_chunk(np.ascontiguousarray(block) - offset) + offset
         if stream is not None:
-            yield stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+            yield stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True) + (offset or np.float32(0))
 
     def _mono(self) -> Iterator[Float[np.ndarray, " samples"]]:
         """Blocks at the file's own rate, channels averaged; an error where the file ends early."""
@@ -241,6 +251,16 @@ def _read(file: SoundFile, start: int, count: int) -> Iterator[Float32[np.ndarra
 def _is_open_ended(file: SoundFile) -> bool:
     """Whether an Ogg file ends without the mark of its end: cut between two pages, or recorded from a broadcast."""
     return file.format == "OGG" and any(not stream.ended for link in _pages(file).links for stream in link)
+
+
+def _is_cut(file: SoundFile) -> bool:
+    """Whether MPEG audio ends in the middle of a frame."""
+    if not file.subtype.startswith("MPEG_LAYER"):
+        return False
+    path = os.fsdecode(file.name)
+    status = Path(path).stat()
+    frames = mp3_frames(path, status.st_size, status.st_mtime_ns)
+    return frames is not None and frames.cut
 
 
 def _pages(file: SoundFile) -> OggPages:

@@ -44,6 +44,14 @@ _FOREIGN_NAMES = {
 FOREIGN_SUFFIXES = frozenset(_FOREIGN_NAMES)
 """Suffixes of containers that hold audio but that libsndfile cannot read."""
 
+UNREAD_SUFFIXES = frozenset(
+    {".pcm", ".raw", ".vox", ".ul", ".ulaw", ".mulaw", ".al", ".alaw", ".lin", ".sln", ".adpcm", ".sw", ".s16", ".f32"}
+    | {".avr", ".svx", ".8svx", ".iff", ".wve", ".sds", ".paf", ".pvf", ".sf", ".ircam", ".htk", ".sd2", ".xi"}
+    | {".awb", ".aax", ".aa", ".dff", ".dss", ".ds2", ".qcp", ".shn", ".la", ".opu", ".ogx", ".weba", ".f4a"}
+    | {".m4p", ".m4v", ".3g2", ".3ga", ".caff", ".evrc", ".g722", ".g723", ".g729", ".lpcm", ".mp1", ".nsp", ".adts"}
+)
+"""Suffixes of files that may hold sound and are not taken from a folder: without a header, or rare."""
+
 _FOREIGN_MAGIC = (  # (offset, bytes, name)
     (4, b"ftyp", "MPEG-4 (mp4, m4a)"),
     (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "Windows Media (wma)"),

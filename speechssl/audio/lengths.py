@@ -2,17 +2,21 @@
 
 libsndfile opens most files that are cut short without an error, stops where a header that counts too
 little says so, and reads the header of a second recording as samples. So the chunks are walked to the end of the file.
-Layouts: Sony Wave64, AIFF (Apple, 1989), CAF (Apple, 2005), Sun au, NIST SPHERE; wav is in `riff`.
+Layouts: Sony Wave64, AIFF (Apple, 1989), CAF (Apple, 2005), Sun au, NIST SPHERE; wav is in `riff`, the rest in
+`older`.
 """
 
 import functools
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 from speechssl.audio.behind import Recording, find_recording, recording_at
 from speechssl.audio.counted import (
+    FROM_SOURCE,
+    SLOPPY,
     Finding,
     Samples,
     Unsized,
@@ -24,7 +28,8 @@ from speechssl.audio.counted import (
     surplus,
     to_the_end,
 )
-from speechssl.audio.riff import check_wav, is_wav, wave_format
+from speechssl.audio.older import check_older
+from speechssl.audio.riff import check_wav, contradiction, is_wav, wave_format
 
 _WAVE64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _WAVE64_NAMES = (b"\x00\xc0\x4f\x8e\xdb\x8a", b"\xa5\xd6\x28\xdb\x04\xc1\x00\x00")  # how names of chunks end
@@ -60,23 +65,35 @@ def check_length(path: str | Path, size: int, changed: int) -> Finding:  # noqa:
             return _check_au(file, head, size)
         if head[:16] == b"NIST_1A\n   1024\n":
             return _check_sphere(file, head, size)
-    return None
+        return check_older(file, head, size)
 
 
 def _check_aiff(file: BinaryIO, head: bytes, size: int) -> Finding:
-    form, samples = struct.unpack(">I", head[4:8])[0], Samples(0)
+    form, samples, frames = struct.unpack(">I", head[4:8])[0], Samples(0), 0
     short = file_shortage(8 + form, size)
     for chunk in chunks(file, 12, size, ">4sI"):
         if chunk.name == b"COMM":
             file.seek(chunk.start)
-            samples = _aiff_format(file.read(22), compressed=head[8:12] == b"AIFC")
+            content = file.read(22)
+            samples = _aiff_format(content, compressed=head[8:12] == b"AIFC")
+            frames = int.from_bytes(content[2:6], "big")
         elif chunk.name == b"SSND":
             samples = Samples(chunk.start + 8, samples.rate, samples.frame)
             if chunk.length in _AIFF_STREAMED or form == chunk.length == 0:  # 0: ffmpeg
                 return to_the_end(file, samples, size)
             short = short or shortage(chunk.length, size - chunk.start)
-            return short or excess(file, samples, chunk.start + chunk.length, size, chunk=chunk_end(">4sI"))
+            end, skip = chunk.start + chunk.length, chunk_end(">4sI")
+            found = short or excess(file, samples, end, size, chunk=skip, layout=">4sI")
+            return found or _aiff_contradiction(samples, frames, chunk.length - 8)
     return short
+
+
+def _aiff_contradiction(samples: Samples, frames: int, length: int) -> str | None:
+    """Why the number of samples is not that of their bytes; an offset, padding, no number at all are no objection."""
+    if not samples.frame or not frames or abs(length - frames * samples.frame) < max(SLOPPY, samples.frame):
+        return None
+    words = f"{frames} samples of {samples.frame} bytes are {frames * samples.frame} bytes, it says {length}"
+    return f"a contradictory header: {words}; write the header again: {FROM_SOURCE}"
 
 
 def _aiff_format(content: bytes, *, compressed: bool) -> Samples:
@@ -89,12 +106,13 @@ def _aiff_format(content: bytes, *, compressed: bool) -> Samples:
 
 
 def _check_caf(file: BinaryIO, size: int) -> Finding:
-    samples = Samples(0)
+    samples, frame = Samples(0), 0
     for chunk in chunks(file, 8, size, ">4sq", even=False):
         if chunk.name == b"desc":
             file.seek(chunk.start)
             hertz, packet, frames = struct.unpack(">d8xII", file.read(24).ljust(24, b"\0"))
             samples = Samples(0, hertz * packet / frames if frames and 0 < hertz < 1e7 else 0.0)
+            frame = packet if frames == 1 else 0
         elif chunk.name == b"data":
             samples = Samples(chunk.start + 4, samples.rate)  # behind the count of edits
             if chunk.length < 0:
@@ -104,7 +122,8 @@ def _check_caf(file: BinaryIO, size: int) -> Finding:
             if repeated is not None and repeated.name == "CAF":
                 return Unsized(repeated=True)
             short = shortage(chunk.length, size - chunk.start)
-            return short or excess(file, samples, end, size, chunk=chunk_end(">4sq", even=False))
+            samples = replace(samples, frame=frame)
+            return short or excess(file, samples, end, size, chunk=chunk_end(">4sq", even=False), layout=">4sq")
     return None
 
 
@@ -118,7 +137,10 @@ def _check_wave64(file: BinaryIO, head: bytes, size: int) -> Finding:
         file.seek(position)
         name, length = struct.unpack("<16sQ", file.read(24))
         if name[:4] == b"fmt ":
-            samples = wave_format(file.read(26))
+            content = file.read(max(0, min(26, length - 24)))
+            samples, wrong = wave_format(content), contradiction(content)
+            if wrong is not None:
+                return wrong
         elif name[:4] == b"data":
             samples = Samples(position + 24, samples.rate, samples.frame)
             return _check_wave64_samples(file, samples, length - 24, size)
@@ -157,10 +179,14 @@ def _check_au(file: BinaryIO, head: bytes, size: int) -> Finding:
 
 
 def _check_sphere(file: BinaryIO, head: bytes, size: int) -> Finding:
-    names = rb"(sample_count|sample_n_bytes|channel_count|sample_rate) -i (\d+)"
+    names = rb"(sample_count|sample_n_bytes|sample_sig_bits|channel_count|sample_rate) -(?:i|s\d+) (\d+)"
     fields = {name: int(number) for name, number in re.findall(names, head)}
+    bits = fields.pop(b"sample_sig_bits", 0)
     if len(fields) < 4 or b"-ilbc" in head or b"shorten" in head:
         return None
+    if bits > 8 * fields[b"sample_n_bytes"]:
+        words = f"{bits} bits in {fields[b'sample_n_bytes']} bytes per sample"
+        return f"a contradictory header: {words}; write the header again: {FROM_SOURCE}"
     per_sample = fields[b"sample_n_bytes"] * fields[b"channel_count"]
     samples = Samples(1024, float(per_sample * fields[b"sample_rate"]), per_sample)
     end = 1024 + fields[b"sample_count"] * per_sample
@@ -170,7 +196,7 @@ def _check_sphere(file: BinaryIO, head: bytes, size: int) -> Finding:
 
 @functools.lru_cache(maxsize=256)
 def second_head(path: str | Path, size: int, changed: int) -> Recording | None:  # noqa: ARG001 (part of the cache's key)
-    """Another recording in a file of any format, or where its own first eight bytes come again.
+    """Another recording in a file of any format, or where its own first bytes come again.
 
     Args:
         path: the file.
@@ -179,6 +205,7 @@ def second_head(path: str | Path, size: int, changed: int) -> Recording | None: 
     """
     with Path(path).open("rb") as file:
         mark = file.read(8)
+        mark += file.read(56) if len(set(mark)) < 4 else b""
         again = _find(file, 8, mark) if len(set(mark)) >= 4 else None
         other = find_recording(file, 8, size)
     own = None if again is None else Recording(again, "", Path(path).suffix)

@@ -30,6 +30,7 @@ class Mp3Frames:
         changes: the frame at which rate, number of channels or layer change; None when they do not.
         changes_at: where that frame starts, bytes.
         behind: what is behind the last frame and no tag.
+        cut: whether the file ends in the middle of a frame.
     """
 
     rate: int
@@ -40,6 +41,7 @@ class Mp3Frames:
     changes: int | None
     changes_at: int | None
     behind: Behind | None
+    cut: bool = False
 
     @property
     def num_samples(self) -> int:
@@ -71,8 +73,10 @@ def mp3_frames(path: str | Path, size: int, changed: int) -> Mp3Frames | None:  
         start = position + first.length if length_header else position
         count = _count(window, start, first, size)
         found = behind(file, count.end, size)
+        last = parse_mpeg(window.at(count.end, 4))
+        cut = last is not None and last.like(first) and count.end + last.length > size
     changes = count.changes, count.changes_at
-    return Mp3Frames(first.rate, first.samples, count.frames, promised, length_header, *changes, found)
+    return Mp3Frames(first.rate, first.samples, count.frames, promised, length_header, *changes, found, cut)
 
 
 class _Window:

@@ -31,6 +31,8 @@ class OggStream:
         at: where its first page starts, bytes.
         ended: whether the last page of the stream was met.
         ends: samples at the end of the last two pages that say so.
+        number: of the last page, as the page says.
+        gaps: pages whose number does not follow that of the page before.
     """
 
     codec: str | None
@@ -40,6 +42,29 @@ class OggStream:
     at: int = 0
     ended: bool = False
     ends: list[int] = field(default_factory=lambda: [0, 0])
+    number: int = 0
+    gaps: int = 0
+
+    def add(self, samples: int, number: int, *, ended: bool) -> str | None:
+        """The next page.
+
+        Args:
+            samples: at its end; -1 where no packet ends on it.
+            number: of the page, as it says.
+            ended: whether it says that it is the last one.
+
+        Returns:
+            Why it cannot be a page behind those before.
+        """
+        if self.codec is not None and number <= self.number:
+            return f"has the number {number} behind a page with the number {self.number}"
+        if self.codec is not None and 0 <= samples < self.ends[-1]:
+            return f"ends at sample {samples}, a page before it at {self.ends[-1]}"
+        self.gaps += number != self.number + 1
+        self.number, self.ended = number, self.ended or ended
+        if samples > self.ends[-1]:
+            self.ends = [self.ends[-1], samples]
+        return None
 
     @property
     def seconds(self) -> float:
@@ -62,6 +87,11 @@ class OggPages:
     links: tuple[tuple[OggStream, ...], ...] = ()
     behind: Behind | None = None
     end: int = 0
+
+    @property
+    def gaps(self) -> int:
+        """Places where pages of sound are missing by their numbers."""
+        return sum(stream.gaps for link in self.links for stream in link)
 
     @property
     def last_start(self) -> int:
@@ -107,7 +137,7 @@ def _walk(file: BinaryIO, size: int) -> OggPages:
         if len(page) < 27 or len(segments) < page[26] or end > size:
             return OggPages("truncated: the file ends in the middle of an Ogg page")
         number += 1
-        flags, samples, serial, checksum = page[5], *struct.unpack("<qI4xI", page[6:26])
+        flags, samples, serial, own, checksum = page[5], *struct.unpack("<qIII", page[6:26])
         if _ogg_crc(page[:22] + bytes(4) + page[26:] + segments + body) != checksum:
             return OggPages(f"damaged: the checksum of Ogg page {number} is wrong")
         if flags & _BEGINS:
@@ -116,10 +146,10 @@ def _walk(file: BinaryIO, size: int) -> OggPages:
             links[-1][serial] = _stream(body, position)
         beginning = bool(flags & _BEGINS)
         stream = links[-1].get(serial) if links else None
-        if stream is not None and samples > stream.ends[-1]:  # -1 on a page on which no packet ends
-            stream.ends = [stream.ends[-1], samples]
-        if stream is not None and flags & _ENDS:
-            stream.ended = True
+        if stream is not None and flags & _BEGINS:
+            stream.number, stream.ended = own, bool(flags & _ENDS)
+        elif stream is not None and (wrong := stream.add(samples, own, ended=bool(flags & _ENDS))):
+            return OggPages(f"damaged: Ogg page {number} {wrong}")
         position = end
     sound = [tuple(stream for stream in link.values() if stream.codec) for link in links]
     return OggPages(None, tuple(link for link in sound if link), found, position)

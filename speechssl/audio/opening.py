@@ -17,7 +17,9 @@ from speechssl.audio.formats import foreign_container, foreign_suffix, other_kin
 from speechssl.audio.lengths import check_length, second_head
 from speechssl.audio.mp3 import Mp3Frames, mp3_frames
 from speechssl.audio.ogg import OggPages, ogg_pages
+from speechssl.audio.older import CHECKED, UNCHECKED, gsm_fault
 from speechssl.audio.quiet import quiet_c_stderr
+from speechssl.audio.riff import foreign_codec
 
 MIN_RATE = 4000  # Hz
 MAX_RATE = 192000  # Hz
@@ -26,7 +28,9 @@ _MAX_SAMPLES_PER_BYTE = 10000  # FLAC packs 65535 equal samples into about 11 by
 _UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's count for a FLAC whose header leaves the length out
 _MP3_TRIMMED = 2 * 4095  # samples that LAME's header may take off the start and the end
 _MP3_SLACK = 2  # frames; encoders do not agree whether the frame of the length header counts
-_WALKED = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "CAF", "AU", "NIST", "OGG"})
+_WALKED = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "CAF", "AU", "NIST", "OGG"}) | CHECKED
+_GSM = ("RAW", "GSM610")
+_COUNTED = _WALKED | {"MP3", "FLAC"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,12 @@ class AudioInfo:
     duration: float
     format: str
     subtype: str
+
+    @property
+    def note(self) -> str | None:
+        """What is doubtful about a file of this format; None where nothing is."""
+        counted = self.format in _COUNTED or (self.format, self.subtype) == _GSM
+        return None if counted else UNCHECKED.format(self.format)
 
 
 class SoundFile(soundfile.SoundFile):
@@ -163,6 +173,10 @@ def header(path: str | Path, file: SoundFile) -> AudioInfo:
             num_samples = _mp3_length(path, num_samples, frames, inside=file.format != "MP3")
     elif file.format == "FLAC":
         _check_flac(path, num_samples, rate, flac_frames(path, size, changed, num_samples))
+    elif file.format == "RAW":  # guessed by libsndfile from the suffix
+        reason = gsm_fault(path) if file.subtype == _GSM[1] else _headerless(path, file.subtype)
+        if reason is not None:
+            raise AudioError(path, reason)
     elif file.format in _WALKED:
         found = None if file.format == "OGG" else check_length(path, size, changed)
         if isinstance(found, Surplus) and found.num_samples is not None:
@@ -172,6 +186,14 @@ def header(path: str | Path, file: SoundFile) -> AudioInfo:
         if second is not None:
             raise AudioError(path, joined_reason(path, f"a part of {num_samples / rate:.3f} s", second))
     return AudioInfo(str(path), rate, channels, num_samples, num_samples / rate, file.format, file.subtype)
+
+
+def _headerless(path: str | Path, subtype: str) -> str | None:
+    """Why samples without a header cannot be used, where the suffix is mostly that of a format with one."""
+    if subtype != "ULAW":
+        return None
+    convert = ffmpeg(path, "", ".wav", before="-f mulaw -ar 8000 ")
+    return f"no header of a known format; if it is mu-law at 8000 Hz without one, convert it: {convert}"
 
 
 def _mp3_length(path: str | Path, num_samples: int, frames: Mp3Frames, *, inside: bool) -> int:
@@ -237,6 +259,9 @@ def _open_reason(path: str | Path, error: soundfile.LibsndfileError) -> str:
     foreign = foreign_suffix(path)
     if foreign is not None:
         return foreign_reason(path, foreign)
+    codec = foreign_codec(path)
+    if codec is not None:
+        return foreign_reason(path, f"{codec} in a wav")
     words = words_of(error)
     if "Channel count is zero" in words:
         return "a header with zero channels"

@@ -6,6 +6,26 @@ import numpy as np
 import soxr
 from jaxtyping import Float
 
+_HEAD = 4000  # samples; 21 ms at 192 kHz
+_OFFSET = 3.0  # deviations; the mean of a head without an offset is below
+
+
+def constant_offset(waveform: Float[np.ndarray, " samples"]) -> np.float32:
+    """The mean at the start of a recording when it stands far above what varies there, otherwise 0.
+
+    It is taken off before resampling: the filter takes what is outside a recording for zero, and the step to the offset
+    rings like a click at both ends.
+
+    >>> constant_offset(np.full(100, 0.5, dtype=np.float32)), constant_offset(np.zeros(0, dtype=np.float32))
+    (np.float32(0.5), np.float32(0.0))
+    """
+    head = waveform[:_HEAD]
+    if not len(head):
+        return np.float32(0)
+    with np.errstate(invalid="ignore"):  # the caller finds what is not finite
+        mean, deviation = float(head.mean(dtype=np.float64)), float(head.std(dtype=np.float64))
+    return np.float32(mean if abs(mean) > _OFFSET * deviation else 0)
+
 
 def resample(waveform: Float[np.ndarray, " samples"], from_rate: int, to_rate: int) -> Float[np.ndarray, " resampled"]:
     """Another sampling rate, by soxr's high quality band-limited filter.
@@ -23,7 +43,9 @@ def resample(waveform: Float[np.ndarray, " samples"], from_rate: int, to_rate: i
     """
     if from_rate == to_rate:
         return waveform
-    return np.asarray(soxr.resample(waveform, from_rate, to_rate, quality="HQ"), dtype=np.float32)
+    offset = constant_offset(waveform)
+    resampled = soxr.resample(waveform - offset if offset else waveform, from_rate, to_rate, quality="HQ")
+    return np.asarray(resampled, dtype=np.float32) + offset
 
 
 def normalize(waveform: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " samples"]:

@@ -3,8 +3,9 @@
 Samples that a 16-bit file at 16 kHz can hold are kept as they are. Others have a gain, the smallest power of two that
 holds their peak, so that a quiet recording keeps all 16 bits and a loud one is not clipped. Each stretch of 2.5 ms
 of them is shifted up by as many bits as its own peak leaves free, so that pauses and quiet passages keep 16 bits as
-well, which models that normalise each frame see. Where a click or a constant offset stands more than 16 times above
-everything else, float32 is stored.
+well, which models that normalise each frame see. Where 16 bits are too few, float32 is stored: where a click stands
+more than 16 times above everything else, where rounding would add noise of more than 8e-5 of what varies in a frame, as
+it does on a constant offset, and for utterances of less than half a second, whose few frames do not average the noise.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import Float32, Shaped
 
-from speechssl.audio import SAMPLE_RATE, AudioError, Levels, OpenStretch, open_stretch, with_channel
+from speechssl.audio import RECEPTIVE_FIELD, SAMPLE_RATE, AudioError, Levels, OpenStretch, open_stretch, with_channel
 from speechssl.data.store import PART, Form
 from speechssl.files import naming
 
@@ -30,6 +31,9 @@ SCRATCH = ".decoding-"  # begins the names of the files of long utterances, unti
 _WHOLE = 60 * SAMPLE_RATE  # samples; a longer utterance is decoded into a file, so that memory stays bounded
 _BLOCK = 6400 * PART  # samples of such a file that are in memory at once
 _LOST_TO_PEAK = 16.0  # the peak over everything else, or over what is right before and behind it
+_FRAME_PARTS = RECEPTIVE_FIELD // PART
+_ROUNDED = 8e-5  # of the deviation in a frame; without an offset it is below 6e-5, the error of a vector below 1e-5
+_SHORT = SAMPLE_RATE // 2  # samples; the errors of the vectors of shorter ones are up to ten times larger
 _MOST_SHIFT = 60  # bits; less than what float32 can count down to
 _FULL_SCALE = 32768
 
@@ -112,43 +116,65 @@ class _Grid:
 
     def add(self, block: Float32[np.ndarray, " samples"]) -> None:
         if self.holds:
+            self.holds = float(block.min(initial=0)) >= -1 and float(block.max(initial=0)) < 1
+        if self.holds:
             scaled = block * np.float32(_FULL_SCALE)
-            fits = float(scaled.min(initial=0)) >= -_FULL_SCALE and float(scaled.max(initial=0)) < _FULL_SCALE
-            self.holds = fits and bool((scaled == np.rint(scaled)).all())
+            self.holds = bool((scaled == np.rint(scaled)).all())
 
 
-class _Clicks:
-    """Whether a part stands far above the parts right before and behind it.
+class _Digits:
+    """Whether 16 bits per part are too few anywhere, so that float32 is stored.
 
-    The samples around a click share its shift, and they are most of what the encoder sees there.
+    That is next to a part far above the parts right before and behind it (a click: the samples around it share its
+    shift, and they are most of what the encoder sees there), and in a frame whose samples differ by little from their
+    mean (speech on a constant offset, or a pause on a small one: the offset takes the bits).
     """
 
     def __init__(self) -> None:
-        self.found = False
+        self.too_few = False
         self._left = np.zeros(0, dtype=np.float32)
         self._peaks = np.zeros(0, dtype=np.float32)  # of the last two parts
+        self._last = np.zeros(0, dtype=np.float32)  # the last samples, of one frame
 
     def add(self, block: Float32[np.ndarray, " samples"]) -> None:
-        if self.found:
+        if self.too_few or not len(block):
             return
         samples = np.concatenate([self._left, block])
-        whole = len(samples) // PART * PART
+        whole = len(samples) // RECEPTIVE_FIELD * RECEPTIVE_FIELD
         self._left = samples[whole:].copy()
-        peaks = np.concatenate([self._peaks, np.abs(samples[:whole]).reshape(-1, PART).max(axis=1)])
+        self._last = np.concatenate([self._last, block[-RECEPTIVE_FIELD:]])[-RECEPTIVE_FIELD:]
+        parts = samples[:whole].reshape(-1, PART)
+        self.too_few = self._is_click(np.abs(parts).max(axis=1)) or _are_rounded(parts)
+
+    def finish(self) -> None:
+        """All samples are there: the last of them, which are no whole frame, are seen with those before them."""
+        rest = self._left[: len(self._left) // PART * PART].reshape(-1, PART)
+        if not self.too_few and len(self._left):
+            self.too_few = self._is_click(np.abs(rest).max(axis=1)) or _are_rounded(self._last.reshape(-1, PART))
+
+    def _is_click(self, peaks: Float32[np.ndarray, " parts"]) -> bool:
+        peaks = np.concatenate([self._peaks, peaks])
         self._peaks = peaks[-2:]
         beside = np.maximum(peaks[:-2], peaks[2:])
-        self.found = bool(((peaks[1:-1] > _LOST_TO_PEAK * beside) & (beside > 0)).any())
+        return bool(((peaks[1:-1] / _LOST_TO_PEAK > beside) & (beside > 0)).any())
+
+
+def _are_rounded(parts: Float32[np.ndarray, "parts part"]) -> bool:
+    """Whether rounding each part to 16 bits of its own leaves noise, in any frame, that the encoder may notice."""
+    exponents = np.frexp(np.abs(parts).max(axis=1))[1].reshape(-1, _FRAME_PARTS)
+    noise = np.ldexp(1.0, 2 * (exponents - 15)).mean(axis=1) / 12  # power of rounding to steps of 2^-15 of each peak
+    return bool((noise > _ROUNDED**2 * parts.reshape(-1, RECEPTIVE_FIELD).var(axis=1, dtype=np.float64)).any())
 
 
 class _Coder:
     """Samples to their stored form, in blocks of whole parts; the shifts of all are known at the end."""
 
-    def __init__(self, levels: Levels, grid: _Grid, clicks: _Clicks) -> None:
+    def __init__(self, levels: Levels, grid: _Grid, digits: _Digits) -> None:
         self.gain, self._shifts = 1.0, bytearray()
         self.form: Form = "int16"
         if grid.holds:
             return
-        if clicks.found or levels.peak > _LOST_TO_PEAK * levels.rest:
+        if levels.num_samples < _SHORT or digits.too_few or levels.peak > _LOST_TO_PEAK * levels.rest:
             self.form = "float32"
             return
         self.form = "int16+shifts"
@@ -177,12 +203,13 @@ class _Coder:
 
 def _in_memory(stretch: OpenStretch, audio: str, scratch: Path) -> Encoded:  # noqa: ARG001 (as _in_file)
     waveform = stretch.read()
-    levels, grid, clicks = Levels([waveform]), _Grid(), _Clicks()
+    levels, grid, digits = Levels([waveform]), _Grid(), _Digits()
     notes = (*stretch.notes, *levels.check(audio))
     grid.add(waveform)
     if not grid.holds:
-        clicks.add(waveform)
-    coder = _Coder(levels, grid, clicks)
+        digits.add(waveform)
+        digits.finish()
+    coder = _Coder(levels, grid, digits)
     content = coder(waveform)
     if coder.form == "int16+shifts":
         content = np.concatenate([content, coder.shifts()])
@@ -200,17 +227,18 @@ def _in_memory(stretch: OpenStretch, audio: str, scratch: Path) -> Encoded:  # n
 
 def _in_file(stretch: OpenStretch, audio: str, scratch: Path) -> Encoded:
     """As float32 into a file, which is then rewritten in place: the stored form is never longer."""
-    levels, grid, clicks = Levels(), _Grid(), _Clicks()
+    levels, grid, digits = Levels(), _Grid(), _Digits()
     descriptor, name = tempfile.mkstemp(dir=scratch, prefix=SCRATCH)
     try:
         with naming(name), os.fdopen(descriptor, "r+b") as file:
             for block in stretch.blocks():
                 levels.add(block)
                 grid.add(block)
-                clicks.add(block)
+                digits.add(block)
                 file.write(block.astype("<f4", copy=False).data)
             notes = (*stretch.notes, *levels.check(audio))
-            coder = _Coder(levels, grid, clicks)
+            digits.finish()
+            coder = _Coder(levels, grid, digits)
             crc32, digest = 0, hashlib.blake2b(digest_size=8)
             for content in _rewritten(file, coder):
                 crc32 = zlib.crc32(content.data, crc32)

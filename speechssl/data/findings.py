@@ -25,6 +25,7 @@ class Findings:
         unused: columns that were understood as nothing; they are kept as extras where they have a name.
         not_read: tables beside the audio that were not read.
         archives: archives beside the audio that were not read.
+        sounds: files that may hold sound and were not taken.
         missing: how often each word was counted as missing, such as `nan`.
         notes: sentences.
         no_label: where labels are looked for, as the reason when no clip has one and no note gives another.
@@ -34,6 +35,7 @@ class Findings:
     unused: list[str] = field(default_factory=list)
     not_read: list[str] = field(default_factory=list)
     archives: list[str] = field(default_factory=list)
+    sounds: list[str] = field(default_factory=list)
     missing: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     no_label: str = "the source holds none"
@@ -168,6 +170,8 @@ def closing_lines(known: Known, findings: Findings) -> list[str]:
         parts.append(f"tables not read: {some(findings.not_read)}")
     if findings.archives:
         parts.append(f"archives not read: {some(findings.archives)}")
+    if findings.sounds:
+        parts.append(f"sound not read: {some(findings.sounds)}")
     explained = known.label or not known.clips or any("no label:" in note for note in findings.notes)
     reason = [] if explained else [f"no label: {findings.no_label}"]
     missing = [missing_note(findings.missing)] if findings.missing else []

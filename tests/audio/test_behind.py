@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import soundfile
 
 from speechssl.audio import AudioError, behind, decode
+from speechssl.audio.likeness import likeness
 from speechssl.audio.ogg import _ogg_crc
 from tests.audio.test_lengths import page, reason, wav, written
 from tests.toys import tones
@@ -185,10 +187,87 @@ def test_a_second_recording_behind_samples_that_are_not_counted(tmp_path: Path) 
     assert f"the second (WAV) starts at byte {44 + 64000};" in words
 
 
-def test_tags_behind_samples_that_are_not_counted(tmp_path: Path) -> None:
-    """They would be played after the advice for files without tags."""
-    (tmp_path / "a.wav").write_bytes(wav(8000, 32000, behind=TAGS["APE of version 2 with a picture"]))
-    assert "write the header again: with the program that recorded it" in reason(tmp_path / "a.wav")
+BEHIND_SAMPLES = {
+    "a tag": TAGS["APE of version 2 with a picture"],
+    "a chunk": b"LIST" + struct.pack("<I", 5000) + b"INFO" + NOISE[:4996],
+    "two chunks and a tag": b"LIST\4\0\0\0INFO" + b"bext" + struct.pack("<I", 700) + NOISE[:700] + TAGS["ID3v1"],
+}
+
+
+@pytest.mark.parametrize("kind", BEHIND_SAMPLES)
+def test_tags_and_chunks_behind_samples_that_are_not_counted(kind: str, tmp_path: Path) -> None:
+    """They are not played after the advice."""
+    content = wav(8000, 32000)
+    (tmp_path / "a.wav").write_bytes(content + BEHIND_SAMPLES[kind])
+    words, command = reason(tmp_path / "a.wav").split("write the header again: ")
+    assert words == "the header counts 0.500 s of samples, the file holds 2.000 s; "
+    assert command == f"head -c {len(content)} a.wav | ffmpeg -ignore_length 1 -f wav -i - -c copy a.fixed.wav"
+    if shutil.which("ffmpeg"):
+        subprocess.run(command, shell=True, check=True, cwd=tmp_path, capture_output=True)
+        np.testing.assert_array_equal(decode(tmp_path / "a.fixed.wav"), np.frombuffer(content[44:], "<i2") / 32768)
+
+
+OTHER_THINGS = {
+    "plain text": b"Take two of the second sentence, the door was open.\n" * 60,
+    "JSON text": b'[{"start": 0.5, "end": 0.75, "text": "hello"}]' * 60,
+    "a zip archive": b"PK\3\4" + NOISE[:5000],
+    "": NOISE[:5000],
+}
+
+
+@pytest.mark.parametrize("thing", OTHER_THINGS)
+@pytest.mark.parametrize("suffix", ["wav", "aiff", "au", "caf", "w64", "sph"])
+def test_what_was_appended_is_not_advised_to_be_played(
+    thing: str, suffix: str, contents: dict[str, tuple[bytes, bytes]], tmp_path: Path
+) -> None:
+    path, content = tmp_path / f"a.{suffix}", contents[suffix][0]
+    path.write_bytes(content)
+    expected = decode(path)
+    path.write_bytes(content + OTHER_THINGS[thing])
+    words = reason(path)
+    command = f"head -c {len(content)} a.{suffix} > a.fixed.{suffix}"
+    if thing:
+        count = len(OTHER_THINGS[thing])
+        front = f"{count} bytes of {thing} behind the 0.600 s of samples that the header counts; cut it off: "
+        assert words == front + command
+    else:
+        assert f"if the rest is no sound, cut it off: {command}; if it is, write the header again: " in words
+        assert ("ffmpeg -ignore_length 1 -i a.wav" in words) == (suffix == "wav")
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    np.testing.assert_array_equal(decode(tmp_path / f"a.fixed.{suffix}"), expected)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_samples_are_known_from_other_bytes(subtype: str, channels: int, tmp_path: Path) -> None:
+    speech = np.concatenate([tones(1.0), 3e-4 * np.random.default_rng(0).standard_normal(8000), tones(1.0, seed=1)])
+    content = written(tmp_path / "a.wav", np.stack([speech] * channels, axis=1), subtype=subtype)
+    frame = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}.get(subtype, 1) * channels
+    start = content.index(b"data") + 8
+    end = start + 10_000 * frame
+    stop = start + len(speech) * frame
+
+    def like(rest: bytes) -> str:
+        (tmp_path / "a.wav").write_bytes(content[:end] + rest)
+        with (tmp_path / "a.wav").open("rb") as file:
+            return likeness(file, start, end, first=end, stop=end + len(rest), frame=frame)
+
+    samples = content[end:stop]
+    linear = subtype.startswith("PCM")  # of a pause in other codings it cannot be told
+    assert like(samples if linear else samples[: 5000 * frame]) == "samples"
+    assert like(NOISE) == ""
+    assert like(samples + NOISE) == ""
+    assert like(b"x" * 10_000) == "plain text"
+    assert like(b"\0" * 10_000) == ""
+
+
+def test_a_header_that_counts_nothing_was_not_finished(tmp_path: Path) -> None:
+    noise = (3000 * np.random.default_rng(0).standard_normal(16000)).astype("<i2").tobytes()
+    (tmp_path / "a.wav").write_bytes(wav(0, 0) + noise)
+    assert reason(tmp_path / "a.wav") == (
+        "the header counts 0.000 s of samples, the file holds 1.000 s; "
+        "write the header again: ffmpeg -ignore_length 1 -i a.wav -c copy a.fixed.wav"
+    )
 
 
 # Files whose samples reach to the end
@@ -405,6 +484,15 @@ def test_a_chance_frame_of_another_rate_is_damage(tmp_path: Path) -> None:
     assert f"layer change at 2.088 s (byte {len(first) + 10})" in reason(tmp_path / "a.mp3")
 
 
+@pytest.mark.parametrize("missing", [1, 50])
+def test_mp3_cut_in_the_middle_of_a_frame(missing: int, tmp_path: Path) -> None:
+    content = written(tmp_path / "a.mp3", FIRST)
+    (tmp_path / "a.mp3").write_bytes(content[:-missing])
+    with pytest.warns(UserWarning, match="it may be cut short: it ends in the middle of a frame"):
+        decode(tmp_path / "a.mp3")
+    assert len(decode(tmp_path / "a.mp3", 0.1, duration=0.2)) == 3200  # a stretch before the end is all there
+
+
 # Ogg
 
 
@@ -443,3 +531,36 @@ def test_ogg_that_starts_in_the_middle(tmp_path: Path) -> None:
     parts[2] = changed + struct.pack("<I", _ogg_crc(changed + bytes(4) + tail)) + tail
     (tmp_path / "a.opus").write_bytes(b"".join(parts))
     assert reason(tmp_path / "a.opus").endswith("convert it: ffmpeg -i a.opus a.wav")
+
+
+def numbered(content: bytes, *, number: int | None = None, samples: int | None = None) -> bytes:
+    """A page with another number or position, and the checksum that belongs to it."""
+    changed = bytearray(content)
+    if number is not None:
+        changed[18:22] = struct.pack("<I", number)
+    if samples is not None:
+        changed[6:14] = struct.pack("<q", samples)
+    changed[22:26] = bytes(4)
+    changed[22:26] = struct.pack("<I", _ogg_crc(bytes(changed)))
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("options", [{}, {"format": "OGG", "subtype": "OPUS"}])
+def test_ogg_pages_in_another_order(options: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "a.ogg"
+    parts = [b"OggS" + part for part in written(path, tones(20.0), **options).split(b"OggS")[1:]]
+    assert len(parts) > 7
+    *first, fourth, fifth = parts[:5]
+    rest = parts[5:]
+    path.write_bytes(b"".join(parts))
+    assert len(decode(path)) == 20 * 16000  # a warning would be an error
+    path.write_bytes(b"".join([*first, fifth, fourth, *rest]))
+    assert reason(path) == "damaged: Ogg page 5 has the number 3 behind a page with the number 4"
+    path.write_bytes(b"".join([*first, fourth, fourth, fifth, *rest]))
+    assert reason(path) == "damaged: Ogg page 5 has the number 3 behind a page with the number 3"
+    [end] = struct.unpack("<q", fourth[6:14])
+    path.write_bytes(b"".join([*first, fourth, numbered(fifth, samples=end - 10), *rest]))
+    assert reason(path) == f"damaged: Ogg page 5 ends at sample {end - 10}, a page before it at {end}"
+    path.write_bytes(b"".join([*first, fourth, *rest]))
+    with pytest.warns(UserWarning, match="Ogg pages are missing in 1 place, by their numbers"):
+        decode(path, 0.1, duration=0.2)

@@ -240,18 +240,6 @@ def test_bytes_that_look_like_the_header_of_a_frame(tmp_path: Path) -> None:
     assert len(decode(tmp_path / "a.flac")) == 32000
 
 
-@pytest.mark.parametrize(
-    ("name", "subtype"),
-    [("PAF", "PCM_16"), ("AVR", "PCM_16"), ("IRCAM", "FLOAT"), ("VOC", "PCM_16"), ("PVF", "PCM_16")],
-)
-def test_formats_whose_lengths_are_not_compared(name: str, subtype: str, tmp_path: Path) -> None:
-    once = written(tmp_path / "a", format=name, subtype=subtype)
-    (tmp_path / "a").write_bytes(once)
-    assert len(decode(tmp_path / "a")) >= 31700  # a voc has another rate
-    (tmp_path / "a").write_bytes(once + once)
-    assert f"the second starts at byte {len(once)};" in reason(tmp_path / "a")
-
-
 # MPEG audio in a wav
 
 

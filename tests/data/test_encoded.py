@@ -100,11 +100,12 @@ def test_what_stands_between_clicks_keeps_its_digits(
 def test_clicks_are_found_whatever_the_blocks_are(block: int) -> None:
     quiet = (SPEECH[:4000] * 1e-3).astype(np.float32)
     for samples, expected in ((quiet, False), (with_clicks(quiet, 0.5, 3000), True)):
-        clicks, levels = encoded._Clicks(), Levels()
+        digits, levels = encoded._Digits(), Levels()
         for start in range(0, len(samples), block):
-            clicks.add(samples[start : start + block])
+            digits.add(samples[start : start + block])
             levels.add(samples[start : start + block])
-        assert clicks.found is expected
+        digits.finish()
+        assert digits.too_few is expected
         assert levels.lasting == Levels([samples]).lasting < 1e-3
 
 
@@ -126,6 +127,14 @@ def test_a_click_beside_which_nothing_is_left_is_refused(value: float, rate: int
     pattern = r"a click of -?[0-9.e+]+ at [0-9.]+ s, all other samples are within \+/-0\.[0-9]+; cut the click out or"
     with pytest.raises(AudioError, match=pattern):
         encode(str(tmp_path / "a.wav"), 0.0, duration=None, scratch=tmp_path)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_samples_near_the_largest_float_give_no_warning(channels: int, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.stack([SPEECH] * channels, axis=1) * 2e38, RATE, subtype="FLOAT")
+    found, content = kept(tmp_path / "a.wav", tmp_path)  # numpy's warnings would be errors
+    assert (found.form, found.notes) == ("int16+shifts", ())
+    assert np.abs(content).max() > 8000
 
 
 def test_a_stretch_without_the_click_is_fine(tmp_path: Path) -> None:

@@ -11,8 +11,11 @@ import pytest
 import soundfile
 import torch
 
+from speechssl.audio import decode
 from speechssl.cli import main
-from speechssl.data.waveforms import WaveformStore
+from speechssl.data import encoded
+from speechssl.data.manifest import Utterance
+from speechssl.data.waveforms import WaveformStore, pack
 from speechssl.embed.embedder import load
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.storage import save_model
@@ -100,6 +103,36 @@ def test_prepared_and_extracted_vectors_agree(model_folder: Path, tmp_path: Path
     doubtful = [line for line in words.splitlines() if "doubtful" in line]
     assert doubtful == ["4 files are doubtful:"] * 2
     assert words.count("inverted.wav: the channels cancel each other, channel 1 alone is taken") == 2
+
+
+OFFSETS, LEVELS = (0.0, 0.001, 0.01, 0.1, 0.5, -0.9), (0.002, 0.05, 0.5)
+
+
+@pytest.mark.parametrize("rate", [RATE, 48000])
+@pytest.mark.parametrize("whole", [True, False])
+def test_vectors_agree_on_any_offset(
+    rate: int, whole: bool, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Speech with pauses of many levels, in memory and through a file; `extract` decodes the same samples."""
+    monkeypatch.setattr(encoded, "_WHOLE", 10**9 if whole else 0)
+    names = {f"{offset}_{level}.wav": (offset, level) for offset in OFFSETS for level in LEVELS}
+    for name, (offset, level) in names.items():
+        soundfile.write(tmp_path / name, PAUSES[: 3 * len(PAUSES) // 4] * 2 * level + offset, rate, subtype="FLOAT")
+    pack([Utterance(audio=str(tmp_path / name), duration=0.0) for name in names], tmp_path / "corpus")
+    store, model = WaveformStore(tmp_path / "corpus"), load(model_folder)
+    worst: dict[str, float] = {}
+    for index, name in enumerate(names):
+        prepared, extracted = model.embed(store.waveform(index)), model.embed(decode(tmp_path / name))
+        worst[name] = float(np.linalg.norm(prepared - extracted) / np.linalg.norm(extracted))
+    assert {name: error for name, error in worst.items() if error > 1e-4} == {}
+
+
+@pytest.mark.parametrize("seconds", [0.026, 0.05, 0.104, 0.3])
+def test_vectors_of_short_files_agree(seconds: float, model_folder: Path, tmp_path: Path) -> None:
+    """Their few frames do not average the noise of rounding."""
+    soundfile.write(tmp_path / "a.wav", SPEECH[4000:][: round(seconds * 48000)] * 0.1, 48000, subtype="PCM_24")
+    pack([Utterance(audio=str(tmp_path / "a.wav"), duration=0.0)], tmp_path / "corpus")
+    np.testing.assert_array_equal(WaveformStore(tmp_path / "corpus").waveform(0), decode(tmp_path / "a.wav"))
 
 
 def m4a() -> bytes:

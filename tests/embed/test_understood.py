@@ -140,6 +140,16 @@ def test_a_table_of_another_name_is_named(corpus, both):
     assert both.counts["findings"]["not_read"] == ["0.TextGrid", "list.csv", "words.txt"]
 
 
+def test_sound_that_is_not_taken_is_named(corpus, both):
+    """Samples without a header and rare formats; `.m4a` and the like are taken, and rejected with a reason."""
+    recording(corpus / "0.wav")
+    for name in ("call.raw", "b.VOX", "sub/c.pcm", *(f"{number}.dss" for number in range(4))):
+        (corpus / name).parent.mkdir(exist_ok=True)
+        (corpus / name).write_bytes(b"\x01\x02" * 100)
+    both.run().told("speakers 0 · sound not read: b.VOX, call.raw, sub/c.pcm, 4 x *.dss\n")
+    assert both.counts["findings"]["sounds"] == ["b.VOX", "call.raw", "sub/c.pcm", "4 x *.dss"]
+
+
 def test_archives_beside_the_audio_are_named(corpus, both):
     recording(corpus / "0.wav")
     for name in ("more.tar", "old.TAR.GZ", "sub/part.zip", "train.tfrecord", "notes.docx"):

@@ -27,7 +27,7 @@ from speechssl.data.corpora.folder_names import SPLIT_NAMES, labels_of_folders, 
 from speechssl.data.corpora.folder_walk import TablesNotRead, is_audio, is_metadata, walk
 from speechssl.data.corpora.foreign import find_foreign, refuse_described
 from speechssl.data.coverage import Coverage
-from speechssl.data.findings import Findings, Found
+from speechssl.data.findings import Findings, Found, some
 from speechssl.data.places import is_address, nearest
 from speechssl.data.utterance import Utterance
 from speechssl.data.values import composed
@@ -153,12 +153,14 @@ class AudioFolder:
                 part = Path(folder).relative_to(self.root).parts
                 self.clips[part], first[part] = len(audio), audio[0]
         self.findings.not_read, self.findings.archives = not_read.listed(), not_read.archives()
+        self.findings.sounds = not_read.sounds()
         if not tables:
             refuse_described(self.root)
             if not self.clips:
                 foreign = find_foreign(self.root)
                 command = "" if foreign is None else f"; it holds {foreign.story}: {foreign.command(self.root)}"
-                raise UserError(f"{self.root}: no audio files in it ({others} other files){command}")
+                sounds = f"; sound that is not read: {some(self.findings.sounds)}" if self.findings.sounds else ""
+                raise UserError(f"{self.root}: no audio files in it ({others} other files){sounds}{command}")
             self.meanings = labels_of_folders(self.clips)
             self.findings.notes.append(note_on_labels(self.clips, first))
         return tables

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from speechssl.audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
+from speechssl.audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, UNREAD_SUFFIXES
 from speechssl.config import UserError
 from speechssl.data.findings import some
 from speechssl.data.places import advice_on, located
@@ -142,11 +142,11 @@ class _Names:
 
 
 class TablesNotRead:
-    """Tables, annotations and archives beside the audio that are not read, by name."""
+    """Tables, annotations, archives and other sound beside the audio that are not read, by name."""
 
     def __init__(self, root: Path):
         self._root, self._peeked = root, 0
-        self._tables, self._archives = _Names(), _Names()
+        self._tables, self._archives, self._sounds = _Names(), _Names(), _Names()
 
     def look(self, folder: str, names: Sequence[str]) -> None:
         """Look at the files of one folder."""
@@ -159,6 +159,8 @@ class TablesNotRead:
                 self._tables.add(self._root, folder, name)
             elif name.lower().endswith(_ARCHIVES):
                 self._archives.add(self._root, folder, name)
+            elif suffix.lower() in UNREAD_SUFFIXES:
+                self._sounds.add(self._root, folder, name)
 
     def _is_text_table(self, folder: str, name: str, stems: set[str]) -> bool:
         """Whether a text is named like a recording beside it, or its first two lines have the same separators."""
@@ -182,3 +184,7 @@ class TablesNotRead:
     def archives(self) -> list[str]:
         """The archives, in the same way."""
         return self._archives.listed()
+
+    def sounds(self) -> list[str]:
+        """Files that may hold sound by their suffix and are not taken, in the same way."""
+        return self._sounds.listed()
