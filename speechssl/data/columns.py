@@ -6,7 +6,7 @@ is named (`Meaning.unused`).
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -27,7 +27,8 @@ from speechssl.data.values import (
     text_of,
 )
 
-_LOOKED_AT = 100  # rows, to tell numbers of sentences from sentences
+LOOKED_AT = 100
+"""First rows of a table that are looked at, to tell numbers of sentences from sentences."""
 
 NAMED = ("speaker", "text", "label", "language", "split")
 """Fields that hold a name or a text."""
@@ -196,12 +197,13 @@ def empty_note(lines: Sequence[int]) -> str:
     return f"{len(lines)} rows left out, for their stretches have no length: the first in line {lines[0]}"
 
 
-def understand(table: Table, *, with_times: bool = True) -> Meaning:
+def understand(table: Table, *, with_times: bool = True, first: Iterable[Row] | None = None) -> Meaning:
     """Find out what the columns of a table mean.
 
     Args:
         table: the table; its rows are read where a name may be that of a time.
         with_times: rows are stretches of files; otherwise columns that look like times are like any other.
+        first: the first rows of a table that is no file of its own; None: they are read from the file.
 
     Raises:
         UserError: no column names the file; or a column is nearly called like one that is missing, or looks like a
@@ -217,7 +219,7 @@ def understand(table: Table, *, with_times: bool = True) -> Meaning:
     """
     fields, units = find_fields(table.columns, str(table.path), with_times=with_times)
     if len(fields.get("text", ())) > 1:
-        fields["text"] = _without_numbers(table, fields["text"])
+        fields["text"] = _without_numbers(table.rows() if first is None else first, fields["text"])
     taken = {place for places in fields.values() for place in places}
     rest = [place for place in range(len(table.columns)) if place not in taken]
     unused = tuple(table.columns[place] or f"number {place + 1} (it has no name)" for place in rest)
@@ -229,10 +231,10 @@ def understand(table: Table, *, with_times: bool = True) -> Meaning:
     return Meaning(table, fields, units, unused, found)
 
 
-def _without_numbers(table: Table, places: tuple[int, ...]) -> tuple[int, ...]:
+def _without_numbers(rows: Iterable[Row], places: tuple[int, ...]) -> tuple[int, ...]:
     """Text columns without those that number the sentences (`sentence` = 01 beside `text`), by their first values."""
     numbers, texts = set[int](), set[int]()
-    for row in islice(table.rows(), _LOOKED_AT):
+    for row in islice(rows, LOOKED_AT):
         for place in places:
             if not is_missing(row.values[place]):
                 is_number = re.fullmatch(r"\d+", str(row.values[place]).strip()) is not None

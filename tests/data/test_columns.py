@@ -134,7 +134,7 @@ def test_numbers_of_sentences_are_extras_beside_the_text(tmp_path: Path) -> None
     assert [entry.known["text"] for entry in entries(tmp_path, content)] == ["kids talk", "7"]
     assert meaning_of(tmp_path, content).unused == ("sentence",)
     assert entries(tmp_path, "file,sentence\na.wav,7\n")[0].known == {"text": "7"}
-    with pytest.raises(UserError, match=r"columns 'text' and 'sentence' both mean the text and differ .'7', '8'\."):
+    with pytest.raises(UserError, match=r"columns 'text' and 'sentence' both mean the text and differ .'7', '8'.;"):
         entries(tmp_path, "file,text,sentence\na.wav,7,8\n")
 
 

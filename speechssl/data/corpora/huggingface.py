@@ -8,6 +8,7 @@ are understood as in tables (`text`, `sentence`, `label`, `speaker_id` …); a c
 the file's own description. A row is an utterance: times beside it are extras, and so are all other plain columns.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.config import Config, UserError
+from speechssl.data.columns import LOOKED_AT
 from speechssl.data.corpora import CorpusInfo
 from speechssl.data.corpora.folder_walk import note_on_others
 from speechssl.data.corpora.huggingface_files import DataFile, find_files
@@ -96,11 +98,13 @@ def _read(file: DataFile, audio: str, unused: set[str], findings: Findings) -> I
     column = _audio_column(file.path, table, audio)
     plain = [name for name in table.schema.names if name != column and _is_plain(table.schema.field(name).type)]
     unused.update(name for name in table.schema.names if name != column and name not in plain)
-    rows = Describer(file.path, plain, findings)
-    times = rows.times
     seen: set[str] = set()  # files that the rows name, where there are times
     try:
-        for number, values, name in table.iterate(plain, column):
+        all_rows = table.iterate(plain, column)
+        first = list(itertools.islice(all_rows, LOOKED_AT))
+        rows = Describer(file.path, plain, findings, first=[values for _, values, _ in first])
+        times = rows.times
+        for number, values, name in itertools.chain(first, all_rows):
             if name is not None and times:
                 if name in seen:
                     raise UserError(

@@ -52,13 +52,21 @@ class Describer:
     where the recording came from.
     """
 
-    def __init__(self, source: str | Path, columns: Iterable[str], findings: Findings | None = None):
+    def __init__(
+        self,
+        source: str | Path,
+        columns: Iterable[str],
+        findings: Findings | None = None,
+        *,
+        first: Iterable[Mapping[str, Any]] = (),
+    ):
         """Understand the columns.
 
         Args:
             source: named in errors.
             columns: their names.
             findings: gets the names of columns that are not used, and of those that stand for a field.
+            first: the first rows, by column: they tell numbers of sentences from sentences.
 
         Raises:
             UserError: a column is nearly called like one that is missing.
@@ -68,7 +76,8 @@ class Describer:
         self._apart = [name for name in names if _is_of_the_file(name)]
         self._names = [name for name in names if name not in self._apart]
         table = Table(self._source, (_FILE, *(name.strip() for name in self._names)), "")
-        self._meaning = understand(table, with_times=False)
+        rows = (Row(number, self._cells(values)) for number, values in enumerate(first, start=1))
+        self._meaning = understand(table, with_times=False, first=rows)
         if findings is not None:
             self._meaning.missing = findings.missing
             read = {field: name for field in NAMED if (name := self.column(field)) and name != field}
@@ -101,10 +110,13 @@ class Describer:
         >>> found.known, found.extras
         ({'speaker': '3', 'text': 'hi'}, {'start': 1.5})
         """
-        entry = self._meaning.entry(Row(row, (_FILE, *(values.get(name) for name in self._names))))
+        entry = self._meaning.entry(Row(row, self._cells(values)))
         apart = {name: extra_of(values.get(name)) for name in self._apart}
         extras = {name: value for name, value in {**entry.extras, **apart}.items() if value is not None}
         return Description(entry.known, extras)
+
+    def _cells(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        return (_FILE, *(values.get(name) for name in self._names))
 
 
 @functools.cache  # names of columns, few

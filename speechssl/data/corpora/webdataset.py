@@ -236,7 +236,7 @@ def _of_sample(shard: Path, group: Sequence[TarFile], split: str | None, reading
             if len(sounds) == 1 or _beside(name, sound)
         }
         values = _values(shard, key, mine, unused)
-        found = Describer(f"{shard}::{key}", values, reading.findings).describe(values, 1)
+        found = Describer(f"{shard}::{key}", values, reading.findings, first=[values]).describe(values, 1)
         reading.in_folders |= PurePosixPath(key).parent != PurePosixPath()
         yield found.utterance(member_location(shard, extensions[sound].name), split=split)
 

@@ -267,3 +267,13 @@ def test_times_in_other_units_are_extras(tmp_path: Path) -> None:
     path = write(tmp_path / "t.parquet", table([200], start_sample=[7], duration_frames=[9], utt_start=[3]))
     [found] = prepare(path)
     assert found.extras == {"start_sample": 7, "duration_frames": 9, "utt_start": 3}
+
+
+def test_numbers_of_sentences_beside_a_text(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.parquet", table([200, 300], sentence=["01", "02"], text=["kids talk", "7"]))
+    source = prepare(path)
+    assert [(each.text, each.extras) for each in source] == [
+        ("kids talk", {"sentence": "01"}),
+        ("7", {"sentence": "02"}),
+    ]
+    assert source.findings.unused == ["sentence"]

@@ -182,3 +182,9 @@ def test_a_text_without_audio_is_told(tmp_path: Path) -> None:
     assert source.findings.notes[0] == (
         f"2 samples have a text, label or columns and no audio of the same name; the first is {tar}::b with .txt"
     )
+
+
+def test_a_number_of_a_sentence_beside_its_text(tmp_path: Path) -> None:
+    about = json.dumps({"sentence": "01"}).encode()
+    write_tar(tmp_path / "a.tar", {"one.wav": wav(200), "one.txt": b"kids talk", "one.json": about})
+    assert [(each.text, each.extras) for each in prepare(tmp_path)] == [("kids talk", {"sentence": "01"})]
