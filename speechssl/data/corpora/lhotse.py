@@ -4,10 +4,12 @@ Story: whatever somebody prepared with Lhotse.
 Licence and citation: those of the recordings.
 
 An utterance is a supervision: its text, speaker and language, in its stretch of the recording. A cut without any is an
-utterance without a text, and a cut that one supervision fills is both. Read from the JSON itself; what would need
-Lhotse to compute the audio (mixed or padded cuts, changed speed, one channel of several) is left out and counted.
+utterance by itself. Custom fields of supervisions, cuts and recordings are columns as in a table (see `lhotse_fields`).
+Read from the JSON itself; what would need Lhotse to compute the audio (mixed or padded cuts, changed speed, one channel
+of several) is left out and counted.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +17,9 @@ from pathlib import Path
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo, duration_of
 from speechssl.data.corpora.folder_walk import visible_files
+from speechssl.data.corpora.lhotse_fields import Fields, Line
 from speechssl.data.corpora.lhotse_records import Left, Recording, Stretch, of_cut, of_recording, of_supervision
-from speechssl.data.corpora.rows import Description, json_lines, split_of
+from speechssl.data.corpora.rows import json_lines, split_of
 from speechssl.data.coverage import Coverage
 from speechssl.data.findings import Findings, Found
 from speechssl.data.utterance import Utterance
@@ -89,6 +92,8 @@ def find_manifests(folder: Path) -> list[Path]:
 
 def _read(manifest: Path, base: Path | None, findings: Findings) -> Iterator[Utterance]:
     left = Left(manifest)
+    source = _supervisions(manifest) or manifest
+    fields = Fields(source, (each.fields for each in _stretches(manifest, base, Left(manifest), Findings())), findings)
     probe = functools.lru_cache(maxsize=16)(duration_of)  # the supervisions of a recording come one after another
     found, split, coverage = 0, split_of(manifest.name), Coverage()
     for each in _stretches(manifest, base, left, findings):
@@ -96,9 +101,9 @@ def _read(manifest: Path, base: Path | None, findings: Findings) -> Iterator[Utt
         whole = probe(each.audio)
         if whole:
             coverage.add(each.audio, end=each.recorded, whole=whole)
-        duration = each.duration
-        described = Description(each.known, each.extras)
-        yield described.utterance(each.audio, offset=each.start, duration=duration, split=split)
+        described = fields.describe(each.fields, each.line)
+        described = dataclasses.replace(described, extras={**each.names, **described.extras})
+        yield described.utterance(each.audio, offset=each.start, duration=each.duration, split=split)
     if not found:
         raise UserError(next(iter(left.lines()), f"{manifest}: an empty manifest"))
     note = coverage.note()
@@ -108,17 +113,24 @@ def _read(manifest: Path, base: Path | None, findings: Findings) -> Iterator[Utt
 def _stretches(manifest: Path, base: Path | None, left: Left, findings: Findings) -> Iterator[Stretch]:
     if "recordings" not in manifest.name:
         for number, values in json_lines(manifest):
-            yield from of_cut(values, f"{manifest}:{number}", left, base)
+            yield from of_cut(values, Line(manifest, number), left, base)
         return
-    supervisions = manifest.with_name(manifest.name.replace("recordings", "supervisions"))
+    supervisions = _supervisions(manifest)
     recordings: dict[str, Recording] = {}
     for number, values in json_lines(manifest):
-        recording = of_recording(values, f"{manifest}:{number}", left, base)
+        recording = of_recording(values, Line(manifest, number), left, base)
         recordings[recording.name] = recording
-    if not supervisions.is_file():
-        findings.notes.append(f"{manifest}: no {supervisions.name} beside it: no texts, speakers or labels")
+    if supervisions is None:
+        name = manifest.name.replace("recordings", "supervisions")
+        findings.notes.append(f"{manifest}: no {name} beside it: no texts, speakers or labels but those of recordings")
         for recording in recordings.values():
             yield from recording.whole(left)
         return
     for number, values in json_lines(supervisions):
-        yield from of_supervision(values, f"{supervisions}:{number}", recordings, left)
+        yield from of_supervision(values, Line(supervisions, number), recordings, left)
+
+
+def _supervisions(recordings: Path) -> Path | None:
+    """The supervisions beside a manifest of recordings; None for a manifest of cuts."""
+    path = recordings.with_name(recordings.name.replace("recordings", "supervisions"))
+    return path if path != recordings and path.is_file() else None

@@ -8,24 +8,34 @@ from typing import Any
 
 from speechssl.config import UserError
 from speechssl.data.corpora.kaldi_tables import base_folder, read_command
+from speechssl.data.corpora.lhotse_fields import Line, fields_of, of_part
 from speechssl.data.places import local_path
-from speechssl.data.values import Extra, extra_of, name_of, text_of
 
 _ROUNDING = 0.011  # s that a supervision may reach over its cut: times are often rounded to hundredths
 _EMPTY = "the stretch has no length"  # 0 would mean: to the end of the file
-_NAMED = ("speaker", "language", "label")
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """A stretch of a file and what is known of it; `recorded` is how long the manifest says the file is, s."""
+    """A stretch of a file and what a line says of it.
+
+    Attributes:
+        audio: the file.
+        recorded: how long the manifest says the file is, s.
+        start: s.
+        duration: s.
+        fields: all that is said of it, by name.
+        names: those of its cut, supervision or recording.
+        line: where it is said.
+    """
 
     audio: str
     recorded: float
     start: float
     duration: float
-    known: Mapping[str, str]
-    extras: Mapping[str, Extra]
+    fields: Mapping[str, Any]
+    names: Mapping[str, str]
+    line: Line
 
 
 class Left:
@@ -58,6 +68,8 @@ class Recording:
     duration: float
     files: tuple[tuple[str, frozenset[int]], ...]
     reason: str
+    fields: Mapping[str, Any]
+    line: Line
 
     def file(self, channels: frozenset[int]) -> tuple[str, str]:
         """The file with exactly these channels, or the reason why there is none."""
@@ -73,11 +85,12 @@ class Recording:
         if self.reason or len(self.files) > 1:
             left.out(self.reason or "several files of one recording; make cuts of single channels", self.name)
         else:
-            extras = {"recording": self.name}
-            yield from (Stretch(path, self.duration, 0.0, self.duration, {}, extras) for path, _ in self.files)
+            names = {"recording": self.name}
+            for path, _ in self.files:
+                yield Stretch(path, self.duration, 0.0, self.duration, self.fields, names, self.line)
 
 
-def of_recording(values: Mapping[str, Any], where: str, left: Left, base: Path | None) -> Recording:
+def of_recording(values: Mapping[str, Any], where: Line, left: Left, base: Path | None) -> Recording:
     """Read a recording.
 
     Raises:
@@ -99,11 +112,11 @@ def of_recording(values: Mapping[str, Any], where: str, left: Left, base: Path |
         elif kind != "file":
             reason = reason or f"audio of the type {kind!r} cannot be read; save it as files"
         files.append((_resolved(path, left, base) if not reason else path, frozenset(source.get("channels") or (0,))))
-    return Recording(name, duration, tuple(files), reason)
+    return Recording(name, duration, tuple(files), reason, fields_of(values, where), where)
 
 
 def of_supervision(
-    values: Mapping[str, Any], where: str, recordings: Mapping[str, Recording], left: Left
+    values: Mapping[str, Any], where: Line, recordings: Mapping[str, Recording], left: Left
 ) -> Iterator[Stretch]:
     """The stretch of a supervision of one of the recordings; none where it cannot be read."""
     name = str(values.get("id"))
@@ -115,15 +128,16 @@ def of_supervision(
     if reason:
         left.out(reason, name)
         return
-    known, extras = _described(values, where)
     start, duration = _number(values, "start", where), _number(values, "duration", where)
     if not duration:
         left.out(_EMPTY, name)
         return
-    yield Stretch(path, recording.duration, start, duration, known, extras)
+    whole = duration >= recording.duration - _ROUNDING
+    fields = of_part(fields_of(values, where), recording.fields, where, whole=whole)
+    yield Stretch(path, recording.duration, start, duration, fields, {"supervision": name}, where)
 
 
-def of_cut(values: Mapping[str, Any], where: str, left: Left, base: Path | None) -> Iterator[Stretch]:
+def of_cut(values: Mapping[str, Any], where: Line, left: Left, base: Path | None) -> Iterator[Stretch]:
     """The stretches of a cut: one per supervision, the cut itself where it has none.
 
     Raises:
@@ -139,6 +153,7 @@ def of_cut(values: Mapping[str, Any], where: str, left: Left, base: Path | None)
         return
     found = of_recording(recording, where, left, base)
     start, duration = _number(values, "start", where), _number(values, "duration", where)
+    outer = of_part(fields_of(values, where), found.fields, where, whole=duration >= found.duration - _ROUNDING)
     supervisions = values.get("supervisions") or []
     if not isinstance(supervisions, list) or not all(isinstance(each, dict) for each in supervisions):
         raise UserError(f"{where}: supervisions: given {type(supervisions).__name__}, allowed: a list of objects")
@@ -147,7 +162,7 @@ def of_cut(values: Mapping[str, Any], where: str, left: Left, base: Path | None)
         if reason or not duration:
             left.out(reason or _EMPTY, name)
         else:
-            yield Stretch(path, found.duration, start, duration, {}, {"cut": name} | _extras(values.get("custom")))
+            yield Stretch(path, found.duration, start, duration, outer, {"cut": name}, where)
     for each in supervisions:
         own = each if len(supervisions) > 1 or "channel" in each else {**each, "channel": values.get("channel", 0)}
         path, reason = found.file(_channels(own, where))
@@ -157,36 +172,16 @@ def of_cut(values: Mapping[str, Any], where: str, left: Left, base: Path | None)
         if reason:
             left.out(reason, name)
             continue
-        known, extras = _described(each, where)
         first, length = max(first, 0.0), min(length, duration - max(first, 0.0))
         if length <= 0:
             left.out(_EMPTY, name)
             continue
-        extras = {"cut": name, **extras}
-        yield Stretch(path, found.duration, round(start + first, 9), round(length, 9), known, extras)
+        fields = of_part(fields_of(each, where), outer, where, whole=length >= duration - _ROUNDING)
+        names = {"cut": name, "supervision": str(each.get("id"))}
+        yield Stretch(path, found.duration, round(start + first, 9), round(length, 9), fields, names, where)
 
 
-def _described(values: Mapping[str, Any], where: str) -> tuple[dict[str, str], dict[str, Extra]]:
-    custom: dict[str, Any] = values["custom"] if isinstance(values.get("custom"), dict) else {}
-    try:
-        found = {"text": text_of(values.get("text"))}
-        found |= {field: name_of(values.get(field, custom.get(field))) for field in _NAMED}
-        gender = name_of(values.get("gender"))
-    except ValueError as error:
-        raise UserError(f"{where}: {error}") from None
-    extras: dict[str, Extra] = {"supervision": str(values.get("id"))}
-    extras |= ({"gender": gender} if gender else {}) | _extras({k: v for k, v in custom.items() if k not in _NAMED})
-    return {field: value for field, value in found.items() if value is not None}, extras
-
-
-def _extras(custom: Any) -> dict[str, Extra]:
-    """Plain values of a custom field; Lhotse keeps arrays there, too."""
-    if not isinstance(custom, dict):
-        return {}
-    return {str(name): extra_of(value) for name, value in custom.items() if isinstance(value, (str, int, float))}
-
-
-def _channels(values: Mapping[str, Any], where: str) -> frozenset[int]:
+def _channels(values: Mapping[str, Any], where: Line) -> frozenset[int]:
     found = values.get("channel", 0)
     channels = found if isinstance(found, list) else [found]
     if not channels or not all(isinstance(each, int) for each in channels):
@@ -203,14 +198,14 @@ def _resolved(path: str, left: Left, base: Path | None) -> str:
     return str(left.base / path)
 
 
-def _text(values: Mapping[str, Any], name: str, where: str) -> str:
+def _text(values: Mapping[str, Any], name: str, where: Line) -> str:
     found = values.get(name)
     if not isinstance(found, str) or not found:
         raise UserError(f"{where}: {name}: given {found!r}, allowed: a text")
     return found
 
 
-def _number(values: Mapping[str, Any], name: str, where: str) -> float:
+def _number(values: Mapping[str, Any], name: str, where: Line) -> float:
     found = values.get(name)
     if isinstance(found, bool) or not isinstance(found, (int, float)):
         raise UserError(f"{where}: {name}: given {found!r}, allowed: seconds")

@@ -15,7 +15,7 @@ from speechssl.data.corpora.folder_names import SPLIT_NAMES
 from speechssl.data.findings import Findings
 from speechssl.data.tables import Row, Table, json_object
 from speechssl.data.utterance import Utterance
-from speechssl.data.values import Extra, extra_of
+from speechssl.data.values import Extra, extra_of, name_of
 
 _FILE = "file"
 _LONGEST_LINE = 1 << 24  # bytes: what a damaged or hostile file takes of memory
@@ -144,6 +144,19 @@ def named_field(name: str) -> str | None:
         return None
     fields = understand(Table(Path(name), (_FILE, name), ""), with_times=False).fields
     return next((field for field in NAMED if field in fields), None)
+
+
+def comparable(value: object) -> str | None:
+    """A value as text, so that the number 3 and the text "3" are equal; None where it is missing.
+
+    >>> comparable(3.0), comparable(" 3 "), comparable("nan")
+    ('3', '3', None)
+    """
+    found = extra_of(value)
+    try:
+        return None if found is None else name_of(found)
+    except ValueError:  # the error of a spreadsheet, which is named where the value is read
+        return str(found)
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -20,13 +20,12 @@ from typing import Any
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo
 from speechssl.data.corpora.folder_walk import is_audio, note_on_others, visible_files
-from speechssl.data.corpora.rows import Describer, named_field, split_of
+from speechssl.data.corpora.rows import Describer, comparable, named_field, split_of
 from speechssl.data.findings import Findings, Found
 from speechssl.data.members import member_location
 from speechssl.data.tables import json_object
 from speechssl.data.tars import TarFile, iterate_tar, read_range
 from speechssl.data.utterance import Utterance
-from speechssl.data.values import extra_of, name_of
 
 INFO = CorpusInfo(
     name="webdataset",
@@ -268,17 +267,8 @@ def _values(shard: Path, key: str, files: dict[str, TarFile], unused: Counter[st
             raise UserError(f"{where}: not UTF-8 text at byte {error.start}") from None
         found = json_object(content, where) if name == "json" else {column: content}
         for each, value in found.items():
-            before, after = _compared(values.get(each)), _compared(value)
+            before, after = comparable(values.get(each)), comparable(value)
             if None not in (before, after) and before != after:
                 raise UserError(f"{shard}: sample {key!r}: two files say different things of {each!r}")
             values[each] = value if before is None else values[each]
     return values
-
-
-def _compared(value: object) -> str | None:
-    """A value as text, so that the number 3 and the text "3" are equal; None where it is missing."""
-    found = extra_of(value)
-    try:
-        return None if found is None else name_of(found)
-    except ValueError:  # the error of a spreadsheet, which is named where the value is read
-        return str(found)

@@ -226,3 +226,72 @@ def test_what_lhotse_writes(tmp_path: Path, long: Path) -> None:
     ]
     with pytest.raises(UserError, match="changed by Lhotse as it is loaded"):
         list(prepare(tmp_path / "fast_cuts.jsonl.gz"))
+
+
+def test_custom_fields_are_columns(tmp_path: Path, long: Path) -> None:
+    rec = recording(long)
+    cuts = write_lines(
+        tmp_path / "cuts.jsonl",
+        cut(rec, 0, 1, id="bare", custom={"Split": "dev", "emotion": "sad", "spk_id": 7, "sentence": "hi", "snr": 1}),
+        cut(
+            rec,
+            1,
+            1,
+            supervision("a", 0, 1, custom={"emotion": "glad", "split": "test", "speaker": "s1", "text": "own"}),
+            id="one",
+        ),
+        cut(rec, 2, 1, supervision("b", 0, 0.5), supervision("c", 0.5, 0.5, speaker="s2"), custom={"text": "whole"}),
+        cut(rec, 2, 1, supervision("d", 0, 1, text="t", snr=2), custom={"text": "t", "emotion": "sad", "snr": 3}),
+        cut(rec, 0.5, 1, custom={"emotion": "nan", "vector": {"array": 1}, "sentence": "NaN"}),
+    )
+    source = prepare(cuts)
+    found = list(source)
+    assert [(each.label, each.split, each.speaker, each.text) for each in found] == [
+        ("sad", "dev", "7", "hi"),
+        ("glad", "test", "s1", "own"),
+        (None, None, None, None),
+        (None, None, "s2", None),
+        ("sad", None, None, "t"),
+        (None, None, None, None),
+    ]
+    assert [each.extras.get("cut_text") for each in found] == [None, None, "whole", "whole", None, None]
+    assert [found[place].extras.get("snr") for place in (0, 4)] == [1, 2]
+    assert found[4].extras["cut_snr"] == 3
+    assert source.findings.missing == {"nan": 1, "NaN": 1}
+    assert source.findings.unused == ["snr", "cut_text", "cut_snr"]
+    assert source.findings.columns["label"] == "emotion"
+    assert f"{cuts}: fields left out, for they hold no plain values: vector" in source.findings.notes
+
+
+@pytest.mark.parametrize(
+    ("own", "custom", "of_the_cut", "words"),
+    [
+        (
+            {"speaker": "a"},
+            {"speaker": "b"},
+            {},
+            "jsonl:1: 'speaker' is 'a' in the record and 'b' in its custom",
+        ),
+        (
+            {"speaker": "a"},
+            {},
+            {"speaker": "b"},
+            "jsonl:1: 'speaker' is 'a' in the supervision and 'b' in its",
+        ),
+        (
+            {"text": "a"},
+            {},
+            {"sentence": "b"},
+            "jsonl:1: columns 'text' and 'sentence' both mean the text and differ .'a', 'b'",
+        ),
+        ({"label": "a"}, {"emotion": "b"}, {}, "columns 'label' and 'emotion' both mean the label and differ"),
+        ({}, {"speeker": "b"}, {}, "column 'speeker' is not used and looks like 'speaker'"),
+    ],
+)
+def test_custom_fields_that_contradict_are_errors(
+    tmp_path: Path, long: Path, own: dict[str, Any], custom: dict[str, Any], of_the_cut: dict[str, Any], words: str
+) -> None:
+    one = supervision("a", 0, 3, custom=custom, **own)
+    path = write_lines(tmp_path / "cuts.jsonl", cut(recording(long), 0, 3, one, custom=of_the_cut))
+    with pytest.raises(UserError, match=words):
+        list(prepare(path))
