@@ -10,44 +10,59 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from speechssl.config import UserError
+from speechssl.data.columns import NAMED
 from speechssl.data.places import is_address, local_path
 from speechssl.data.tables import json_object, table_lines
 from speechssl.data.utterance import Utterance
-from speechssl.data.values import is_missing, shown
+from speechssl.data.values import count_missing, is_missing, shown
 
 _FIELDS = tuple(Utterance.model_fields)
 _TIMES = ("offset", "duration")
 
 
-def read_lines(path: str | Path) -> Iterator[Utterance]:
+def read_lines(path: str | Path, *, missing: dict[str, int] | None = None) -> Iterator[Utterance]:
     """The utterances of a manifest one after another, with absolute audio paths (or addresses).
 
     Args:
         path: a JSONL file; empty lines are skipped.
+        missing: as in `parse_lines`.
 
     Raises:
         UserError: no such file, or a line that is no utterance (named by its number).
     """
     folder = Path(path).absolute().parent
     lines = table_lines(Path(path), "the manifest cannot be read")
-    return parse_lines(lines, str(path), lambda audio: str(folder / audio))
+    return parse_lines(lines, str(path), lambda audio: str(folder / audio), missing=missing)
 
 
-def parse_lines(lines: Iterable[tuple[int, str]], name: str, join: Callable[[str], str]) -> Iterator[Utterance]:
+def parse_lines(
+    lines: Iterable[tuple[int, str]],
+    name: str,
+    join: Callable[[str], str],
+    *,
+    missing: dict[str, int] | None = None,
+) -> Iterator[Utterance]:
     """The utterances of the lines of a manifest.
 
     Args:
         lines: with their numbers.
         name: of the manifest, for messages.
         join: makes a path or address of a relative one.
+        missing: gets how often each word, such as `nan`, was counted as missing.
 
     Raises:
         UserError: a line that is no utterance (named by its number).
     """
+    if missing is not None:
+        missing.clear()  # of an earlier reading
     for number, line in lines:
         if line.strip():
             where = f"{name} line {number}"
-            utterance = parse_utterance(json_object(line, where), where)
+            values = json_object(line, where)
+            if missing is not None:
+                for field in NAMED:
+                    count_missing(values.get(field), missing)
+            utterance = parse_utterance(values, where)
             if (path := local_path(utterance.audio)) != utterance.audio:
                 utterance = utterance.model_copy(update={"audio": path})
             if not (is_address(utterance.audio) or os.path.isabs(utterance.audio)):  # noqa: PTH117 -- a million times

@@ -11,7 +11,7 @@ import hashlib
 import math
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
@@ -199,8 +199,12 @@ def _utterances(
     *,
     allow_remote: bool,
     findings: Findings | None = None,
+    missing: Mapping[str, int] | None = None,
 ) -> Plan:
-    """A plan of utterances: one look at all of them for columns, durations and duplicates, then one by one."""
+    """A plan of utterances: one look at all of them for columns, durations and duplicates, then one by one.
+
+    `missing` are the words that `read` counts as missing, where no `findings` are given.
+    """
     seen, known, seconds, timed = SeenColumns(), Known(), 0.0, True
     places: set[int] = set()
     twice: set[int] = set()
@@ -224,7 +228,7 @@ def _utterances(
     def items() -> Iterator[Item]:
         return (_item(each, root, fault) for each, fault in _with_faults(read(), twice))
 
-    findings = findings or Findings(no_label="no line of the manifest has a 'label'")
+    findings = findings or Findings(no_label="no line of the manifest has a 'label'", missing=dict(missing or {}))
     if twice and (note := contradictions_note(fault for _, fault in _with_faults(read(), twice))):
         findings.notes.append(note)
     return Plan(source, items, seen.rows, seconds if timed else None, seen.ordered(), known, findings, seen)
@@ -296,7 +300,14 @@ def _table(path: Path, *, allow_remote: bool) -> Plan:
     if not is_metadata(path.name):
         refuse_described(path)
     if path.suffix.lower() == ".jsonl" and not is_metadata(path.name):
-        return _utterances(source, path.absolute().parent, lambda: read_lines(path), allow_remote=allow_remote)
+        missing: dict[str, int] = {}
+        return _utterances(
+            source,
+            path.absolute().parent,
+            lambda: read_lines(path, missing=missing),
+            allow_remote=allow_remote,
+            missing=missing,
+        )
     rows = AudioFolder(path.absolute().parent, tables=[path.absolute()])
     return _utterances(source, rows.root, rows.utterances, allow_remote=allow_remote, findings=rows.findings)
 
@@ -308,11 +319,12 @@ def _remote_manifest(address: str, *, allow_remote: bool) -> Plan:
         raise UserError(f"{address}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     lines = list(enumerate(text.split("\n"), start=1))
     base = address.rpartition("/")[0]
+    missing: dict[str, int] = {}
 
     def read() -> Iterator[Utterance]:
-        return parse_lines(lines, address, lambda audio: f"{base}/{audio}")
+        return parse_lines(lines, address, lambda audio: f"{base}/{audio}", missing=missing)
 
-    return _utterances(address, Path("/"), read, allow_remote=allow_remote)
+    return _utterances(address, Path("/"), read, allow_remote=allow_remote, missing=missing)
 
 
 def _folder(root: Path, *, allow_remote: bool) -> Plan:

@@ -1,5 +1,6 @@
 """What is to be done is read lazily, in a fixed order, and known again."""
 
+import json
 import os
 
 import pytest
@@ -8,6 +9,7 @@ import soundfile
 from speechssl.config import UserError
 from speechssl.data.corpora import folder as audio_folder
 from speechssl.data.corpora import lhotse, nemo_manifest
+from speechssl.data.findings import closing_lines
 from speechssl.embed.clips import to_waveform
 from speechssl.embed.inputs import Item, read_plan
 from speechssl.embed.remote import fetched, list_address
@@ -93,6 +95,19 @@ def test_manifests_are_read_line_by_line(tmp_path):
     path.write_text('{"audio": "a.wav"}\n')
     with pytest.raises(UserError, match=r"m\.jsonl line 1: 'duration' .seconds. is missing"):
         read_plan(path)
+
+
+def test_words_that_count_as_missing_in_a_manifest_are_told(tmp_path):
+    lines = [
+        {"audio": "a.wav", "duration": 1, "text": "nan", "label": "x"},
+        {"audio": "b.wav", "duration": 1, "label": " NaN"},
+    ]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    for source in (tmp_path / "m.jsonl", f"file://{tmp_path}/m.jsonl"):
+        plan = read_plan(source)
+        assert len(list(plan.items())) == 2
+        assert plan.findings.missing == {"nan": 1, "NaN": 1}
+        assert "counted as missing: 'NaN' (1 x), 'nan' (1 x)" in closing_lines(plan.known, plan.findings)
 
 
 def test_addresses_are_listed_and_fetched(tmp_path):

@@ -4,10 +4,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from speechssl.config import UserError
-from speechssl.data.corpora import commonvoice, fairseq, kaldi, webdataset
+from speechssl.data.corpora import commonvoice, fairseq, huggingface, kaldi, lhotse, nemo_manifest, webdataset
 from speechssl.data.findings import Found, closing_lines, count_known
 from speechssl.data.manifest import read_manifest
 from speechssl.data.splits import in_split
@@ -56,7 +58,34 @@ def tar_of_samples(root: Path, _: Callable, texts: list[str]) -> Found:
     return webdataset.prepare(root)
 
 
-FORMATS = [common_voice, kaldi_folder, fairseq_folder, tar_of_samples]
+def cuts_of_lhotse(root: Path, write_tone: Callable, texts: list[str]) -> Found:
+    lines = []
+    for number, text in enumerate(texts):
+        place = str(write_tone(root / f"{number}.wav", seconds=1.0))
+        recording = {"id": "r", "duration": 1.0, "sources": [{"type": "file", "channels": [0], "source": place}]}
+        supervision = {"id": "s", "start": 0, "duration": 1.0, "text": text}
+        lines.append({"id": "c", "start": 0, "duration": 1, "recording": recording, "supervisions": [supervision]})
+    (root / "cuts.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    return lhotse.prepare(root)
+
+
+def manifest_of_nemo(root: Path, write_tone: Callable, texts: list[str]) -> Found:
+    lines = [
+        {"audio_filepath": str(write_tone(root / f"{number}.wav")), "text": text} for number, text in enumerate(texts)
+    ]
+    (root / "train.json").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    return nemo_manifest.prepare(root)
+
+
+def parquet(root: Path, _: Callable, texts: list[str]) -> Found:
+    root.mkdir(exist_ok=True)
+    pq.write_table(pa.table({"audio": [{"bytes": wav(200)}] * len(texts), "text": texts}), root / "a.parquet")
+    return huggingface.prepare(root)
+
+
+FORMATS = [
+    *(common_voice, kaldi_folder, fairseq_folder, tar_of_samples, cuts_of_lhotse, manifest_of_nemo, parquet),
+]
 
 
 @pytest.mark.parametrize("make", FORMATS)
