@@ -4,7 +4,7 @@ Story: whatever somebody prepared for Kaldi.
 Licence and citation: those of the recordings.
 
     wav.scp      recording (or utterance) -> where its audio is       segments    utterance -> recording, start, end (s)
-    text         utterance -> transcript                              utt2spk     utterance -> speaker
+    text         utterance -> transcript                              utt2spk     utterance -> speaker; spk2utt
     utt2lang     utterance -> language                                spk2gender  speaker -> m or f, the extra `gender`
     utt2label, utt2emotion, utt2emo, utt2class -> label (one of them) utt2dur     compared with what is there
     reco2file_and_channel  recording -> file, channel: recordings that are one channel of a file with several are left
@@ -22,7 +22,7 @@ from pathlib import Path
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo, duration_of
 from speechssl.data.corpora.kaldi_channels import TABLE, Channels
-from speechssl.data.corpora.kaldi_tables import AudioPlaces, Segment, read_segments, read_table
+from speechssl.data.corpora.kaldi_tables import AudioPlaces, Segment, read_segments, read_speakers, read_table
 from speechssl.data.findings import Findings, Found
 from speechssl.data.utterance import Utterance
 from speechssl.data.values import count_missing
@@ -153,12 +153,12 @@ def _tables(folder: Path, stretches: Mapping[str, Segment], findings: Findings) 
     }
     found: dict[str, dict[str, str]] = {}
     for field, file in files.items():
-        table = read_table(folder / file) if (folder / file).is_file() else None
-        if table is None and field == "speaker" and (folder / "spk2utt").is_file():
-            file, speakers = "spk2utt", read_table(folder / "spk2utt")
-            table = {name: speaker for speaker, names in speakers.items() for name in names.split()}
-        found[field] = table or {}
-        if table is None:
+        if field == "speaker":
+            file, table = read_speakers(folder)
+        else:
+            table = read_table(folder / file) if (folder / file).is_file() else {}
+        found[field] = table
+        if not table:
             continue
         unknown, missing = table.keys() - stretches.keys(), stretches.keys() - table.keys()
         if len(unknown) == len(table):

@@ -87,6 +87,35 @@ def read_segments(path: Path) -> dict[str, Segment]:
     return found
 
 
+def read_speakers(folder: Path) -> tuple[str, dict[str, str]]:
+    """The speaker of each utterance by `utt2spk` and `spk2utt`, as far as a data folder has them.
+
+    Args:
+        folder: the data folder.
+
+    Returns:
+        The name of the table, and its speakers; of both tables where there are both.
+
+    Raises:
+        UserError: as `read_table`; the tables, or two lines of `spk2utt`, give an utterance to different speakers.
+    """
+    utterances, speakers = folder / "utt2spk", folder / "spk2utt"
+    found = read_table(utterances) if utterances.is_file() else {}
+    by_speaker: dict[str, str] = {}
+    for speaker, names in (read_table(speakers) if speakers.is_file() else {}).items():
+        for name in names.split():
+            if by_speaker.setdefault(name, speaker) != speaker:
+                both = f"{by_speaker[name]!r} and of {speaker!r}"
+                raise UserError(f"{speakers}: utterance {name!r} is of {both}; remove it from one of them")
+    apart = next((name for name, speaker in by_speaker.items() if found.get(name, speaker) != speaker), None)
+    if apart is not None:
+        raise UserError(
+            f"{utterances} and {speakers} differ: utterance {apart!r} is of {found[apart]!r} in the first and of "
+            f"{by_speaker[apart]!r} in the second; correct or remove one of them"
+        )
+    return "utt2spk" if found or not by_speaker else "spk2utt", {**by_speaker, **found}
+
+
 class AudioPlaces:
     """Where the audio of each recording of a `wav.scp` is.
 

@@ -202,3 +202,15 @@ def test_one_channel_alone_is_left_out_as_well(tmp_path: Path) -> None:
     (root / "reco2file_and_channel").write_text("c-A c\n")
     with pytest.raises(UserError, match="reco2file_and_channel: given 'c-A c', allowed: RECORDING FILE CHANNEL"):
         list(prepare(root))
+
+
+def test_two_tables_of_speakers_have_to_agree(tmp_path: Path, write_tone: Callable) -> None:
+    places = "".join(f"{name} {write_tone(tmp_path / f'{name}.wav')}\n" for name in "abc")
+    root = tables(tmp_path / "data", wav_scp=places, utt2spk="a s1\nb s2\n", spk2utt="s1 a\ns2 b c\n")
+    assert {name: each.speaker for name, each in by_name(root).items()} == {"a": "s1", "b": "s2", "c": "s2"}
+    tables(root, spk2utt="s1 b\ns2 a\n")
+    with pytest.raises(UserError, match=r"utt2spk and .*spk2utt differ: utterance 'b' is of 's2' .* of 's1'"):
+        by_name(root)
+    tables(root, spk2utt="s1 a c\ns2 b c\n")
+    with pytest.raises(UserError, match=r"spk2utt: utterance 'c' is of 's1' and of 's2'; remove it from one of them"):
+        by_name(root)
