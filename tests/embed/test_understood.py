@@ -476,6 +476,49 @@ def test_splits_of_folders_hold_with_a_table_at_the_root(corpus, both):
     both.told("splits: train 1, Test 1")
 
 
+def test_the_one_folder_that_is_called_like_a_split_is_it(corpus, both):
+    names = (
+        "audio/train/0.wav",
+        "audio/en/test_set/1.wav",
+        "audio/2.wav",
+        "audio/train/test/3.wav",
+        "train/test/4.wav",
+    )
+    rows = ["file_name,label"]
+    for name in names:
+        recording(corpus / name)
+        rows.append(f"{name},joy")
+    (corpus / "metadata.csv").write_text("\n".join(rows))
+    both.run()
+    assert [each.split for each in both.utterances] == ["train", "test_set", None, None, "train"]
+    assert [each["split"] for each in both.rows] == ["train", "test_set", None, None, "train"]
+    both.told("splits: train 2, test_set 1")
+    both.told("no split: 1 files are below folders of several splits (audio/train/test/3.wav); give them a column")
+
+
+@pytest.mark.parametrize(
+    ("names", "splits", "labels", "words"),
+    [
+        (("wavs/train/0.wav", "wavs/test/1.wav"), ["test", "train"], [None] * 2, "splits: test 1, train 1"),
+        (("joy/train/0.wav", "anger/test/1.wav"), ["test", "train"], ["anger", "joy"], "splits: test 1, train 1"),
+        (
+            ("train/0.wav", "yes/1.wav"),
+            [None] * 2,
+            ["train", "yes"],
+            "no split: 1 clips are in folders called like one (train), but 1 in none or several (yes/1.wav)\n",
+        ),
+    ],
+)
+def test_splits_of_folders_without_a_table(corpus, both, names, splits, labels, words):
+    for name in names:
+        recording(corpus / name)
+    both.run()
+    assert [each.split for each in both.utterances] == splits
+    assert [each.get("split") for each in both.rows] == splits
+    assert [each.label for each in both.utterances] == labels
+    both.told(words)
+
+
 @pytest.mark.parametrize("column", ["transcription", "sentence", "Transcript", "raw_transcription"])
 def test_columns_that_others_call_otherwise(corpus, both, column):
     recording(corpus / "0.wav")

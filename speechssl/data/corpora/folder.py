@@ -10,7 +10,7 @@ docs/data.md, all others become extras. Where several sub-folders have metadata 
 own ("pack"): speakers are prefixed with the sub-folder's name, for ids are only unique within a corpus, and the extra
 `corpus` names it. Sub-folders called train, test and so on are splits, not packs.
 Without metadata: every audio file is an utterance; the label is the sub-folder's name when all clips are one level
-down in two or more sub-folders (or beside these), or two levels down below split folders.
+down in two or more sub-folders (or beside these), not counting folders that are splits.
 """
 
 import functools
@@ -23,7 +23,13 @@ from typing import Literal
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo, duration_of
 from speechssl.data.corpora.folder_metadata import Metadata, MetadataRow
-from speechssl.data.corpora.folder_names import SPLIT_NAMES, labels_of_folders, note_on_labels
+from speechssl.data.corpora.folder_names import (
+    is_split,
+    labels_of_folders,
+    note_on_labels,
+    note_on_splits,
+    split_of_folders,
+)
 from speechssl.data.corpora.folder_walk import TablesNotRead, is_audio, is_metadata, walk
 from speechssl.data.corpora.foreign import find_foreign, refuse_described
 from speechssl.data.coverage import Coverage
@@ -128,6 +134,7 @@ class AudioFolder:
         self.meanings: dict[tuple[str, ...], dict[str, str]] = {}
         self.findings = Findings()
         self._complete = False
+        self._in_several: dict[str, None] = {}  # files below folders of several splits
         if tables is None:
             tables = self._look_through()
         _refuse_two(tables)
@@ -163,6 +170,8 @@ class AudioFolder:
                 raise UserError(f"{self.root}: no audio files in it ({others} other files){sounds}{command}")
             self.meanings = labels_of_folders(self.clips)
             self.findings.notes.append(note_on_labels(self.clips, first))
+            if split := note_on_splits(self.clips, first):
+                self.findings.notes.append(split)
         return tables
 
     def utterances(self, probe: Probe | None = None) -> Iterator[Utterance]:
@@ -193,7 +202,7 @@ class AudioFolder:
 
     def _named(self, probe: Probe | None) -> Iterator[Utterance]:
         folders = {table.folder for table in self.metadata}
-        packs = {folder for folder in folders if folder != self.root and folder.name.lower() not in SPLIT_NAMES}
+        packs = {folder for folder in folders if folder != self.root and not is_split(folder.name)}
         coverage = Coverage()
         # The stretches of one long file come one after another.
         probe_once = None if probe is None else functools.lru_cache(maxsize=16)(probe)
@@ -230,6 +239,12 @@ class AudioFolder:
         covered = coverage.note()
         self.findings.notes += [note for table in self.metadata for note in table.notes()]
         self.findings.notes += [covered] if covered else []
+        if self._in_several:
+            example = os.path.relpath(next(iter(self._in_several)), self.root)
+            self.findings.notes.append(
+                f"no split: {len(self._in_several)} files are below folders of several splits ({example}); give them a "
+                "column 'split'"
+            )
         self._complete = True
 
     def _utterance(self, row: MetadataRow, *, whole: float | None, packs: set[Path]) -> Utterance:
@@ -253,11 +268,15 @@ class AudioFolder:
         return Utterance.model_construct(None, **values)
 
     def _split_of(self, row: MetadataRow) -> str | None:
-        """The split that a folder names: the first folder of the file below the root, or that of the table."""
+        """The split that the folders of the file name, below the root; or else those of its table."""
         below = row.audio[len(str(self.root)) + 1 :] if row.audio.startswith(f"{self.root}/") else ""
-        first = below.partition("/")[0] if "/" in below else ""
-        names = (first, row.folder.name if row.folder != self.root else "")
-        return next((composed(name) for name in names if name.lower() in SPLIT_NAMES), None)
+        folders = below.split("/")[:-1]
+        if any(map(is_split, folders)):
+            split = split_of_folders(folders)
+            if split is None and not self._complete:
+                self._in_several.setdefault(row.audio)
+            return split
+        return split_of_folders(row.folder.relative_to(self.root).parts)
 
 
 def _refuse_two(tables: list[Path]) -> None:

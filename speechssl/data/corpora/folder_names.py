@@ -1,23 +1,53 @@
 """What the names of folders say of the clips in them: a label, a split."""
 
-from collections.abc import Collection, Mapping
+import functools
+import re
+from collections.abc import Collection, Mapping, Sequence
 
 from speechssl.data.values import composed
 
-SPLIT_NAMES = frozenset("train training dev devel development valid validation val eval test testing".split())  # noqa: SIM905
+_SPLIT = re.compile(
+    r"(?:train(?:ing)?|dev(?:el(?:opment)?)?|val(?:id(?:ation)?)?|eval(?:uation)?|test(?:ing)?)[-_ ]?(?:set|split)?",
+    re.IGNORECASE,
+)
 _SHOWN = 8  # names in a note
+
+
+@functools.cache  # names of folders and words, few
+def is_split(name: str) -> bool:
+    """Whether a folder of this name is a split.
+
+    >>> [is_split(name) for name in ("Train", "dev", "validation", "test_set", "trainset", "train-clean", "tests")]
+    [True, True, True, True, True, False, False]
+    """
+    return _SPLIT.fullmatch(name) is not None
+
+
+def split_of_folders(parts: Sequence[str]) -> str | None:
+    """The split that the folders of a path name: the first folder, or else the only one that is called like a split.
+
+    >>> split_of_folders(("train", "test")), split_of_folders(("audio", "train", "en"))
+    ('train', 'train')
+    >>> split_of_folders(("audio", "train", "test")), split_of_folders(("audio", "en"))
+    (None, None)
+    """
+    found = [name for name in parts if is_split(name)]
+    return composed(found[0]) if found and (len(found) == 1 or found[0] == parts[0]) else None
 
 
 def labels_of_folders(folders: Collection[tuple[str, ...]]) -> dict[tuple[str, ...], dict[str, str]]:
     """What the names of the folders with audio say of the clips in them: `label`, `split`, both or nothing.
 
-    Labels are the names of two or more folders that are one level down, at the root or below split folders; a clip
-    beside these folders has none.
+    Splits are folders called train, test and so on, at any depth, where every folder with audio is or is in one. Labels
+    are the names of two or more folders that are one level down, at the root or beside the split; a clip beside these
+    folders has none.
 
     Args:
         folders: each as its parts below the root.
 
     >>> labels_of_folders({("train", "sad"), ("train", "glad")})[("train", "sad")]
+    {'label': 'sad', 'split': 'train'}
+    >>> labels_of_folders({("sad", "train"), ("glad", "test")})[("sad", "train")]
     {'label': 'sad', 'split': 'train'}
     >>> labels_of_folders({("sad",), ("glad",), ()})
     {...('sad',): {'label': 'sad'}...}
@@ -29,16 +59,43 @@ def labels_of_folders(folders: Collection[tuple[str, ...]]) -> dict[tuple[str, .
     labelled = all(len(rest) <= 1 for rest in below.values()) and len(classes) > 1
     return {
         part: ({"label": composed(rest[0])} if labelled and rest else {})
-        | ({"split": composed(part[0])} if in_splits and part else {})
+        | ({"split": split} if in_splits and (split := split_of_folders(part)) else {})
         for part, rest in sorted(below.items())
     }
 
 
 def _below_splits(folders: Collection[tuple[str, ...]]) -> tuple[bool, dict[tuple[str, ...], tuple[str, ...]]]:
-    """Whether all folders are splits or in one, and what each is below that."""
+    """Whether all folders are splits or in one, and what each is without that."""
     deep = [part for part in folders if part]
-    in_splits = bool(deep) and all(part[0].lower() in SPLIT_NAMES for part in deep)
-    return in_splits, {part: part[1:] if in_splits and part else part for part in folders}
+    in_splits = bool(deep) and all(split_of_folders(part) for part in deep)
+    return in_splits, {part: _without_split(part) if in_splits else part for part in folders}
+
+
+def _without_split(part: tuple[str, ...]) -> tuple[str, ...]:
+    place = next((place for place, name in enumerate(part) if is_split(name)), len(part))
+    return part[:place] + part[place + 1 :]
+
+
+def note_on_splits(counts: Mapping[tuple[str, ...], int], first: Mapping[tuple[str, ...], str]) -> str | None:
+    """A sentence about folders called like splits that are none, as other recordings are in no split.
+
+    Args:
+        counts: clips directly in each folder.
+        first: the name of one clip of each folder.
+
+    >>> note_on_splits({("train",): 3, ("noise",): 2}, {("train",): "a.wav", ("noise",): "b.wav"})
+    'no split: 3 clips are in folders called like one (train), but 2 in none or several (noise/b.wav)'
+    """
+    inside = [part for part in counts if any(map(is_split, part))]
+    if not inside or _below_splits(counts)[0]:
+        return None
+    names = ", ".join(sorted({name for part in inside for name in part if is_split(name)}))
+    outside = sorted(part for part in counts if part and split_of_folders(part) is None)
+    clips, others = (sum(counts[part] for part in parts) for parts in (inside, outside))
+    example = "/".join((*outside[0], first[outside[0]]))
+    return (
+        f"no split: {clips} clips are in folders called like one ({names}), but {others} in none or several ({example})"
+    )
 
 
 def note_on_labels(counts: Mapping[tuple[str, ...], int], first: Mapping[tuple[str, ...], str]) -> str:

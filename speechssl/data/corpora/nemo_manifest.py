@@ -4,18 +4,20 @@ Story: whatever somebody prepared for NeMo.
 Licence and citation: those of the recordings.
 
 Relative paths start from the manifest's folder, as in NeMo. Of a tarred data set the manifest beside `audio_0.tar` …
-is read, and the recordings in place. The split is the word in the manifest's name (`train_manifest.json`).
+is read, and the recordings in place. The split is the word in the manifest's name (`train_manifest.json`), else the
+folder in a relative path (`train/a.wav`).
 (`nemo` is another corpus: nEMO, emotions in Polish.)
 """
 
 import functools
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from speechssl.config import Config, UserError
 from speechssl.data.channels import OneChannel
 from speechssl.data.columns import EmptyStretchError, empty_note, understand
 from speechssl.data.corpora import CorpusInfo, duration_of
+from speechssl.data.corpora.folder_names import split_of_folders
 from speechssl.data.corpora.rows import Description, json_lines, split_of
 from speechssl.data.coverage import Coverage
 from speechssl.data.findings import Findings, Found
@@ -115,7 +117,9 @@ def _read(manifest: Path, findings: Findings) -> Iterator[Utterance]:
             end = None if duration is None else offset + duration
             coverage.add(entry.file, end=end, whole=whole)
         duration = max(0.0, whole - offset) if duration is None else duration
-        yield Description(entry.known, entry.extras).utterance(place, offset=offset, duration=duration, split=split)
+        described = Description(entry.known, entry.extras)
+        inside = split_of_folders(PurePath(entry.file).parent.parts) if not Path(entry.file).is_absolute() else None
+        yield described.utterance(place, offset=offset, duration=duration, split=split or inside)
     note = coverage.note()
     notes = [each for each in (empty_note(empty) if empty else None, note) if each]
     findings.notes += [*(f"{manifest}: {each}" for each in notes), *meaning.hints]

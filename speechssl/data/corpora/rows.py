@@ -11,7 +11,7 @@ from typing import Any
 
 from speechssl.config import UserError
 from speechssl.data.columns import NAMED, understand
-from speechssl.data.corpora.folder_names import SPLIT_NAMES
+from speechssl.data.corpora.folder_names import is_split
 from speechssl.data.findings import Findings
 from speechssl.data.tables import Row, Table, json_object
 from speechssl.data.utterance import Utterance
@@ -187,5 +187,5 @@ def split_of(name: str) -> str | None:
     >>> split_of("train-00000-of-00002"), split_of("cuts_dev-clean"), split_of("shard-01"), split_of("train_test")
     ('train', 'dev', None, None)
     """
-    words = set(re.split(r"[^a-z]+", name.lower())) & SPLIT_NAMES
+    words = set(filter(is_split, re.split(r"[^a-z]+", name.lower())))
     return words.pop() if len(words) == 1 else None

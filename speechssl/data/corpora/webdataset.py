@@ -19,6 +19,7 @@ from typing import Any
 
 from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo
+from speechssl.data.corpora.folder_names import split_of_folders
 from speechssl.data.corpora.folder_walk import is_audio, note_on_others, visible_files
 from speechssl.data.corpora.rows import Describer, comparable, named_field, split_of
 from speechssl.data.findings import Findings, Found
@@ -166,7 +167,7 @@ def expand(pattern: str) -> list[Path]:
 
 def _samples(shard: Path, reading: _Reading) -> Iterator[Utterance]:
     seen: set[int] = set()  # hashes of keys: a shard may hold a million
-    split = split_of(shard.stem) or split_of(shard.parent.name)
+    split_of_shard = split_of(shard.stem)
     group: list[TarFile] = []
     last = ""
     files = iterate_tar(shard)
@@ -179,6 +180,8 @@ def _samples(shard: Path, reading: _Reading) -> Iterator[Utterance]:
             continue
         key = "" if file is None else _key(file.name)
         if group and key != last:
+            inside = split_of_folders(PurePosixPath(last).parent.parts)
+            split = split_of_shard or inside or split_of(shard.parent.name)
             yield from _of_sample(shard, group, split, reading)
             group = []
         if file is None:

@@ -119,3 +119,11 @@ def test_the_polish_corpus_of_the_same_name_says_so(tmp_path: Path) -> None:
     for root in (manifest, tmp_path):
         with pytest.raises(UserError, match=r"speechssl prepare nemo_manifest --root"):
             list(nemo.prepare(root))
+
+
+def test_the_split_is_in_the_name_of_the_manifest_or_in_a_relative_path(tmp_path: Path, write_tone: Callable) -> None:
+    entries = [{"audio_filepath": f"{name}/a.wav"} for name in ("audio/train", "audio", str(tmp_path / "test"))]
+    for name in ("audio/train", "audio", "test"):
+        write_tone(tmp_path / name / "a.wav")
+    assert [each.split for each in prepare(write_lines(tmp_path / "all.json", *entries))] == ["train", None, None]
+    assert [each.split for each in prepare(write_lines(tmp_path / "dev.json", *entries))] == ["dev"] * 3

@@ -188,3 +188,11 @@ def test_a_number_of_a_sentence_beside_its_text(tmp_path: Path) -> None:
     about = json.dumps({"sentence": "01"}).encode()
     write_tar(tmp_path / "a.tar", {"one.wav": wav(200), "one.txt": b"kids talk", "one.json": about})
     assert [(each.text, each.extras) for each in prepare(tmp_path)] == [("kids talk", {"sentence": "01"})]
+
+
+def test_the_split_is_in_the_name_of_the_tar_or_in_a_folder_within(tmp_path: Path) -> None:
+    root = tmp_path / "shards"
+    root.mkdir()
+    write_tar(root / "all.tar", {"x/train/one.wav": wav(200), "x/two.wav": wav(300), "test/three.wav": wav(400)})
+    write_tar(root / "test.tar", {"four.wav": wav(500)})
+    assert [each.split for each in prepare(root)] == ["train", None, "test", "test"]
