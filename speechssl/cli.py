@@ -648,11 +648,15 @@ def _say_packed(report: "PackReport", out: Path) -> None:
 def _say_understood(utterances: "Iterator[Utterance]", out: Path) -> None:
     """What is known of a prepared corpus, and what was not understood of where it comes from."""
     from speechssl.data.findings import Findings, Found, closing_lines, count_known
-    from speechssl.data.manifest import read_manifest
+    from speechssl.data.store import WaveformStore
+    from speechssl.data.stretches import copies_that_differ
 
     findings = utterances.findings if isinstance(utterances, Found) else Findings()
-    for line in closing_lines(count_known(read_manifest(out / "manifest.jsonl")), findings):
+    store = WaveformStore(out)
+    for line in closing_lines(count_known(store.utterances), findings):
         say(line)
+    if note := copies_that_differ(store.utterances, store.content_ids()):
+        say(note)
 
 
 def _refused(error: OSError, words: Sequence[str]) -> str:

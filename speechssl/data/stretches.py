@@ -15,6 +15,7 @@ from speechssl.data.values import shown
 Stretch = tuple[str, int, int]
 DUPLICATE = "a duplicate: the same stretch of the same file as an earlier utterance"
 CONTRADICTION = "contradicts an earlier utterance of the same stretch of the same file, which is used"
+_SHOWN = 3  # copies in a note
 _COMPARED = ("label", "text", "speaker", "language", "split")
 
 
@@ -50,6 +51,32 @@ def contradictions_note(reasons: Iterable[str]) -> str | None:
     if len(found) > 1:
         words = f"{len(found)} clips left out contradict earlier ones of their stretches"
     return f"{words}; the first: {found[0].removeprefix(f'{CONTRADICTION}: ')}"
+
+
+def copies_that_differ(utterances: Sequence[Utterance], contents: Sequence[str]) -> str | None:
+    """A sentence about recordings that are there under several names, with other values; None where there are none.
+
+    Args:
+        utterances: of one corpus.
+        contents: a digest of the samples of each.
+
+    >>> few = [Utterance(audio=f"{name}.wav", duration=1, split=split) for name, split in zip("abc", ("x", "y", "x"))]
+    >>> copies_that_differ(few, ["1", "1", "1"])
+    "1 recording occurs more than once with other values: b.wav is a.wav (split 'y', there 'x')"
+    """
+    first: dict[str, Utterance] = {}
+    found: dict[str, str] = {}
+    for each, content in zip(utterances, contents, strict=True):
+        other = first.setdefault(content, each)
+        if content not in found and (words := difference(each, other)):
+            found[content] = (
+                f"{each.audio}{start_mark(each.offset)} is {other.audio}{start_mark(other.offset)} ({words})"
+            )
+    if not found:
+        return None
+    count = f"{len(found)} recordings occur" if len(found) > 1 else "1 recording occurs"
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return f"{count} more than once with other values: {', '.join(list(found.values())[:_SHOWN])}{more}"
 
 
 def _value(value: str | None) -> str:

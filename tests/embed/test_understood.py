@@ -1,6 +1,8 @@
 """Tables and folders as people leave them, through `prepare folder` and `extract`: the right value, or a reason."""
 
 import json
+import os
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -462,6 +464,26 @@ def test_names_that_may_be_meant_to_be_one_are_told(corpus, both):
         "speakers may be meant to be the same: 'Anna', 'anna', '007', '7', '+7'\n"
         "splits differ only in capitals: 'train', 'Train', 'TEST', 'test'\n"
     )
+
+
+def test_copies_with_other_labels_or_splits_are_told(corpus, both):
+    recording(corpus / "a.wav")
+    recording(corpus / "other.wav", seconds=0.7)
+    shutil.copy(corpus / "a.wav", corpus / "copy.wav")
+    (corpus / "link.wav").symlink_to(corpus / "a.wav")
+    os.link(corpus / "other.wav", corpus / "same.wav")
+    rows = ["a.wav,joy,train", "copy.wav,anger,train", "link.wav,joy,test", "other.wav,joy,train", "same.wav,joy,train"]
+    (corpus / "metadata.csv").write_text("\n".join(["file_name,label,split", *rows]))
+    both.run()
+    words = f"{corpus}/copy.wav is {corpus}/a.wav (label 'anger', there 'joy')"
+    assert f"1 recording occurs more than once with other values: {words}\n" in both.said
+    (corpus / "metadata.csv").write_text("\n".join(["file_name,label,split", *rows[2:]]))
+    both.run()
+    assert "occurs more than once" not in both.said
+    (corpus / "metadata.csv").write_text("\n".join(["file_name,label,split", rows[0], *rows[2:]]))
+    both.run()
+    words = f"{corpus}/link.wav is {corpus}/a.wav (split 'test', there 'train')"
+    assert f"1 recording occurs more than once with other values: {words}\n" in both.said
 
 
 def test_splits_of_folders_hold_with_a_table_at_the_root(corpus, both):
