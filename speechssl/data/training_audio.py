@@ -2,10 +2,12 @@
 
 A recording that was moved, copied, renamed or losslessly re-encoded has the same samples and therefore the same content
 id (`WaveformStore.content_ids`). A stretch of a file overlaps another one of the same file when their times do; for
-that, files are known by their paths. Not found, because their samples differ: a copy of another volume, sampling rate
-or number of channels, with silence before or behind it, filtered or mixed with noise, a lossy copy, and another cut of
-a file that was moved. No digest finds these for certain: a changed volume is rounded again, and wherever the values are
-divided into steps some samples change theirs. So results say "no copy sample by sample", which is what is known.
+that, files are known by their paths and by what the file system says of them (device, inode, size, time), so that
+links and files renamed within a file system are found. Not found, because their samples differ: a copy of another
+volume, sampling rate or number of channels, with silence before or behind it, filtered or mixed with noise, a lossy
+copy, and another cut of a file that was copied, or moved to another file system. No digest finds these for certain: a
+changed volume is rounded again, and wherever the values are divided into steps some samples change theirs. So results
+say "no copy sample by sample", which is what is known.
 
 Each stage of a model's life has a record of its own, and a model that starts from another one keeps the records of that
 one. A model without the file (imported, or of an earlier version) has unknown records, and so has all that starts from
@@ -24,6 +26,7 @@ from pydantic import ValidationError
 from speechssl.audio import samples_to_seconds
 from speechssl.config import Config, UserError
 from speechssl.data.manifest import write_lines
+from speechssl.data.members import file_status, find_member
 from speechssl.data.store import WaveformStore
 
 TRAINING_AUDIO = "training_audio.json"
@@ -55,7 +58,8 @@ class AudioRecord:
     Attributes:
         known: whether it is complete; False where an earlier part of the stage left no record.
         ids: content ids of the utterances.
-        stretches: begin and end in seconds of each utterance, by a digest of its file's path.
+        stretches: begin and end in seconds of each utterance, by a digest of its file's path, and by one of what the
+            file system says of it.
         speakers: their names, as far as known.
         nameless: whether some utterance has no speaker.
     """
@@ -73,8 +77,9 @@ class AudioRecord:
         ids = store.content_ids()
         stretches: dict[str, list[tuple[float, float]]] = {}
         for index in chosen:
-            path, begin, end = _stretch(store, index)
-            stretches.setdefault(path, []).append((begin, end))
+            files, begin, end = _stretch(store, index)
+            for file in files:
+                stretches.setdefault(file, []).append((begin, end))
         speakers = {store.utterances[index].speaker for index in chosen}
         return cls(
             ids=frozenset(ids[index] for index in chosen),
@@ -100,8 +105,9 @@ class AudioRecord:
         ids = store.content_ids()
         return [index for index in indices if ids[index] in self.ids or self._overlaps(*_stretch(store, index))]
 
-    def _overlaps(self, path: str, begin: float, end: float) -> bool:
-        return any(min(end, last) - max(begin, first) >= MIN_OVERLAP for first, last in self.stretches.get(path, ()))
+    def _overlaps(self, files: Sequence[str], begin: float, end: float) -> bool:
+        known = {stretch for file in files for stretch in self.stretches.get(file, ())}
+        return any(min(end, last) - max(begin, first) >= MIN_OVERLAP for first, last in known)
 
 
 UNKNOWN = AudioRecord(known=False)
@@ -202,11 +208,12 @@ def copies(store: WaveformStore, *, names: Sequence[str], one_speaker: bool = Fa
     kept: dict[str, list[tuple[float, float, int]]] = {}
     found: dict[int, int] = {}
     for index in sorted(range(len(store)), key=names.__getitem__):
-        path, begin, end = _stretch(store, index)
+        files, begin, end = _stretch(store, index)
         speaker = store.speakers[index]
         overlapping = [
             other
-            for start, stop, other in kept.setdefault(path, [])
+            for file in files
+            for start, stop, other in kept.get(file, ())
             if min(end, stop) - max(begin, start) >= MIN_OVERLAP and (one_speaker or store.speakers[other] != speaker)
         ]
         if ids[index] in first:
@@ -215,7 +222,8 @@ def copies(store: WaveformStore, *, names: Sequence[str], one_speaker: bool = Fa
             found[index] = overlapping[0]
         else:
             first[ids[index]] = index
-            kept[path].append((begin, end, index))
+            for file in files:
+                kept.setdefault(file, []).append((begin, end, index))
     return found
 
 
@@ -233,12 +241,27 @@ def copies_note(store: WaveformStore, found: Mapping[int, int]) -> str:
     )
 
 
-def _stretch(store: WaveformStore, index: int) -> tuple[str, float, float]:
+def _stretch(store: WaveformStore, index: int) -> tuple[list[str], float, float]:
+    """What the file of an utterance is known by, and begin and end, s."""
     item = store.utterances[index]
-    name = unicodedata.normalize("NFC", item.audio).encode("utf-8", "surrogateescape")
-    path = hashlib.blake2b(name, digest_size=8).hexdigest()
+    names = [unicodedata.normalize("NFC", item.audio).encode("utf-8", "surrogateescape")]
+    member = find_member(item.audio)
+    try:
+        status = file_status(item.audio)
+    except (OSError, ValueError):  # gone since it was prepared
+        pass
+    else:
+        state = (
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            "" if member is None else member.name,
+        )
+        names.append(repr(state).encode("utf-8", "surrogateescape"))
     begin = round(item.offset, 6)
-    return path, begin, round(begin + samples_to_seconds(int(store.lengths[index])), 6)
+    files = [hashlib.blake2b(name, digest_size=8).hexdigest() for name in names]
+    return files, begin, round(begin + samples_to_seconds(int(store.lengths[index])), 6)
 
 
 def _record(stage: _StageFile) -> AudioRecord:

@@ -297,6 +297,22 @@ def test_stretches_that_repeat_audio(tmp_path: Path) -> None:
     assert copies(store, names=names) == {2: 1}
 
 
+@pytest.mark.parametrize("way", ["link", "hard link", "renamed"])
+def test_another_cut_of_a_file_under_another_name_is_found(tmp_path: Path, way: str) -> None:
+    path, other = tmp_path / "long.wav", tmp_path / "other.wav"
+    soundfile.write(path, tones(4.0, seed=1), RATE)
+    record = AudioRecord.of(WaveformStore(prepared(tmp_path / "train", [Utterance(audio=str(path), duration=2.0)])))
+    made = {"link": other.symlink_to, "hard link": other.hardlink_to, "renamed": lambda old: old.rename(other)}
+    made[way](path)
+    cuts = [Utterance(audio=str(other), offset=offset, duration=1.0, speaker="b") for offset in (1.5, 2.0, 2.5)]
+    store = WaveformStore(prepared(tmp_path / "test", cuts))
+    assert record.find(store, range(3)) == [0]
+    if way != "renamed":
+        both = [Utterance(audio=str(path), duration=2.0, speaker="a"), *cuts]
+        store = WaveformStore(prepared(tmp_path / "both", both))
+        assert copies(store, names=[str(number) for number in range(4)]) == {1: 0}
+
+
 def test_copies_within_a_corpus_are_tested_and_trained_once(
     start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
