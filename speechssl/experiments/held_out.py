@@ -114,9 +114,25 @@ def untrained(
         declared=bool(_of_trained_speakers(audio, config, store, rest, other_speakers=False)),
     )
     if not side.known:
-        say("training audio: unknown, the model has no record of it; copies of its recordings cannot be found")
+        say(_unknown(audio))
     say(f"in the audio of pretraining: {side.pretraining}")
     return side
+
+
+def _unknown(audio: TrainingAudio) -> str:
+    """What is not known of the audio of fine-tuning, in words.
+
+    >>> from speechssl.data.training_audio import UNKNOWN, AudioRecord
+    >>> _unknown(TrainingAudio(fine_tuning=AudioRecord(known=False, ids=frozenset({"a", "b"}))))
+    'training audio: 2 recordings of fine-tuning are known and compared; the model that it started from has no ...'
+    """
+    recorded = audio.fine_tuning.ids | audio.selection.ids
+    if not recorded:
+        return "training audio: unknown, the model has no record of it; copies of its recordings cannot be found"
+    return (
+        f"training audio: {len(recorded)} recordings of fine-tuning are known and compared; the model that it started "
+        "from has no record, so copies of recordings that one was trained on cannot be found"
+    )
 
 
 def _trained(audio: TrainingAudio, config: Mapping[str, Any], store: WaveformStore, chosen: Sequence[int]) -> list[int]:

@@ -115,16 +115,22 @@ def test_a_training_file_under_another_name_is_found(
     assert {(row.n, row.left_out) for row in rows} == {(8, 1)}
 
 
-def test_what_is_known_is_stated_in_every_row(trained: tuple[Path, list[Utterance]], tmp_path: Path) -> None:
+def test_what_is_known_is_stated_in_every_row(
+    trained: tuple[Path, list[Utterance]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The start has no record: of pretraining nothing is known, and whether the start was fine-tuned neither."""
     model, _ = trained
     corpus = prepared(tmp_path / "corpus", recordings(tmp_path / "other", first=100, count=8, speakers="t"))
     rows = evaluated(model, corpus, tmp_path / "r.json")
     assert {(row.training_audio, row.pretraining_audio) for row in rows} == {("unknown", "unknown")}
     assert all(row.split.startswith("not known whether the model was trained on these speakers") for row in rows)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "training audio: 8 recordings of fine-tuning are known and compared; the model that it started" in said
+    assert "the model has no record of it" not in said
     bare = shutil.copytree(model, tmp_path / "older")
     (bare / TRAINING_AUDIO).unlink()
     assert {row.training_audio for row in evaluated(bare, corpus, tmp_path / "r.json")} == {"unknown"}
+    assert "training audio: unknown, the model has no record of it" in " ".join(capsys.readouterr().err.split())
 
 
 def test_audio_that_chose_the_checkpoint_is_refused(
