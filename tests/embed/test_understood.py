@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from speechssl import cli
+from speechssl.data.corpora.folder import AudioFolder
 from speechssl.data.lists import list_ids
 from speechssl.data.manifest import Utterance, read_manifest, validate_manifest
 from speechssl.data.names import utterance_ids
@@ -137,9 +138,41 @@ def test_a_table_of_another_name_is_named(corpus, both):
     (corpus / "words.txt").write_text("0.wav\thello\n1.wav\tyou\n")
     (corpus / "README.txt").write_text("recorded, in May\nby us, at home\n")
     both.run()
-    both.told("label 0 of 2 · text 0 of 2 · speakers 0 · tables not read: 0.TextGrid, list.csv, words.txt\n")
+    both.told("label 0 of 2 · text 0 of 2 · speakers 0 · tables not read: list.csv, words.txt, 0.TextGrid\n")
     both.told("no label: there are no folders of classes; name them in a metadata.csv")
-    assert both.counts["findings"]["not_read"] == ["0.TextGrid", "list.csv", "words.txt"]
+    assert both.counts["findings"]["not_read"] == ["list.csv", "words.txt", "0.TextGrid"]
+
+
+IN_NOTES = (
+    *("phn", "wrd", "cha", "xml", "yaml", "ass", "lrc", "sbv", "exb", "trn", "par", "lbl", "ltr", "eaf", "TextGrid"),
+    *("srt", "vtt", "stm", "ctm", "rttm", "trs", "json", "pkl", "npy", "db", "sqlite", "xlsm", "mat", "dat", "yml"),
+)
+
+
+@pytest.mark.parametrize("name", [*(f"notes/x.{each}" for each in IN_NOTES), "0.unheard-of", "0.wav.json", "0.txt"])
+def test_annotations_that_are_not_read_are_named(corpus, name):
+    recording(corpus / "0.wav")
+    (corpus / name).parent.mkdir(exist_ok=True)
+    (corpus / name).write_bytes(b"what is said")
+    for other in ("Thumbs.db", "0.png", "0.wav.asd", "0.md5"):
+        (corpus / other).write_bytes(b"x")
+    assert AudioFolder(corpus).findings.not_read == [name]
+
+
+def test_tables_are_named_before_annotations(corpus):
+    for number in range(10):
+        recording(corpus / f"{number}.wav")
+        (corpus / f"{number}.phn").touch()
+        (corpus / f"{number}.x{number}").touch()
+    (corpus / "prompts").write_text("3 hello there\n4 hello again\n")
+    (corpus / "wavs.data").write_text('( 3 "hello there" )\n( 4 "hello again" )\n')
+    (corpus / "zz.xlsm").touch()
+    (corpus / "LICENSE").write_text("3 hello there\n4 hello again\n")
+    (corpus / "story").write_text("once upon\na time\n")
+    not_read = AudioFolder(corpus).findings.not_read
+    assert not_read[:4] == ["prompts", "wavs.data", "zz.xlsm", "0.x0"]
+    assert not_read[-1] == "10 x *.phn"
+    assert len(not_read) == 14
 
 
 def test_sound_that_is_not_taken_is_named(corpus, both):

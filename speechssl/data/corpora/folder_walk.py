@@ -12,15 +12,28 @@ from speechssl.data.findings import some
 from speechssl.data.places import advice_on, located
 from speechssl.data.tables import is_table
 
-_TABLES = frozenset(
-    {".csv", ".tsv", ".tab", ".psv", ".jsonl", ".json", ".ndjson", ".xlsx", ".xls", ".ods", ".parquet", ".feather"}
-    | {".arrow", ".textgrid", ".eaf", ".trs", ".ctm", ".stm", ".rttm", ".mlf", ".lab", ".srt", ".vtt", ".scp", ".pkl"}
+
+def _suffixes(words: str) -> frozenset[str]:
+    return frozenset(f".{word}" for word in words.split())
+
+
+_TABLES = _suffixes(
+    "csv tsv tab psv ssv jsonl json ndjson xlsx xls xlsm xlsb ods numbers parquet feather orc avro arrow sqlite "
+    "sqlite3 db mdb accdb sav dta rdata rds scp pkl pickle mat npy npz yaml yml xml dat lst list tdf"
 )
+_ANNOTATIONS = _suffixes(
+    "textgrid eaf pfsx trs ctm stm rttm uem mlf lab lbl hlab srt vtt ass ssa lrc sbv ttml dfxp phn wrd phones phonemes "
+    "words syl cha exb exs trn par ltr flextext antx anvil jams vad seg marks labels annot ort sgm sgml ref"
+)
+_PICTURES = _suffixes("png jpg jpeg gif bmp webp svg tif tiff pdf eps")
+_OF_PROGRAMS = _suffixes("asd pkf reapeaks sfk peak md5 sha1 sha256 bak tmp log")
+_NOBODYS = frozenset({"thumbs.db", "desktop.ini"})
 _ARCHIVES = (
     *(".tar", ".tgz", ".tbz2", ".txz", ".zip", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst"),
     *(".tfrecord", ".h5", ".hdf5", ".ark"),
 )
 _KALDI = frozenset({"text", "segments", "utt2spk", "spk2utt", "utt2lang", "utt2dur", "spk2gender"})
+_TEXTS = (".txt", ".data", ".prompts", ".text", ".trans", ".md", "")
 _TEXT_PEEKED = 64  # text files that are opened to see whether they are tables
 _TOGETHER = 3  # more tables with one suffix are counted, not listed
 _ABOUT = ("readme", "licen", "changelog", "copying", "requirements", "notes")
@@ -128,21 +141,23 @@ class _Names:
     """Names of files below a folder; those with one suffix are counted where they are many."""
 
     def __init__(self) -> None:
-        self._names: list[tuple[str, str]] = []  # what it is counted with, and its name
+        self._names: list[tuple[int, str, str]] = []  # rank, what it is counted with, its name
 
-    def add(self, root: Path, folder: str, name: str) -> None:
+    def add(self, root: Path, folder: str, name: str, *, rank: int = 0) -> None:
+        """Add a file; those of the lowest rank are listed first."""
         inside = Path(folder).relative_to(root).as_posix()
         kind = os.path.splitext(name)[1] or name  # noqa: PTH122 -- a million times
-        self._names.append((kind, name if inside == "." else f"{inside}/{name}"))
+        self._names.append((rank, kind, name if inside == "." else f"{inside}/{name}"))
 
     def listed(self) -> list[str]:
-        counts = Counter(kind for kind, _ in self._names)
-        few = [name for kind, name in self._names if counts[kind] <= _TOGETHER]
-        return few + [f"{count} x *{kind}" for kind, count in counts.items() if count > _TOGETHER]
+        counts = Counter((rank, kind) for rank, kind, _ in self._names)
+        found = [(rank, 0, name) for rank, kind, name in self._names if counts[rank, kind] <= _TOGETHER]
+        many = [(rank, 1, f"{count} x *{kind}") for (rank, kind), count in counts.items() if count > _TOGETHER]
+        return [name for _, _, name in sorted(found + many, key=lambda each: each[:2])]
 
 
 class TablesNotRead:
-    """Tables, annotations, archives and other sound beside the audio that are not read, by name."""
+    """Tables, annotations, archives and other sound beside the audio that are not read, by name; tables first."""
 
     def __init__(self, root: Path):
         self._root, self._peeked = root, 0
@@ -150,24 +165,32 @@ class TablesNotRead:
 
     def look(self, folder: str, names: Sequence[str]) -> None:
         """Look at the files of one folder."""
-        stems = {os.path.splitext(name)[0] for name in names if is_audio(name)}  # noqa: PTH122
+        stems = {each for name in names if is_audio(name) for each in (name, os.path.splitext(name)[0])}  # noqa: PTH122
         for name in names:
-            suffix = os.path.splitext(name)[1]  # noqa: PTH122
-            kaldi = name in _KALDI and "wav.scp" in names
-            table = suffix.lower() in _TABLES and not is_metadata(name)
-            if kaldi or table or (suffix.lower() == ".txt" and self._is_text_table(folder, name, stems)):
-                self._tables.add(self._root, folder, name)
-            elif name.lower().endswith(_ARCHIVES):
+            if is_audio(name) or is_metadata(name) or name.lower() in _NOBODYS:
+                continue
+            if name.lower().endswith(_ARCHIVES):
                 self._archives.add(self._root, folder, name)
-            elif suffix.lower() in UNREAD_SUFFIXES:
+            elif os.path.splitext(name)[1].lower() in UNREAD_SUFFIXES:  # noqa: PTH122
                 self._sounds.add(self._root, folder, name)
+            elif (rank := self._rank(folder, name, names, stems)) is not None:
+                self._tables.add(self._root, folder, name, rank=rank)
+
+    def _rank(self, folder: str, name: str, names: Sequence[str], stems: set[str]) -> int | None:
+        """0 for a table, 1 for an annotation, such as any file that is named like a recording beside it."""
+        stem, suffix = os.path.splitext(name)  # noqa: PTH122
+        suffix = suffix.lower()
+        if suffix in _PICTURES or suffix in _OF_PROGRAMS:
+            return None
+        if stem in stems or suffix in _ANNOTATIONS:
+            return 1
+        if suffix in _TABLES or (name in _KALDI and "wav.scp" in names):
+            return 0
+        return 0 if suffix in _TEXTS and self._is_text_table(folder, name, stems) else None
 
     def _is_text_table(self, folder: str, name: str, stems: set[str]) -> bool:
-        """Whether a text is named like a recording beside it, or its first two lines have the same separators."""
-        stem = os.path.splitext(name)[0]  # noqa: PTH122
-        if stem in stems:
-            return True
-        if stem.lower().startswith(_ABOUT) or self._peeked >= _TEXT_PEEKED:
+        """Whether the first two lines of a text have the same separators, or begin with recordings."""
+        if name.lower().startswith(_ABOUT) or self._peeked >= _TEXT_PEEKED:
             return False
         self._peeked += 1
         try:
@@ -175,6 +198,8 @@ class TablesNotRead:
                 first, second = file.readline(4096), file.readline(4096)
         except OSError:
             return False
+        if all(_names_a_recording(line, stems) for line in (first, second or first)):
+            return True
         return any(first.count(sign) == second.count(sign) > 0 for sign in "\t,;|")
 
     def listed(self) -> list[str]:
@@ -188,3 +213,9 @@ class TablesNotRead:
     def sounds(self) -> list[str]:
         """Files that may hold sound by their suffix and are not taken, in the same way."""
         return self._sounds.listed()
+
+
+def _names_a_recording(line: str, stems: set[str]) -> bool:
+    """Whether the first word of a line is a file of audio, or the name of one beside it."""
+    word = next(iter(line.replace("(", " ").replace('"', " ").split()), "")
+    return is_audio(word) or word.rpartition("/")[2] in stems
