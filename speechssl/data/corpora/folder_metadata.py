@@ -74,11 +74,12 @@ class Metadata:
             except EmptyStretchError:
                 self._empty.append(row.line)
                 continue
-            channels.check(entry.file, entry.extras, f"{self.path}:{row.line}")
             if entry.file != last:  # the stretches of a file follow one another
                 last = entry.file
                 name = local_path(last)
                 audio = name if is_address(name) else located(folder, name)
+            place = None if is_address(audio) else audio
+            channels.check(entry.file, entry.extras, f"{self.path}:{row.line}", place=place)
             yield MetadataRow(audio, self.folder, entry.known, entry.offset, entry.duration, entry.extras, entry.line)
 
     def notes(self) -> list[str]:

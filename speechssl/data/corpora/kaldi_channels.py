@@ -4,10 +4,9 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from speechssl.audio import AudioError, probe
 from speechssl.config import UserError
+from speechssl.data.channels import channels_of
 from speechssl.data.corpora.kaldi_tables import read_table
-from speechssl.data.members import local_file
 
 TABLE = "reco2file_and_channel"
 
@@ -41,7 +40,7 @@ class Channels:
         if recording not in self._named and self._names[place] == 1:
             return ""
         if place not in self._counts:
-            self._counts[place] = _count(place)
+            self._counts[place] = channels_of(place)
         if self._counts[place] == 1:
             return ""
         what = (
@@ -50,11 +49,3 @@ class Channels:
             else f"{self._names[place]} recordings of wav.scp are one file"
         )
         return f"{what}, and the file has {self._counts[place]} channels; write each channel to a file of its own"
-
-
-def _count(place: str) -> int:
-    try:
-        with local_file(place) as file:
-            return probe(file).channels
-    except AudioError:
-        return 1  # packing gives the reason

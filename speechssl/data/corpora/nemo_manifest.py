@@ -15,12 +15,12 @@ from pathlib import Path, PurePath
 
 from speechssl.config import Config, UserError
 from speechssl.data.channels import OneChannel
-from speechssl.data.columns import EmptyStretchError, empty_note, understand
+from speechssl.data.columns import NAMED, EmptyStretchError, empty_note, understand
 from speechssl.data.corpora import CorpusInfo, duration_of
 from speechssl.data.corpora.folder_names import split_of_folders
 from speechssl.data.corpora.rows import Description, json_lines, split_of
 from speechssl.data.coverage import Coverage
-from speechssl.data.findings import Findings, Found
+from speechssl.data.findings import Findings, Found, some
 from speechssl.data.places import local_path
 from speechssl.data.tables import Row, Table, json_object
 from speechssl.data.utterance import Utterance
@@ -101,8 +101,12 @@ def _read(manifest: Path, findings: Findings) -> Iterator[Utterance]:
     probe = functools.lru_cache(maxsize=16)(duration_of)  # the stretches of a long file come one after another
     split, coverage, channels = split_of(manifest.stem), Coverage(), OneChannel(columns)
     meaning.missing = findings.missing
+    given = dict(zip(names, columns, strict=True))
+    read = {field: given[name] for field in NAMED if (name := meaning.column(field)) is not None}
+    findings.columns |= {field: name for field, name in read.items() if name != field}
     findings.unused += [name for name in meaning.unused if name not in findings.unused]
     empty: list[int] = []
+    single: dict[int, list[str]] = {}  # files of which one channel is named, by how many they have
     for line, values in json_lines(manifest):
         try:
             entry = meaning.entry(Row(line, tuple(values.get(name) for name in columns)))
@@ -111,6 +115,9 @@ def _read(manifest: Path, findings: Findings) -> Iterator[Utterance]:
             continue
         channels.check(entry.file, entry.extras, f"{manifest}:{line}")
         place = _place(manifest.parent, entry.file, values.get(_SHARD))
+        if count := channels.left_out(entry.extras, place):
+            single.setdefault(count, []).append(entry.file)
+            continue
         offset = entry.offset or 0.0
         whole, duration = probe(place), entry.duration
         if whole:
@@ -121,7 +128,12 @@ def _read(manifest: Path, findings: Findings) -> Iterator[Utterance]:
         inside = split_of_folders(PurePath(entry.file).parent.parts) if not Path(entry.file).is_absolute() else None
         yield described.utterance(place, offset=offset, duration=duration, split=split or inside)
     note = coverage.note()
-    notes = [each for each in (empty_note(empty) if empty else None, note) if each]
+    apart = [
+        f"left out: {some(list(dict.fromkeys(files)))}: one channel is named, and the file has {count}; write each "
+        "channel to a file of its own"
+        for count, files in single.items()
+    ]
+    notes = [each for each in (empty_note(empty) if empty else None, *apart, note) if each]
     findings.notes += [*(f"{manifest}: {each}" for each in notes), *meaning.hints]
 
 

@@ -127,3 +127,10 @@ def test_the_split_is_in_the_name_of_the_manifest_or_in_a_relative_path(tmp_path
         write_tone(tmp_path / name / "a.wav")
     assert [each.split for each in prepare(write_lines(tmp_path / "all.json", *entries))] == ["train", None, None]
     assert [each.split for each in prepare(write_lines(tmp_path / "dev.json", *entries))] == ["dev"] * 3
+
+
+def test_the_column_of_a_field_is_named(tmp_path: Path, write_tone: Callable) -> None:
+    entry = {"audio_filepath": str(write_tone(tmp_path / "a.wav")), "command": "yes", "transcript": "x", "lang": "en"}
+    source = prepare(write_lines(tmp_path / "m.json", entry))
+    assert [(each.label, each.text, each.language) for each in source] == [("yes", "x", "en")]
+    assert source.findings.columns == {"label": "command", "text": "transcript", "language": "lang"}
