@@ -75,9 +75,26 @@ _LENGTHS = (  # of what, and in which unit, nobody knows
 _MAYBE: Mapping[str, tuple[str, ...]] = MappingProxyType(  # often something else: named where the field is empty
     {
         "duration": _LENGTHS,
-        "text": ("utterance", "caption", "prompt", "phrase", "word", "script"),
+        "text": (
+            *(
+                "utterance",
+                "caption",
+                "prompt",
+                "phrase",
+                "word",
+                "script",
+                "annotation",
+                "annotations",
+                "annotationvalue",
+            ),
+            *("content", "orthography", "ortho", "spokentext", "subtitle", "lyrics", "reference", "groundtruth"),
+        ),
         "label": ("classid", "labelid", "sentiment", "keyword", "command", "tag", "tags", "style"),
-        "speaker": ("actor", "actorid", "participant", "participantid", "subject", "subjectid", "reader"),
+        "speaker": (
+            *("actor", "actorid", "participant", "participantid", "subject", "subjectid", "reader", "readerid"),
+            *("userid", "user", "person", "personid", "narrator", "singer", "tier"),
+        ),
+        "split": ("usage", "phase", "setname", "splitname", "subsetname", "datasplit", "traintest", "fold"),
     }
 )
 

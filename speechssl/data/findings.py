@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from speechssl.config import UserError
 from speechssl.data.columns import NAMED
+from speechssl.data.splits import split_kind
 from speechssl.data.utterance import Utterance
 from speechssl.data.values import alike, folded, is_doubtful
 
@@ -125,14 +126,18 @@ class _Names:
         if name in self.names:
             return
         self.names.add(name)
-        first = self._firsts.setdefault(alike(name), name)
+        first = self._firsts.setdefault(self._key(name), name)
         if first != name:
             self._alike |= {first: None, name: None}
+
+    def _key(self, name: str) -> str:
+        """What names have in common that may be meant to be one; of splits also `val`, `validation` and `valid_set`."""
+        return (self.kind == "splits" and split_kind(name)) or alike(name)
 
     def note(self) -> str | None:
         if not self._alike:
             return None
-        capitals = len(set(map(folded, self._alike))) == len(set(map(alike, self._alike)))
+        capitals = len(set(map(folded, self._alike))) == len(set(map(self._key, self._alike)))
         words = "differ only in capitals" if capitals else "may be meant to be the same"
         return f"{self.kind} {words}: {some([repr(name) for name in self._alike])}"
 

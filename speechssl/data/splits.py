@@ -1,9 +1,28 @@
-"""The utterances of a split."""
+"""Names of splits, and the utterances of one."""
 
+import functools
+import re
 from collections.abc import Sequence
 
 from speechssl.config import UserError
 from speechssl.data.utterance import Utterance
+
+_SPLIT = re.compile(
+    r"(?:(train)(?:ing)?|(dev)(?:el(?:opment)?)?|(val)(?:id(?:ation)?)?|(eval)(?:uation)?|(test)(?:ing)?)"
+    r"[-_ ]?(?:set|split)?",
+    re.IGNORECASE,
+)
+
+
+@functools.cache  # names of folders and splits, few
+def split_kind(name: str) -> str | None:
+    """What the name of a split means: train, dev, val, eval or test; None for any other name.
+
+    >>> [split_kind(name) for name in ("Train", "devel", "validation", "test_set", "trainset", "train-clean", "tests")]
+    ['train', 'dev', 'val', 'test', 'train', None, None]
+    """
+    found = _SPLIT.fullmatch(name)
+    return None if found is None else next(filter(None, found.groups())).lower()
 
 
 def in_split(utterances: Sequence[Utterance], split: str | None, *, where: object) -> list[int]:

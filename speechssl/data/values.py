@@ -34,6 +34,7 @@ Extra = str | int | float | bool | None
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
 _TIMEDELTA = re.compile(r"(-?\d+) days?(?: \+?(\d{1,2}):(\d{2}):(\d{2}(?:\.\d+)?))?")
 _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)")
+_BETWEEN = re.compile(r"(?<=[^\W_])[\s_\-\u2010-\u2015\u2212]+(?=[^\W_])")  # blanks, hyphens, underscores
 _LONGEST_NUMBER = 20  # characters; more are no number that somebody wrote
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
@@ -125,10 +126,13 @@ def name_of(value: object) -> str | None:
 def alike(name: str) -> str:
     r"""What names have in common that are probably meant to be one.
 
-    Capitals, width, invisible characters and the way a number is written do not count.
+    Capitals, width, invisible characters, the way a number is written, and which blanks, hyphens and underscores are
+    between two letters or digits do not count.
 
     >>> [alike(name) for name in ("Joy", "\uff2aoy", "jo\xady", "007", "+7", "7.0", "1.50", "a1", "-0")]
     ['joy', 'joy', 'joy', '7', '7', '7', '1.5', 'a1', '0']
+    >>> [alike(name) for name in ("Anna  Lee", "anna_lee", "anna-lee", "annalee", "-5")]
+    ['anna lee', 'anna lee', 'anna lee', 'annalee', '-5']
     """
     text = name
     if not name.isascii():
@@ -138,7 +142,7 @@ def alike(name: str) -> str:
         return (
             "0" if number == 0 else format(number.normalize(), "E" if abs(number.adjusted()) > _LONGEST_NUMBER else "f")
         )
-    return text.casefold()
+    return _BETWEEN.sub(" ", text).casefold()
 
 
 def folded(name: str) -> str:

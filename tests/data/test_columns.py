@@ -145,6 +145,12 @@ def test_columns_that_may_mean_something_are_named(tmp_path: Path) -> None:
         "column 'actor' may be meant for the speaker: rename it to 'speaker' then",
     )
     assert meaning_of(tmp_path, "file,actor,speaker\na.wav,x,y\n").hints == ()
+    hints = meaning_of(tmp_path, "file,Annotation,Usage,User ID\na.wav,hi,train,x\n").hints
+    assert [hint.partition(":")[0] for hint in hints] == [
+        "column 'Annotation' may be meant for the text",
+        "column 'User ID' may be meant for the speaker",
+        "column 'Usage' may be meant for the split",
+    ]
 
 
 def test_structures_and_missing_keys_of_json(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from speechssl.data.corpora.folder import AudioFolder
 from speechssl.data.lists import list_ids
 from speechssl.data.manifest import Utterance, read_manifest, validate_manifest
 from speechssl.data.names import utterance_ids
+from speechssl.data.values import merged
 from speechssl.data.waveforms import pack
 from speechssl.embed.inputs import read_plan
 
@@ -529,6 +530,21 @@ def test_splits_of_folders_hold_with_a_table_at_the_root(corpus, both):
     assert [each.split for each in both.utterances] == ["train", "Test", None, None]
     assert [each["split"] for each in both.rows] == ["train", "Test", None, None]
     both.told("splits: train 1, Test 1")
+
+
+def test_names_in_other_spellings_are_told(corpus, both):
+    speakers = ["Anna  Lee", "anna_lee", "anna-lee", "anna lee", "s1_11", "s11_1"]
+    splits = ["val", "validation", "train_set", "train", "dev", "eval"]
+    rows = ["file_name,speaker,split"]
+    for number, values in enumerate(zip(speakers, splits, strict=True)):
+        recording(corpus / f"{number}.wav")
+        rows.append(f"{number}.wav,{','.join(values)}")
+    (corpus / "metadata.csv").write_text("\n".join(rows), "utf-8")
+    both.run()
+    assert [each.speaker for each in both.utterances] == speakers
+    both.told("speakers may be meant to be the same: 'Anna  Lee', 'anna_lee', 'anna-lee', 'anna lee'\n")
+    both.told("splits may be meant to be the same: 'val', 'validation', 'train_set', 'train'\n")
+    assert merged(speakers) == ["Anna  Lee"] * 4 + speakers[4:]
 
 
 def test_the_one_folder_that_is_called_like_a_split_is_it(corpus, both):

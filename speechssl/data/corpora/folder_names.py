@@ -1,26 +1,16 @@
 """What the names of folders say of the clips in them: a label, a split."""
 
-import functools
-import re
 from collections.abc import Collection, Mapping, Sequence
 
+from speechssl.data.splits import split_kind
 from speechssl.data.values import composed
 
-_SPLIT = re.compile(
-    r"(?:train(?:ing)?|dev(?:el(?:opment)?)?|val(?:id(?:ation)?)?|eval(?:uation)?|test(?:ing)?)[-_ ]?(?:set|split)?",
-    re.IGNORECASE,
-)
 _SHOWN = 8  # names in a note
 
 
-@functools.cache  # names of folders and words, few
 def is_split(name: str) -> bool:
-    """Whether a folder of this name is a split.
-
-    >>> [is_split(name) for name in ("Train", "dev", "validation", "test_set", "trainset", "train-clean", "tests")]
-    [True, True, True, True, True, False, False]
-    """
-    return _SPLIT.fullmatch(name) is not None
+    """Whether a folder of this name is a split, such as `train`, `dev`, `validation` or `test_set`."""
+    return split_kind(name) is not None
 
 
 def split_of_folders(parts: Sequence[str]) -> str | None:
