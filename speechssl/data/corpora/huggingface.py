@@ -10,6 +10,7 @@ the file's own description. A row is an utterance: times beside it are extras, a
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -129,6 +130,7 @@ class _Rows:
     def __init__(self, path: Path):
         from speechssl.data.arrow import open_arrow
 
+        self._path = path
         if path.suffix.lower() == ".parquet":
             import pyarrow.parquet as pq
 
@@ -156,7 +158,8 @@ class _Rows:
                 found = found.field("path") if pa.types.is_struct(found.type) else found
                 files = [each or "" for each in found.to_pylist()]
             for place in range(batch.num_rows):
-                values = {name: _named(column[place], names[name]) for name, column in columns.items()}
+                where = (self._path, number + place)
+                values = {name: _named(column[place], names[name], name, where) for name, column in columns.items()}
                 yield number + place, values, files[place]
             number += batch.num_rows
 
@@ -246,13 +249,16 @@ def _class_names(feature: Any) -> list[str]:
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
-def _named(value: Any, names: list[str]) -> Any:
-    """A class number as its name; -1 is what Hugging Face writes for no label."""
-    if not names or not isinstance(value, int) or value == -1:
-        return None if names and value == -1 else value
-    if not 0 <= value < len(names):
-        raise UserError(f"class number {value}, and there are {len(names)} names")
-    return names[value]
+def _named(value: Any, names: list[str], column: str, where: tuple[Path, int]) -> Any:
+    """A class number as its name; pandas makes 1.0 of 1 where others are missing."""
+    if not names or not isinstance(value, int | float):
+        return value
+    if value == -1 or math.isnan(value):  # -1 is what Hugging Face writes for no label
+        return None
+    if value not in range(len(names)):
+        path, row = where
+        raise UserError(f"{path}, row {row} (from 0): {column}: class number {value}, and there are {len(names)} names")
+    return names[int(value)]
 
 
 def _is_plain(kind: Any) -> bool:

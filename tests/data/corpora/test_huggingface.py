@@ -142,7 +142,7 @@ def test_what_is_no_data_set_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no \.parquet or \.arrow in it, and no folder of save_to_disk"):
         list(prepare(tmp_path / "empty"))
     wrong = write(tmp_path / "wrong.parquet", table([200], emotion=[7]))
-    with pytest.raises(UserError, match="class number 7, and there are 2 names"):
+    with pytest.raises(UserError, match=r"parquet, row \d \(from 0\): emotion: class number 7, and there are 2"):
         list(prepare(wrong))
     save(tmp_path / "half", table([200]))
     (tmp_path / "half" / "data-00000-of-00001.arrow").unlink()
@@ -277,3 +277,11 @@ def test_numbers_of_sentences_beside_a_text(tmp_path: Path) -> None:
         ("7", {"sentence": "02"}),
     ]
     assert source.findings.unused == ["sentence"]
+
+
+def test_class_numbers_that_pandas_made_floats(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", table([200, 300, 400], emotion=[1.0, float("nan"), 0.0]))
+    assert [each.label for each in prepare(path)] == ["glad", None, "sad"]
+    write(path, table([200, 300], emotion=[1.0, 0.5]))
+    with pytest.raises(UserError, match=r"a\.parquet, row 1 \(from 0\): emotion: class number 0\.5, and there are 2"):
+        list(prepare(path))
