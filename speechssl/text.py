@@ -19,24 +19,35 @@ import regex
 BLANK = "<blank>"  # CTC's "no output"; always index 0
 WORD_BOUNDARY = "|"  # stands for the space between words, as in fairseq's letter dictionaries
 
-TEXT_RULES = 3
+TEXT_RULES = 4
 """Version of `normalize_transcript`; higher when the same text gives other words. Version 1 cut words at everything
-that is no letter, mark or digit; version 2 lost the sound marks of half-width kana. Model folders hold the version that
-their transcripts were normalised by."""
+that is no letter, mark or digit; version 2 lost the sound marks of half-width kana; version 3 had two forms of Uzbek
+and Hawaiian words by what was typed for their apostrophe, and cut Greek ό,τι and Mongolian suffixes. Model folders hold
+the version that their transcripts were normalised by."""
 
 # Languages whose I is the capital of ı and whose İ is that of i (Unicode's SpecialCasing.txt has tr and az; Crimean
 # Tatar and Gagauz are written with the same letters), as ISO 639 codes, English and own names without diacritics.
-_DOTLESS = frozenset(
-    ["tr", "tur", "turkish", "turkce", "crh", "crimean tatar", "qirimtatarca", "qirimtatar tili", "gag", "gagauz"]
-) | frozenset(
-    ["az", "aze", "azj", "azb", "azerbaijani", "azeri", "azerbaycan", "azerbaycanca", "azerbaycan dili", "gagauzca"]
+_DOTLESS = (
+    frozenset(["tr", "tur", "turkish", "turkce", "ota", "crh", "crimean tatar", "qirimtatarca", "qirimtatar tili"])
+    | frozenset(
+        ["gag", "gagauz", "gagauzca", "az", "aze", "azj", "azb", "azerbaijani", "azeri", "azerbaycan", "azerbaycanca"]
+    )
+    | frozenset(["azerbaycan dili"])
 )
 # Languages whose Latin alphabet has ı as well; in Cyrillic and Arabic letters, their usual ones, there is no I.
-_DOTLESS_IN_LATIN = frozenset(["kk", "kaz", "kazakh", "tt", "tat", "tatar", "ba", "bak", "bashkir"])
+_DOTLESS_IN_LATIN = frozenset(
+    ["kk", "kaz", "kazakh", "tt", "tat", "tatar", "ba", "bak", "bashkir", "kaa", "karakalpak"]
+)
+# Where an apostrophe is a letter: behind o and g in Uzbek, before a vowel in Polynesian languages.
+_UZBEK = frozenset(["uz", "uzb", "uzn", "uzbek", "ozbek", "ozbekcha", "ozbek tili"])
+_POLYNESIAN = frozenset(
+    ["haw", "hawaiian", "olelo hawaii", "sm", "smo", "samoan", "to", "ton", "tongan", "ty", "tah", "tahitian"]
+)
 
 # What people type for an apostrophe: typographic quotes, prime, grave and acute accent, Greek elision, Armenian.
 _APOSTROPHES = frozenset("'\u2018\u2019\u201b\u2032`\u00b4\u1fbd\u1fbf\u1fef\u1ffd\u055a\uff07\uff40")
-_LETTER_APOSTROPHE = "\u02bc"  # a letter in some languages, an apostrophe in others
+_LETTERS_OR_MARKS = "\u02bb\u02bc"  # letters in some languages, an apostrophe in others
+_OKINA = "\u02bb"
 _STRETCHERS = frozenset("\u0640\u07fa\u180a")  # Arabic tatweel, NKo lajanyalan, Mongolian nirugu: width, no sound
 _ZERO_WIDTH_SPACE, _JOINERS = "\u200b", "\u200c\u200d"
 _WHOLE = frozenset("\u0e33\u0eb3\u037a")  # Thai and Lao AM, Greek iota below: letters that NFKC takes apart
@@ -67,19 +78,25 @@ _MANY_JOINERS = _pattern(rf"([{_JOINERS}])[{_JOINERS}]+")
 # A joiner changes how letters are written in cursive and Indic scripts (and, in Bengali, how they are read); elsewhere
 # it is a trace of typesetting.
 _SHAPED = r"[[\p{jt=D}\p{jt=R}[\p{L}--\p{InSC=Other}]]&&\p{L}]"
-_IDLE_JOINER = _pattern(rf"(?<!{_SHAPED}\p{{M}}*)[{_JOINERS}]|[{_JOINERS}](?![[\p{{L}}--{_LETTER_APOSTROPHE}]\p{{M}}])")
-_BESIDE = rf"[{_W}--[{_LETTER_APOSTROPHE}{_GERESH}]]"
-_INNER_LETTER_APOSTROPHE = _pattern(rf"(?<={_BESIDE}){_LETTER_APOSTROPHE}(?!\p{{M}})(?={_BESIDE})")
+_IDLE_JOINER = _pattern(rf"(?<!{_SHAPED}\p{{M}}*)[{_JOINERS}]|[{_JOINERS}](?![[\p{{L}}--{_LETTERS_OR_MARKS}]\p{{M}}])")
+_BESIDE = rf"[{_W}--[{_LETTERS_OR_MARKS}{_GERESH}]]"
+_INNER_LETTER_APOSTROPHE = _pattern(rf"(?<={_BESIDE})[{_LETTERS_OR_MARKS}](?!\p{{M}})(?={_BESIDE})")
 _HEBREW_ACRONYM = _pattern(rf"""(?<={_H}{_M})(?:''|["\u201c-\u201f{_GERSHAYIM}])(?={_H})""")
 _QUOTED = _pattern(rf"(?<!{_W})'([^']+)'(?!{_W})")
-_HEBREW_ABBREVIATION = _pattern(rf"(?<={_H}{_M})['{_LETTER_APOSTROPHE}]")
+_HEBREW_ABBREVIATION = _pattern(rf"(?<={_H}{_M})['{_LETTERS_OR_MARKS}]")
 _LONE_GERESH = _pattern(rf"(?<![{_W}--[\p{{Mn}}{_JOINERS}{_GERESH}]][\p{{Mn}}{_JOINERS}]*){_GERESH}+")
 _NEW_SENTENCE = _pattern(r"(?<=\p{Ll}\p{M}*)\.(?=\p{Lu}\p{M}*\p{Ll})")  # a space is missing: "the end.Then"
 _HYPHENATION_POINT = _pattern(rf"(?<={_A}{_M})\u2027(?={_A})")
+_MONGOLIAN_SPACE = _pattern(r"(?<=\p{Script=Mongolian})\u202f(?=\p{Script=Mongolian})")  # before a suffix
+_INNER_OF_UZBEK = _pattern(rf"(?<=[oOgG])['{_LETTERS_OR_MARKS}](?=['{_LETTERS_OR_MARKS}\p{{L}}])")
+_LAST_OF_UZBEK = _pattern(rf"(?<=[oOgG])['{_LETTERS_OR_MARKS}]")
+_BEFORE_VOWEL = _pattern(rf"['{_LETTERS_OR_MARKS}](?=[aeiouāēīōūAEIOUĀĒĪŌŪ])")
+_HO_TI = _pattern(rf"(?<=(?<!{_W})[όὅΌὍ]),(?=[τΤ][ιΙ])").pattern  # ό,τι ("whatever") is one word, ότι another
 _WORD = _pattern(
     rf"""(?:[{_W}--[\p{{Mn}}{_JOINERS}]]){_W}*+
     (?:(?:(?<={_W})'(?={_W})
       |(?<={_A}{_M})[.:\u00b7{_GERSHAYIM}](?={_M}{_A})
+      |{_HO_TI}
       |(?<={_D}{_M})[.\u066b\p{{WB=MidNum}}](?={_M}{_D})
     ){_W}++)*+""".replace("\n", "").replace(" ", "")
 )
@@ -100,6 +117,9 @@ def normalize_transcript(text: str, language: str | None = None) -> str:
 
     - hyphens, underscores and other connectors, and spaces of every width separate words;
     - a full stop between a small letter and a capitalised word ends a sentence ("the end.Then");
+    - Greek ό,τι is one word, and so is a Mongolian word with the narrow space before its suffix;
+    - the letter ʻ is an apostrophe inside a word; behind o and g in Uzbek and before a vowel in Hawaiian, Samoan,
+      Tongan and Tahitian, whatever is typed for it is ʻ;
     - scripts without spaces (Han, Kana, Thai, Lao, Khmer, Burmese) are not cut into words: a run of letters is one
       word, and the character error rate is the one to read;
     - emoji and other symbols are no words, and a mark without a letter is removed.
@@ -112,7 +132,7 @@ def normalize_transcript(text: str, language: str | None = None) -> str:
         text: a transcript.
         language: an ISO 639 code, a language tag or an English name, as a manifest has it ("tr", "tr-TR"). It decides
             about I, which is the capital of ı in Turkish, Azerbaijani, Crimean Tatar and Gagauz, and in Kazakh,
-            Tatar and Bashkir where a tag has the Latin script ("kk-Latn").
+            Karakalpak, Tatar and Bashkir where a tag has the Latin script ("kk-Latn"), and about the apostrophe.
 
     >>> normalize_transcript("  «It’s», she said, a well-known “café”…")
     "it's she said a well known café"
@@ -122,13 +142,18 @@ def normalize_transcript(text: str, language: str | None = None) -> str:
     ('ısparta ili', 'el col·legi 3.14')
     """
     plain = unicodedata.normalize("NFC", text)
-    if not plain.isascii():
+    name, _ = _language(language)
+    if not plain.isascii() or name in _UZBEK or name in _POLYNESIAN:
+        plain = _MONGOLIAN_SPACE.sub("", plain)
         plain = _SOUND_MARK.sub(lambda match: _COMBINING[match[0]], plain)
         plain = unicodedata.normalize("NFC", _RAISED.sub(" ", plain).translate(_PLAIN))
         plain = _TYPED_AM.sub(_composed_am, _IDLE_JOINER.sub("", _MANY_JOINERS.sub(r"\1", plain)))
         plain = _HEBREW_ACRONYM.sub(_GERSHAYIM, _HYPHENATION_POINT.sub("", plain))
+        plain = _INNER_OF_UZBEK.sub(_OKINA, plain) if name in _UZBEK else plain
         plain = _HEBREW_ABBREVIATION.sub(_GERESH, _QUOTED.sub(r" \1 ", plain))
         plain = _INNER_LETTER_APOSTROPHE.sub("'", _LONE_GERESH.sub(" ", plain))
+        plain = _LAST_OF_UZBEK.sub(_OKINA, plain) if name in _UZBEK else plain
+        plain = _BEFORE_VOWEL.sub(_OKINA, plain) if name in _POLYNESIAN else plain
     words = " ".join(_WORD.findall(_NEW_SENTENCE.sub(" ", plain)))
     if dotless_i(language):
         words = words.replace("I", "ı").replace("İ", "i")
@@ -143,12 +168,19 @@ def dotless_i(language: str | None) -> bool:
     >>> dotless_i("kk-Latn"), dotless_i("kk")
     (True, False)
     """
+    name, details = _language(language)
+    latin = any(each in ("latn", "latin") for each in details)
+    return name in _DOTLESS or (latin and name in _DOTLESS_IN_LATIN)
+
+
+def _language(language: str | None) -> tuple[str, list[str]]:
+    """The code or name of a language without diacritics and apostrophes, and the rest of its tag."""
     if language is None:
-        return False
+        return "", []
     plain = unicodedata.normalize("NFKD", language.strip().lower()).replace("ə", "e").replace("ı", "i")
-    name, *details = regex.split(r"[-_(),]", "".join(c for c in plain if not unicodedata.combining(c)))
-    latin = any(each.strip() in ("latn", "latin") for each in details)
-    return name.strip() in _DOTLESS or (latin and name.strip() in _DOTLESS_IN_LATIN)
+    kept = (c for c in plain if not unicodedata.combining(c) and c not in _APOSTROPHES and c not in _LETTERS_OR_MARKS)
+    name, *details = (each.strip() for each in regex.split(r"[-_(),]", "".join(kept)))
+    return name, details
 
 
 class _PlainForms(dict[int, str]):
@@ -176,6 +208,8 @@ def _plain_form(character: str) -> str:
     if character in _STRETCHERS or _IGNORED.match(character) or _INNER_PUNCTUATION.match(character):
         return ""
     form = unicodedata.decomposition(character).split(" ")[0]
+    if form == "<super>" and unicodedata.category(character) == "So":
+        return " "  # ™ is no letter of a word
     if _MODIFIER.match(character) and form in ("<super>", "<sub>"):
         return character
     plain = unicodedata.normalize("NFKC", character)

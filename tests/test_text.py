@@ -81,8 +81,8 @@ SCRIPTS = {
     "French": ("L’homme d'aujourd'hui", "l'homme d'aujourd'hui"),
     "Breton": ("c’hoar", "c'hoar"),
     "Ukrainian": ("п’ять пʼять п'ять", "п'ять п'ять п'ять"),
-    "Hawaiian": ("ʻĀina Hawaiʻi", "ʻāina hawaiʻi"),
-    "Uzbek": ("oʻzbek bogʻ", "oʻzbek bogʻ"),
+    "Hawaiian": ("ʻĀina Hawaiʻi", "ʻāina hawai'i"),
+    "Uzbek": ("oʻzbek o‘zbek bogʻ", "o'zbek o'zbek bogʻ"),
     "Navajo": ("Tʼááʼ", "t'ááʼ"),
     "Afrikaans": ("ŉ hond", "n hond"),
     "Greek elision": ("ἀλλ\u1fbd ἐγώ", "ἀλλ ἐγώ"),
@@ -110,6 +110,9 @@ SCRIPTS = {
     # What separates, and what is no word.
     "hyphens": ("well-known Nord\u2011Ost", "well known nord ost"),
     "underscores": ("snake_case les\u203famis", "snake case les amis"),
+    "trade marks": ("Word™ is℠", "word is"),
+    "Mongolian": ("ᠮᠣᠩᠭᠣᠯ\u202fᠤᠨ ᠮᠣᠩᠭᠣᠯ\u180eᠤᠨ", "ᠮᠣᠩᠭᠣᠯᠤᠨ ᠮᠣᠩᠭᠣᠯᠤᠨ"),
+    "Greek with a comma": ("Ό,τι πεις, ὅ,τι ὅτι ό, τι αυτό,τι", "ό,τι πεις ὅ,τι ὅτι ό τι αυτό τι"),
     "thin spaces": ("1\u202f000\u2009km", "1 000 km"),
     "emoji": ("ok👍🏽 👨\u200d👩\u200d👧 1️⃣", "ok 1"),
     "a mark on nothing": ("a¨b .\u0301c", "a b c"),
@@ -123,8 +126,34 @@ def test_words_of_many_scripts(script: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("language", "texts", "expected"),
+    [
+        (
+            "uz",
+            (
+                "O‘zbek tog‘ ma’no",
+                "Oʻzbek togʻ maʼno",
+                "‘o‘zbek’ tog’ maʻno",
+                "O'zbek tog' ma'no",
+                "o`zbek 'tog`' maʻno",
+            ),
+            "oʻzbek togʻ ma'no",
+        ),
+        ("uz-Latn", ("‘Bog‘’ katta",), "bogʻ katta"),
+        ("Oʻzbek tili", ("G‘isht",), "gʻisht"),
+        ("haw", ("‘Ōlelo Hawai‘i", "ʻŌlelo Hawaiʻi", "'Ōlelo Hawai'i", "ʼŌlelo Hawai`i"), "ʻōlelo hawaiʻi"),
+        ("haw", ("'aloha' i", "‘aloha’ i"), "aloha i"),
+        ("en", ("'Olelo Hawai'i",), "olelo hawai'i"),
+    ],
+)
+def test_an_apostrophe_that_is_a_letter_has_one_form(language: str, texts: tuple[str, ...], expected: str) -> None:
+    assert {normalize_transcript(text, language) for text in texts} == {expected}
+
+
+@pytest.mark.parametrize(
     ("language", "expected"),
     [
+        ("ota", "ısparta ilı diş"),
         (None, "isparta ilı diş"),
         ("en", "isparta ilı diş"),
         ("tr", "ısparta ilı diş"),
