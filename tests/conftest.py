@@ -11,13 +11,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import hypothesis
-import jaxtyping
 import pytest
 import torch
 
-# Every annotation in the package is checked at run time, jaxtyping's shapes included. The hook must be in place before
-# the first import of the package, hence here.
-jaxtyping.install_import_hook("speechssl", "beartype.beartype")
+from tests import checked
+
+checked.install()  # before the first import of the package, hence here
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
