@@ -50,7 +50,7 @@ def toy_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.shown import at_toy_size
 
     folder = tmp_path_factory.mktemp("demo")
-    corpus = ["--root", f"{folder}/voices", "--set", "voices=6", "--set", "hours=0.05", "--out", f"{folder}/corpus"]
+    corpus = ["--root", f"{folder}/voices", "--set", "voices=6", "--set", "hours=0.025", "--out", f"{folder}/corpus"]
     assert cli.main(["prepare", "espeak", *corpus]) == 0
     assert cli.main(at_toy_size(["pretrain", f"{folder}/corpus", "--out", f"{folder}/pretrain"])) == 0
     return folder
