@@ -7,11 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # Two threads are the machine that CI promises. Processes that run tests side by side share its cores: with two threads
-# each on two cores, small models take half as much processor time again.
-# Before torch is imported anywhere: OpenMP reads this once.
-os.environ.setdefault(
-    "OMP_NUM_THREADS",
-    str(max(1, min(2, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))),
+# each on two cores, small models take half as much processor time again. Before torch is imported anywhere: OpenMP
+# reads this once. Not where it is unset alone: xdist's own process has been here before its workers.
+os.environ["OMP_NUM_THREADS"] = str(
+    max(
+        1,
+        min(
+            int(os.environ.get("OMP_NUM_THREADS", "2")),
+            (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")),
+        ),
+    )
 )
 # Threads that wait give up their core: beside other processes, small models are five times as fast so.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
