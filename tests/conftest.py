@@ -81,10 +81,14 @@ def home(toy_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path
 
 
-@pytest.fixture
-def two_threads() -> Iterator[None]:
+def _two_threads() -> Iterator[None]:
     """For what must be exact however many threads share the work, whatever runs beside it."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
+
+
+two_threads = pytest.fixture(_two_threads, name="two_threads")
+# With the models that the tests of a module share: a model arranges its weights for a number of threads.
+two_threads_throughout = pytest.fixture(_two_threads, scope="module", name="two_threads_throughout")

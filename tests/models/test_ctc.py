@@ -14,7 +14,7 @@ from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.heads import load_head, pad, save_head
 from speechssl.text import Vocabulary
 
-pytestmark = pytest.mark.usefixtures("two_threads")
+pytestmark = pytest.mark.usefixtures("two_threads_throughout")
 
 
 def collapsed(path: tuple[int, ...]) -> tuple[int, ...]:
