@@ -43,7 +43,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(INSTALL) '.[dev,lm]' || echo "$(NO_LM)" >&2
 	@touch $@
 
+# Bytecode is kept wherever that is possible: each of the suite's processes would compile the package anew.
 .PHONY: test
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(READY) ## run the test suite (ARGS="-k name" passes through)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
 

@@ -3,21 +3,31 @@
 import csv
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-# Before torch is imported anywhere: OpenMP reads this once. Two threads are the machine that CI promises.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Two threads are the machine that CI promises. Processes that run tests side by side share its cores: with two threads
+# each on two cores, small models take half as much processor time again. Before torch is imported anywhere: OpenMP
+# reads this once. Not where it is unset alone: xdist's own process has been here before its workers.
+os.environ["OMP_NUM_THREADS"] = str(
+    max(
+        1,
+        min(
+            int(os.environ.get("OMP_NUM_THREADS", "2")),
+            (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")),
+        ),
+    )
+)
 # Threads that wait give up their core: beside other processes, small models are five times as fast so.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import hypothesis
-import jaxtyping
 import pytest
 import torch
 
-# Every annotation in the package is checked at run time, jaxtyping's shapes included. The hook must be in place before
-# the first import of the package, hence here.
-jaxtyping.install_import_hook("speechssl", "beartype.beartype")
+from tests import checked
+
+checked.install()  # before the first import of the package, hence here
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
@@ -45,7 +55,7 @@ def toy_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.shown import at_toy_size
 
     folder = tmp_path_factory.mktemp("demo")
-    corpus = ["--root", f"{folder}/voices", "--set", "voices=6", "--set", "hours=0.05", "--out", f"{folder}/corpus"]
+    corpus = ["--root", f"{folder}/voices", "--set", "voices=6", "--set", "hours=0.025", "--out", f"{folder}/corpus"]
     assert cli.main(["prepare", "espeak", *corpus]) == 0
     assert cli.main(at_toy_size(["pretrain", f"{folder}/corpus", "--out", f"{folder}/pretrain"])) == 0
     return folder
@@ -69,3 +79,16 @@ def home(toy_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path
+
+
+def _two_threads() -> Iterator[None]:
+    """For what must be exact however many threads share the work, whatever runs beside it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+two_threads = pytest.fixture(_two_threads, name="two_threads")
+# With the models that the tests of a module share: a model arranges its weights for a number of threads.
+two_threads_throughout = pytest.fixture(_two_threads, scope="module", name="two_threads_throughout")

@@ -16,6 +16,8 @@ from speechssl.embed.inputs import read_plan
 from tests.data.corpora.test_huggingface import save, table, write
 from tests.data.test_members import wav, write_tar
 
+pytestmark = pytest.mark.usefixtures("two_threads_throughout")
+
 PITCHES = [200, 300, 400]
 
 

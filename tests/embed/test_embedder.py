@@ -20,6 +20,8 @@ from speechssl.nn.conv import ConvFeatureEncoder
 
 from .conftest import MICRO, MICRO_GROUP, micro_encoder, tone
 
+pytestmark = pytest.mark.usefixtures("two_threads_throughout")
+
 
 @pytest.fixture(scope="module")
 def model():

@@ -15,6 +15,8 @@ from speechssl.models.heads import save_head
 
 from .conftest import MICRO, MICRO_GROUP, micro_encoder, tone
 
+pytestmark = pytest.mark.usefixtures("two_threads_throughout")
+
 CPU = torch.device("cpu")
 
 

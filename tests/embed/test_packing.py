@@ -12,7 +12,10 @@ from speechssl.nn.packed import DynamicLinear, PackedPositions, can_pack
 
 from .conftest import MICRO, MICRO_GROUP, micro_encoder, tone
 
-pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="no packed layers on this processor")
+pytestmark = [
+    pytest.mark.skipif(not can_pack(torch.float32), reason="no packed layers on this processor"),
+    pytest.mark.usefixtures("two_threads_throughout"),
+]
 CPU = torch.device("cpu")
 CLIPS = [tone(9000), tone(16000, 300), tone(12345, 150)]
 WAVLM = {"relative_buckets": 8, "relative_distance": 20}

@@ -12,6 +12,8 @@ from speechssl.models.encoder import SpeechEncoder
 from .conftest import MICRO, MICRO_GROUP, tone
 from .test_packing import KINDS
 
+pytestmark = pytest.mark.usefixtures("two_threads_throughout")
+
 CPU = torch.device("cpu")
 WIDE = MICRO_GROUP.conv.model_copy(update={"layers": ((8, 165, 5), *MICRO_GROUP.conv.layers[1:])})
 ALL = KINDS | {"group norm over padding": MICRO_GROUP.model_copy(update={"conv": WIDE})}

@@ -12,6 +12,8 @@ from speechssl.models.heads import pad
 from speechssl.models.logmel_cnn import LogMelCNNConfig
 from speechssl.nn.pooling import mean_std_pool
 
+pytestmark = pytest.mark.usefixtures("two_threads_throughout")
+
 Pooling = Literal["mean", "mean+std", "attention"]
 
 

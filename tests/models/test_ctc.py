@@ -14,6 +14,8 @@ from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.heads import load_head, pad, save_head
 from speechssl.text import Vocabulary
 
+pytestmark = pytest.mark.usefixtures("two_threads_throughout")
+
 
 def collapsed(path: tuple[int, ...]) -> tuple[int, ...]:
     """Graves et al. 2006, section 3.1: repeated symbols become one, then blanks (0) go."""

@@ -10,6 +10,8 @@ from speechssl.nn.conv import ConvConfig
 from speechssl.nn.transformer import TransformerConfig
 from tests.toys import MICRO_ENCODER
 
+pytestmark = pytest.mark.usefixtures("two_threads_throughout")
+
 TRANSFORMER = TransformerConfig(dim=48, layers=3, heads=4, feedforward=96, pre_norm=True, position_kernel=128)
 PAPER_LIKE = EncoderConfig(
     conv=ConvConfig(layers=((32, 10, 5), *((32, 3, 2),) * 4, *((32, 2, 2),) * 2)), transformer=TRANSFORMER

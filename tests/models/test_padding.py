@@ -21,6 +21,8 @@ from speechssl.nn.pooling import AttentionPool, mean_pool, mean_std_pool, valid_
 from speechssl.text import Vocabulary
 from tests.toys import MICRO_ENCODER, changed
 
+pytestmark = pytest.mark.usefixtures("two_threads_throughout")
+
 RUBBISH = (math.nan, math.inf, -math.inf, 1e30)
 SAMPLES = torch.tensor([4000, 2503, 400])
 GROUP = changed(

@@ -26,6 +26,8 @@ from speechssl.nn.quantizer import GumbelQuantizer, QuantizerConfig
 from speechssl.nn.time_norm import TimeNorm
 from tests.toys import normalized_tones
 
+pytestmark = pytest.mark.usefixtures("two_threads_throughout")
+
 SHAPES = [(10, 5, 1), (3, 2, 1), (2, 2, 1), (1, 1, 1), (6, 1, 2), (3, 2, 2)]  # kernel, stride, groups
 
 

@@ -17,6 +17,8 @@ from speechssl.nn.features import Framing, MelConfig, delta, log_mel, mel_power,
 from speechssl.nn.yin import PitchConfig, _normalised_difference
 from tests.toys import tones
 
+pytestmark = pytest.mark.usefixtures("two_threads_throughout")
+
 RATE = 16000
 LIBROSA = Framing(hop=160, field=0)  # librosa's center=True
 DB = 10 / math.log(10)

@@ -18,6 +18,8 @@ from speechssl.nn.packed import (
 from speechssl.nn.time_norm import TimeNorm, WindowMoments
 from speechssl.nn.transformer import PositionalConvolution
 
+pytestmark = pytest.mark.usefixtures("two_threads_throughout")
+
 NEAR = {torch.float32: 1e-5, torch.bfloat16: 0.1}  # of numbers of the size of one to five
 DTYPES = [
     pytest.param(dtype, marks=pytest.mark.skipif(not can_pack(dtype), reason=f"no packed layers in {dtype} here"))

@@ -19,6 +19,8 @@ from speechssl.nn.transformer import (
     TransformerLayer,
 )
 
+pytestmark = pytest.mark.usefixtures("two_threads_throughout")
+
 SMALL = TransformerConfig(
     dim=24, layers=3, heads=3, feedforward=40, position_kernel=6, position_groups=4, layer_drop=0.0
 )

@@ -197,6 +197,7 @@ def test_what_is_logged(
     assert pretrain([corpus], tmp_path / "more", config=more, start=out).finished
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_a_stopped_run_resumes_bit_for_bit(
     config: PretrainConfig, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -229,6 +229,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, updates: int) -> None:
     monkeypatch.setattr(loop, "any_rank", lambda flag, device: flag or next(counted) == updates)
 
 
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("kind", BY_KIND)
 def test_a_stopped_run_goes_on_bit_for_bit(
     store: WaveformStore, start: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch

@@ -32,6 +32,7 @@ def learn_by_heart(updates: int) -> float:
     return float(np.mean(losses[-10:]))
 
 
+@pytest.mark.slow
 def test_one_batch_is_learned_by_heart() -> None:
     """Chance is 3.0. Without gradients through the targets it would still be above 2 by then."""
     assert learn_by_heart(150) < 1.8

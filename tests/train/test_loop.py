@@ -82,6 +82,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, updates: int) -> None:
     monkeypatch.setattr(loop, "any_rank", lambda flag, device: flag or next(counted) == updates)
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_watching_a_run_does_not_change_it(corpus: Path, tmp_path: Path) -> None:
     """Validation, probes, checkpoints and log rows at other moments: the same weights to the last bit."""
     plain = changed(MICRO_RUN, loop__validate_every=12, loop__checkpoint_every=12, loop__log_every=12)
@@ -117,6 +118,7 @@ def test_the_log(corpus: Path, tmp_path: Path) -> None:
     assert (result.finished, result.steps, result.seconds_seen) == (True, 11, pytest.approx(44.0))
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_validation_is_the_same_every_time(corpus: Path, tmp_path: Path) -> None:
     """Without a learning rate nothing changes: neither masks nor crops nor noise may."""
     config = changed(MICRO_RUN, optim__reference_lr=0.0, loop__validate_every=3)

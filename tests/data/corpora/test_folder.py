@@ -285,6 +285,7 @@ def test_broken_metadata_names_file_and_line(tmp_path: Path, name: str, content:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.packs
 def test_packs_of_real_speech(packs: Path, tmp_path: Path) -> None:
     metadata = sorted(packs.glob("*/metadata.jsonl"), key=lambda path: path.stat().st_size)
