@@ -44,12 +44,12 @@ from torch import Tensor
 import speechssl
 from speechssl.audio import SAMPLE_RATE, AudioError, decode, normalize, probe
 from speechssl.embed.embedder import EmbeddingModel
-from speechssl.embed.precision import Precision
+from speechssl.inference.precision import Precision
 from speechssl.interop import huggingface
 from speechssl.interop import torchaudio as torchaudio_names
 from speechssl.models.encoder import PRESETS, EncoderConfig, SpeechEncoder
 from speechssl.models.storage import load_encoder, save_model
-from speechssl.nn.packed import PackedLinear, can_pack
+from speechssl.nn.cpu.packed import PackedLinear, can_pack
 
 OURS, INT8, ONE, EIGHT, TORCHAUDIO, FP32 = (
     "ours", "ours, int8", "transformers, one by one", "transformers, padded batches of 8", "torchaudio, one by one",

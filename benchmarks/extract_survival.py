@@ -85,7 +85,7 @@ def child(model: str, source: str, out: str, *, dtype: str) -> None:
     """One extraction in a process of its own; the report on stdout."""
     from dataclasses import asdict
 
-    from speechssl.embed.extract import extract
+    from speechssl.extract.run import extract
 
     report = extract(model, source, Path(out), dtype=dtype)  # pyright: ignore[reportArgumentType]
     print(json.dumps(asdict(report), default=str))

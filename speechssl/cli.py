@@ -256,8 +256,8 @@ def predict(
     would take for a formula begins with ./, other such cells with an apostrophe; jsonl has them as they are.
     """
     from speechssl.config import UserError
-    from speechssl.embed.predict import Predictor
-    from speechssl.embed.predict_cli import predict_to_file, predict_to_stream
+    from speechssl.extract.predict_cli import predict_to_file, predict_to_stream
+    from speechssl.inference.predictor import Predictor
 
     if greedy and lm is not None:
         raise UserError("--greedy and --lm exclude each other")
@@ -305,9 +305,9 @@ def extract(
     as_json: Annotated[bool, typer.Option("--json", help="The counts as one JSON object on stdout.")] = False,
 ) -> None:
     """Turn recordings into vectors. A run that was killed goes on where it was; bad files stop nothing."""
-    from speechssl.embed.extract import extract as run
-    from speechssl.embed.resources import read_bytes
-    from speechssl.embed.summary import summary, told_by
+    from speechssl.extract.resources import read_bytes
+    from speechssl.extract.run import extract as run
+    from speechssl.extract.summary import summary, told_by
 
     with bars() as bar:
         report = run(
@@ -422,7 +422,7 @@ def evaluate(
             f"{model}: --split, --other-speakers and --leave-out-trained are for fine-tuned models; this one has no "
             "head"
         )
-    from speechssl.embed.evaluate import evaluate as run
+    from speechssl.experiments.evaluate import evaluate as run
 
     tasks = [each.value for each in task]
     with hold_file(out):

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from speechssl.audio import RECEPTIVE_FIELD, SAMPLE_RATE
 from speechssl.config import UserError
 from speechssl.embed.embedder import frame_centres, load
-from speechssl.embed.encoding import Encoding, Layer
-from speechssl.embed.moments import Pooling
+from speechssl.inference.engine import Encoding, Layer
+from speechssl.inference.pooling import Pooling
 from speechssl.interop.sources import ASSETS, bundled_models
 from speechssl.models.encoder import SpeechEncoder
 

@@ -1,1 +1,1 @@
-"""Frozen encoders at work: the Python API, folders of audio to Parquet, and few-shot evaluation."""
+"""The Python API: a pretrained model, clips in, embeddings out."""

@@ -23,10 +23,11 @@ from jaxtyping import Float32, Float64
 
 from speechssl.audio import SAMPLE_RATE
 from speechssl.config import UserError
+from speechssl.device import device_of
 from speechssl.embed.clips import Clip, decoded, is_single, to_waveform
-from speechssl.embed.encoding import Encoding, Layer, Waveform, device_of, learned_mix
-from speechssl.embed.moments import Pooling
-from speechssl.embed.precision import Precision, check_precision, choose
+from speechssl.inference.engine import Encoding, Layer, Waveform, learned_mix
+from speechssl.inference.pooling import Pooling
+from speechssl.inference.precision import Precision, check_precision, choose
 from speechssl.interop.sources import open_source
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.nn.conv import ConvConfig
@@ -34,7 +35,7 @@ from speechssl.nn.conv import ConvConfig
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from speechssl.embed.predict import Prediction, Predictor
+    from speechssl.inference.predictor import Prediction, Predictor
 
 DECODED_SECONDS = 600.0  # of audio held at once by `embed`: 38 MB
 
@@ -252,7 +253,7 @@ class EmbeddingModel:
         return [each for waveforms in _portions(decoded(clips)) for each in predictor.predict(waveforms)]
 
     def _predictor(self) -> "Predictor":
-        from speechssl.embed.predict import Predictor
+        from speechssl.inference.predictor import Predictor
 
         if self._folder is None:
             raise UserError("this encoder was not loaded from the folder of a fine-tuned model")

@@ -20,9 +20,9 @@ from jaxtyping import Float, Float32, Int
 
 from speechssl.config import UserError
 from speechssl.data.waveforms import WaveformStore
-from speechssl.embed.display import Display
 from speechssl.embed.embedder import EmbeddingModel, load
-from speechssl.embed.evaluate import encoder_features, random_encoder, waveform_of
+from speechssl.experiments.display import Display
+from speechssl.experiments.evaluate import encoder_features, random_encoder
 from speechssl.scoring.baselines import MFCC_DIM, mfcc_statistics
 from speechssl.scoring.probe import predict_logistic, shot_folds
 
@@ -119,7 +119,7 @@ def mfcc_features(
     from threadpoolctl import threadpool_limits
 
     def row(index: int) -> Float32[np.ndarray, " dim"]:
-        waveform = waveform_of(store, index)
+        waveform = store.waveform(index)
         spread = float(waveform.std())
         return mfcc_statistics(waveform / spread if remove_level and spread > 0 else waveform)
 

@@ -10,10 +10,9 @@ from speechssl.data.names import is_synthetic, utterance_ids
 from speechssl.data.splits import in_split
 from speechssl.data.utterance import Utterance, said
 from speechssl.data.waveforms import WaveformStore
-from speechssl.embed.evaluate import waveform_of
-from speechssl.embed.predict import Predictor, Transcript
 from speechssl.experiments.asr_ngram import LM_TEXT, transcripts_in_record
 from speechssl.experiments.held_out import HeldOut
+from speechssl.inference.predictor import Predictor, Transcript
 from speechssl.models.storage import model_hash
 from speechssl.scoring.items import Answers, items_path, write_items
 from speechssl.scoring.results import ResultRow, write_results
@@ -117,7 +116,7 @@ def _ways(model: Path) -> list[tuple[str, Predictor]]:
 def _written(predictor: Predictor, store: WaveformStore, chosen: Sequence[int]) -> list[str]:
     texts: list[str] = []
     for start in range(0, len(chosen), _CHUNK):
-        waveforms = [waveform_of(store, index) for index in chosen[start : start + _CHUNK]]
+        waveforms = [store.waveform(index) for index in chosen[start : start + _CHUNK]]
         for found in predictor.predict(waveforms):
             assert isinstance(found, Transcript)
             texts.append(found.text)

@@ -18,7 +18,6 @@ from speechssl.audio import SAMPLE_RATE
 from speechssl.config import UserError, dump_config, load_config
 from speechssl.data.labelled import Example
 from speechssl.data.waveforms import WaveformStore
-from speechssl.embed.evaluate import waveform_of
 from speechssl.models.ctc import CTCModel
 from speechssl.models.heads import classify, load_head
 from speechssl.models.storage import encoder_dim, read_encoder_config
@@ -130,7 +129,7 @@ def predict_classes(folder: Path, store: WaveformStore, indices: Int[np.ndarray,
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     answers = [""] * len(indices)
     for part in _parts(store, indices):
-        probabilities = classify(model, [waveform_of(store, int(indices[i])) for i in part])
+        probabilities = classify(model, [store.waveform(int(indices[i])) for i in part])
         for place, best in zip(part, probabilities.argmax(axis=1).tolist(), strict=True):
             answers[place] = model.classes[best]
     return answers

@@ -9,7 +9,7 @@ import soundfile
 
 from speechssl.config import UserError
 from speechssl.data.corpora import folder, nemo_manifest
-from speechssl.embed.inputs import read_plan
+from speechssl.extract.plan import read_plan
 
 WORDS = "'channel' is 2 and was 1 before for the same file.* write each channel to a file of its own"
 

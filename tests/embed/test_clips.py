@@ -13,8 +13,7 @@ import torch
 from speechssl.audio import AudioError
 from speechssl.config import UserError
 from speechssl.embed.clips import content_digest, decoded, is_single, to_waveform
-
-from .conftest import tone
+from tests.micro import tone
 
 CLIP = tone(8000)
 

@@ -11,14 +11,14 @@ import torch
 import speechssl
 from speechssl.audio import AudioError, normalize
 from speechssl.config import UserError
-from speechssl.embed import embedder, encoding, precision
+from speechssl.embed import embedder
 from speechssl.embed.clips import to_waveform
 from speechssl.embed.embedder import EmbeddingModel, frame_centres, load
-from speechssl.embed.moments import POOLINGS
+from speechssl.inference import engine, precision
+from speechssl.inference.pooling import POOLINGS
 from speechssl.models.storage import model_hash, save_model
 from speechssl.nn.conv import ConvFeatureEncoder
-
-from .conftest import MICRO, MICRO_GROUP, micro_encoder, tone
+from tests.micro import MICRO, MICRO_GROUP, micro_encoder, tone
 
 pytestmark = pytest.mark.usefixtures("two_threads_throughout")
 
@@ -96,7 +96,7 @@ def test_long_clips_go_through_windows_and_keep_every_frame(model, monkeypatch):
 
 def test_a_long_clip_does_not_change_its_neighbours(model, monkeypatch):
     monkeypatch.setattr(model.encoding, "window_seconds", 2.5)
-    monkeypatch.setattr(encoding, "CONTEXT_SECONDS", 0.5)
+    monkeypatch.setattr(engine, "CONTEXT_SECONDS", 0.5)
     clips = [CLIPS[0], tone(16000 * 4), CLIPS[2]]
     np.testing.assert_allclose(model.embed(clips), np.stack([model.embed(clip) for clip in clips]), atol=1e-5)
 

@@ -31,12 +31,11 @@ from speechssl.embed import estimator as module
 from speechssl.embed import known
 from speechssl.embed.clips import rows_of
 from speechssl.embed.embedder import load
-from speechssl.embed.encoding import Encoding
 from speechssl.embed.estimator import ClipWarning, Embedder
-from speechssl.embed.precision import Choice
+from speechssl.inference.engine import Encoding
+from speechssl.inference.precision import Choice
 from speechssl.models.storage import save_model
-
-from .conftest import micro_encoder, tone
+from tests.micro import micro_encoder, tone
 
 
 @contextlib.contextmanager

@@ -13,8 +13,11 @@ from speechssl.data.manifest import Utterance
 from speechssl.data.waveforms import pack
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.storage import save_model
+from tests.micro import model_folder
 
 from ..toys import MICRO_ENCODER
+
+__all__ = ["make_corpus", "model_folder"]
 
 PITCHES = {"high": 480.0, "low": 120.0, "middle": 240.0}
 

@@ -8,7 +8,6 @@ import pytest
 from speechssl.config import UserError
 from speechssl.data.names import sessions_of, utterance_ids
 from speechssl.data.waveforms import WaveformStore
-from speechssl.embed.display import Display
 from speechssl.experiments import emotion
 from speechssl.experiments.contenders import (
     CONTENDERS,
@@ -19,6 +18,7 @@ from speechssl.experiments.contenders import (
     contender_names,
     mfcc_features,
 )
+from speechssl.experiments.display import Display
 from speechssl.experiments.emotion import label_efficiency
 from speechssl.scoring.classification import uar
 from speechssl.scoring.compare import compare

@@ -61,7 +61,7 @@ WORK = {
     "finetune": "speechssl.train.finetune.fit",
     "emotion": "speechssl.experiments.emotion.FeatureBank",
     "asr": "speechssl.experiments.asr.Ngrams",
-    "evaluate": "speechssl.embed.evaluate.evaluate",
+    "evaluate": "speechssl.experiments.evaluate.evaluate",
     "export": "speechssl.interop.export.export_model",
     "report": "speechssl.report.html._page",
 }

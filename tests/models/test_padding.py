@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from speechssl.embed.moments import Moments, Piece
+from speechssl.inference.pooling import Moments, Piece
 from speechssl.interop import onnx
 from speechssl.models.classifier import Classifier, ClassifierConfig
 from speechssl.models.ctc import CTCConfig, CTCModel, ctc_loss

@@ -11,7 +11,7 @@ from speechssl import cli
 from speechssl.config import UserError
 from speechssl.data.corpora.folder import prepare
 from speechssl.data.corpora.foreign import find_foreign
-from speechssl.embed.inputs import read_plan
+from speechssl.extract.plan import read_plan
 from tests.data.corpora import test_commonvoice, test_huggingface, test_lhotse
 from tests.data.test_members import wav, write_tar
 

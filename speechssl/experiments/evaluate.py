@@ -1,0 +1,316 @@
+"""Few-shot evaluation of a frozen model beside the baselines it has to beat.
+
+Contenders, each with the same shots and the same test utterances:
+
+- the model: mean and standard deviation over frames, of its last layer and of the mean of all hidden states. Both are
+  reported under their own names. No layer is chosen by its score: choosing on the test side is how a table flatters.
+- the random encoder: the same configuration freshly initialised (seed RANDOM_SEED), its front end included, pooled in
+  the same ways. With a good front end it already beats MFCC; what training added is the difference from it. It is one
+  draw: other seeds move its score by about two points.
+- MFCC and log-mel statistics, and chance.
+
+Gains over the baselines carry a paired interval (the same draws of speakers for both sides), which is what a claim
+should rest on; the two plain intervals of a table may overlap while one contender is better for nearly every speaker.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int
+
+from speechssl.audio import SAMPLE_RATE
+from speechssl.config import UserError, digest
+from speechssl.data.names import is_synthetic, utterance_ids
+from speechssl.data.training_audio import copies, copies_note, pretraining_overlap, read_training_audio, refuse_trained
+from speechssl.data.utterance import said
+from speechssl.data.waveforms import WaveformStore
+from speechssl.embed.embedder import EmbeddingModel, load
+from speechssl.experiments.display import Display
+from speechssl.files import replacing
+from speechssl.inference.engine import ALL_LAYERS, Layer
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.scoring.baselines import logmel_statistics, mfcc_statistics
+from speechssl.scoring.division import ProbeTask, make_task
+from speechssl.scoring.items import Answers, items_path, write_items
+from speechssl.scoring.probe import ProbeScore, chance_scores, probe_scores
+from speechssl.scoring.results import CHANCE, LOGMEL, MFCC, MODEL, RANDOM, ResultRow, write_results
+
+RANDOM_SEED = 1000  # of the random encoder; pretraining starts from small seeds, so the two are different draws
+LAYERS: dict[str, Layer] = {"last layer": -1, "mean of layers": ALL_LAYERS}
+MAP_POINTS = 1500  # of the 2-D map; t-SNE takes some ten seconds for them on two cores
+_CHUNK_SECONDS = 240.0
+
+Features = dict[str, Float32[np.ndarray, "utterances dim"]]
+"""Features by contender; rows of utterances that no task needs are zero."""
+
+
+def evaluate(
+    model_folder: Path,
+    corpus: Path,
+    out: Path,
+    *,
+    tasks: Sequence[str] = ("label",),
+    shots: Sequence[int] = (5, 10, 25),
+    seeds: int = 5,
+    baselines: bool = True,
+    command: str = "",
+    device: str = "auto",
+    test_limit: int = 1000,
+) -> list[ResultRow]:
+    """Probe a model on a prepared corpus, write the rows, and show them as a table on stderr.
+
+    Args:
+        model_folder: a model folder.
+        corpus: a prepared corpus whose manifest knows what is to be predicted.
+        out: the JSON file of rows; beside it goes `map.npz`, a 2-D map of some of the embeddings.
+        tasks: any of `label`, `speaker`, `text`.
+        shots: labelled utterances per class.
+        seeds: how many draws.
+        baselines: whether the random encoder, MFCC and log-mel run as well (chance always does).
+        command: the command line, kept in every row.
+        device: as in `embedder.load`.
+        test_limit: about how many test utterances a draw has.
+
+    Returns:
+        The rows.
+
+    Raises:
+        UserError: no model, no corpus, a folder as `out`, or a task that the corpus cannot give; says what is missing.
+    """
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; give the name of a JSON file")
+    store = WaveformStore(corpus)
+    audio = read_training_audio(model_folder)
+    drawn = [_task(store, name, shots=shots, seeds=seeds, test_limit=test_limit) for name in tasks]
+    model = load(model_folder, device=device)
+    used = np.unique(np.concatenate([task.utterances() for task in drawn]))
+    heard = {task.name: pretraining_overlap(audio, store, _tested(task)) for task in drawn}
+    refuse_trained(audio, store, [index for task in drawn for index in _tested(task)], model=model_folder)
+    with Display() as display:
+        for task in drawn:
+            for note in (*task.notes, f"in the audio of pretraining: {heard[task.name]}"):
+                display.say(note)
+        features = _features(store, model, used, baselines=baselines, display=display)
+        scores: list[ProbeScore] = []
+        with display.progress("probes", total=len(drawn) * len(features)) as advance:
+            for task in drawn:
+                for contender, matrix in features.items():
+                    scores += probe_scores(task, matrix, contender=contender)
+                    advance(1)
+        rows = _rows(drawn, scores)
+        names = utterance_ids(store.utterances)
+        splits = {(task.name, level): _split_hash(task, level, names) for task in drawn for level in task.shots}
+        own = model.digest
+        rows = [
+            replace(
+                row,
+                command=command,
+                corpus=str(store.folder),
+                synthetic=is_synthetic(store),
+                split_hash="" if row.contender == CHANCE else splits[row.task, row.labels],  # chance answers nothing
+                model_hash=own if row.family == MODEL else "",
+                pretraining_audio=heard[row.task] if row.family == MODEL else "",
+            )
+            for row in rows
+        ]
+        with display.progress("map", total=1) as advance:
+            write_map(out.with_name("map.npz"), store, drawn[0], features=features[f"{MODEL} (last layer)"])
+            advance(1)
+        tasks_by_name = {task.name: task for task in drawn}
+        items = [
+            _answers(tasks_by_name[score.task], score, store, names=names, split_hash=splits[score.task, score.shots])
+            for score in scores
+            if score.metric == "UAR"  # the answers are the same for every metric
+        ]
+        write_items(items_path(out), items)
+        write_results(rows, out)
+        display.results(rows)
+    return rows
+
+
+def _tested(task: ProbeTask) -> list[int]:
+    """The test utterances of all draws."""
+    return np.unique(np.concatenate([draw.test for draw in task.divisions])).tolist()
+
+
+def _split_hash(task: ProbeTask, shots: int, names: Sequence[str]) -> str:
+    """Sixteen hexadecimal digits of who trains and who is tested in every draw at this number of shots."""
+    return digest(
+        [
+            [sorted(names[int(i)] for i in side) for side in (draw.shots[:, :shots].ravel(), draw.test)]
+            for draw in task.divisions
+        ]
+    )
+
+
+def _answers(
+    task: ProbeTask, score: ProbeScore, store: WaveformStore, *, names: Sequence[str], split_hash: str
+) -> Answers:
+    """What a probe answered, item by item; the interval of a comparison resamples speakers in every task."""
+    places = [(number, int(i)) for number, draw in enumerate(task.divisions) for i in draw.test]
+    return Answers(
+        task=score.task,
+        contender=score.contender,
+        probe=score.probe,
+        labels=score.shots,
+        unit="shots",
+        split_hash=split_hash,
+        ids=[names[i] for _, i in places],
+        groups=[store.speakers[i] or names[i] for _, i in places],
+        repetitions=[number for number, _ in places],
+        truth=[str(task.targets[i]) for _, i in places],
+        predicted=[answer for answers in score.predicted for answer in answers],
+    )
+
+
+def random_encoder(model: EmbeddingModel) -> EmbeddingModel:
+    """The model's configuration freshly initialised with RANDOM_SEED; the global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        encoder = SpeechEncoder(model.encoder.config)
+    return EmbeddingModel(encoder, device=str(model.device), dtype=model.dtype)
+
+
+def write_map(
+    path: Path, store: WaveformStore, task: ProbeTask, *, features: Float32[np.ndarray, "utterances dim"]
+) -> None:
+    """Two dimensions for up to MAP_POINTS test utterances of the first draw: `points`, `label`, `speaker`, `method`.
+
+    t-SNE (van der Maaten and Hinton, 2008) of the standardised features after PCA to at most 50 dimensions, as its
+    authors do; plain PCA where there are fewer than 100 utterances. Unknown labels and speakers are empty strings.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from sklearn.preprocessing import StandardScaler
+
+    chosen = task.divisions[0].test
+    if len(chosen) > MAP_POINTS:
+        chosen = np.sort(np.random.default_rng(0).choice(chosen, MAP_POINTS, replace=False))
+    vectors = StandardScaler().fit_transform(features[chosen])
+    few = len(chosen) < 100
+    reduced = PCA(n_components=min(2 if few else 50, *vectors.shape), random_state=0).fit_transform(vectors)
+    points = reduced if few else TSNE(init="pca", perplexity=30, random_state=0).fit_transform(reduced)
+    points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))  # a single dimension stays a line
+    items = [store.utterances[index] for index in chosen.tolist()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        np.savez(
+            file,
+            points=points.astype(np.float32),
+            label=np.array([item.label or "" for item in items]),
+            speaker=np.array([item.speaker or "" for item in items]),
+            method=np.array("PCA" if few else "t-SNE"),
+        )
+
+
+def _task(store: WaveformStore, name: str, *, shots: Sequence[int], seeds: int, test_limit: int) -> ProbeTask:
+    items = store.utterances
+    again = copies(store, names=utterance_ids(items), one_speaker=name == "speaker")
+    try:
+        task = make_task(
+            name,
+            labels=[None if i in again else item.label for i, item in enumerate(items)],
+            speakers=[None if i in again else speaker for i, speaker in enumerate(store.speakers)],
+            texts=[said(item) or item.text for item in items],  # one sentence, however it is punctuated
+            shots=shots,
+            seeds=seeds,
+            test_limit=test_limit,
+        )
+    except ValueError as error:
+        raise UserError(f"{store.folder}: {error}") from None
+    return replace(task, notes=(*task.notes, copies_note(store, again))) if again else task
+
+
+def _features(
+    store: WaveformStore, model: EmbeddingModel, used: Int[np.ndarray, " used"], *, baselines: bool, display: Display
+) -> Features:
+    features = encoder_features(store, model, used, family=MODEL, display=display)
+    if baselines:
+        features |= encoder_features(store, random_encoder(model), used, family=RANDOM, display=display)
+        features |= _fixed_features(store, used, display=display)
+    return features
+
+
+def encoder_features(
+    store: WaveformStore, model: EmbeddingModel, used: Int[np.ndarray, " used"], *, family: str, display: Display
+) -> Features:
+    """Mean and standard deviation over frames of each of LAYERS, under the names `FAMILY (LAYER)`.
+
+    Args:
+        store: the corpus.
+        model: the encoder.
+        used: the utterances that need features; the rows of the others stay zero.
+        family: the name of the encoder in the table.
+        display: for a progress bar.
+    """
+    names = [f"{family} ({layer})" for layer in LAYERS]
+    features = {name: np.zeros((len(store), 2 * model.dim), dtype=np.float32) for name in names}
+    with display.progress(f"features: {family}", total=len(used)) as advance:
+        for chunk in chunks_by_length(store, used):
+            waveforms = [store.waveform(index) for index in chunk]
+            vectors = model.embed_layers(waveforms, pooling="mean+std", layers=list(LAYERS.values()))
+            for name, block in zip(names, vectors, strict=True):
+                features[name][chunk] = block
+            advance(len(chunk))
+    return features
+
+
+def _fixed_features(store: WaveformStore, used: Int[np.ndarray, " used"], *, display: Display) -> Features:
+    def both(index: int) -> Float32[np.ndarray, " dim"]:
+        waveform = store.waveform(index)
+        return np.concatenate([mfcc_statistics(waveform), logmel_statistics(waveform)])
+
+    from threadpoolctl import threadpool_limits
+
+    split = len(mfcc_statistics(np.ones(SAMPLE_RATE, dtype=np.float32)))  # also compiles librosa before the threads
+    rows: list[Float32[np.ndarray, " dim"]] = []
+    with (
+        display.progress(f"features: {MFCC}, {LOGMEL}", total=len(used)) as advance,
+        threadpool_limits(limits=1),  # clips run side by side; threads inside each would fight
+        ThreadPoolExecutor() as pool,
+    ):
+        for row in pool.map(both, used.tolist()):
+            rows.append(row)
+            advance(1)
+    features = np.zeros((len(store), len(rows[0])), dtype=np.float32)
+    features[used] = np.stack(rows)
+    return {MFCC: features[:, :split], LOGMEL: features[:, split:]}
+
+
+def chunks_by_length(store: WaveformStore, used: Int[np.ndarray, " used"]) -> Iterator[list[int]]:
+    """By rising length, so that each chunk pads little; cut so that the memory for waveforms is bounded."""
+    chunk: list[int] = []
+    samples = 0
+    for index in used[np.argsort(store.lengths[used], kind="stable")].tolist():
+        if chunk and samples + int(store.lengths[index]) > _CHUNK_SECONDS * SAMPLE_RATE:
+            yield chunk
+            chunk, samples = [], 0
+        chunk.append(index)
+        samples += int(store.lengths[index])
+    if chunk:
+        yield chunk
+
+
+def _rows(tasks: Sequence[ProbeTask], scores: Sequence[ProbeScore]) -> list[ResultRow]:
+    """All scores as rows, with the model's gains over the baselines, and chance."""
+    by_key = {(score.task, score.probe, score.shots, score.metric, score.contender): score for score in scores}
+    rows: list[ResultRow] = []
+    for task in tasks:
+        for score in scores:
+            if score.task != task.name:
+                continue
+            gains: dict[str, list[float]] = {}
+            if score.contender.startswith(f"{MODEL} ("):
+                twin = score.contender.replace(MODEL, RANDOM, 1)
+                for name in (twin, MFCC, LOGMEL):
+                    other = by_key.get((score.task, score.probe, score.shots, score.metric, name))
+                    if other is not None:
+                        gain = score.gain_over(other, task=task)
+                        gains[name] = [gain.value, gain.low, gain.high]
+            rows.append(replace(score.as_result(), gains=gains))
+        rows += [score.as_result() for score in chance_scores(task)]
+    return rows

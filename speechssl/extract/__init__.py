@@ -1,0 +1,1 @@
+"""The folder pipeline: `extract` and `predict` over folders, manifests, tables and object stores."""

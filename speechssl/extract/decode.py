@@ -1,0 +1,289 @@
+"""Decoding threads ahead of the encoder: clips in the order of the plan, and no more of them than memory allows.
+
+Threads take the clips in order, each when its turn comes; what is decoded and not yet encoded stays below a budget. The
+clip that the encoder waits for is always let through, so the budget may be exceeded by one part (see `encode`), and
+nothing can wait for ever. A clip longer than a window is read once, to learn what must be known before, and handed on
+unread: the encoder decodes it again, block by block.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from speechssl.audio import AudioError, Levels, open_stretch, samples_to_seconds, with_channel
+from speechssl.data.members import local_file
+from speechssl.extract.plan import Item
+from speechssl.extract.remote import fetched, is_address
+from speechssl.inference.windows import Block, LongClip, scan
+
+AHEAD = 1024  # clips decoded and not yet asked for, at most
+_SAMPLE = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A clip in memory; `file_seconds` is the duration of its file, `notes` say what is doubtful about it."""
+
+    item: Item
+    waveform: Float32[np.ndarray, " samples"]
+    file_seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return samples_to_seconds(len(self.waveform))
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """A clip that is read again as it is encoded; `close` lets go of its local copy, `file_seconds` is its file's."""
+
+    item: Item
+    clip: LongClip
+    close: Callable[[], None]
+    file_seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return samples_to_seconds(self.clip.num_samples)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A clip that cannot be used, and why, in one line."""
+
+    item: Item
+    reason: str
+
+
+Clip = Decoded | Streamed | Failed
+
+
+class Decoding:
+    """Clips of a plan, decoded by threads, in order.
+
+    >>> import tempfile, soundfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     soundfile.write(folder + "/a.wav", np.sin(np.arange(16000)), 16000)
+    ...     items = [Item("a", folder + "/a.wav", 0.0, 0.0), Item("b", folder + "/b.wav", 0.0, 0.0)]
+    ...     with decoding(iter(items), threads=2, budget=1 << 20, long_samples=960000, spool=Path(folder)) as clips:
+    ...         [clip.seconds if isinstance(clip, Decoded) else clip.reason for clip in clips]
+    [1.0, 'no such file']
+    """
+
+    def __init__(self, items: Iterator[Item], *, budget: int, long_samples: int, spool: Path):
+        self.budget, self.held, self.most_held = budget, 0, 0
+        self._items, self._long_samples, self._spool = items, long_samples, spool
+        self._taking = threading.Lock()
+        self._changed = threading.Condition()
+        self._done: dict[int, Clip] = {}
+        self._taken = self._due = 0
+        self._total: int | None = None
+        self._error: BaseException | None = None
+        self._stopped = False
+
+    def __iter__(self) -> Iterator[Clip]:
+        """In the order of the plan; raises what reading the plan raises."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopped or self._due in self._done or self._at_end())
+                if self._due not in self._done:
+                    if self._error is not None:
+                        raise self._error
+                    return
+                clip = self._done.pop(self._due)
+                self._due += 1
+                self._changed.notify_all()
+            yield clip
+
+    def release(self, clip: Clip) -> None:
+        """The clip's samples are no longer needed."""
+        if isinstance(clip, Decoded):
+            self._let_go(len(clip.waveform) * _SAMPLE)
+        elif isinstance(clip, Streamed):
+            clip.close()
+
+    def stop(self) -> None:
+        """Threads end after the clip they are at."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def work(self) -> None:
+        """What a decoding thread does."""
+        while True:
+            with self._taking:
+                if self._stopped or self._total is not None:
+                    return
+                try:
+                    item = next(self._items, None)
+                except BaseException as error:  # noqa: BLE001 -- it is raised again where the clips are asked for
+                    self._error, item = error, None
+                if item is None:
+                    with self._changed:
+                        self._total = self._taken
+                        self._changed.notify_all()
+                    return
+                index = self._taken
+                self._taken += 1
+            with self._changed:
+                self._changed.wait_for(lambda index=index: self._stopped or index < self._due + AHEAD)
+            clip = self._decode(index, item)
+            with self._changed:
+                self._done[index] = clip
+                self._changed.notify_all()
+
+    def _at_end(self) -> bool:
+        return self._total is not None and self._due >= self._total
+
+    def _decode(self, index: int, item: Item) -> Clip:
+        if item.fault:
+            return Failed(item, item.fault)
+        stack = ExitStack()
+        try:
+            opened = fetched if is_address(item.location) else local_file
+            path = str(stack.enter_context(opened(item.location, self._spool)))
+            clip = with_channel(lambda channel: self._read(index, item, path, channel, close=stack.close))
+        except AudioError as error:
+            clip = Failed(item, error.reason)
+        except Exception as error:  # noqa: BLE001 -- one clip must not end the run, whatever a decoder raises
+            words = " ".join(str(error).split())
+            clip = Failed(item, f"decoding fails ({type(error).__name__}: {words})")
+        if not isinstance(clip, Streamed):
+            stack.close()
+        return clip
+
+    def _read(
+        self, index: int, item: Item, path: str, channel: int | None, *, close: Callable[[], None]
+    ) -> Decoded | Streamed:
+        with open_stretch(path, item.offset, duration=item.duration or None, channel=channel) as stretch:
+            whole, notes = stretch.info.duration, tuple(stretch.notes)
+            if stretch.num_samples <= self._long_samples:
+                # The samples at their own rate are held beside the result for a moment.
+                size = stretch.num_samples * _SAMPLE
+                native = round(size * stretch.info.rate / 16000)
+                self._reserve(index, size + native)
+                got = 0
+                try:
+                    waveform = np.ascontiguousarray(stretch.read(), dtype=np.float32)
+                    found = Levels([waveform]).check(path)
+                    got = len(waveform) * _SAMPLE
+                finally:
+                    self._let_go(size + native - got)
+                return Decoded(item, waveform, whole, (*notes, *found))
+
+        clip = scan(lambda: _blocks(item, path, channel), path)
+        again = _unchanged(lambda: _blocks(item, path, channel), clip.num_samples, path)
+        return Streamed(item, replace(clip, blocks=lambda: ahead(again)), close, whole, (*notes, *clip.notes))
+
+    def _reserve(self, index: int, size: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or index <= self._due or self.held + size <= self.budget)
+            self.held += size
+            self.most_held = max(self.most_held, self.held)
+
+    def _let_go(self, size: int) -> None:
+        with self._changed:
+            self.held -= size
+            self._changed.notify_all()
+
+
+def _blocks(item: Item, path: str, channel: int | None) -> Iterator[Block]:
+    with open_stretch(path, item.offset, duration=item.duration or None, channel=channel) as stretch:
+        yield from stretch.blocks()
+
+
+def _unchanged(blocks: Callable[[], Iterator[Block]], num_samples: int, path: str) -> Callable[[], Iterator[Block]]:
+    """The same blocks; an error where they are no longer what they were, or cannot be read any more."""
+
+    def read() -> Iterator[Block]:
+        count = 0
+        try:
+            for block in blocks():
+                count += len(block)
+                yield block
+        except AudioError:
+            raise
+        except Exception as error:
+            words = " ".join(str(error).split())
+            raise AudioError(path, f"decoding fails ({type(error).__name__}: {words})") from error
+        if count != num_samples:
+            raise AudioError(path, f"changed while it was read ({num_samples} samples, then {count})")
+
+    return read
+
+
+@contextmanager
+def decoding(
+    items: Iterator[Item], *, threads: int, budget: int, long_samples: int, spool: Path
+) -> Generator[Decoding]:
+    """Decoding threads for as long as the block runs.
+
+    Args:
+        items: the plan; read by the threads, one at a time.
+        threads: how many.
+        budget: bytes of decoded audio that may wait.
+        long_samples: a clip with more (at 16 kHz) is streamed.
+        spool: a folder for local copies of what is behind addresses.
+    """
+    found = Decoding(items, budget=budget, long_samples=long_samples, spool=spool)
+    workers = [threading.Thread(target=found.work, name=f"decode-{number}", daemon=True) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    try:
+        yield found
+    finally:
+        found.stop()
+        for worker in workers:
+            worker.join()
+
+
+@dataclass
+class _Ahead:
+    """A queue between a reader and who reads on."""
+
+    blocks: "queue.Queue[Block | BaseException | None]" = field(default_factory=lambda: queue.Queue(maxsize=2))
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def put(self, block: Block | BaseException | None) -> None:
+        while not self.stopped.is_set():
+            try:
+                self.blocks.put(block, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+
+def ahead(blocks: Callable[[], Iterator[Block]]) -> Iterator[Block]:
+    """The same blocks, read by a thread that is up to two of them ahead."""
+    line = _Ahead()
+
+    def read() -> None:
+        try:
+            for block in blocks():
+                line.put(block)
+                if line.stopped.is_set():
+                    return
+            line.put(None)
+        except BaseException as error:  # noqa: BLE001 -- it is raised again where the blocks are used
+            line.put(error)
+
+    thread = threading.Thread(target=read, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        while (block := line.blocks.get()) is not None:
+            if isinstance(block, BaseException):
+                raise block
+            yield block
+    finally:
+        line.stopped.set()
+        thread.join()

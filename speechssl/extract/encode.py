@@ -1,0 +1,313 @@
+"""Decoded clips to vectors: parts of the plan, batches by duration within a part, one encoder for each device.
+
+A part is a run of neighbours in the plan: some minutes of audio, or a thousand clips. Which clips share a part, and
+which share a batch, follows from the plan and the lengths of its clips alone: a run that was killed and goes on makes
+the same batches, and the same numbers to the last bit.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from speechssl.audio import AudioError
+from speechssl.extract.decode import Clip, Decoded, Failed, Streamed
+from speechssl.extract.plan import Item
+from speechssl.files import naming
+from speechssl.inference.engine import Encoding, Layer
+from speechssl.inference.pooling import Pooling
+
+PART_SECONDS, PART_CLIPS = 480.0, 1024
+
+G = TypeVar("G")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One clip of a part, done; its frames, where they are kept, are `num_frames` from `first_frame` of the part on.
+
+    `file_seconds` is the duration of its file.
+    """
+
+    item: Item
+    seconds: float
+    first_frame: int = 0
+    num_frames: int = 0
+    file_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A part: rows in the order of the plan, their vectors or the file of their frames, and what failed.
+
+    Attributes:
+        rows: the clips that are done.
+        failed: those that could not be used.
+        vectors: of the rows; empty at frame level.
+        frames: raw float32 of (frames, layers, dim), at frame level.
+        done: of each clip of the part in order, whether it is a row.
+        notes: what is doubtful about a row, "LOCATION: note".
+    """
+
+    rows: list[Row]
+    failed: list[Failed]
+    vectors: Float32[np.ndarray, "rows layers dim"]
+    frames: Path | None
+    done: list[bool]
+    notes: list[str] = field(default_factory=list)
+
+
+def parts_of(
+    clips: Iterable[Clip], *, most_seconds: float | None = None, most_clips: int | None = None
+) -> Iterator[list[Clip]]:
+    """Runs of clips that are encoded and written together.
+
+    Args:
+        clips: in the order of the plan.
+        most_seconds: a part ends when it has so much audio; None: PART_SECONDS.
+        most_clips: or so many clips; None: PART_CLIPS.
+    """
+    most_seconds = PART_SECONDS if most_seconds is None else most_seconds
+    most_clips = PART_CLIPS if most_clips is None else most_clips
+    part: list[Clip] = []
+    seconds = 0.0
+    for clip in clips:
+        part.append(clip)
+        seconds += 0.0 if isinstance(clip, Failed) else clip.seconds
+        if seconds >= most_seconds or len(part) >= most_clips:
+            yield part
+            part, seconds = [], 0.0
+    if part:
+        yield part
+
+
+class PartEncoder:
+    """Encodes parts on one device.
+
+    Args:
+        encoding: the encoder.
+        pooling: how frames become a vector; None: all frames are kept.
+        layers: which are read.
+        frames: a folder for files of frames.
+        release: called with a clip that is done with.
+        tell: called with the clips and seconds that are newly done, and how many of the clips have failed.
+    """
+
+    def __init__(
+        self,
+        encoding: Encoding,
+        *,
+        pooling: Pooling | None,
+        layers: Sequence[Layer],
+        frames: Path,
+        release: Callable[[Clip], None] = lambda _: None,
+        tell: Callable[[int, float, int], None] = lambda *_: None,
+    ):
+        self.encoding, self.layers = encoding, list(layers)
+        self.pooling: Pooling | None = pooling
+        self._frames, self._release, self._tell = frames, release, tell
+
+    def __call__(self, part: Sequence[Clip]) -> Encoded:
+        """One part."""
+        if self.pooling is not None:
+            return self._finish(part, self._vectors(part, self.pooling), None)
+        path = self._frames / f".{threading.get_ident()}-{id(part)}.f32"
+        with naming(path), path.open("wb") as file:
+            found = self._all_frames(part, file)
+        return self._finish(part, found, path)
+
+    def _vectors(self, part: Sequence[Clip], pooling: Pooling) -> "dict[int, _Found]":
+        found: dict[int, _Found] = {}
+        for batch in self._batches(part):
+            vectors = _split_when_full(
+                lambda waves: self.encoding.embed_layers(waves, pooling=pooling, layers=self.layers),
+                [clip.waveform for _, clip in batch],
+            )
+            for row, (place, clip) in enumerate(batch):
+                found[place] = _checked(vectors[:, row])
+                self._done(clip, found[place])
+        for place, clip in _streamed(part):
+            try:
+                found[place] = _checked(self.encoding.embed_long(clip.clip, pooling=pooling, layers=self.layers))
+            except AudioError as error:
+                found[place] = error.reason
+            self._done(clip, found[place])
+        return found
+
+    def _all_frames(self, part: Sequence[Clip], file: IO[bytes]) -> "dict[int, _Found]":
+        found: dict[int, _Found] = {}
+        size, written = len(self.layers) * self.encoding.dim, 0
+        for batch in self._batches(part):
+            arrays = self.encoding.frames_layers([clip.waveform for _, clip in batch], layers=self.layers)
+            for (place, clip), frames in zip(batch, arrays, strict=True):
+                checked = _checked(frames)
+                if not isinstance(checked, str):
+                    file.write(np.ascontiguousarray(frames.transpose(1, 0, 2)).tobytes())
+                    checked = (written, frames.shape[1])
+                    written += frames.shape[1]
+                found[place] = checked
+                self._done(clip, found[place])
+        for place, clip in _streamed(part):
+            count = 0
+            try:
+                for frames in self.encoding.frames_long(clip.clip, layers=self.layers):
+                    checked = _checked(frames)
+                    if isinstance(checked, str):
+                        raise AudioError(clip.item.location, checked)
+                    file.write(np.ascontiguousarray(frames.transpose(1, 0, 2)).tobytes())
+                    count += frames.shape[1]
+                found[place] = (written, count)
+                written += count
+            except AudioError as error:
+                found[place] = error.reason
+                file.seek(written * size * 4)
+                file.truncate()
+            self._done(clip, found[place])
+        return found
+
+    def _batches(self, part: Sequence[Clip]) -> Iterator[list[tuple[int, Decoded]]]:
+        whole = [(place, clip) for place, clip in enumerate(part) if isinstance(clip, Decoded)]
+        for batch in self.encoding.batches([len(clip.waveform) for _, clip in whole]):
+            yield [whole[index] for index in batch]
+
+    def _done(self, clip: Decoded | Streamed, result: "_Found") -> None:
+        self._release(clip)
+        failed = isinstance(result, str)
+        self._tell(1, 0.0 if failed else clip.seconds, int(failed))
+
+    def _finish(self, part: Sequence[Clip], found: "dict[int, _Found]", frames: Path | None) -> Encoded:
+        rows: list[Row] = []
+        failed: list[Failed] = []
+        vectors: list[Float32[np.ndarray, "layers dim"]] = []
+        done: list[bool] = []
+        notes: list[str] = []
+        for place, clip in enumerate(part):
+            if isinstance(clip, Failed):
+                failed.append(clip)
+                done.append(False)
+                self._tell(1, 0.0, 1)
+                continue
+            result = found[place]
+            done.append(not isinstance(result, str))
+            if isinstance(result, str):
+                failed.append(Failed(clip.item, result))
+                continue
+            notes += [f"{clip.item.location}: {note}" for note in clip.notes]
+            if isinstance(result, tuple):
+                rows.append(Row(clip.item, clip.seconds, *result, file_seconds=clip.file_seconds))
+            else:
+                rows.append(Row(clip.item, clip.seconds, file_seconds=clip.file_seconds))
+                vectors.append(result)
+        empty = np.zeros((0, len(self.layers), 0), dtype=np.float32)
+        return Encoded(rows, failed, np.stack(vectors) if vectors else empty, frames, done, notes)
+
+
+# Vectors or frames (layers, dim); where frames lie in a file: the first and how many; or why there are none.
+_Found = Float32[np.ndarray, "..."] | tuple[int, int] | str
+
+
+def _streamed(part: Sequence[Clip]) -> Iterator[tuple[int, Streamed]]:
+    return ((place, clip) for place, clip in enumerate(part) if isinstance(clip, Streamed))
+
+
+def _checked(numbers: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."] | str:
+    return numbers if np.isfinite(numbers).all() else "the model gives numbers that are not finite"
+
+
+def _split_when_full(
+    embed: Callable[[Sequence[Float32[np.ndarray, " _"]]], Float32[np.ndarray, "layers clips dim"]],
+    waveforms: Sequence[Float32[np.ndarray, " _"]],
+) -> Float32[np.ndarray, "layers clips dim"]:
+    """The vectors of a batch; in halves where the device has no room for all of it."""
+    try:
+        return embed(waveforms)
+    except torch.OutOfMemoryError:
+        if len(waveforms) == 1:
+            raise
+    middle = len(waveforms) // 2
+    halves = [_split_when_full(embed, waveforms[:middle]), _split_when_full(embed, waveforms[middle:])]
+    return np.concatenate(halves, axis=1)
+
+
+def in_order(tasks: Iterator[G], workers: Sequence[Callable[[G], R]], *, ahead: int = 32) -> Iterator[R]:
+    """Results of tasks in the order of the tasks, each done by whichever worker is free, in a thread of its own.
+
+    Args:
+        tasks: read by one thread of its own, as far ahead as workers take them.
+        workers: what does a task; each does one at a time.
+        ahead: results that may wait for an earlier one, for each worker.
+
+    Raises:
+        Exception: the first that the tasks or a worker raised; no more tasks are begun then.
+
+    >>> list(in_order(iter(range(5)), [lambda n: n * n, lambda n: n * n]))
+    [0, 1, 4, 9, 16]
+    """
+    waiting: queue.Queue[tuple[int, G] | None] = queue.Queue(maxsize=len(workers))
+    results: queue.Queue[tuple[int, R | BaseException]] = queue.Queue()
+    room = threading.Semaphore(ahead * len(workers))
+    stop = threading.Event()
+    total: list[int] = []
+
+    def feed() -> None:
+        number = 0
+        try:
+            for task in tasks:
+                room.acquire()
+                if stop.is_set():
+                    break
+                waiting.put((number, task))
+                number += 1
+        except BaseException as error:  # noqa: BLE001 -- it is raised again where the results are asked for
+            results.put((-1, error))
+        total.append(number)
+        for _ in workers:
+            waiting.put(None)
+        results.put((-2, ValueError()))
+
+    def work(do: Callable[[G], R]) -> None:
+        while (taken := waiting.get()) is not None:
+            if stop.is_set():
+                continue
+            number, task = taken
+            try:
+                results.put((number, do(task)))
+            except BaseException as error:  # noqa: BLE001 -- it is raised again where the results are asked for
+                results.put((-1, error))
+                return _drain(waiting)
+        return None
+
+    threads = [threading.Thread(target=feed, name="parts", daemon=True)]
+    threads += [threading.Thread(target=work, args=(do,), name="encode", daemon=True) for do in workers]
+    for thread in threads:
+        thread.start()
+    held: dict[int, R] = {}
+    due = 0
+    try:
+        while not total or due < total[0]:
+            number, result = results.get()
+            if number == -2:
+                continue
+            if isinstance(result, BaseException):
+                raise result
+            held[number] = result
+            while due in held:
+                yield held.pop(due)
+                due += 1
+                room.release()
+    finally:
+        stop.set()
+        room.release()
+
+
+def _drain(waiting: "queue.Queue[tuple[int, G] | None]") -> None:
+    """Take what is left, so that whoever puts it in does not wait for ever."""
+    while waiting.get() is not None:
+        pass

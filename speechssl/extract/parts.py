@@ -1,0 +1,350 @@
+"""The ledger of a run: finished parts as Parquet files in `OUT.parts`, by which a killed run goes on.
+
+    OUT.parts/part-00000.parquet    finished clips and their vectors; any Parquet reader opens them at any time
+    OUT.parts/part-00000.f32        at frame level: the frames of these rows, raw float32 (frames, layers, dim)
+    OUT.parts/_run.json             settings that every part has in common
+    OUT.parts/.lock                 held by the run that writes; the system lets go of it when the run ends or is killed
+
+A part appears under its name when it is whole: temporary name, flushed to disk, renamed. What failed in a part is kept
+in its metadata, so that one file says all about its clips. Whichever format was asked for is made of the parts at the
+end, and appears under its name when it is whole (see `writers`): what lies at OUT is always a finished run.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+
+from speechssl.config import UserError
+from speechssl.data.values import extra_text, json_number
+from speechssl.extract.columns import ColumnType
+from speechssl.extract.decode import Failed
+from speechssl.extract.encode import Encoded
+from speechssl.files import naming, write_atomic
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+METADATA_KEY = b"speechssl"
+FAILED_KEY = b"speechssl.failed"
+# What has to agree for rows to be in one output, with the words for it.
+PINNED = ("format", "model_hash", "source", "pooling", "layer", "dtype", "window_seconds", "compile", "decoder")
+
+
+@runtime_checkable
+class Part(Protocol):
+    """What every part has, whatever its rows are.
+
+    Attributes:
+        failed: clips that could not be used.
+        done: of each clip of the part in order, whether it is a row.
+        frames: a file of frames to keep beside the rows.
+    """
+
+    @property
+    def failed(self) -> Sequence[Failed]: ...  # noqa: D102 -- above
+    @property
+    def done(self) -> Sequence[bool]: ...  # noqa: D102 -- above
+    @property
+    def frames(self) -> Path | None: ...  # noqa: D102 -- above
+
+
+@runtime_checkable
+class RowLayout(Protocol):
+    """The columns of an output's rows, and how a part becomes rows; `path`, `duration` and `key` are among them."""
+
+    def schema(self) -> "pa.Schema":
+        """Of the rows of a part."""
+        ...
+
+    def table(self, part: Any) -> "pa.Table":
+        """The rows of a part."""
+        ...
+
+
+L = TypeVar("L", bound=RowLayout)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The shape of an output's rows.
+
+    Attributes:
+        vectors: names of the vector columns, one a layer; empty at frame level.
+        layers: how many layers.
+        dim: numbers in a vector or frame.
+        columns: metadata columns with their types.
+    """
+
+    vectors: tuple[str, ...]
+    layers: int
+    dim: int
+    columns: Mapping[str, ColumnType]
+
+    @property
+    def frames(self) -> bool:
+        """Whether every frame is kept."""
+        return not self.vectors
+
+    def schema(self, *, own: bool = True) -> "pa.Schema":
+        """Of the rows of a part; without what only parts need when `own` is False."""
+        import pyarrow as pa
+
+        kinds = {"text": pa.string(), "integer": pa.int64(), "number": pa.float64(), "truth": pa.bool_()}
+        fields = [("path", pa.string()), ("offset", pa.float64()), ("duration", pa.float64())]
+        if self.frames:
+            fields += [("num_frames", pa.int64())] + ([("first_frame", pa.int64())] if own else [])
+        fields += [(name, pa.list_(pa.float32(), self.dim)) for name in self.vectors]
+        fields += [(name, kinds[kind]) for name, kind in self.columns.items()]
+        return pa.schema([pa.field(name, kind) for name, kind in (*fields, ("key", pa.string()))])
+
+    def table(self, part: Encoded) -> "pa.Table":
+        """The rows of a part, with their vectors."""
+        return _table(part, self)
+
+
+@dataclass(frozen=True)
+class FailedClip:
+    """A clip that could not be used, as the error file tells it."""
+
+    key: str
+    path: str
+    reason: str
+    offset: float
+    duration: float = 0.0
+
+    def line(self) -> str:
+        """One line of JSON."""
+        told: dict[str, object] = {"path": self.path, "reason": self.reason}
+        if self.offset:
+            told["offset"] = json_number(self.offset)
+        if self.duration:
+            told["duration"] = json_number(self.duration)
+        return json.dumps(told, ensure_ascii=False) + "\n"
+
+
+@contextmanager
+def locked(folder: Path) -> Generator[None]:
+    """Make the folder of parts and hold its lock.
+
+    Raises:
+        UserError: another run holds it, or the folder cannot be made.
+    """
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be made ({error.strerror})") from error
+        try:
+            handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:  # a run that has just ended took the folder away
+            continue
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(handle)
+            raise UserError(f"{folder}: another run is writing there; wait for it, or give another name") from error
+        if _still_there(handle, folder / ".lock"):
+            break
+        os.close(handle)
+    try:
+        yield
+    finally:
+        if folder.is_dir() and {each.name for each in folder.iterdir()} <= {".lock"}:
+            shutil.rmtree(folder)  # nothing was begun
+        os.close(handle)
+
+
+def _still_there(handle: int, path: Path) -> bool:
+    """Whether the file that was locked is the one that a next run would lock."""
+    try:
+        return os.fstat(handle).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
+
+
+class Parts(Generic[L]):
+    """The parts of one run; the lock is held by the caller.
+
+    Args:
+        folder: `OUT.parts`.
+        layout: of the rows to come; parts of an earlier run may have other metadata columns.
+    """
+
+    def __init__(self, folder: Path, layout: L):
+        self.folder, self.layout = folder, layout
+        for path in [*folder.glob(".*.partial"), *folder.glob(".*.f32")]:
+            path.unlink()  # what a killed run was writing
+        self.count = 0
+        self.failed: dict[str, FailedClip] = {}
+        self._keys = np.zeros(0, dtype=np.uint64)
+        self._places = np.zeros(0, dtype=np.uint64)
+        self._read()
+
+    def path(self, number: int) -> Path:
+        """The file of a part's rows."""
+        return self.folder / f"part-{number:05d}.parquet"
+
+    def frames_path(self, number: int) -> Path:
+        """The file of a part's frames."""
+        return self.folder / f"part-{number:05d}.f32"
+
+    def place(self, key: bytes) -> int | None:
+        """Where the row of a clip lies that an earlier run finished: part << 32 | row; None when it did not."""
+        number = np.uint64(int.from_bytes(key, "big"))
+        at = int(np.searchsorted(self._keys, number))
+        return int(self._places[at]) if at < len(self._keys) and self._keys[at] == number else None
+
+    def commit(self, part: Part, settings: Mapping[str, Any]) -> list[FailedClip]:
+        """Write a part; returns what failed in it."""
+        failed = [
+            FailedClip(f.item.key.hex(), f.item.path, f.reason, f.item.offset, f.item.duration) for f in part.failed
+        ]
+        table = self.layout.table(part)
+        metadata = {METADATA_KEY: json.dumps(dict(settings)), FAILED_KEY: json.dumps([vars(each) for each in failed])}
+        if part.frames is not None:
+            with part.frames.open("rb+") as file:
+                os.fsync(file.fileno())
+            part.frames.replace(self.frames_path(self.count))
+        write_table(table.replace_schema_metadata(metadata), self.path(self.count))
+        self.count += 1
+        return failed
+
+    def adopt(self, finished: Path) -> None:
+        """Take the rows of a finished Parquet file for the first part of what goes on from it."""
+        target = self.path(0)
+        try:
+            os.link(finished, target)
+        except OSError:
+            partial = self.folder / ".adopted.partial"
+            shutil.copyfile(finished, partial)
+            partial.replace(target)
+        self.count = 0
+        self._read()
+
+    def _read(self) -> None:
+        """Learn what is there."""
+        import pyarrow.parquet as pq
+
+        keys: list[int] = []
+        places: list[int] = []
+        while self.path(self.count).exists():
+            try:
+                with pq.ParquetFile(self.path(self.count)) as file:
+                    found = file.read(columns=["key"])["key"].to_pylist()
+                    told = json.loads((file.schema_arrow.metadata or {}).get(FAILED_KEY, b"[]"))
+            except (OSError, ValueError, KeyError) as error:
+                words = " ".join(str(error).split())
+                raise UserError(f"{self.path(self.count)}: damaged ({words}); remove it and all after it") from None
+            keys += [int(key, 16) for key in found]
+            places += [self.count << 32 | row for row in range(len(found))]
+            self.failed |= {each["key"]: FailedClip(**each) for each in told}
+            self.count += 1
+        order = np.argsort(np.array(keys, dtype=np.uint64), kind="stable")
+        self._keys = np.array(keys, dtype=np.uint64)[order]
+        self._places = np.array(places, dtype=np.uint64)[order]
+
+
+def keys_of(finished: Path) -> set[str]:
+    """Keys of the rows of a finished Parquet file."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(finished) as file:
+        return set(file.read(columns=["key"])["key"].to_pylist())
+
+
+def write_table(table: "pa.Table", path: Path) -> None:
+    """A Parquet file of one row group, whole or not at all."""
+    import pyarrow.parquet as pq
+
+    partial = path.with_name(f".{path.name}.partial")
+    with naming(path), partial.open("wb") as file:
+        pq.write_table(table, file, compression="zstd", row_group_size=max(1, table.num_rows))
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def pinned(folder: Path) -> dict[str, Any] | None:
+    """The settings of the run whose parts lie in a folder; None when none was begun."""
+    path = folder / "_run.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path}: not the settings of a run ({error}); remove {folder} to begin anew") from error
+
+
+def pin(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Keep the settings of a run that begins."""
+    with naming(folder / "_run.json"):
+        write_atomic(folder / "_run.json", (json.dumps(dict(settings), indent=2) + "\n").encode())
+
+
+def check_same(where: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Refuses to mix: names the first setting that differs.
+
+    Raises:
+        UserError: one does.
+
+    >>> check_same(Path("v.parquet"), {"pooling": "mean", "dtype": "float32"}, {"pooling": "mean+std", "dtype": "auto"})
+    Traceback (most recent call last):
+    speechssl.config.UserError: v.parquet: made with pooling mean, now mean+std; go on with the old one, ...
+    """
+    for name in PINNED:
+        if name == "dtype" and new.get(name) == "auto":
+            continue  # the first run has settled it
+        if old.get(name) != new.get(name):
+            words = "model" if name == "model_hash" else name.replace("_", " ")
+            raise UserError(
+                f"{where}: made with {words} {old.get(name)}, now {new.get(name)}; "
+                "go on with the old one, or give another name"
+            )
+
+
+def _table(part: Encoded, layout: Layout) -> "pa.Table":
+    import pyarrow as pa
+
+    rows, schema = part.rows, layout.schema()
+    known = [dict(row.item.metadata) for row in rows]
+    columns: dict[str, Any] = {
+        "path": [row.item.path for row in rows],
+        "offset": [row.item.offset for row in rows],
+        "duration": [row.seconds for row in rows],
+        "key": [row.item.key.hex() for row in rows],
+    }
+    if layout.frames:
+        columns["num_frames"] = [row.num_frames for row in rows]
+        columns["first_frame"] = [row.first_frame for row in rows]
+    arrays: list[pa.Array] = []
+    for field in schema:
+        if field.name in layout.vectors:
+            place = layout.vectors.index(field.name)
+            flat = np.ascontiguousarray(part.vectors[:, place]).reshape(-1)
+            arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), layout.dim))
+        elif field.name in columns:
+            arrays.append(pa.array(columns[field.name], field.type))
+        else:
+            arrays.append(_metadata(known, field.name, field.type))
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _metadata(known: Sequence[Mapping[str, Any]], name: str, kind: "pa.DataType") -> "pa.Array":
+    import pyarrow as pa
+
+    values = [each.get(name) for each in known]
+    if kind == pa.string():
+        values = [None if value is None else extra_text(value) for value in values]
+    elif kind == pa.float64():
+        values = [None if value is None else float(value) for value in values]
+    return pa.array(values, kind)

@@ -1,0 +1,113 @@
+"""The engine of several machines: Ray Data hands parts of the plan to actors, each with an encoder of its own.
+
+Actors decode and encode; vectors come back in the order of the plan and are written by the one process that holds the
+output. All machines must see the model and the recordings under the same names: a shared folder, or addresses. Where no
+cluster is named (`RAY_ADDRESS`), Ray starts one on this machine.
+"""
+
+import pickle
+import tempfile
+from collections.abc import Generator, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speechssl.config import UserError
+from speechssl.device import device_of
+from speechssl.extract.decode import decoding
+from speechssl.extract.encode import Encoded, PartEncoder, parts_of
+from speechssl.extract.local import Job, Ledger
+from speechssl.extract.plan import Item
+from speechssl.extract.resources import Resources
+from speechssl.inference.precision import encoding_of
+from speechssl.interop.sources import open_source
+
+TASK_CLIPS = 256  # clips that one actor gets at a time
+
+
+class Extractor:
+    """An actor: an encoder with its decoding threads, on a GPU where Ray has given it one."""
+
+    def __init__(self, model: str, job: Job, resources: Resources):
+        self._job, self._resources = job, resources
+        encoding = encoding_of(
+            open_source(model).encoder, device=device_of("auto"), dtype=job.dtype, mix=job.mix, compiled=job.compiled
+        )
+        encoding.batch_seconds = resources.batch_seconds
+        encoding.window_seconds = resources.window_seconds
+        self._encoding = encoding
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Encode the clips of some rows; a row of results for each."""
+        return {"parts": np.array([pickle.dumps(self._parts(pickle.loads(row))) for row in batch["items"]], object)}
+
+    def _parts(self, items: list[Item]) -> list[Encoded]:
+        resources = self._resources
+        with (
+            tempfile.TemporaryDirectory() as spool,
+            decoding(
+                iter(items),
+                threads=resources.threads,
+                budget=resources.audio_bytes,
+                long_samples=round(resources.window_seconds * 16000),
+                spool=Path(spool),
+            ) as clips,
+        ):
+            work = PartEncoder(
+                self._encoding,
+                pooling=self._job.pooling,
+                layers=self._job.layers,
+                frames=Path(spool),
+                release=clips.release,
+            )
+            return [work(part) for part in parts_of(clips)]
+
+
+def run_on_ray(
+    items: Iterator[Item], model: str | Path, job: Job, ledger: Ledger, *, workers: int | None, resources: Resources
+) -> Generator[Encoded]:
+    """Encode a plan on a cluster; parts come in its order.
+
+    Args:
+        items: what is to be done.
+        model: as the workers find it.
+        job: what to do; vectors only, in an arithmetic that is named.
+        ledger: of the run.
+        workers: actors; None: as many as there are cores or GPUs for.
+        resources: of each worker.
+
+    Raises:
+        UserError: Ray is not installed, or what only one machine can do.
+    """
+    if job.pooling is None:
+        raise UserError("engine ray gives vectors only; frames (pooling none) are for engine local")
+    if job.dtype not in ("float32", "bfloat16"):
+        raise UserError(f"engine ray needs dtype float32 or bfloat16, not {job.dtype}: its machines may differ")
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise UserError("engine ray: pip install 'speechssl[ray]'") from None
+    if "cosine" not in ledger.settings:
+        ledger.settle(job.dtype, None)
+    tasks = [{"items": pickle.dumps(task)} for task in iter(lambda: list(islice(items, TASK_CLIPS)), [])]
+    if not tasks:
+        return
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, configure_logging=False)
+    ray.data.DataContext.get_current().execution_options.preserve_order = True
+    gpus = bool(ray.cluster_resources().get("GPU"))
+    pool = ray.data.ActorPoolStrategy(size=workers) if workers else ray.data.ActorPoolStrategy(min_size=1)
+    done = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
+        Extractor,
+        batch_size=1,
+        compute=pool,
+        num_gpus=1 if gpus else None,
+        fn_constructor_kwargs={"model": str(model), "job": job, "resources": resources},
+    )
+    for row in done.iter_rows():
+        for part in pickle.loads(row["parts"]):
+            ledger.tally.tell(len(part.done), sum(each.seconds for each in part.rows), failed=len(part.failed))
+            yield part

@@ -1,0 +1,121 @@
+"""What an extraction may use: devices, memory, threads."""
+
+import os
+import re
+import resource
+import sys
+from dataclasses import dataclass
+
+import torch
+
+from speechssl.audio import SAMPLE_RATE
+from speechssl.config import UserError
+from speechssl.device import device_of
+from speechssl.extract.encode import PART_SECONDS
+from speechssl.inference.engine import CPU_BATCH_SECONDS, GPU_BATCH_SECONDS, WINDOW_SECONDS
+from speechssl.models.encoder import EncoderConfig
+from speechssl.nn.transformer import LONG_SEQUENCE
+
+DEFAULT_MEMORY = 2 << 30  # bytes of host memory beside the program and the weights
+MIN_WINDOW_SECONDS = 10.0
+_AUDIO_SHARE = 0.25  # of the memory, at most; the rest is for a batch
+_AHEAD_PARTS = 1  # for each device, decoded and waiting: more would only take longer to fill
+_SECOND = 64000  # bytes of a second of audio at 16 kHz
+
+
+@dataclass(frozen=True)
+class Resources:
+    """How memory is divided.
+
+    Attributes:
+        audio_bytes: of decoded audio that may wait.
+        batch_seconds: of padded audio in a batch.
+        window_seconds: longer clips go through windows.
+        threads: that decode.
+    """
+
+    audio_bytes: int
+    batch_seconds: float
+    window_seconds: float
+    threads: int
+
+
+def devices_of(device: str) -> list[torch.device]:
+    """Devices by name: `auto` is all GPUs of the machine or else the CPU; several by commas.
+
+    Raises:
+        UserError: no such device.
+
+    >>> devices_of("cpu,cpu")
+    [device(type='cpu'), device(type='cpu')]
+    """
+    if device == "auto" and torch.cuda.device_count() > 1:
+        return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    return [device_of(each.strip()) for each in device.split(",")]
+
+
+def read_bytes(words: str) -> int:
+    """A number of bytes as people write it: `500MB`, `2GB`, `1.5 GiB`; M and G are powers of 1024 either way.
+
+    Raises:
+        UserError: not such a number.
+
+    >>> read_bytes("2GB") == DEFAULT_MEMORY, read_bytes("0.5 MiB")
+    (True, 524288)
+    """
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmg])i?b?\s*", words, re.IGNORECASE)
+    if match is None:
+        raise UserError(f"memory {words!r}: a number with a unit, for example 500MB or 2GB")
+    return int(float(match[1]) * 1024 ** ("kmg".index(match[2].lower()) + 1))
+
+
+def divide(memory: int, config: EncoderConfig, devices: list[torch.device], *, threads: int | None = None) -> Resources:
+    """Batches and windows that a memory has room for.
+
+    On a GPU the batch lies in the GPU's own memory, and all of the memory here is for audio.
+
+    Args:
+        memory: bytes of host memory.
+        config: of the encoder.
+        devices: that encode.
+        threads: that decode; None: one a core, 16 at most.
+
+    Raises:
+        UserError: too little for a window of ten seconds, or for the parts that are under way.
+    """
+    on_cpu = all(device.type == "cpu" for device in devices)
+    parts = round((2 * len(devices) + 1) * PART_SECONDS * _SECOND)
+    wanted = parts + round(_AHEAD_PARTS * len(devices) * PART_SECONDS * _SECOND)
+    audio = min(int(memory * (_AUDIO_SHARE if on_cpu else 1.0)), wanted)
+    least = round(parts / (_AUDIO_SHARE if on_cpu else 1.0))
+    room = (memory - audio) / len(devices) / bytes_of_second(config)
+    if on_cpu:
+        least = max(least, round(MIN_WINDOW_SECONDS * bytes_of_second(config) * len(devices) / (1 - _AUDIO_SHARE)))
+    if memory < least:
+        raise UserError(f"memory of {memory >> 20} MiB is too little here; at least {(least >> 20) + 1} MiB are needed")
+    # What waits is in whole parts beside those being encoded, hence the subtraction.
+    free, count = audio - parts // 2, threads or min(16, os.cpu_count() or 1)
+    if not on_cpu:
+        return Resources(free, GPU_BATCH_SECONDS, WINDOW_SECONDS, count)
+    return Resources(free, min(CPU_BATCH_SECONDS, room), float(min(WINDOW_SECONDS, int(room))), count)
+
+
+def bytes_of_second(config: EncoderConfig) -> int:
+    """Memory that a second of audio takes in a forward pass on a CPU, about.
+
+    Hidden states, and a copy of those that are read; what is inside a block; scores of all pairs of frames, three times
+    over, up to the length from which they are no longer held at once. The convolutions take little (see `tiles`).
+
+    >>> from speechssl.models.encoder import PRESETS
+    >>> bytes_of_second(PRESETS["base"])
+    19968000
+    """
+    shape = config.transformer
+    states, inside = 2 * (shape.layers + 1) * shape.dim, 4 * shape.dim + shape.feedforward
+    return 4 * (states + inside + 3 * shape.heads * LONG_SEQUENCE) * SAMPLE_RATE // config.conv.hop
+
+
+def peak_memory() -> int:
+    """The most memory this process has held so far, bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

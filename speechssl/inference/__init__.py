@@ -1,0 +1,1 @@
+"""The inference engine: batches, windows of long audio, precision, layers and heads of a frozen model."""

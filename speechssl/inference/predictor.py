@@ -1,0 +1,184 @@
+"""What a fine-tuned model says about recordings: a class with its probabilities, or a transcript with word times.
+
+    model = speechssl.load("runs/emotion/model")
+    model.predict("call.wav").label
+
+A transcript is greedy, or found by beam search with the n-gram in the model's folder (``lm.arpa`` and
+``decoder.json``, as `speechssl asr` leaves them) or one that the caller names.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32
+
+from speechssl.audio import SAMPLE_RATE, AudioError
+from speechssl.config import UserError
+from speechssl.device import device_of
+from speechssl.inference.engine import Waveform
+from speechssl.inference.heads import TooLongError, classify_long, emissions_long
+from speechssl.inference.windows import LongClip
+from speechssl.models.ctc import CTCModel
+from speechssl.models.files import read_json
+from speechssl.models.heads import classify, emissions, load_head
+from speechssl.models.storage import model_hash
+from speechssl.scoring.alignment import WordTime, word_times
+from speechssl.scoring.decode import (
+    EXTRA,
+    BeamDecoder,
+    DecoderConfig,
+    beam_search_installed,
+    character_probability,
+    greedy,
+)
+
+LM, DECODER = "lm.arpa", "decoder.json"
+NOT_FINITE = "the model gives numbers that are not finite"
+
+
+@dataclass(frozen=True)
+class ClassPrediction:
+    """The likeliest class, its probability, and the probabilities of all."""
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said.
+
+    Attributes:
+        text: the words.
+        confidence: mean probability of the characters that were heard, in [0, 1].
+        words: when each word was said, seconds; empty where there is no word, or a `words_error`.
+        words_error: why the text has no word times; empty where it has.
+    """
+
+    text: str
+    confidence: float
+    words: tuple[WordTime, ...]
+    words_error: str = ""
+
+
+Prediction = ClassPrediction | Transcript
+
+
+class Predictor:
+    """A fine-tuned model in use.
+
+    Args:
+        folder: a model folder with a head.
+        device: as in :func:`speechssl.load`.
+        lm: an n-gram for transcripts (ARPA); None takes the folder's own where there is one. ``False`` uses none.
+
+    Raises:
+        UserError: no such model, a model without a head, or an n-gram for a model that does not write.
+    """
+
+    def __init__(self, folder: Path, *, device: str = "auto", lm: Path | Literal[False] | None = None):
+        self.model = load_head(folder).to(device_of(device))
+        self.folder = folder
+        self.decoder: BeamDecoder | None = None
+        if not isinstance(self.model, CTCModel):
+            if lm:
+                raise UserError(f"{folder}: tells classes apart; an n-gram is for models that write")
+            return
+        own = folder / LM
+        arpa = own if lm is None and own.is_file() else lm or None
+        if arpa is not None and not beam_search_installed():
+            raise UserError(f"{arpa}: {EXTRA}; or do without, with --greedy or Predictor(folder, lm=False)")
+        if arpa is not None:
+            self.decoder = BeamDecoder(self.model.vocabulary, config=decoder_config(folder), lm=arpa)
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The classes that are told apart; None of a model that writes."""
+        return None if isinstance(self.model, CTCModel) else self.model.classes
+
+    def settings(self) -> dict[str, str]:
+        """What predictions depend on: a hash of the model, and how text is found."""
+        decoder = "" if isinstance(self.model, CTCModel) else "none"
+        if self.decoder is not None and self.decoder.lm is not None:
+            with self.decoder.lm.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+            decoder = f"n-gram {digest} {self.decoder.config.model_dump_json()}"
+        return {"model_hash": model_hash(self.folder), "decoder": decoder or "greedy"}
+
+    def predict(self, waveforms: Sequence[Waveform]) -> list[Prediction]:
+        """One prediction per waveform.
+
+        Args:
+            waveforms: mono at 16 kHz in [-1, 1], checked.
+
+        Raises:
+            AudioError: the model gives NaN for one of them.
+        """
+        found: list[Prediction] = []
+        for number, outcome in enumerate(self.outcomes(waveforms)):
+            if isinstance(outcome, str):
+                raise AudioError(f"clip {number}", outcome)
+            found.append(outcome)
+        return found
+
+    def outcomes(self, waveforms: Sequence[Waveform]) -> list[Prediction | str]:
+        """As `predict`, with the reason in the place of a prediction that there is not."""
+        if not waveforms:
+            return []
+        if isinstance(self.model, CTCModel):
+            return [self._transcript(self.model, log_probs) for log_probs in emissions(self.model, waveforms)]
+        return [_class_prediction(self.model.classes, row) for row in classify(self.model, waveforms)]
+
+    def outcome_long(self, clip: LongClip) -> Prediction | str:
+        """The prediction of a clip that is read window by window, or why there is none.
+
+        Raises:
+            AudioError: the clip cannot be read.
+        """
+        if not isinstance(self.model, CTCModel):
+            return _class_prediction(self.model.classes, classify_long(self.model, clip))
+        try:
+            return self._transcript(self.model, emissions_long(self.model, clip))
+        except TooLongError as error:
+            return str(error)
+
+    def _transcript(self, model: CTCModel, log_probs: Float32[np.ndarray, "frames symbols"]) -> Transcript | str:
+        if np.isnan(log_probs).any():
+            return NOT_FINITE
+        text = greedy(log_probs, model.vocabulary) if self.decoder is None else self.decoder.decode(log_probs).text
+        seconds = model.trunk.encoder.config.conv.hop / SAMPLE_RATE
+        words: tuple[WordTime, ...] = ()
+        reason = ""
+        try:
+            words = tuple(word_times(log_probs, text, model.vocabulary, frame_seconds=seconds))
+        except UserError as error:  # a beam may find a text that has more symbols than the audio has frames
+            reason = str(error)
+        return Transcript(text, character_probability(log_probs), words, reason)
+
+
+def _class_prediction(classes: Sequence[str], row: Float32[np.ndarray, " classes"]) -> ClassPrediction | str:
+    if not np.isfinite(row).all():
+        return NOT_FINITE
+    best = int(row.argmax())
+    probabilities = {name: round(float(value), 6) for name, value in zip(classes, row, strict=True)}
+    return ClassPrediction(label=classes[best], probability=probabilities[classes[best]], probabilities=probabilities)
+
+
+def decoder_config(folder: Path) -> DecoderConfig:
+    """The weights that a recipe tuned and left in the model's folder, or the defaults.
+
+    Raises:
+        UserError: the file is no such thing.
+    """
+    path = folder / DECODER
+    if not path.is_file():
+        return DecoderConfig()
+    try:
+        return DecoderConfig.model_validate(read_json(path)["config"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not the settings of a decoder: {' '.join(str(error).split())}") from None

@@ -1,0 +1,47 @@
+"""Devices by name, and what a processor says of bfloat16."""
+
+import pytest
+import torch
+
+from speechssl import device
+from speechssl.config import UserError
+from speechssl.device import device_of, has_bfloat16
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("line", "has"),
+    [
+        ("flags : fpu avx512f avx512_bf16", True),
+        ("flags : fpu avx2", False),
+        ("Features : fp asimd bf16", True),
+        ("", False),
+    ],
+)
+def test_the_processor_says_whether_it_has_bfloat16(tmp_path, monkeypatch, line, has):
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\n{line}\n")
+    monkeypatch.setattr(device, "_CPUINFO", tmp_path / "cpuinfo")
+    assert has_bfloat16(CPU) is has
+    monkeypatch.setattr(device, "_CPUINFO", tmp_path / "nothing")
+    assert not has_bfloat16(CPU)
+    assert not has_bfloat16(torch.device("meta"))
+
+
+@pytest.mark.parametrize(("capability", "has"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_a_gpu_says_it_by_its_capability(monkeypatch, capability, has):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert has_bfloat16(torch.device("cuda")) is has
+
+
+@pytest.mark.parametrize(("name", "words"), [("tpu", "unknown device 'tpu'"), ("mps", "only CPUs and CUDA's GPUs")])
+def test_other_devices_are_refused(name, words):
+    with pytest.raises(UserError, match=words):
+        device_of(name)
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="torch sees no GPU"):
+        device_of("cuda:1")
+    assert device_of("auto") == CPU
