@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from speechssl.audio import RECEPTIVE_FIELD, SAMPLE_RATE
 from speechssl.config import UserError
 from speechssl.embed.embedder import frame_centres, load
-from speechssl.inference.engine import Encoding, Layer
+from speechssl.inference.engine import Encoding
+from speechssl.inference.layers import Layer
 from speechssl.inference.pooling import Pooling
 from speechssl.interop.sources import ASSETS, bundled_models
 from speechssl.models.encoder import SpeechEncoder
@@ -144,10 +145,7 @@ def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Float32[T
     (torch.Size([2, 2, 192]), tensor([12.5000, 32.5000]))
     """
     encoding, waveforms = model.encoding(), _waveforms(audio)
-    if waveforms and encoding.is_long(len(waveforms[0])):
-        found = [encoding.frames(waveform, layers=[model.layer])[0] for waveform in waveforms]
-    else:
-        found = [states[0] for states in encoding.frames_layers(waveforms, layers=[model.layer])]
+    found = [states[0] for states in encoding.frames_layers(waveforms, layers=[model.layer])]
     frames = np.stack(found) if found else np.zeros((0, 0, model.timestamp_embedding_size), dtype=np.float32)
     centres = frame_centres(model.encoder.config.conv, frames.shape[1]) * 1000
     times = torch.from_numpy(np.tile(centres.astype(np.float32), (len(frames), 1)))

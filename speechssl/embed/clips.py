@@ -24,7 +24,7 @@ from speechssl.config import UserError
 from speechssl.data.members import local_file
 from speechssl.data.places import local_path
 from speechssl.embed.clip_forms import arrow_values, columns_of, is_arrow, is_clip_mapping, mono, unwrapped
-from speechssl.inference.engine import Waveform
+from speechssl.inference.windows import Waveform
 
 
 @runtime_checkable

@@ -25,9 +25,11 @@ from speechssl.audio import SAMPLE_RATE
 from speechssl.config import UserError
 from speechssl.device import device_of
 from speechssl.embed.clips import Clip, decoded, is_single, to_waveform
-from speechssl.inference.engine import Encoding, Layer, Waveform, learned_mix
+from speechssl.inference.engine import Encoding
+from speechssl.inference.layers import Layer, learned_mix
 from speechssl.inference.pooling import Pooling
 from speechssl.inference.precision import Precision, check_precision, choose
+from speechssl.inference.windows import Waveform
 from speechssl.interop.sources import open_source
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.nn.conv import ConvConfig
@@ -122,7 +124,7 @@ class EmbeddingModel:
         """
         if self.dtype != "auto" or not waveforms:
             return
-        first = next(self.encoding.batches([len(waveform) for waveform in waveforms]))
+        first = next(self.encoding.batching.by_duration([len(waveform) for waveform in waveforms]))
         trial = [waveforms[index] for index in first]
         mix = self.encoding.mix
         found = choose(self.encoder, trial, device=self.device, dtype="auto", mix=mix).dtype

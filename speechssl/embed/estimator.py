@@ -27,9 +27,10 @@ from speechssl.embed.cache import DiskCache
 from speechssl.embed.clips import rows_of
 from speechssl.embed.embedder import DECODED_SECONDS, EmbeddingModel, load
 from speechssl.embed.known import Known
-from speechssl.inference.engine import Layer, Waveform
+from speechssl.inference.layers import Layer
 from speechssl.inference.pooling import Pooling
 from speechssl.inference.precision import Precision
+from speechssl.inference.windows import Waveform
 
 MEMORY_BYTES = 256_000_000  # of vectors kept in a process: 6,400 clips of a BASE model, 80,000 of `tiny`
 _WEIGHTS = {".json", ".safetensors", ".bin", ".pt", ".pth"}  # files that make a model

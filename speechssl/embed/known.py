@@ -12,8 +12,9 @@ from speechssl.config import UserError
 from speechssl.embed.cache import DiskCache, MemoryCache, Vectors, entry_key
 from speechssl.embed.clips import content_digest, to_waveform
 from speechssl.embed.embedder import EmbeddingModel
-from speechssl.inference.engine import ALL_LAYERS, Layer, Waveform
+from speechssl.inference.layers import ALL_LAYERS, Layer
 from speechssl.inference.pooling import Pooling
+from speechssl.inference.windows import Waveform
 
 
 class Known:

@@ -32,9 +32,10 @@ from speechssl.experiments.asr_division import Division
 from speechssl.experiments.asr_ngram import LM_TEXT, Ngrams, read_sentences, write_text_record
 from speechssl.experiments.asr_scores import Scores, answers_of, rows_of, score, worst_of
 from speechssl.files import hold_folder, replacing, write_atomic
+from speechssl.inference.heads import emissions
 from speechssl.inference.predictor import DECODER, LM, decoder_config
 from speechssl.models.ctc import CTCModel
-from speechssl.models.heads import emissions, load_head
+from speechssl.models.heads import load_head
 from speechssl.models.storage import load_encoder, model_hash, read_encoder_config
 from speechssl.scoring.decode import BeamDecoder, DecoderConfig, greedy
 from speechssl.scoring.items import items_path, write_items

@@ -31,7 +31,7 @@ from speechssl.data.waveforms import WaveformStore
 from speechssl.embed.embedder import EmbeddingModel, load
 from speechssl.experiments.display import Display
 from speechssl.files import replacing
-from speechssl.inference.engine import ALL_LAYERS, Layer
+from speechssl.inference.layers import ALL_LAYERS, Layer
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.scoring.baselines import logmel_statistics, mfcc_statistics
 from speechssl.scoring.division import ProbeTask, make_task

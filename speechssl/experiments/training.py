@@ -18,8 +18,9 @@ from speechssl.audio import SAMPLE_RATE
 from speechssl.config import UserError, dump_config, load_config
 from speechssl.data.labelled import Example
 from speechssl.data.waveforms import WaveformStore
+from speechssl.inference.heads import classify
 from speechssl.models.ctc import CTCModel
-from speechssl.models.heads import classify, load_head
+from speechssl.models.heads import load_head
 from speechssl.models.storage import encoder_dim, read_encoder_config
 from speechssl.train.finetune import finetune
 from speechssl.train.finetune_config import FinetuneConfig, finetune_settings

@@ -20,7 +20,7 @@ from speechssl.audio import AudioError, Levels, open_stretch, samples_to_seconds
 from speechssl.data.members import local_file
 from speechssl.extract.plan import Item
 from speechssl.extract.remote import fetched, is_address
-from speechssl.inference.windows import Block, LongClip, scan
+from speechssl.inference.windows import LongClip, Waveform, scan
 
 AHEAD = 1024  # clips decoded and not yet asked for, at most
 _SAMPLE = 4  # bytes
@@ -197,15 +197,17 @@ class Decoding:
             self._changed.notify_all()
 
 
-def _blocks(item: Item, path: str, channel: int | None) -> Iterator[Block]:
+def _blocks(item: Item, path: str, channel: int | None) -> Iterator[Waveform]:
     with open_stretch(path, item.offset, duration=item.duration or None, channel=channel) as stretch:
         yield from stretch.blocks()
 
 
-def _unchanged(blocks: Callable[[], Iterator[Block]], num_samples: int, path: str) -> Callable[[], Iterator[Block]]:
+def _unchanged(
+    blocks: Callable[[], Iterator[Waveform]], num_samples: int, path: str
+) -> Callable[[], Iterator[Waveform]]:
     """The same blocks; an error where they are no longer what they were, or cannot be read any more."""
 
-    def read() -> Iterator[Block]:
+    def read() -> Iterator[Waveform]:
         count = 0
         try:
             for block in blocks():
@@ -251,10 +253,10 @@ def decoding(
 class _Ahead:
     """A queue between a reader and who reads on."""
 
-    blocks: "queue.Queue[Block | BaseException | None]" = field(default_factory=lambda: queue.Queue(maxsize=2))
+    blocks: "queue.Queue[Waveform | BaseException | None]" = field(default_factory=lambda: queue.Queue(maxsize=2))
     stopped: threading.Event = field(default_factory=threading.Event)
 
-    def put(self, block: Block | BaseException | None) -> None:
+    def put(self, block: Waveform | BaseException | None) -> None:
         while not self.stopped.is_set():
             try:
                 self.blocks.put(block, timeout=0.1)
@@ -263,7 +265,7 @@ class _Ahead:
             return
 
 
-def ahead(blocks: Callable[[], Iterator[Block]]) -> Iterator[Block]:
+def ahead(blocks: Callable[[], Iterator[Waveform]]) -> Iterator[Waveform]:
     """The same blocks, read by a thread that is up to two of them ahead."""
     line = _Ahead()
 

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 import numpy as np
-import torch
 from jaxtyping import Float32
 
 from speechssl.audio import AudioError
 from speechssl.extract.decode import Clip, Decoded, Failed, Streamed
 from speechssl.extract.plan import Item
 from speechssl.files import naming
-from speechssl.inference.engine import Encoding, Layer
+from speechssl.inference.engine import Encoding
+from speechssl.inference.layers import Layer
 from speechssl.inference.pooling import Pooling
 
 PART_SECONDS, PART_CLIPS = 480.0, 1024
@@ -125,17 +125,17 @@ class PartEncoder:
 
     def _vectors(self, part: Sequence[Clip], pooling: Pooling) -> "dict[int, _Found]":
         found: dict[int, _Found] = {}
-        for batch in self._batches(part):
-            vectors = _split_when_full(
-                lambda waves: self.encoding.embed_layers(waves, pooling=pooling, layers=self.layers),
-                [clip.waveform for _, clip in batch],
-            )
-            for row, (place, clip) in enumerate(batch):
+        whole = _of(part, Decoded)
+        batches = self.encoding.vectors([clip.waveform for _, clip in whole], pooling=pooling, layers=self.layers)
+        for numbers, vectors in batches:
+            for row, number in enumerate(numbers):
+                place, clip = whole[number]
                 found[place] = _checked(vectors[:, row])
                 self._done(clip, found[place])
-        for place, clip in _streamed(part):
+        for place, clip in _of(part, Streamed):
             try:
-                found[place] = _checked(self.encoding.embed_long(clip.clip, pooling=pooling, layers=self.layers))
+                vectors = self.encoding.embed_layers([clip.clip], pooling=pooling, layers=self.layers)
+                found[place] = _checked(vectors[:, 0])
             except AudioError as error:
                 found[place] = error.reason
             self._done(clip, found[place])
@@ -144,20 +144,21 @@ class PartEncoder:
     def _all_frames(self, part: Sequence[Clip], file: IO[bytes]) -> "dict[int, _Found]":
         found: dict[int, _Found] = {}
         size, written = len(self.layers) * self.encoding.dim, 0
-        for batch in self._batches(part):
-            arrays = self.encoding.frames_layers([clip.waveform for _, clip in batch], layers=self.layers)
-            for (place, clip), frames in zip(batch, arrays, strict=True):
-                checked = _checked(frames)
-                if not isinstance(checked, str):
-                    file.write(np.ascontiguousarray(frames.transpose(1, 0, 2)).tobytes())
-                    checked = (written, frames.shape[1])
-                    written += frames.shape[1]
-                found[place] = checked
-                self._done(clip, found[place])
-        for place, clip in _streamed(part):
+        whole = _of(part, Decoded)
+        waveforms = [clip.waveform for _, clip in whole]
+        for number, frames in self.encoding.frames_in_parts(waveforms, layers=self.layers):
+            place, clip = whole[number]
+            checked = _checked(frames)
+            if not isinstance(checked, str):
+                file.write(np.ascontiguousarray(frames.transpose(1, 0, 2)).tobytes())
+                checked = (written, frames.shape[1])
+                written += frames.shape[1]
+            found[place] = checked
+            self._done(clip, found[place])
+        for place, clip in _of(part, Streamed):
             count = 0
             try:
-                for frames in self.encoding.frames_long(clip.clip, layers=self.layers):
+                for _, frames in self.encoding.frames_in_parts([clip.clip], layers=self.layers):
                     checked = _checked(frames)
                     if isinstance(checked, str):
                         raise AudioError(clip.item.location, checked)
@@ -171,11 +172,6 @@ class PartEncoder:
                 file.truncate()
             self._done(clip, found[place])
         return found
-
-    def _batches(self, part: Sequence[Clip]) -> Iterator[list[tuple[int, Decoded]]]:
-        whole = [(place, clip) for place, clip in enumerate(part) if isinstance(clip, Decoded)]
-        for batch in self.encoding.batches([len(clip.waveform) for _, clip in whole]):
-            yield [whole[index] for index in batch]
 
     def _done(self, clip: Decoded | Streamed, result: "_Found") -> None:
         self._release(clip)
@@ -213,27 +209,16 @@ class PartEncoder:
 _Found = Float32[np.ndarray, "..."] | tuple[int, int] | str
 
 
-def _streamed(part: Sequence[Clip]) -> Iterator[tuple[int, Streamed]]:
-    return ((place, clip) for place, clip in enumerate(part) if isinstance(clip, Streamed))
+C = TypeVar("C", Decoded, Streamed)
+
+
+def _of(part: Sequence[Clip], kind: type[C]) -> list[tuple[int, C]]:
+    """The clips of one kind with their places."""
+    return [(place, clip) for place, clip in enumerate(part) if isinstance(clip, kind)]
 
 
 def _checked(numbers: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."] | str:
     return numbers if np.isfinite(numbers).all() else "the model gives numbers that are not finite"
-
-
-def _split_when_full(
-    embed: Callable[[Sequence[Float32[np.ndarray, " _"]]], Float32[np.ndarray, "layers clips dim"]],
-    waveforms: Sequence[Float32[np.ndarray, " _"]],
-) -> Float32[np.ndarray, "layers clips dim"]:
-    """The vectors of a batch; in halves where the device has no room for all of it."""
-    try:
-        return embed(waveforms)
-    except torch.OutOfMemoryError:
-        if len(waveforms) == 1:
-            raise
-    middle = len(waveforms) // 2
-    halves = [_split_when_full(embed, waveforms[:middle]), _split_when_full(embed, waveforms[middle:])]
-    return np.concatenate(halves, axis=1)
 
 
 def in_order(tasks: Iterator[G], workers: Sequence[Callable[[G], R]], *, ahead: int = 32) -> Iterator[R]:

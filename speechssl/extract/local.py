@@ -17,7 +17,7 @@ from speechssl.extract.encode import Encoded, PartEncoder, in_order, parts_of
 from speechssl.extract.plan import Item
 from speechssl.extract.progress import Tally
 from speechssl.extract.resources import Resources
-from speechssl.inference.engine import Layer
+from speechssl.inference.layers import Layer
 from speechssl.inference.pooling import Pooling
 from speechssl.inference.precision import Precision, choose, encoding_of
 from speechssl.models.encoder import SpeechEncoder

@@ -155,7 +155,7 @@ def _predict_part(predictor: Predictor, part: Sequence[Clip], *, release: Callab
 
 def _predict_long(predictor: Predictor, clip: Streamed) -> Prediction | str:
     try:
-        return predictor.outcome_long(clip.clip)
+        return predictor.outcomes([clip.clip])[0]
     except AudioError as error:
         return error.reason
 

@@ -12,7 +12,8 @@ from speechssl.audio import SAMPLE_RATE
 from speechssl.config import UserError
 from speechssl.device import device_of
 from speechssl.extract.encode import PART_SECONDS
-from speechssl.inference.engine import CPU_BATCH_SECONDS, GPU_BATCH_SECONDS, WINDOW_SECONDS
+from speechssl.inference.batches import CPU_BATCH_SECONDS, GPU_BATCH_SECONDS
+from speechssl.inference.engine import WINDOW_SECONDS
 from speechssl.models.encoder import EncoderConfig
 from speechssl.nn.transformer import LONG_SEQUENCE
 

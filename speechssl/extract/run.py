@@ -31,7 +31,7 @@ from speechssl.extract.progress import Progress, Tally
 from speechssl.extract.resources import DEFAULT_MEMORY, devices_of, divide, peak_memory
 from speechssl.extract.resume import Results, Run
 from speechssl.extract.writers import check_out, settings_of, write
-from speechssl.inference.engine import Layer, layer_weights, learned_mix
+from speechssl.inference.layers import Layer, layer_weights, learned_mix
 from speechssl.inference.pooling import Pooling
 from speechssl.inference.precision import Precision, check_precision
 from speechssl.interop.sources import Source, open_source

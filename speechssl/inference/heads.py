@@ -1,20 +1,23 @@
-"""What a fine-tuned model gives for a clip that is never whole in memory.
+"""What a fine-tuned model gives for clips: class probabilities, or symbol probabilities of each frame.
 
-The windows are those that :mod:`speechssl.models.heads` cuts of a waveform in memory: the numbers are the same.
+Clips are waveforms in memory or are read in blocks, of any length. One above WINDOW_SECONDS is cut: a classifier gives
+the mean over equal windows, a recogniser the frames of overlapping ones.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float32
 
 from speechssl.audio import SAMPLE_RATE
-from speechssl.inference.windows import Block, LongClip, windows
-from speechssl.models import heads
+from speechssl.inference.batches import Batch, Batching, batch_seconds_of, pad, passes
+from speechssl.inference.windows import LongClip, Waveform, equal_windows, windows_of
 from speechssl.models.classifier import Classifier, LogMelClassifier
 from speechssl.models.ctc import CTCModel
+from speechssl.models.heads import Head, encoder_of
 
+WINDOW_SECONDS = 30.0
 MAX_BYTES = 1 << 30  # of emissions of one clip: 50 hours with 30 symbols
 
 
@@ -22,54 +25,99 @@ class TooLongError(ValueError):
     """A clip whose emissions would not fit into `MAX_BYTES`; `str()` is the reason."""
 
 
-def classify_long(model: Classifier | LogMelClassifier, clip: LongClip) -> Float32[np.ndarray, " classes"]:
-    """Probabilities of the classes: the mean over equal windows, as :func:`heads.classify` has it."""
-    count = -(-clip.num_samples // round(heads.WINDOW_SECONDS * SAMPLE_RATE))
-    total = np.zeros(len(model.classes), dtype=np.float32)
-    for piece in equal_pieces(clip.normalized(normalize=model.normalized), clip.num_samples, count=count):
-        total += heads.class_probabilities(model, [piece])[0]
-    return total / np.float32(count)
+def classify(
+    model: Classifier | LogMelClassifier, clips: Sequence[Waveform | LongClip]
+) -> Float32[np.ndarray, "clips classes"]:
+    """Probabilities of the classes, one row per clip.
 
-
-def emissions_long(model: CTCModel, clip: LongClip) -> Float32[np.ndarray, "frames symbols"]:
-    """Natural logarithms of symbol probabilities, from overlapping windows, as :func:`heads.emissions` has it.
+    Args:
+        model: in evaluation mode.
+        clips: mono at 16 kHz in [-1, 1], checked.
 
     Raises:
-        TooLongError: more frames than can be held with this number of symbols.
+        AudioError: a clip that is read in blocks cannot be read.
     """
-    encoder, symbols = model.trunk.encoder, len(model.vocabulary)
-    frames = int(encoder.num_frames(torch.tensor(clip.num_samples)))
-    if frames * symbols * 4 > MAX_BYTES:
-        hours = clip.num_samples / SAMPLE_RATE / 3600
-        raise TooLongError(
-            f"too long to write down at once: {hours:.1f} h with {symbols} symbols take "
-            f"{frames * symbols * 4 / 2**30:.1f} GiB, at most {MAX_BYTES / 2**30:.1f}; cut the recording"
-        )
-    hop = encoder.config.conv.hop
-    context, step = heads.window_frames(hop)
-    found = np.empty((frames, symbols), dtype=np.float32)
-    done = 0
-    blocks = clip.normalized(normalize=model.normalized)
-    for window in windows(blocks, frames, hop=hop, context=context, step=step):
-        rows = heads.symbol_log_probs(model, [window.samples])[0, window.first : window.last]
-        found[done : done + len(rows)] = rows
-        done += len(rows)
+    total = np.zeros((len(clips), len(model.classes)), dtype=np.float32)
+    windows = np.zeros((len(clips), 1), dtype=np.float32)
+
+    def forward(batch: Batch) -> Float32[np.ndarray, "rows classes"]:
+        padded, num_samples = pad(batch.samples)
+        return model(padded.to(device), num_samples.to(device)).float().softmax(dim=-1).cpu().numpy()
+
+    device, batching = next(model.parameters()).device, batching_of(model)
+    batches = batching.batches(
+        clips, lambda clip: equal_windows(clip, seconds=WINDOW_SECONDS, normalize=model.normalized)
+    )
+    with torch.inference_mode():
+        for batch, rows in passes(batches, forward):
+            for place, row in zip(batch.clips, rows, strict=True):
+                total[place] += row
+                windows[place] += 1
+    return total / windows
+
+
+def emissions(model: CTCModel, clips: Sequence[Waveform | LongClip]) -> list[Float32[np.ndarray, "frames symbols"]]:
+    """Natural logarithms of symbol probabilities, one array of frames per clip.
+
+    Args:
+        model: in evaluation mode.
+        clips: mono at 16 kHz in [-1, 1], checked.
+
+    Raises:
+        AudioError: a clip that is read in blocks cannot be read.
+        TooLongError: a clip has more frames than can be held with this number of symbols.
+    """
+    reasons = [reason for clip in clips if (reason := too_long(model, clip))]
+    if reasons:
+        raise TooLongError(reasons[0])
+    found = [np.empty((_frames(model, clip), len(model.vocabulary)), dtype=np.float32) for clip in clips]
+    filled = [0] * len(clips)
+
+    def forward(batch: Batch) -> Float32[np.ndarray, "rows frames symbols"]:
+        padded, num_samples = pad(batch.samples)
+        return model(padded.to(device), num_samples.to(device)).log_probs.cpu().numpy()
+
+    device, batching = next(model.parameters()).device, batching_of(model)
+    encoder, normalized = model.trunk.encoder, model.normalized
+    batches = batching.batches(
+        clips, lambda clip: windows_of(clip, encoder, seconds=WINDOW_SECONDS, normalize=normalized)
+    )
+    with torch.inference_mode():
+        for batch, rows in passes(batches, forward):
+            for place, window, row in zip(batch.clips, batch.rows, rows, strict=True):
+                left = len(found[place]) - filled[place]
+                kept = row[window.first : window.last][:left]  # frames behind the end of a shorter row mean nothing
+                found[place][filled[place] : filled[place] + len(kept)] = kept
+                filled[place] += len(kept)
     return found
 
 
-def equal_pieces(blocks: Iterable[Block], num_samples: int, *, count: int) -> Iterator[Block]:
-    """The samples of all blocks in pieces of equal length, as `numpy.array_split` cuts them.
+def too_long(model: CTCModel, clip: Waveform | LongClip) -> str:
+    """Why the emissions of a clip cannot be held; empty where they can."""
+    frames, symbols = _frames(model, clip), len(model.vocabulary)
+    if frames * symbols * 4 <= MAX_BYTES:
+        return ""
+    hours = _num_samples(clip) / SAMPLE_RATE / 3600
+    return (
+        f"too long to write down at once: {hours:.1f} h with {symbols} symbols take "
+        f"{frames * symbols * 4 / 2**30:.1f} GiB, at most {MAX_BYTES / 2**30:.1f}; cut the recording"
+    )
 
-    >>> [len(piece) for piece in equal_pieces([np.zeros(4, np.float32), np.zeros(4, np.float32)], 8, count=3)]
-    [3, 3, 2]
-    """
-    source, held = iter(blocks), np.zeros(0, dtype=np.float32)
-    for number in range(count):
-        size = num_samples // count + (number < num_samples % count)
-        parts, length = [held], len(held)
-        while length < size and (block := next(source, None)) is not None:
-            parts.append(block)
-            length += len(block)
-        held = np.concatenate(parts)
-        yield np.ascontiguousarray(held[:size], dtype=np.float32)
-        held = held[size:]
+
+def batching_of(model: Head) -> Batching:
+    """How a fine-tuned model takes clips: padded, but for group-norm encoders, whose result padding would change."""
+    encoder = encoder_of(model)
+    return Batching(
+        seconds=batch_seconds_of(next(model.parameters()).device),
+        window_seconds=WINDOW_SECONDS,
+        normalize=model.normalized,
+        equal=encoder is not None and encoder.config.conv.norm == "group",
+    )
+
+
+def _frames(model: CTCModel, clip: Waveform | LongClip) -> int:
+    return int(model.trunk.encoder.num_frames(torch.tensor(_num_samples(clip))))
+
+
+def _num_samples(clip: Waveform | LongClip) -> int:
+    return clip.num_samples if isinstance(clip, LongClip) else len(clip)

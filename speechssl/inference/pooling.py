@@ -21,8 +21,9 @@ class Piece:
     states: Float[Tensor, "layers batch frames dim"]
     num_frames: Tensor
 
-    def cut(self, row: int, first: int, last: int) -> "Piece":
-        """Frames first … last-1 of one clip, as a batch of one."""
+    def cut(self, row: int, first: int, last: int | None) -> "Piece":
+        """Frames first … last-1 of one clip, as a batch of one; to its end where `last` is None."""
+        last = int(self.num_frames[row]) if last is None else last
         return Piece(self.states[:, row : row + 1, first:last], torch.full_like(self.num_frames[:1], last - first))
 
 

@@ -16,7 +16,9 @@ from jaxtyping import Float, Float32
 
 from speechssl.config import UserError
 from speechssl.device import has_bfloat16
-from speechssl.inference.engine import Encoding, Layer, Waveform
+from speechssl.inference.engine import Encoding
+from speechssl.inference.layers import Layer
+from speechssl.inference.windows import Waveform
 from speechssl.models.encoder import SpeechEncoder
 
 Precision = Literal["float32", "bfloat16", "int8", "auto"]

@@ -19,12 +19,11 @@ from jaxtyping import Float32
 from speechssl.audio import SAMPLE_RATE, AudioError
 from speechssl.config import UserError
 from speechssl.device import device_of
-from speechssl.inference.engine import Waveform
-from speechssl.inference.heads import TooLongError, classify_long, emissions_long
-from speechssl.inference.windows import LongClip
+from speechssl.inference.heads import classify, emissions, too_long
+from speechssl.inference.windows import LongClip, Waveform
 from speechssl.models.ctc import CTCModel
 from speechssl.models.files import read_json
-from speechssl.models.heads import classify, emissions, load_head
+from speechssl.models.heads import load_head
 from speechssl.models.storage import model_hash
 from speechssl.scoring.alignment import WordTime, word_times
 from speechssl.scoring.decode import (
@@ -126,26 +125,20 @@ class Predictor:
             found.append(outcome)
         return found
 
-    def outcomes(self, waveforms: Sequence[Waveform]) -> list[Prediction | str]:
-        """As `predict`, with the reason in the place of a prediction that there is not."""
-        if not waveforms:
-            return []
-        if isinstance(self.model, CTCModel):
-            return [self._transcript(self.model, log_probs) for log_probs in emissions(self.model, waveforms)]
-        return [_class_prediction(self.model.classes, row) for row in classify(self.model, waveforms)]
-
-    def outcome_long(self, clip: LongClip) -> Prediction | str:
-        """The prediction of a clip that is read window by window, or why there is none.
+    def outcomes(self, clips: Sequence[Waveform | LongClip]) -> list[Prediction | str]:
+        """As `predict`, also of clips that are read in blocks; where there is no prediction, the reason.
 
         Raises:
-            AudioError: the clip cannot be read.
+            AudioError: a clip that is read in blocks cannot be read.
         """
+        if not clips:
+            return []
         if not isinstance(self.model, CTCModel):
-            return _class_prediction(self.model.classes, classify_long(self.model, clip))
-        try:
-            return self._transcript(self.model, emissions_long(self.model, clip))
-        except TooLongError as error:
-            return str(error)
+            return [_class_prediction(self.model.classes, row) for row in classify(self.model, clips)]
+        model = self.model
+        reasons = [too_long(model, clip) for clip in clips]
+        found = iter(emissions(model, [clip for clip, reason in zip(clips, reasons, strict=True) if not reason]))
+        return [reason or self._transcript(model, next(found)) for reason in reasons]
 
     def _transcript(self, model: CTCModel, log_probs: Float32[np.ndarray, "frames symbols"]) -> Transcript | str:
         if np.isnan(log_probs).any():

@@ -15,12 +15,13 @@ import torch
 from jaxtyping import Float32
 from torch import nn
 
-from speechssl.audio import RECEPTIVE_FIELD, Levels
+from speechssl.audio import RECEPTIVE_FIELD, SAMPLE_RATE, Levels
 from speechssl.inference.tiles import normed_over_time
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.nn.time_norm import FixedNorm, WindowMoments
 
-Block = Float32[np.ndarray, " _"]
+Waveform = Float32[np.ndarray, " _"]  # mono samples at 16 kHz; a list of them may differ in length
+CONTEXT_SECONDS = 2.0  # that a window has on either side of the frames that are kept of it
 _PART = 160_000  # samples whose windows are held at once: 2.5 MB in BASE
 
 
@@ -39,16 +40,16 @@ class LongClip:
     num_samples: int
     mean: float
     deviation: float
-    blocks: Callable[[], Iterable[Block]]
+    blocks: Callable[[], Iterable[Waveform]]
     notes: tuple[str, ...] = ()
 
-    def normalized(self, *, normalize: bool) -> Iterator[Block]:
-        """Blocks of zero mean and unit variance over the clip; as they are when `normalize` is False."""
+    def normalized(self, *, normalize: bool) -> Iterator[Waveform]:
+        """Waveforms of zero mean and unit variance over the clip; as they are when `normalize` is False."""
         for block in self.blocks():
             yield ((block - self.mean) / self.deviation).astype(np.float32) if normalize else block
 
 
-def scan(blocks: Callable[[], Iterable[Block]], path: str) -> LongClip:
+def scan(blocks: Callable[[], Iterable[Waveform]], path: str) -> LongClip:
     """Read a clip once, to the end, and learn what encoding must know before it begins.
 
     Args:
@@ -69,14 +70,20 @@ def scan(blocks: Callable[[], Iterable[Block]], path: str) -> LongClip:
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of a clip to encode: its frames first … last-1 are kept, those around them are context."""
+    """A stretch of a clip to encode.
 
-    samples: Block
-    first: int
-    last: int
+    Attributes:
+        samples: of the stretch, as the model takes them.
+        first: the first frame that is kept; those before it are context.
+        last: the frame behind the last that is kept; None: all frames to the end are.
+    """
+
+    samples: Waveform
+    first: int = 0
+    last: int | None = None
 
 
-def windows(blocks: Iterable[Block], num_frames: int, *, hop: int, context: int, step: int) -> Iterator[Window]:
+def windows(blocks: Iterable[Waveform], num_frames: int, *, hop: int, context: int, step: int) -> Iterator[Window]:
     """Cut a clip into overlapping windows; the kept frames of all are the clip's, each once and in order.
 
     Args:
@@ -103,6 +110,59 @@ def windows(blocks: Iterable[Block], num_frames: int, *, hop: int, context: int,
         held, held_from = np.concatenate(parts), start * hop
         stretch = held if math.isinf(end) else held[: int(end) - held_from]
         yield Window(np.ascontiguousarray(stretch, dtype=np.float32), first - start, last - start)
+
+
+def windows_of(clip: LongClip, encoder: SpeechEncoder, *, seconds: float, normalize: bool) -> Iterator[Window]:
+    """Overlapping windows of a clip as an encoder takes them; each kept frame has two seconds of context, at least.
+
+    Args:
+        clip: read once, to the end.
+        encoder: says how many frames samples give.
+        seconds: of a window, with its context.
+        normalize: to zero mean and unit variance over the clip.
+
+    Raises:
+        AudioError: the clip cannot be read.
+    """
+    hop = encoder.config.conv.hop
+    context = round(CONTEXT_SECONDS * SAMPLE_RATE / hop)
+    step = round(seconds * SAMPLE_RATE / hop) - 2 * context
+    frames = int(encoder.num_frames(torch.tensor(clip.num_samples)))
+    return windows(clip.normalized(normalize=normalize), frames, hop=hop, context=context, step=step)
+
+
+def equal_windows(clip: LongClip, *, seconds: float, normalize: bool) -> Iterator[Window]:
+    """A clip in as few windows of equal length as are no longer than `seconds`, without context.
+
+    Args:
+        clip: read once, to the end.
+        seconds: of a window, at most.
+        normalize: to zero mean and unit variance over the clip.
+
+    Raises:
+        AudioError: the clip cannot be read.
+    """
+    count = -(-clip.num_samples // round(seconds * SAMPLE_RATE))
+    blocks = clip.normalized(normalize=normalize)
+    return (Window(piece) for piece in equal_pieces(blocks, clip.num_samples, count=count))
+
+
+def equal_pieces(blocks: Iterable[Waveform], num_samples: int, *, count: int) -> Iterator[Waveform]:
+    """The samples of all blocks in pieces of equal length, as `numpy.array_split` cuts them.
+
+    >>> [len(piece) for piece in equal_pieces([np.zeros(4, np.float32), np.zeros(4, np.float32)], 8, count=3)]
+    [3, 3, 2]
+    """
+    source, held = iter(blocks), np.zeros(0, dtype=np.float32)
+    for number in range(count):
+        size = num_samples // count + (number < num_samples % count)
+        parts, length = [held], len(held)
+        while length < size and (block := next(source, None)) is not None:
+            parts.append(block)
+            length += len(block)
+        held = np.concatenate(parts)
+        yield np.ascontiguousarray(held[:size], dtype=np.float32)
+        held = held[size:]
 
 
 def norm_of_the_whole(encoder: SpeechEncoder, clip: LongClip) -> FixedNorm | None:

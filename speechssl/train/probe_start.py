@@ -12,8 +12,8 @@ import torch
 from speechssl.audio import normalize
 from speechssl.data.labelled import Example
 from speechssl.data.waveforms import WaveformStore
+from speechssl.inference.batches import by_duration, pad
 from speechssl.models.classifier import Classifier
-from speechssl.models.heads import batches_by_length, pad
 from speechssl.scoring.probe import fit_logistic
 
 
@@ -31,7 +31,7 @@ def start_as_probe(model: Classifier, store: WaveformStore, examples: Sequence[E
     training = model.training
     model.eval()
     with torch.no_grad():
-        for places in batches_by_length(lengths):
+        for places in by_duration(lengths):
             waveforms = [store.waveform(examples[place].index) for place in places]
             padded, num_samples = pad([normalize(each) if model.normalized else each for each in waveforms])
             pooled[places] = model.pooled(padded, num_samples).double().numpy()

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from speechssl.data.labelled import Example
 from speechssl.data.waveforms import WaveformStore
+from speechssl.inference.heads import emissions
 from speechssl.models.ctc import CTCModel
-from speechssl.models.heads import emissions
 from speechssl.scoring.decode import BeamDecoder, character_probability, greedy
 from speechssl.text import Vocabulary
 from speechssl.train.finetune import FinetuneResult, finetune

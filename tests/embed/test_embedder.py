@@ -14,7 +14,7 @@ from speechssl.config import UserError
 from speechssl.embed import embedder
 from speechssl.embed.clips import to_waveform
 from speechssl.embed.embedder import EmbeddingModel, frame_centres, load
-from speechssl.inference import engine, precision
+from speechssl.inference import precision, windows
 from speechssl.inference.pooling import POOLINGS
 from speechssl.models.storage import model_hash, save_model
 from speechssl.nn.conv import ConvFeatureEncoder
@@ -60,17 +60,17 @@ def test_a_group_norm_encoder_is_not_changed_by_padding():
     together = model.embed(clips)
     np.testing.assert_allclose(together, np.stack([model.embed(clip) for clip in clips]), atol=1e-5)
     # They share batches: only their convolutions run alone.
-    assert max(len(batch) for batch in model.encoding.batches([len(clip) for clip in clips])) > 1
+    assert max(len(batch) for batch in model.encoding.batching.by_duration([len(clip) for clip in clips])) > 1
 
 
 def test_batches_are_bounded_in_seconds_and_hold_every_clip_once(model):
     lengths = np.random.default_rng(0).integers(400, 4 * 16000, size=200).tolist()
-    batches = list(model.encoding.batches(lengths))
+    batches = list(model.encoding.batching.by_duration(lengths))
     assert sorted(index for batch in batches for index in batch) == list(range(200))
     for batch in batches:
         assert max(lengths[index] for index in batch) * len(batch) <= model.encoding.batch_seconds * 16000
     assert len(batches) < 30  # 400 s in all, padded
-    assert [len(batch) for batch in model.encoding.batches([90 * 16000] * 3)] == [1, 1, 1]
+    assert [len(batch) for batch in model.encoding.batching.by_duration([90 * 16000] * 3)] == [1, 1, 1]
 
 
 def test_long_clips_go_through_windows_and_keep_every_frame(model, monkeypatch):
@@ -96,7 +96,7 @@ def test_long_clips_go_through_windows_and_keep_every_frame(model, monkeypatch):
 
 def test_a_long_clip_does_not_change_its_neighbours(model, monkeypatch):
     monkeypatch.setattr(model.encoding, "window_seconds", 2.5)
-    monkeypatch.setattr(engine, "CONTEXT_SECONDS", 0.5)
+    monkeypatch.setattr(windows, "CONTEXT_SECONDS", 0.5)
     clips = [CLIPS[0], tone(16000 * 4), CLIPS[2]]
     np.testing.assert_allclose(model.embed(clips), np.stack([model.embed(clip) for clip in clips]), atol=1e-5)
 

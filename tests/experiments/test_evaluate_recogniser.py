@@ -11,9 +11,10 @@ from speechssl.config import UserError
 from speechssl.data.manifest import Utterance
 from speechssl.data.waveforms import WaveformStore, pack
 from speechssl.experiments.evaluate_head import evaluate_head
+from speechssl.inference.heads import emissions
 from speechssl.models.ctc import CTCConfig, CTCModel
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.heads import emissions, load_head, save_head
+from speechssl.models.heads import load_head, save_head
 from speechssl.scoring.decode import greedy
 from speechssl.scoring.results import read_results
 from speechssl.scoring.wer import count_errors

@@ -24,14 +24,13 @@ from speechssl.extract import predict
 from speechssl.extract.parts import locked
 from speechssl.extract.predict import predict_to, read_sources
 from speechssl.extract.prediction_rows import RowWriter
-from speechssl.inference import heads as inference_heads
-from speechssl.inference.heads import TooLongError, classify_long, emissions_long
+from speechssl.inference import heads, windows
+from speechssl.inference.heads import TooLongError, classify, emissions
 from speechssl.inference.predictor import Predictor, Transcript
-from speechssl.inference.windows import scan
-from speechssl.models import heads
+from speechssl.inference.windows import LongClip, scan
 from speechssl.models.classifier import Classifier, ClassifierConfig
 from speechssl.models.ctc import CTCConfig, CTCModel
-from speechssl.models.heads import classify, emissions, save_head
+from speechssl.models.heads import save_head
 from speechssl.text import Vocabulary
 from tests.micro import micro_encoder, tone
 
@@ -498,7 +497,7 @@ def long_clip(wave, block=30_000):
 def short_windows(monkeypatch):
     """Windows of three seconds, and files of more than two that are long."""
     monkeypatch.setattr(heads, "WINDOW_SECONDS", 3.0)
-    monkeypatch.setattr(heads, "CONTEXT_SECONDS", 0.5)
+    monkeypatch.setattr(windows, "CONTEXT_SECONDS", 0.5)
     monkeypatch.setattr(predict, "LONG_SECONDS", 2.0)
 
 
@@ -510,8 +509,8 @@ def test_windows_of_a_stream_are_those_of_the_waveform(model, writer):
     for samples in (48_001, 100_000):
         wave = tone(samples) * np.linspace(0.1, 1, samples, dtype=np.float32)
         clip = long_clip(wave)
-        np.testing.assert_allclose(classify_long(classifier, clip), classify(classifier, [wave])[0], atol=1e-5)
-        np.testing.assert_allclose(emissions_long(recogniser, clip), emissions(recogniser, [wave])[0], atol=1e-4)
+        np.testing.assert_allclose(classify(classifier, [clip])[0], classify(classifier, [wave])[0], atol=1e-5)
+        np.testing.assert_allclose(emissions(recogniser, [clip])[0], emissions(recogniser, [wave])[0], atol=1e-4)
 
 
 @pytest.mark.usefixtures("short_windows")
@@ -537,7 +536,7 @@ def test_long_files_are_read_window_by_window(model, writer, tmp_path, monkeypat
 
 
 def few(waves):
-    assert max(map(len, waves)) < 2 * 16000
+    assert all(isinstance(wave, LongClip) or len(wave) < 2 * 16000 for wave in waves)
     return waves
 
 
@@ -545,7 +544,7 @@ def few(waves):
 def test_what_cannot_be_held_is_a_reason_and_stops_nothing(writer, tmp_path, monkeypatch, capfd):
     soundfile.write(tmp_path / "long.wav", tone(5 * 16000), 16000)
     soundfile.write(tmp_path / "short.wav", tone(16000), 16000)
-    monkeypatch.setattr(inference_heads, "MAX_BYTES", 1000)
+    monkeypatch.setattr(heads, "MAX_BYTES", 1000)
     code, out, _ = command(["predict", writer, tmp_path, "--format", "jsonl"], capfd)
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 0
@@ -554,7 +553,7 @@ def test_what_cannot_be_held_is_a_reason_and_stops_nothing(writer, tmp_path, mon
     model = Predictor(writer, device="cpu").model
     assert isinstance(model, CTCModel)
     with pytest.raises(TooLongError):
-        emissions_long(model, long_clip(tone(5 * 16000)))
+        emissions(model, [long_clip(tone(5 * 16000))])
 
 
 @pytest.mark.usefixtures("short_windows")

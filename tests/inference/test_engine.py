@@ -8,7 +8,8 @@ import torch
 
 from speechssl.audio import AudioError, normalize
 from speechssl.config import UserError
-from speechssl.inference.engine import BUCKETS, Encoding, learned_mix
+from speechssl.inference.engine import BUCKETS, Encoding
+from speechssl.inference.layers import learned_mix
 from speechssl.inference.windows import norm_of_the_whole, scan
 from speechssl.models.classifier import Classifier, ClassifierConfig
 from speechssl.models.heads import save_head
@@ -54,10 +55,10 @@ def test_windows_equal_the_whole_clip_where_attention_plays_no_part(config):
     whole, pooled = encoder.frames(LONG, layers=[0]), encoder.embed_layers([LONG], pooling="mean+std", layers=[0])
     encoder.window_seconds = 8.0
     np.testing.assert_allclose(encoder.frames(LONG, layers=[0]), whole, atol=2e-4)
-    pieces = list(encoder.frames_long(streamed(LONG), layers=[0]))
+    pieces = [frames for _, frames in encoder.frames_in_parts([streamed(LONG)], layers=[0])]
     assert len(pieces) == 5
     np.testing.assert_allclose(np.concatenate(pieces, axis=1), whole, atol=2e-4)
-    vectors = encoder.embed_long(streamed(LONG), pooling="mean+std", layers=[0])
+    vectors = encoder.embed_layers([streamed(LONG)], pooling="mean+std", layers=[0])[:, 0]
     np.testing.assert_allclose(vectors, pooled[:, 0], atol=2e-4)
 
 
@@ -90,7 +91,9 @@ def test_a_stream_equals_the_same_clip_in_memory_at_every_layer():
     encoder.window_seconds = 8.0
     layers = [0, 1, -1, "mean"]
     np.testing.assert_allclose(
-        encoder.embed_long(streamed(LONG), layers=layers), encoder.embed_layers([LONG], layers=layers)[:, 0], atol=1e-5
+        encoder.embed_layers([streamed(LONG)], layers=layers)[:, 0],
+        encoder.embed_layers([LONG], layers=layers)[:, 0],
+        atol=1e-5,
     )
 
 

@@ -18,13 +18,15 @@ from torch import Tensor, nn
 from speechssl.audio import normalize
 from speechssl.cli import main
 from speechssl.config import UserError
+from speechssl.inference.batches import pad
+from speechssl.inference.heads import classify, emissions
 from speechssl.interop import huggingface
 from speechssl.interop.export import Target, export_model
 from speechssl.interop.sources import import_model
 from speechssl.models.classifier import Classifier, ClassifierConfig
 from speechssl.models.ctc import CTCConfig, CTCModel
 from speechssl.models.encoder import PRESETS, EncoderConfig
-from speechssl.models.heads import classify, emissions, load_head, pad
+from speechssl.models.heads import load_head
 from speechssl.models.storage import load_encoder, model_hash, read_tensors, save_model
 from speechssl.scoring.decode import greedy
 from tests.interop.exported import (

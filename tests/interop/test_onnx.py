@@ -13,12 +13,14 @@ import torch
 
 from speechssl.audio import normalize
 from speechssl.config import UserError
+from speechssl.inference.batches import pad
+from speechssl.inference.heads import classify, emissions
 from speechssl.interop import onnx as module
 from speechssl.interop.export import ExportReport, export_model
 from speechssl.models.classifier import ClassifierConfig
 from speechssl.models.ctc import CTCConfig, CTCModel
 from speechssl.models.encoder import EncoderConfig, SpeechEncoder
-from speechssl.models.heads import classify, emissions, load_head, pad, save_head
+from speechssl.models.heads import load_head, save_head
 from speechssl.models.storage import load_encoder, model_hash
 from tests.interop.exported import CLASSES, POST, PRE, VOCABULARY, classifier_folder, ctc_folder, shaken, sounds
 from tests.toys import MICRO_ENCODER

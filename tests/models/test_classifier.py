@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from speechssl.inference.batches import pad
 from speechssl.models.classifier import Classifier, ClassifierConfig, LogMelClassifier
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.heads import pad
 from speechssl.models.logmel_cnn import LogMelCNNConfig
 from speechssl.nn.pooling import mean_std_pool
 

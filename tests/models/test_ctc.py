@@ -9,9 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from speechssl.inference.batches import pad
 from speechssl.models.ctc import CTCConfig, CTCModel, CTCOutput, ctc_loss, frames_needed
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.heads import load_head, pad, save_head
+from speechssl.models.heads import load_head, save_head
 from speechssl.text import Vocabulary
 
 pytestmark = pytest.mark.usefixtures("two_threads_throughout")

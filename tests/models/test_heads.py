@@ -10,11 +10,12 @@ import torch
 import speechssl
 from speechssl.audio import normalize
 from speechssl.config import UserError
-from speechssl.models import heads
+from speechssl.inference import heads, windows
+from speechssl.inference.heads import classify, emissions
 from speechssl.models.classifier import Classifier, ClassifierConfig, LogMelClassifier
 from speechssl.models.ctc import CTCConfig, CTCModel
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.heads import Head, classify, emissions, encoder_of, load_head, save_head
+from speechssl.models.heads import Head, encoder_of, load_head, save_head
 from speechssl.models.logmel_cnn import LogMelCNNConfig
 from speechssl.models.storage import model_hash, read_model_config, save_model
 from speechssl.text import Vocabulary
@@ -204,7 +205,7 @@ def test_windows_of_a_long_clip_are_the_whole(monkeypatch: pytest.MonkeyPatch, e
     clip = tones(4.0, seed=4)[: 3 * RATE + extra]
     (whole,) = emissions(model, [clip])
     monkeypatch.setattr(heads, "WINDOW_SECONDS", 1.0)
-    monkeypatch.setattr(heads, "CONTEXT_SECONDS", 0.2)
+    monkeypatch.setattr(windows, "CONTEXT_SECONDS", 0.2)
     short = tones(0.3, seed=5)
     (split, other) = emissions(model, [clip, short])
     assert split.shape == whole.shape
@@ -216,7 +217,7 @@ def test_windows_with_attention_are_nearly_the_whole(monkeypatch: pytest.MonkeyP
     model, clip = writer(), tones(6.0, seed=4)
     (whole,) = emissions(model, [clip])
     monkeypatch.setattr(heads, "WINDOW_SECONDS", 3.0)
-    monkeypatch.setattr(heads, "CONTEXT_SECONDS", 0.5)
+    monkeypatch.setattr(windows, "CONTEXT_SECONDS", 0.5)
     (split,) = emissions(model, [clip])
     assert split.shape == whole.shape
     assert (split.argmax(axis=1) == whole.argmax(axis=1)).mean() > 0.9

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
+from speechssl.inference.batches import pad
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.heads import pad
 from speechssl.models.trunk import Hidden, Trunk
 from speechssl.nn.masking import HideConfig, hide_spans
 from tests.toys import changed

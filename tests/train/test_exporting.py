@@ -8,10 +8,11 @@ import transformers
 
 from speechssl import cli
 from speechssl.audio import normalize
+from speechssl.inference.heads import classify, emissions
 from speechssl.interop.exportable import PROGRAMS, Program, reasons
 from speechssl.models.ctc import CTCConfig, CTCModel
 from speechssl.models.encoder import PRESETS, SpeechEncoder
-from speechssl.models.heads import classify, emissions, load_head
+from speechssl.models.heads import load_head
 from speechssl.models.storage import save_model
 from speechssl.train.exporting import settings_for
 from speechssl.train.finetune_config import FinetuneConfig

@@ -11,10 +11,11 @@ from speechssl.audio import normalize
 from speechssl.config import UserError, dump_config
 from speechssl.data.labelled import Example
 from speechssl.data.waveforms import WaveformStore
+from speechssl.inference.heads import classify, emissions
 from speechssl.models.classifier import Classifier
 from speechssl.models.ctc import CTCModel
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.heads import classify, emissions, load_head
+from speechssl.models.heads import load_head
 from speechssl.models.storage import load_encoder, model_hash, read_model_config, save_model
 from speechssl.scoring.decode import greedy
 from speechssl.scoring.probe import fit_logistic
