@@ -103,10 +103,15 @@ def unpack(commit: str, folder: Path, *, measured_by: str) -> None:
 
 
 def run_in(tree: Path, command: list[str]) -> None:
-    """Run with the package of a tree, one thread, no accelerator."""
+    """Run with the package of a tree, wherever this was started; one thread, no accelerator."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     places = {"PYTHONPATH": str(tree), "CUDA_VISIBLE_DEVICES": "", "SPEECHSSL_DATA": "", "PYTHONWARNINGS": "ignore"}
-    subprocess.run(command, check=True, env={**os.environ, **threads, **places})
+    environment = {**os.environ, **threads, **places, "PYTHONSAFEPATH": "1"}  # else `-m` takes the current folder's
+    where = [sys.executable, "-c", "import speechssl; print(speechssl.__file__)"]
+    found = subprocess.run(where, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout.strip()
+    if not Path(found).is_relative_to(tree):
+        sys.exit(f"{tree}: the package that would run is {found}")
+    subprocess.run(command, check=True, env=environment)
 
 
 def with_needs(names: list[str]) -> list[str]:
