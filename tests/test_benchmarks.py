@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -159,6 +160,23 @@ def test_same_numbers_tells_every_difference(
 
 
 @pytest.mark.slow
+def test_same_numbers_runs_the_package_of_the_tree(
+    same_numbers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is started: `python -m` would take the package of the current folder."""
+    for name in ("tree", "here"):
+        package = tmp_path / name / "speechssl"
+        package.mkdir(parents=True)
+        (package / "__init__.py").touch()
+        (package / "__main__.py").write_text(f"import sys\nopen(sys.argv[1], 'w').write({name!r})\n")
+    monkeypatch.chdir(tmp_path / "here")
+    same_numbers.run_in(tmp_path / "tree", [sys.executable, "-m", "speechssl", str(tmp_path / "ran")])
+    assert (tmp_path / "ran").read_text() == "tree"
+    shutil.rmtree(tmp_path / "tree" / "speechssl")
+    with pytest.raises(SystemExit, match="the package that would run is "):
+        same_numbers.run_in(tmp_path / "tree", [sys.executable, "-m", "speechssl", str(tmp_path / "ran")])
+
+
 def test_same_numbers(same_numbers: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if not (FOLDER.parent / ".git").exists():
         pytest.skip("no commits here")
