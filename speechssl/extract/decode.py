@@ -1,16 +1,14 @@
 """Decoding threads ahead of the encoder: clips in the order of the plan, and no more of them than memory allows.
 
-Threads take the clips in order, each when its turn comes; what is decoded and not yet encoded stays below a budget. The
-clip that the encoder waits for is always let through, so the budget may be exceeded by one part (see `encode`), and
-nothing can wait for ever. A clip longer than a window is read once, to learn what must be known before, and handed on
+Threads take the clips in order (see `ordered`); what is decoded and not yet encoded stays below a budget. The clip that
+the encoder waits for is always decoded, so the budget may be exceeded by one part (see `encode`), and nothing can wait
+for ever. A clip longer than a window is read once, to learn what must be known before, and handed on
 unread: the encoder decodes it again, block by block.
 """
 
-import queue
-import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from jaxtyping import Float32
 
 from speechssl.audio import AudioError, Levels, open_stretch, samples_to_seconds, with_channel
 from speechssl.data.members import local_file
+from speechssl.extract.ordered import InOrder
 from speechssl.extract.plan import Item
 from speechssl.extract.remote import fetched, is_address
 from speechssl.inference.windows import LongClip, Waveform, scan
@@ -81,71 +80,22 @@ class Decoding:
     """
 
     def __init__(self, items: Iterator[Item], *, budget: int, long_samples: int, spool: Path):
-        self.budget, self.held, self.most_held = budget, 0, 0
-        self._items, self._long_samples, self._spool = items, long_samples, spool
-        self._taking = threading.Lock()
-        self._changed = threading.Condition()
-        self._done: dict[int, Clip] = {}
-        self._taken = self._due = 0
-        self._total: int | None = None
-        self._error: BaseException | None = None
-        self._stopped = False
+        self.order: InOrder[Item, Clip] = InOrder(items, ahead=AHEAD, budget=budget)  # bytes of samples
+        self._long_samples, self._spool = long_samples, spool
 
     def __iter__(self) -> Iterator[Clip]:
         """In the order of the plan; raises what reading the plan raises."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._stopped or self._due in self._done or self._at_end())
-                if self._due not in self._done:
-                    if self._error is not None:
-                        raise self._error
-                    return
-                clip = self._done.pop(self._due)
-                self._due += 1
-                self._changed.notify_all()
-            yield clip
+        return iter(self.order)
 
     def release(self, clip: Clip) -> None:
         """The clip's samples are no longer needed."""
         if isinstance(clip, Decoded):
-            self._let_go(len(clip.waveform) * _SAMPLE)
+            self.order.release(len(clip.waveform) * _SAMPLE)
         elif isinstance(clip, Streamed):
             clip.close()
 
-    def stop(self) -> None:
-        """Threads end after the clip they are at."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
-
-    def work(self) -> None:
-        """What a decoding thread does."""
-        while True:
-            with self._taking:
-                if self._stopped or self._total is not None:
-                    return
-                try:
-                    item = next(self._items, None)
-                except BaseException as error:  # noqa: BLE001 -- it is raised again where the clips are asked for
-                    self._error, item = error, None
-                if item is None:
-                    with self._changed:
-                        self._total = self._taken
-                        self._changed.notify_all()
-                    return
-                index = self._taken
-                self._taken += 1
-            with self._changed:
-                self._changed.wait_for(lambda index=index: self._stopped or index < self._due + AHEAD)
-            clip = self._decode(index, item)
-            with self._changed:
-                self._done[index] = clip
-                self._changed.notify_all()
-
-    def _at_end(self) -> bool:
-        return self._total is not None and self._due >= self._total
-
-    def _decode(self, index: int, item: Item) -> Clip:
+    def decode(self, index: int, item: Item) -> Clip:
+        """What a decoding thread does with a clip."""
         if item.fault:
             return Failed(item, item.fault)
         stack = ExitStack()
@@ -171,30 +121,19 @@ class Decoding:
                 # The samples at their own rate are held beside the result for a moment.
                 size = stretch.num_samples * _SAMPLE
                 native = round(size * stretch.info.rate / 16000)
-                self._reserve(index, size + native)
+                self.order.reserve(size + native, index=index)
                 got = 0
                 try:
                     waveform = np.ascontiguousarray(stretch.read(), dtype=np.float32)
                     found = Levels([waveform]).check(path)
                     got = len(waveform) * _SAMPLE
                 finally:
-                    self._let_go(size + native - got)
+                    self.order.release(size + native - got)
                 return Decoded(item, waveform, whole, (*notes, *found))
 
         clip = scan(lambda: _blocks(item, path, channel), path)
         again = _unchanged(lambda: _blocks(item, path, channel), clip.num_samples, path)
         return Streamed(item, replace(clip, blocks=lambda: ahead(again)), close, whole, (*notes, *clip.notes))
-
-    def _reserve(self, index: int, size: int) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._stopped or index <= self._due or self.held + size <= self.budget)
-            self.held += size
-            self.most_held = max(self.most_held, self.held)
-
-    def _let_go(self, size: int) -> None:
-        with self._changed:
-            self.held -= size
-            self._changed.notify_all()
 
 
 def _blocks(item: Item, path: str, channel: int | None) -> Iterator[Waveform]:
@@ -238,54 +177,12 @@ def decoding(
         spool: a folder for local copies of what is behind addresses.
     """
     found = Decoding(items, budget=budget, long_samples=long_samples, spool=spool)
-    workers = [threading.Thread(target=found.work, name=f"decode-{number}", daemon=True) for number in range(threads)]
-    for worker in workers:
-        worker.start()
-    try:
+    with found.order.running([found.decode] * threads, name="decode"):
         yield found
-    finally:
-        found.stop()
-        for worker in workers:
-            worker.join()
-
-
-@dataclass
-class _Ahead:
-    """A queue between a reader and who reads on."""
-
-    blocks: "queue.Queue[Waveform | BaseException | None]" = field(default_factory=lambda: queue.Queue(maxsize=2))
-    stopped: threading.Event = field(default_factory=threading.Event)
-
-    def put(self, block: Waveform | BaseException | None) -> None:
-        while not self.stopped.is_set():
-            try:
-                self.blocks.put(block, timeout=0.1)
-            except queue.Full:
-                continue
-            return
 
 
 def ahead(blocks: Callable[[], Iterator[Waveform]]) -> Iterator[Waveform]:
     """The same blocks, read by a thread that is up to two of them ahead."""
-    line = _Ahead()
-
-    def read() -> None:
-        try:
-            for block in blocks():
-                line.put(block)
-                if line.stopped.is_set():
-                    return
-            line.put(None)
-        except BaseException as error:  # noqa: BLE001 -- it is raised again where the blocks are used
-            line.put(error)
-
-    thread = threading.Thread(target=read, name="read-ahead", daemon=True)
-    thread.start()
-    try:
-        while (block := line.blocks.get()) is not None:
-            if isinstance(block, BaseException):
-                raise block
-            yield block
-    finally:
-        line.stopped.set()
-        thread.join()
+    order: InOrder[Waveform, Waveform] = InOrder(blocks(), ahead=2)
+    with order.running([lambda _, block: block], name="read-ahead"):
+        yield from order

@@ -5,7 +5,6 @@ which share a batch, follows from the plan and the lengths of its clips alone: a
 the same batches, and the same numbers to the last bit.
 """
 
-import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,9 +23,6 @@ from speechssl.inference.layers import Layer
 from speechssl.inference.pooling import Pooling
 
 PART_SECONDS, PART_CLIPS = 480.0, 1024
-
-G = TypeVar("G")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -219,80 +215,3 @@ def _of(part: Sequence[Clip], kind: type[C]) -> list[tuple[int, C]]:
 
 def _checked(numbers: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."] | str:
     return numbers if np.isfinite(numbers).all() else "the model gives numbers that are not finite"
-
-
-def in_order(tasks: Iterator[G], workers: Sequence[Callable[[G], R]], *, ahead: int = 32) -> Iterator[R]:
-    """Results of tasks in the order of the tasks, each done by whichever worker is free, in a thread of its own.
-
-    Args:
-        tasks: read by one thread of its own, as far ahead as workers take them.
-        workers: what does a task; each does one at a time.
-        ahead: results that may wait for an earlier one, for each worker.
-
-    Raises:
-        Exception: the first that the tasks or a worker raised; no more tasks are begun then.
-
-    >>> list(in_order(iter(range(5)), [lambda n: n * n, lambda n: n * n]))
-    [0, 1, 4, 9, 16]
-    """
-    waiting: queue.Queue[tuple[int, G] | None] = queue.Queue(maxsize=len(workers))
-    results: queue.Queue[tuple[int, R | BaseException]] = queue.Queue()
-    room = threading.Semaphore(ahead * len(workers))
-    stop = threading.Event()
-    total: list[int] = []
-
-    def feed() -> None:
-        number = 0
-        try:
-            for task in tasks:
-                room.acquire()
-                if stop.is_set():
-                    break
-                waiting.put((number, task))
-                number += 1
-        except BaseException as error:  # noqa: BLE001 -- it is raised again where the results are asked for
-            results.put((-1, error))
-        total.append(number)
-        for _ in workers:
-            waiting.put(None)
-        results.put((-2, ValueError()))
-
-    def work(do: Callable[[G], R]) -> None:
-        while (taken := waiting.get()) is not None:
-            if stop.is_set():
-                continue
-            number, task = taken
-            try:
-                results.put((number, do(task)))
-            except BaseException as error:  # noqa: BLE001 -- it is raised again where the results are asked for
-                results.put((-1, error))
-                return _drain(waiting)
-        return None
-
-    threads = [threading.Thread(target=feed, name="parts", daemon=True)]
-    threads += [threading.Thread(target=work, args=(do,), name="encode", daemon=True) for do in workers]
-    for thread in threads:
-        thread.start()
-    held: dict[int, R] = {}
-    due = 0
-    try:
-        while not total or due < total[0]:
-            number, result = results.get()
-            if number == -2:
-                continue
-            if isinstance(result, BaseException):
-                raise result
-            held[number] = result
-            while due in held:
-                yield held.pop(due)
-                due += 1
-                room.release()
-    finally:
-        stop.set()
-        room.release()
-
-
-def _drain(waiting: "queue.Queue[tuple[int, G] | None]") -> None:
-    """Take what is left, so that whoever puts it in does not wait for ever."""
-    while waiting.get() is not None:
-        pass

@@ -13,7 +13,8 @@ from jaxtyping import Float32
 
 from speechssl.audio import RECEPTIVE_FIELD, AudioError
 from speechssl.extract.decode import Clip, Decoded, Streamed, decoding
-from speechssl.extract.encode import Encoded, PartEncoder, in_order, parts_of
+from speechssl.extract.encode import Encoded, PartEncoder, parts_of
+from speechssl.extract.ordered import InOrder
 from speechssl.extract.plan import Item
 from speechssl.extract.progress import Tally
 from speechssl.extract.resources import Resources
@@ -23,6 +24,7 @@ from speechssl.inference.precision import Precision, choose, encoding_of
 from speechssl.models.encoder import SpeechEncoder
 
 Engine = Literal["local", "ray"]
+_AHEAD = 32  # parts that may wait for an earlier one, for each device
 _CHECKED_SECONDS = 20.0  # of the first part that are also encoded in float32
 
 
@@ -92,7 +94,10 @@ def run_local(
         release = clips.release
         workers = _workers(encoder, job, ledger, dtype, devices=devices, resources=resources, release=release)
         del encoder  # what works is a copy with its weights laid out anew
-        yield from in_order(itertools.chain(first, parts), workers)
+        encoded: InOrder[list[Clip], Encoded] = InOrder(itertools.chain(first, parts), ahead=_AHEAD * len(workers))
+        # Not waited for: a worker may be in the middle of minutes of audio, or wait for clips of the decoding threads.
+        with encoded.running([lambda _, part, own=worker: own(part) for worker in workers], name="encode", wait=False):
+            yield from encoded
 
 
 def _workers(

@@ -1,0 +1,151 @@
+"""Results of threads in the order of their tasks: decodes clips, encodes parts, and reads ahead in a long clip.
+
+A worker takes the next task when it is free, so that no task waits in a queue; workers pause when `ahead` results wait
+for an earlier one. An error, of a task or of reading the tasks, is raised where its result would have come: all
+earlier results come first, and no further task is begun.
+"""
+
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class _Raised:
+    error: BaseException
+
+
+class InOrder(Generic[T, R]):
+    """Results in the order of the tasks; one thread iterates over it.
+
+    Args:
+        tasks: read by the workers, one at a time.
+        ahead: most tasks that are begun and whose results have not been asked for.
+        budget: of what tasks `reserve`, for example bytes.
+
+    Attributes:
+        held: of the budget now.
+        most_held: so far.
+
+    >>> squares = InOrder(iter(range(5)), ahead=3)
+    >>> with squares.running([lambda _, number: number**2] * 2, name="square"):
+    ...     list(squares)
+    [0, 1, 4, 9, 16]
+    """
+
+    def __init__(self, tasks: Iterator[T], *, ahead: int, budget: int = sys.maxsize):
+        self._tasks, self._ahead, self._budget = tasks, ahead, budget
+        self.held = self.most_held = 0
+        self._reading = threading.Lock()  # held by the worker that reads the next task
+        self._changed = threading.Condition()  # guards everything below
+        self._results: dict[int, R | _Raised] = {}
+        self._begun = self._due = 0  # tasks; results that were asked for
+        self._ended = self._stopped = False
+
+    @contextmanager
+    def running(
+        self, workers: Sequence[Callable[[int, T], R]], *, name: str, wait: bool = True
+    ) -> Generator[None, None, None]:
+        """Threads for as long as the block runs; they end after the tasks that they are at.
+
+        Args:
+            workers: each has a thread and does one task at a time: (index, task) -> result.
+            name: of the threads.
+            wait: for the threads to end, at the end of the block.
+        """
+        threads = [
+            threading.Thread(target=self._work, args=(do,), name=f"{name}-{number}", daemon=True)
+            for number, do in enumerate(workers)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._stopped = True
+                self._changed.notify_all()
+            for thread in threads if wait else ():
+                thread.join()
+
+    def __iter__(self) -> Iterator[R]:
+        """The results; raises what a task raised, or what reading the tasks raised."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopped or self._due in self._results or self._at_end())
+                if self._due not in self._results:
+                    return
+                result = self._results.pop(self._due)
+                self._due += 1
+                self._changed.notify_all()
+            if isinstance(result, _Raised):
+                raise result.error
+            yield result
+
+    def reserve(self, amount: int, *, index: int) -> None:
+        """Block a worker until the budget has room, but not when the result of its task is the next to be asked for.
+
+        Nothing can wait for ever: whatever is held, the result that is asked for is made, beyond the budget if need be.
+
+        Args:
+            amount: to hold.
+            index: of the worker's task.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or index <= self._due or self.held + amount <= self._budget)
+            self.held += amount
+            self.most_held = max(self.most_held, self.held)
+
+    def release(self, amount: int) -> None:
+        """Give back so much of the budget."""
+        with self._changed:
+            self.held -= amount
+            self._changed.notify_all()
+
+    def _at_end(self) -> bool:
+        return self._ended and self._due >= self._begun
+
+    def _work(self, do: Callable[[int, T], R]) -> None:
+        while (found := self._next()) is not None:
+            index, task = found
+            try:
+                result: R | _Raised = do(index, task)
+            except BaseException as error:  # noqa: BLE001 -- it is raised again where the result is asked for
+                result = _Raised(error)
+            del found, task  # whatever a task holds is free before the next one is read
+            self._put(index, result)
+
+    def _next(self) -> tuple[int, T] | None:
+        """The next task with its index; None where none is to be begun."""
+        with self._reading:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopped or self._ended or self._begun < self._due + self._ahead)
+                if self._stopped or self._ended:
+                    return None
+                index = self._begun
+            try:
+                task = next(self._tasks)
+            except StopIteration:
+                with self._changed:
+                    self._ended = True
+                    self._changed.notify_all()
+                return None
+            except BaseException as error:  # noqa: BLE001 -- as above
+                self._put(index, _Raised(error))
+                return None
+            with self._changed:
+                self._begun = index + 1
+                return None if self._stopped else (index, task)
+
+    def _put(self, index: int, result: R | _Raised) -> None:
+        with self._changed:
+            self._results[index] = result
+            self._begun = max(self._begun, index + 1)
+            self._ended = self._ended or isinstance(result, _Raised)
+            self._changed.notify_all()
