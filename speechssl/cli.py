@@ -305,9 +305,10 @@ def extract(
     as_json: Annotated[bool, typer.Option("--json", help="The counts as one JSON object on stdout.")] = False,
 ) -> None:
     """Turn recordings into vectors. A run that was killed goes on where it was; bad files stop nothing."""
+    from speechssl.extract.progress import told_by
     from speechssl.extract.resources import read_bytes
     from speechssl.extract.run import extract as run
-    from speechssl.extract.summary import summary, told_by
+    from speechssl.extract.run import summary
 
     with bars() as bar:
         report = run(

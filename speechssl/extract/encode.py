@@ -12,17 +12,20 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 import numpy as np
+import torch
 from jaxtyping import Float32
 
 from speechssl.audio import AudioError
 from speechssl.extract.decode import Clip, Decoded, Failed, Streamed
 from speechssl.extract.plan import Item
+from speechssl.extract.resources import PART_SECONDS, Resources
 from speechssl.files import naming
-from speechssl.inference.engine import Encoding
 from speechssl.inference.layers import Layer
 from speechssl.inference.pooling import Pooling
+from speechssl.inference.precision import Precision, encoding_of
+from speechssl.models.encoder import SpeechEncoder
 
-PART_SECONDS, PART_CLIPS = 480.0, 1024
+PART_CLIPS = 1024
 
 
 @dataclass(frozen=True)
@@ -84,36 +87,65 @@ def parts_of(
         yield part
 
 
+@dataclass(frozen=True)
+class Job:
+    """What every encoder of a run does.
+
+    Attributes:
+        pooling: None keeps every frame.
+        layers: that are read.
+        dim: of the encoder.
+        mix: weights that the layer `mix` stands for.
+        dtype: as it was asked for.
+        compiled: whether the encoder is compiled.
+    """
+
+    pooling: Pooling | None
+    layers: tuple[Layer, ...]
+    dim: int
+    mix: tuple[float, ...] | None
+    dtype: Precision
+    compiled: bool
+
+
 class PartEncoder:
     """Encodes parts on one device.
 
     Args:
-        encoding: the encoder.
-        pooling: how frames become a vector; None: all frames are kept.
-        layers: which are read.
-        frames: a folder for files of frames.
-        release: called with a clip that is done with.
+        encoder: it is used, not copied.
+        job: what to do.
+        device: where.
+        dtype: of the arithmetic; not `auto`.
+        resources: seconds of a batch and of a window.
+        frames: a folder for files of frames, where those are kept.
+        release: called with a clip whose samples can be freed.
         tell: called with the clips and seconds that are newly done, and how many of the clips have failed.
     """
 
     def __init__(
         self,
-        encoding: Encoding,
+        encoder: SpeechEncoder,
+        job: Job,
         *,
-        pooling: Pooling | None,
-        layers: Sequence[Layer],
-        frames: Path,
+        device: torch.device,
+        dtype: Precision,
+        resources: Resources,
+        frames: Path | None = None,
         release: Callable[[Clip], None] = lambda _: None,
         tell: Callable[[int, float, int], None] = lambda *_: None,
     ):
-        self.encoding, self.layers = encoding, list(layers)
-        self.pooling: Pooling | None = pooling
-        self._frames, self._release, self._tell = frames, release, tell
+        self.encoding = encoding_of(encoder, device=device, dtype=dtype, mix=job.mix, compiled=job.compiled)
+        self.encoding.batch_seconds = resources.batch_seconds
+        self.encoding.window_seconds = resources.window_seconds
+        self.layers, self.release = job.layers, release
+        self.pooling: Pooling | None = job.pooling
+        self._frames, self._tell = frames, tell
 
     def __call__(self, part: Sequence[Clip]) -> Encoded:
         """One part."""
         if self.pooling is not None:
             return self._finish(part, self._vectors(part, self.pooling), None)
+        assert self._frames is not None
         path = self._frames / f".{threading.get_ident()}-{id(part)}.f32"
         with naming(path), path.open("wb") as file:
             found = self._all_frames(part, file)
@@ -170,7 +202,7 @@ class PartEncoder:
         return found
 
     def _done(self, clip: Decoded | Streamed, result: "_Found") -> None:
-        self._release(clip)
+        self.release(clip)
         failed = isinstance(result, str)
         self._tell(1, 0.0 if failed else clip.seconds, int(failed))
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32
 
-from speechssl.extract.parts import Layout, Parts, RowLayout
+from speechssl.extract.layout import Layout
+from speechssl.extract.parts import Parts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,19 +21,16 @@ class Finished:
     """All rows of a run in the order of its plan, and the settings to keep beside them.
 
     Attributes:
-        parts: where the rows lie.
+        layout: of the rows.
+        parts: where the rows are.
         places: of the rows in order: part << 32 | row.
         settings: JSON values.
     """
 
-    parts: Parts[Layout]
+    layout: Layout
+    parts: Parts
     places: Sequence[int]
     settings: Mapping[str, Any]
-
-    @property
-    def layout(self) -> Layout:
-        """Of the rows."""
-        return self.parts.layout
 
     def tables(self) -> "Iterator[tuple[int, pa.Table]]":
         """Runs of rows that lie together, with the number of their part."""
@@ -61,7 +59,7 @@ class Finished:
         return json.dumps(dict(self.settings))
 
 
-def tables_of(parts: Parts[Any], places: Sequence[int]) -> "Iterator[tuple[int, pa.Table]]":
+def tables_of(parts: Parts, places: Sequence[int]) -> "Iterator[tuple[int, pa.Table]]":
     """Rows of parts in a given order: runs that are together, with the number of their part.
 
     Args:
@@ -83,7 +81,7 @@ def tables_of(parts: Parts[Any], places: Sequence[int]) -> "Iterator[tuple[int, 
 class _PartReader:
     """Rows of parts, two row groups in memory: new files may lie between old ones, and their parts take turns."""
 
-    def __init__(self, parts: Parts[Any]):
+    def __init__(self, parts: Parts):
         self._group = functools.lru_cache(maxsize=2)(functools.partial(_row_group, parts))
         self._sizes = functools.lru_cache(maxsize=2)(functools.partial(_sizes, parts))
 
@@ -96,7 +94,7 @@ class _PartReader:
             start += size
 
 
-def _sizes(parts: Parts[Any], part: int) -> list[int]:
+def _sizes(parts: Parts, part: int) -> list[int]:
     """Rows of each row group."""
     import pyarrow.parquet as pq
 
@@ -104,19 +102,18 @@ def _sizes(parts: Parts[Any], part: int) -> list[int]:
         return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
 
 
-def _row_group(parts: Parts[Any], part: int, group: int) -> "pa.Table":
+def _row_group(parts: Parts, part: int, group: int) -> "pa.Table":
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(parts.path(part)) as file:
-        return _conform(file.read_row_group(group), parts.layout)
+        return _conform(file.read_row_group(group), parts.schema)
 
 
-def _conform(table: "pa.Table", layout: RowLayout) -> "pa.Table":
+def _conform(table: "pa.Table", schema: "pa.Schema") -> "pa.Table":
     """The rows with the columns of now: what an earlier run did not know is null, numbers and words become wider."""
     import pyarrow as pa
 
     columns: list[Any] = []
-    schema = layout.schema()
     for field in schema:
         if field.name in table.column_names:
             column = table[field.name]

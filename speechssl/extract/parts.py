@@ -18,15 +18,13 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from speechssl.config import UserError
-from speechssl.data.values import extra_text, json_number
-from speechssl.extract.columns import ColumnType
+from speechssl.data.values import json_number
 from speechssl.extract.decode import Failed
-from speechssl.extract.encode import Encoded
 from speechssl.files import naming, write_atomic
 
 if TYPE_CHECKING:
@@ -38,76 +36,21 @@ FAILED_KEY = b"speechssl.failed"
 PINNED = ("format", "model_hash", "source", "pooling", "layer", "dtype", "window_seconds", "compile", "decoder")
 
 
-@runtime_checkable
-class Part(Protocol):
-    """What every part has, whatever its rows are.
+@dataclass(frozen=True)
+class Part:
+    """Some clips of a run, done: what is kept of them.
 
     Attributes:
+        table: their rows; `path`, `duration` and `key` are among the columns.
         failed: clips that could not be used.
         done: of each clip of the part in order, whether it is a row.
         frames: a file of frames to keep beside the rows.
     """
 
-    @property
-    def failed(self) -> Sequence[Failed]: ...  # noqa: D102 -- above
-    @property
-    def done(self) -> Sequence[bool]: ...  # noqa: D102 -- above
-    @property
-    def frames(self) -> Path | None: ...  # noqa: D102 -- above
-
-
-@runtime_checkable
-class RowLayout(Protocol):
-    """The columns of an output's rows, and how a part becomes rows; `path`, `duration` and `key` are among them."""
-
-    def schema(self) -> "pa.Schema":
-        """Of the rows of a part."""
-        ...
-
-    def table(self, part: Any) -> "pa.Table":
-        """The rows of a part."""
-        ...
-
-
-L = TypeVar("L", bound=RowLayout)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The shape of an output's rows.
-
-    Attributes:
-        vectors: names of the vector columns, one a layer; empty at frame level.
-        layers: how many layers.
-        dim: numbers in a vector or frame.
-        columns: metadata columns with their types.
-    """
-
-    vectors: tuple[str, ...]
-    layers: int
-    dim: int
-    columns: Mapping[str, ColumnType]
-
-    @property
-    def frames(self) -> bool:
-        """Whether every frame is kept."""
-        return not self.vectors
-
-    def schema(self, *, own: bool = True) -> "pa.Schema":
-        """Of the rows of a part; without what only parts need when `own` is False."""
-        import pyarrow as pa
-
-        kinds = {"text": pa.string(), "integer": pa.int64(), "number": pa.float64(), "truth": pa.bool_()}
-        fields = [("path", pa.string()), ("offset", pa.float64()), ("duration", pa.float64())]
-        if self.frames:
-            fields += [("num_frames", pa.int64())] + ([("first_frame", pa.int64())] if own else [])
-        fields += [(name, pa.list_(pa.float32(), self.dim)) for name in self.vectors]
-        fields += [(name, kinds[kind]) for name, kind in self.columns.items()]
-        return pa.schema([pa.field(name, kind) for name, kind in (*fields, ("key", pa.string()))])
-
-    def table(self, part: Encoded) -> "pa.Table":
-        """The rows of a part, with their vectors."""
-        return _table(part, self)
+    table: "pa.Table"
+    failed: Sequence[Failed]
+    done: Sequence[bool]
+    frames: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -172,16 +115,16 @@ def _still_there(handle: int, path: Path) -> bool:
         return False
 
 
-class Parts(Generic[L]):
+class Parts:
     """The parts of one run; the lock is held by the caller.
 
     Args:
         folder: `OUT.parts`.
-        layout: of the rows to come; parts of an earlier run may have other metadata columns.
+        schema: of the rows to come; parts of an earlier run may have other metadata columns.
     """
 
-    def __init__(self, folder: Path, layout: L):
-        self.folder, self.layout = folder, layout
+    def __init__(self, folder: Path, schema: "pa.Schema"):
+        self.folder, self.schema = folder, schema
         for path in [*folder.glob(".*.partial"), *folder.glob(".*.f32")]:
             path.unlink()  # what a killed run was writing
         self.count = 0
@@ -209,13 +152,12 @@ class Parts(Generic[L]):
         failed = [
             FailedClip(f.item.key.hex(), f.item.path, f.reason, f.item.offset, f.item.duration) for f in part.failed
         ]
-        table = self.layout.table(part)
         metadata = {METADATA_KEY: json.dumps(dict(settings)), FAILED_KEY: json.dumps([vars(each) for each in failed])}
         if part.frames is not None:
             with part.frames.open("rb+") as file:
                 os.fsync(file.fileno())
             part.frames.replace(self.frames_path(self.count))
-        write_table(table.replace_schema_metadata(metadata), self.path(self.count))
+        write_table(part.table.replace_schema_metadata(metadata), self.path(self.count))
         self.count += 1
         return failed
 
@@ -310,41 +252,3 @@ def check_same(where: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> N
                 f"{where}: made with {words} {old.get(name)}, now {new.get(name)}; "
                 "go on with the old one, or give another name"
             )
-
-
-def _table(part: Encoded, layout: Layout) -> "pa.Table":
-    import pyarrow as pa
-
-    rows, schema = part.rows, layout.schema()
-    known = [dict(row.item.metadata) for row in rows]
-    columns: dict[str, Any] = {
-        "path": [row.item.path for row in rows],
-        "offset": [row.item.offset for row in rows],
-        "duration": [row.seconds for row in rows],
-        "key": [row.item.key.hex() for row in rows],
-    }
-    if layout.frames:
-        columns["num_frames"] = [row.num_frames for row in rows]
-        columns["first_frame"] = [row.first_frame for row in rows]
-    arrays: list[pa.Array] = []
-    for field in schema:
-        if field.name in layout.vectors:
-            place = layout.vectors.index(field.name)
-            flat = np.ascontiguousarray(part.vectors[:, place]).reshape(-1)
-            arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), layout.dim))
-        elif field.name in columns:
-            arrays.append(pa.array(columns[field.name], field.type))
-        else:
-            arrays.append(_metadata(known, field.name, field.type))
-    return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def _metadata(known: Sequence[Mapping[str, Any]], name: str, kind: "pa.DataType") -> "pa.Array":
-    import pyarrow as pa
-
-    values = [each.get(name) for each in known]
-    if kind == pa.string():
-        values = [None if value is None else extra_text(value) for value in values]
-    elif kind == pa.float64():
-        values = [None if value is None else float(value) for value in values]
-    return pa.array(values, kind)

@@ -26,8 +26,7 @@ from speechssl.extract.decode import Clip, Decoded, Failed, Streamed, decoding
 from speechssl.extract.encode import parts_of
 from speechssl.extract.parts import FailedClip, locked, pinned
 from speechssl.extract.plan import Item, Plan, read_plan
-from speechssl.extract.prediction_file import PredictedPart, PredictedRow, PredictionFile, PredictionRows
-from speechssl.extract.prediction_rows import Format
+from speechssl.extract.predictions import Format, PredictedPart, PredictedRow, PredictionFile, schema_of_rows
 from speechssl.extract.progress import Progress, Tally
 from speechssl.extract.remote import is_address
 from speechssl.extract.resume import Run
@@ -176,7 +175,7 @@ def predict_to(
         predictor: the model.
         sources: see `read_sources`.
         out: the file.
-        layout: of its rows (see `prediction_rows`).
+        layout: of its rows (see `predictions`).
         allow_remote: as `read_sources` takes it.
         progress: called after each part.
         failed: called with each clip that could not be used.
@@ -200,7 +199,7 @@ def predict_to(
     with locked(folder):
         output = PredictionFile(out, layout, predictor.classes, under_way=pinned(folder) is not None)
         tally = Tally(plan, progress)
-        run = Run(output, folder, plan=plan, layout=PredictionRows(), settings=settings, tally=tally)
+        run = Run(output, folder, plan=plan, schema=schema_of_rows(), settings=settings, tally=tally)
         told = run.finished_before()
         before = told is not None
         if told is None:
@@ -208,7 +207,7 @@ def predict_to(
             run.settle("float32", None)
             with closing(predict_each(predictor, run.remaining(), spool=folder, tell=tally.tell)) as parts:
                 for part in parts:
-                    for each in run.commit(part):
+                    for each in run.commit(part.part()):
                         failed(each)
             told = run.finish()
         shutil.rmtree(folder)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from speechssl.extract.decode import Failed
 from speechssl.extract.predict import PredictReport, predict_each, predict_to, read_sources
-from speechssl.extract.prediction_rows import Format, RowWriter, TextStream
-from speechssl.extract.summary import told_by
+from speechssl.extract.predictions import Format, RowWriter, TextStream
+from speechssl.extract.progress import told_by
 from speechssl.files import naming
 from speechssl.inference.predictor import Predictor
 from speechssl.terminal import bars, say, standard_output

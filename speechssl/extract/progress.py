@@ -1,10 +1,12 @@
-"""How far an extraction is."""
+"""How far an extraction is: counted by its threads, shown on a bar."""
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from speechssl.extract.plan import Plan
+from speechssl.terminal import Update
 
 
 @dataclass(frozen=True)
@@ -47,3 +49,21 @@ class Tally:
         """A clip that an earlier run has done; heard of with the next that is new."""
         with self._lock:
             self.files, self.failed = self.files + 1, self.failed + failed
+
+
+def told_by(bar: Update) -> Callable[[Progress], None]:
+    """A listener that shows files, hours and times real time on a bar.
+
+    >>> listener = told_by(lambda done, total, remark="": print(done, total, remark.partition(",")[0]))
+    >>> listener(Progress(files=3, failed=1, seconds=5400.0, total_files=9, total_seconds=None))
+    3 9 1.50 h
+    """
+    began = time.monotonic()
+
+    def listen(now: Progress) -> None:
+        speed = now.seconds / max(1e-3, time.monotonic() - began)
+        hours = f"{now.seconds / 3600:.2f}" + (f"/{now.total_seconds / 3600:.2f}" if now.total_seconds else "")
+        failed = f", {now.failed} bad" if now.failed else ""
+        bar(now.files, now.total_files, f"{hours} h, {speed:.0f}x real time{failed}")
+
+    return listen

@@ -11,12 +11,12 @@ import torch
 from speechssl.audio import SAMPLE_RATE
 from speechssl.config import UserError
 from speechssl.device import device_of
-from speechssl.extract.encode import PART_SECONDS
 from speechssl.inference.batches import CPU_BATCH_SECONDS, GPU_BATCH_SECONDS
 from speechssl.inference.engine import WINDOW_SECONDS
 from speechssl.models.encoder import EncoderConfig
 from speechssl.nn.transformer import LONG_SEQUENCE
 
+PART_SECONDS = 480.0  # of audio in a part, about
 DEFAULT_MEMORY = 2 << 30  # bytes of host memory beside the program and the weights
 MIN_WINDOW_SECONDS = 10.0
 _AUDIO_SHARE = 0.25  # of the memory, at most; the rest is for a batch

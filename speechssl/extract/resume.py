@@ -12,21 +12,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from speechssl.config import UserError
 from speechssl.extract.finished import tables_of
-from speechssl.extract.parts import FailedClip, L, Part, Parts, check_same, keys_of, pin, pinned
+from speechssl.extract.parts import FailedClip, Part, Parts, check_same, keys_of, pin, pinned
 from speechssl.extract.plan import Item, Plan
 from speechssl.extract.progress import Tally
 from speechssl.extract.remote import is_address
 from speechssl.files import naming
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 _NEW, _FAILED = 2**64 - 1, 2**64 - 2  # places of clips: not done before; cannot be used
 
 
 @dataclass(frozen=True)
-class Results(Generic[L]):
+class Results:
     """What a run has found, in the order of its plan.
 
     Attributes:
@@ -35,7 +38,7 @@ class Results(Generic[L]):
         failed: the clips that failed.
     """
 
-    parts: Parts[L]
+    parts: Parts
     order: Sequence[int]
     failed: Sequence[FailedClip]
 
@@ -60,7 +63,7 @@ class Results(Generic[L]):
 
 
 @runtime_checkable
-class Output(Protocol[L]):
+class Output(Protocol):
     """What a run makes.
 
     Attributes:
@@ -84,7 +87,7 @@ class Output(Protocol[L]):
         """
         ...
 
-    def write(self, results: Results[L], settings: dict[str, Any], scratch: Path) -> None:
+    def write(self, results: Results, settings: dict[str, Any], scratch: Path) -> None:
         """Write the output, whole or not at all; `scratch` is a folder on the same disk."""
         ...
 
@@ -94,25 +97,25 @@ def _may_succeed(item: Item) -> bool:
     return is_address(item.location)
 
 
-class Run(Generic[L]):
+class Run:
     """One output under way; the lock on its folder of parts is held by the caller.
 
     Args:
         output: what is made.
         folder: of its parts.
         plan: the clips.
-        layout: of the rows.
+        schema: of the rows.
         settings: JSON values; `parts.PINNED` says which of them an output has in common.
         tally: counts what is done.
     """
 
     def __init__(
         self,
-        output: Output[L],
+        output: Output,
         folder: Path,
         *,
         plan: Plan,
-        layout: L,
+        schema: "pa.Schema",
         settings: dict[str, Any],
         tally: Tally,
     ):
@@ -121,7 +124,7 @@ class Run(Generic[L]):
         if old is not None:
             check_same(folder, old, settings)
             settings.update({name: old[name] for name in ("dtype", "cosine") if name in old})
-        self.parts = Parts(folder, layout)
+        self.parts = Parts(folder, schema)
         self.resumed = 0
         self._digest = hashlib.blake2b(digest_size=8)
         self._order = array("Q")  # of the plan: places, _NEW or _FAILED

@@ -20,12 +20,13 @@ from typing import Any, Literal
 from speechssl import __version__
 from speechssl.config import UserError
 from speechssl.data.coverage import Coverage
-from speechssl.data.findings import Findings, Known
+from speechssl.data.findings import Findings, Known, closing_lines
 from speechssl.extract.columns import check_columns
-from speechssl.extract.encode import Row
+from speechssl.extract.encode import Job, Row
 from speechssl.extract.finished import Finished
-from speechssl.extract.local import Engine, Job, run_local
-from speechssl.extract.parts import Layout, locked
+from speechssl.extract.layout import Layout
+from speechssl.extract.local import Engine, run_local
+from speechssl.extract.parts import locked
 from speechssl.extract.plan import Plan, read_plan
 from speechssl.extract.progress import Progress, Tally
 from speechssl.extract.resources import DEFAULT_MEMORY, devices_of, divide, peak_memory
@@ -36,6 +37,7 @@ from speechssl.inference.pooling import Pooling
 from speechssl.inference.precision import Precision, check_precision
 from speechssl.interop.sources import Source, open_source
 from speechssl.nn.memory import give_back_freed_memory
+from speechssl.terminal import doubts
 
 LEVELS = ("mean", "mean+std", "none")
 
@@ -155,14 +157,14 @@ def extract(
     folder = out.with_name(f"{out.name}.parts")
     with locked(folder):
         output = _VectorFile(out, layout)
-        run = Run(output, folder, plan=plan, layout=layout, settings=settings, tally=Tally(plan, progress))
+        run = Run(output, folder, plan=plan, schema=layout.schema(), settings=settings, tally=Tally(plan, progress))
         before = run.finished_before()
         if before is not None:
             shutil.rmtree(folder)
             return _report(before, out, plan, started=started, new=0.0, resumed=before["written"], before=True)
         run.begin()
         if engine == "ray":
-            from speechssl.extract.ray import run_on_ray
+            from speechssl.extract.cluster import run_on_ray
 
             parts = run_on_ray(run.remaining(), model, job, run, workers=workers, resources=resources)
         else:
@@ -173,7 +175,7 @@ def extract(
             for part in parts:
                 _cover(coverage, part.rows)
                 notes += part.notes
-                run.commit(part)
+                run.commit(layout.part(part))
                 give_back_freed_memory()
         told = run.finish()
         shutil.rmtree(folder)
@@ -209,14 +211,15 @@ class _VectorFile:
     """Output of an extraction, as `resume.Run` needs it: a finished one holds its rows and settings itself."""
 
     def __init__(self, path: Path, layout: Layout):
+        self._layout = layout
         self.path, self.errors = path, path.with_name(f"{path.name}.errors.jsonl")
         self.rows = path if path.suffix == ".parquet" and not layout.frames else None
 
     def settings(self) -> dict[str, Any] | None:
         return settings_of(self.path)
 
-    def write(self, results: Results[Layout], settings: dict[str, Any], scratch: Path) -> None:
-        write(self.path, Finished(results.parts, results.places, settings), scratch)
+    def write(self, results: Results, settings: dict[str, Any], scratch: Path) -> None:
+        write(self.path, Finished(self._layout, results.parts, results.places, settings), scratch)
 
 
 def _report(
@@ -239,3 +242,21 @@ def _report(
         known=plan.known,
         findings=plan.findings,
     )
+
+
+def summary(report: ExtractReport, out: Path) -> list[str]:
+    """The lines that the command shows at the end."""
+    hours = f"{report.seconds / 3600:.2f} h of audio"
+    lines = [f"{out}: {report.written} clips, {report.dim} numbers each, {hours}"]
+    if report.finished_before:
+        lines.append("all of it was there already; nothing was done")
+    else:
+        before = f"; {report.resumed} of the clips were there already" if report.resumed else ""
+        cosine = "" if report.cosine is None else f", cosine {report.cosine:.5f} with float32 on the first batch"
+        lines.append(
+            f"{report.wall_seconds:.0f} s, {report.times_real_time:.0f} times real time, at most "
+            f"{report.peak_memory / 2**30:.1f} GiB, {report.dtype}{cosine}{before}"
+        )
+    if report.errors:
+        lines.append(f"{report.failed} clips could not be used; each one is in {report.errors}")
+    return lines + doubts(report.notes) + closing_lines(report.known, report.findings)

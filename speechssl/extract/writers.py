@@ -32,7 +32,8 @@ from jaxtyping import Float32
 from speechssl.config import UserError
 from speechssl.extract import arrays
 from speechssl.extract.finished import Finished
-from speechssl.extract.parts import METADATA_KEY, Layout
+from speechssl.extract.layout import Layout
+from speechssl.extract.parts import METADATA_KEY
 
 if TYPE_CHECKING:
     import pyarrow as pa

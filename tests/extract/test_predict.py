@@ -23,7 +23,7 @@ from speechssl.config import UserError
 from speechssl.extract import predict
 from speechssl.extract.parts import locked
 from speechssl.extract.predict import predict_to, read_sources
-from speechssl.extract.prediction_rows import RowWriter
+from speechssl.extract.predictions import RowWriter
 from speechssl.inference import heads, windows
 from speechssl.inference.heads import TooLongError, classify, emissions
 from speechssl.inference.predictor import Predictor, Transcript

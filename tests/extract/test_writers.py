@@ -174,7 +174,7 @@ def test_rows_of_several_parts_are_read_in_any_order(model_folder, source, tmp_p
         made(model_folder, source, tmp_path, "parquet")
     [run] = seen
     assert list(run.places) == [0, 1, 1 << 32]
-    backwards = finished.Finished(run.parts, [1 << 32, 1, 0], {})
+    backwards = finished.Finished(run.layout, run.parts, [1 << 32, 1, 0], {})
     assert backwards.column("path") == PATHS[::-1]
     np.testing.assert_array_equal(np.concatenate(list(backwards.vectors())), np.concatenate(list(run.vectors()))[::-1])
 

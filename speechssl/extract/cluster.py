@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from speechssl.audio import SAMPLE_RATE
 from speechssl.config import UserError
 from speechssl.device import device_of
 from speechssl.extract.decode import decoding
-from speechssl.extract.encode import Encoded, PartEncoder, parts_of
-from speechssl.extract.local import Job, Ledger
+from speechssl.extract.encode import Encoded, Job, PartEncoder, parts_of
 from speechssl.extract.plan import Item
 from speechssl.extract.resources import Resources
-from speechssl.inference.precision import encoding_of
+from speechssl.extract.resume import Run
 from speechssl.interop.sources import open_source
 
 TASK_CLIPS = 256  # clips that one actor gets at a time
@@ -31,13 +31,9 @@ class Extractor:
     """An actor: an encoder with its decoding threads, on a GPU where Ray has given it one."""
 
     def __init__(self, model: str, job: Job, resources: Resources):
-        self._job, self._resources = job, resources
-        encoding = encoding_of(
-            open_source(model).encoder, device=device_of("auto"), dtype=job.dtype, mix=job.mix, compiled=job.compiled
-        )
-        encoding.batch_seconds = resources.batch_seconds
-        encoding.window_seconds = resources.window_seconds
-        self._encoding = encoding
+        encoder, device = open_source(model).encoder, device_of("auto")
+        self._resources = resources
+        self._encode = PartEncoder(encoder, job, device=device, dtype=job.dtype, resources=resources)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Encode the clips of some rows; a row of results for each."""
@@ -51,22 +47,16 @@ class Extractor:
                 iter(items),
                 threads=resources.threads,
                 budget=resources.audio_bytes,
-                long_samples=round(resources.window_seconds * 16000),
+                long_samples=round(resources.window_seconds * SAMPLE_RATE),
                 spool=Path(spool),
             ) as clips,
         ):
-            work = PartEncoder(
-                self._encoding,
-                pooling=self._job.pooling,
-                layers=self._job.layers,
-                frames=Path(spool),
-                release=clips.release,
-            )
-            return [work(part) for part in parts_of(clips)]
+            self._encode.release = clips.release
+            return [self._encode(part) for part in parts_of(clips)]
 
 
 def run_on_ray(
-    items: Iterator[Item], model: str | Path, job: Job, ledger: Ledger, *, workers: int | None, resources: Resources
+    items: Iterator[Item], model: str | Path, job: Job, run: Run, *, workers: int | None, resources: Resources
 ) -> Generator[Encoded]:
     """Encode a plan on a cluster; parts come in its order.
 
@@ -74,7 +64,7 @@ def run_on_ray(
         items: what is to be done.
         model: as the workers find it.
         job: what to do; vectors only, in an arithmetic that is named.
-        ledger: of the run.
+        run: its settings say what an earlier run has chosen; its tally counts what is done.
         workers: actors; None: as many as there are cores or GPUs for.
         resources: of each worker.
 
@@ -90,8 +80,8 @@ def run_on_ray(
         import ray.data
     except ImportError:
         raise UserError("engine ray: pip install 'speechssl[ray]'") from None
-    if "cosine" not in ledger.settings:
-        ledger.settle(job.dtype, None)
+    if "cosine" not in run.settings:
+        run.settle(job.dtype, None)
     tasks = [{"items": pickle.dumps(task)} for task in iter(lambda: list(islice(items, TASK_CLIPS)), [])]
     if not tasks:
         return
@@ -109,5 +99,5 @@ def run_on_ray(
     )
     for row in done.iter_rows():
         for part in pickle.loads(row["parts"]):
-            ledger.tally.tell(len(part.done), sum(each.seconds for each in part.rows), failed=len(part.failed))
+            run.tally.tell(len(part.done), sum(each.seconds for each in part.rows), failed=len(part.failed))
             yield part

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from speechssl.config import UserError
-from speechssl.extract import ray
+from speechssl.extract import cluster
 from speechssl.extract.run import extract
 from tests.micro import tone
 
@@ -32,12 +32,12 @@ def test_an_actor_encodes_what_it_is_given(audio, model_folder):
 
     import numpy as np
 
-    from speechssl.extract.local import Job
+    from speechssl.extract.encode import Job
     from speechssl.extract.plan import read_plan
     from speechssl.extract.resources import Resources
 
     resources = Resources(audio_bytes=1 << 24, batch_seconds=20.0, window_seconds=60.0, threads=2)
-    actor = ray.Extractor(str(model_folder), Job("mean", (-1,), 24, None, "float32", compiled=False), resources)
+    actor = cluster.Extractor(str(model_folder), Job("mean", (-1,), 24, None, "float32", compiled=False), resources)
     [told] = actor({"items": np.array([pickle.dumps(list(read_plan(audio).items()))], object)})["parts"]
     [part] = pickle.loads(told)
     assert [row.item.path for row in part.rows] == ["0.wav", "1.wav", "2.wav", "4.wav", "5.wav"]
@@ -50,7 +50,7 @@ def test_an_actor_encodes_what_it_is_given(audio, model_folder):
 def test_two_workers_of_a_local_ray(audio, model_folder, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray", reason="ray is not installed")
     pytest.importorskip("ray.data", reason="ray[data] is not installed")
-    monkeypatch.setattr(ray, "TASK_CLIPS", 2)
+    monkeypatch.setattr(cluster, "TASK_CLIPS", 2)
     monkeypatch.setenv("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     try:
         ray.init(num_cpus=2, include_dashboard=False, configure_logging=False, log_to_driver=False)
