@@ -31,6 +31,7 @@ class Extractor:
     """An actor: an encoder with its decoding threads, on a GPU where Ray has given it one."""
 
     def __init__(self, model: str, job: Job, resources: Resources):
+        assert job.dtype != "auto"
         encoder, device = open_source(model).encoder, device_of("auto")
         self._resources = resources
         self._encode = PartEncoder(encoder, job, device=device, dtype=job.dtype, resources=resources)

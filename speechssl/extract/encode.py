@@ -20,9 +20,11 @@ from speechssl.extract.decode import Clip, Decoded, Failed, Streamed
 from speechssl.extract.plan import Item
 from speechssl.extract.resources import PART_SECONDS, Resources
 from speechssl.files import naming
+from speechssl.inference.engine import Encoding
 from speechssl.inference.layers import Layer
+from speechssl.inference.packing import DType
 from speechssl.inference.pooling import Pooling
-from speechssl.inference.precision import Precision, encoding_of
+from speechssl.inference.precision import Precision
 from speechssl.models.encoder import SpeechEncoder
 
 PART_CLIPS = 1024
@@ -115,7 +117,7 @@ class PartEncoder:
         encoder: it is used, not copied.
         job: what to do.
         device: where.
-        dtype: of the arithmetic; not `auto`.
+        dtype: of the arithmetic.
         resources: seconds of a batch and of a window.
         frames: a folder for files of frames, where those are kept.
         release: called with a clip whose samples can be freed.
@@ -128,13 +130,13 @@ class PartEncoder:
         job: Job,
         *,
         device: torch.device,
-        dtype: Precision,
+        dtype: DType,
         resources: Resources,
         frames: Path | None = None,
         release: Callable[[Clip], None] = lambda _: None,
         tell: Callable[[int, float, int], None] = lambda *_: None,
     ):
-        self.encoding = encoding_of(encoder, device=device, dtype=dtype, mix=job.mix, compiled=job.compiled)
+        self.encoding = Encoding(encoder, device=device, dtype=dtype, mix=job.mix, compiled=job.compiled)
         self.encoding.batch_seconds = resources.batch_seconds
         self.encoding.window_seconds = resources.window_seconds
         self.layers, self.release = job.layers, release

@@ -16,7 +16,7 @@ from speechssl.extract.ordered import InOrder
 from speechssl.extract.plan import Item
 from speechssl.extract.resources import Resources
 from speechssl.extract.resume import Run
-from speechssl.inference.precision import Precision, choose
+from speechssl.inference.precision import choose
 from speechssl.models.encoder import SpeechEncoder
 
 Engine = Literal["local", "ray"]
@@ -52,14 +52,17 @@ def run_local(
             first.append(part)
             if any(isinstance(clip, Decoded | Streamed) for clip in part):
                 break
-        dtype = _settled(encoder, job, run, first[-1] if first else [], device=devices[0])
+        if "cosine" not in run.settings:  # no earlier run has chosen the arithmetic
+            trial = first_clips(first[-1]) if first else []
+            choice = choose(encoder, trial, device=devices[0], dtype=job.dtype, layers=job.layers, mix=job.mix)
+            run.settle(choice.dtype, choice.cosine)
         copies = [encoder, *(copy.deepcopy(encoder) for _ in devices[1:])]
         workers = [
             PartEncoder(
                 own,
                 job,
                 device=device,
-                dtype=dtype,
+                dtype=run.settings["dtype"],
                 resources=resources,
                 frames=run.folder,
                 release=clips.release,
@@ -73,15 +76,6 @@ def run_local(
         # Not waited for: a worker may be in the middle of minutes of audio, or wait for clips of the decoding threads.
         with encoded.running([lambda _, part, own=worker: own(part) for worker in workers], name="encode", wait=False):
             yield from encoded
-
-
-def _settled(encoder: SpeechEncoder, job: Job, run: Run, part: Sequence[Clip], *, device: torch.device) -> Precision:
-    """The arithmetic of the run: what an earlier run chose, or a choice on the first clips."""
-    if "cosine" in run.settings:
-        return run.settings["dtype"]
-    choice = choose(encoder, first_clips(part), device=device, dtype=job.dtype, layers=job.layers, mix=job.mix)
-    run.settle(choice.dtype, choice.cosine)
-    return choice.dtype
 
 
 def first_clips(part: Sequence[Clip]) -> list[Float32[np.ndarray, " samples"]]:

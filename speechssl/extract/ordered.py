@@ -78,7 +78,9 @@ class InOrder(Generic[T, R]):
         """The results; raises what a task raised, or what reading the tasks raised."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._stopped or self._due in self._results or self._at_end())
+                self._changed.wait_for(
+                    lambda: self._stopped or self._due in self._results or (self._ended and self._due >= self._begun)
+                )
                 if self._due not in self._results:
                     return
                 result = self._results.pop(self._due)
@@ -107,9 +109,6 @@ class InOrder(Generic[T, R]):
         with self._changed:
             self.held -= amount
             self._changed.notify_all()
-
-    def _at_end(self) -> bool:
-        return self._ended and self._due >= self._begun
 
     def _work(self, do: Callable[[int, T], R]) -> None:
         while (found := self._next()) is not None:

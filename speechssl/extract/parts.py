@@ -10,6 +10,7 @@ in its metadata, so that one file says all about its clips. Whichever format was
 end, and appears under its name when it is whole (see `writers`): what lies at OUT is always a finished run.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -96,8 +97,10 @@ def locked(folder: Path) -> Generator[None]:
         except OSError as error:
             os.close(handle)
             raise UserError(f"{folder}: another run is writing there; wait for it, or give another name") from error
-        if _still_there(handle, folder / ".lock"):
-            break
+        # The file that was locked is the one that a next run would lock, unless the folder was removed meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            if os.fstat(handle).st_ino == (folder / ".lock").stat().st_ino:
+                break
         os.close(handle)
     try:
         yield
@@ -105,14 +108,6 @@ def locked(folder: Path) -> Generator[None]:
         if folder.is_dir() and {each.name for each in folder.iterdir()} <= {".lock"}:
             shutil.rmtree(folder)  # nothing was begun
         os.close(handle)
-
-
-def _still_there(handle: int, path: Path) -> bool:
-    """Whether the file that was locked is the one that a next run would lock."""
-    try:
-        return os.fstat(handle).st_ino == path.stat().st_ino
-    except FileNotFoundError:
-        return False
 
 
 class Parts:

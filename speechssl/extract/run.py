@@ -138,7 +138,8 @@ def extract(
     check_columns(out, plan.seen)
     coverage = Coverage()
     resources = divide(memory, opened.encoder.config, devices, threads=threads)
-    names = () if pooling == "none" else _vector_names(len(job.layers))
+    several = tuple(f"vector_{number}" for number in range(len(job.layers)))
+    names = () if pooling == "none" else several if len(several) > 1 else ("vector",)
     width = job.dim * (2 if pooling == "mean+std" else 1)
     layout = Layout(names, len(job.layers), width, plan.columns)
     settings: dict[str, Any] = {
@@ -201,10 +202,6 @@ def _cover(coverage: Coverage, rows: Sequence[Row]) -> None:
     for row in rows:
         end = row.item.offset + row.item.duration if row.item.duration else None
         coverage.add(row.item.path, end=end, whole=row.file_seconds)
-
-
-def _vector_names(layers: int) -> tuple[str, ...]:
-    return ("vector",) if layers == 1 else tuple(f"vector_{number}" for number in range(layers))
 
 
 class _VectorFile:

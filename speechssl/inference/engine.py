@@ -105,7 +105,7 @@ class Encoding:
     ) -> Iterator[tuple[Sequence[int], Float32[np.ndarray, "layers batch dim"]]]:
         """As `embed_layers`, batch by batch: places of some clips, and their vectors."""
         self.width(pooling)
-        passed = self._passes(clips, [self.choice(layer) for layer in layers])
+        passed = self._passes(clips, layers)
         for long, group in itertools.groupby(passed, key=lambda each: each[0].clips[0] if each[0].long else None):
             if long is None:
                 for batch, piece in group:
@@ -141,7 +141,7 @@ class Encoding:
         self, clips: Sequence[Waveform | LongClip], *, layers: Sequence[Layer]
     ) -> Iterator[tuple[int, Float32[np.ndarray, "layers frames dim"]]]:
         """As `frames_layers`, batch by batch: the place of a clip and its frames, those of a long one in order."""
-        for batch, piece in self._passes(clips, [self.choice(layer) for layer in layers]):
+        for batch, piece in self._passes(clips, layers):
             for row, (place, window) in enumerate(zip(batch.clips, batch.rows, strict=True)):
                 yield place, piece.cut(row, window.first, window.last).states[:, 0].cpu().numpy()
 
@@ -154,14 +154,6 @@ class Encoding:
         if pooling not in POOLINGS:
             raise UserError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
         return self.dim * (2 if pooling == "mean+std" else 1)
-
-    def choice(self, layer: Layer) -> Float[Tensor, " states"]:
-        """Weights of the hidden states that a layer stands for.
-
-        Raises:
-            UserError: no such layer, or no mix was learnt.
-        """
-        return layer_weights(layer, blocks=self.layers, mix=self.mix)
 
     @property
     def batching(self) -> Batching:
@@ -178,9 +170,10 @@ class Encoding:
             return length
         return next((round(each * SAMPLE_RATE) for each in BUCKETS if each * SAMPLE_RATE >= length), length)
 
-    def _passes(self, clips: Sequence[Waveform | LongClip], chosen: Sequence[Tensor]) -> Iterator[tuple[Batch, Piece]]:
+    def _passes(self, clips: Sequence[Waveform | LongClip], layers: Sequence[Layer]) -> Iterator[tuple[Batch, Piece]]:
         """Batches of clips with their frames."""
         batching = self.batching
+        chosen = [layer_weights(layer, blocks=self.layers, mix=self.mix) for layer in layers]
         norm: FixedNorm | None = None  # of the long clip that is being encoded
 
         def cut(clip: LongClip) -> Iterator[Window]:
@@ -201,7 +194,7 @@ class Encoding:
 
         Args:
             waveforms: normalised, where the encoder asks for it.
-            chosen: as `choice` gives it.
+            chosen: as `layer_weights` gives it.
             norm: over time of the clip that they are windows of.
         """
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._half):

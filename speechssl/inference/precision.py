@@ -18,6 +18,7 @@ from speechssl.config import UserError
 from speechssl.device import has_bfloat16
 from speechssl.inference.engine import Encoding
 from speechssl.inference.layers import Layer
+from speechssl.inference.packing import DType
 from speechssl.inference.windows import Waveform
 from speechssl.models.encoder import SpeechEncoder
 
@@ -51,24 +52,6 @@ def check_precision(dtype: str, device: torch.device) -> None:
         raise UserError(f"dtype int8 runs on CPUs only, the device is {device}")
 
 
-def encoding_of(
-    encoder: SpeechEncoder,
-    *,
-    device: torch.device,
-    dtype: Precision,
-    mix: Sequence[float] | None = None,
-    compiled: bool = False,
-) -> Encoding:
-    """An encoding in one precision other than `auto`.
-
-    Raises:
-        UserError: as in `check_precision` and `Encoding`.
-    """
-    check_precision(dtype, device)
-    assert dtype != "auto"
-    return Encoding(encoder, device=device, dtype=dtype, mix=mix, compiled=compiled)
-
-
 def choose(
     encoder: SpeechEncoder,
     waveforms: Sequence[Waveform],
@@ -92,14 +75,13 @@ def choose(
         UserError: as in `check_precision`.
     """
     check_precision(dtype, device)
-    wanted: Precision = dtype
-    if dtype == "auto":
-        wanted = "bfloat16" if has_bfloat16(device) else "float32"
+    native: DType = "bfloat16" if has_bfloat16(device) else "float32"
+    wanted: DType = native if dtype == "auto" else dtype
     if wanted == "float32" or not waveforms:
         return Choice("float32" if dtype == "auto" else wanted, None)
     vectors: list[Float32[np.ndarray, "layers clips dim"]] = []
     for each in ("float32", wanted):
-        trial = encoding_of(encoder, device=device, dtype=each, mix=mix)
+        trial = Encoding(encoder, device=device, dtype=each, mix=mix)
         vectors.append(trial.embed_layers(waveforms, layers=layers))
     cosine = min_cosine(vectors[0], vectors[1])
     refused = dtype == "auto" and not cosine > MIN_COSINE  # written so that NaN is refused

@@ -6,8 +6,9 @@ import torch
 
 from speechssl.config import UserError
 from speechssl.inference import precision
+from speechssl.inference.engine import Encoding
 from speechssl.inference.packing import packed
-from speechssl.inference.precision import Choice, choose, encoding_of
+from speechssl.inference.precision import Choice, choose
 from tests.micro import micro_encoder, tone
 
 CPU = torch.device("cpu")
@@ -51,7 +52,7 @@ def test_int8_is_near_float32_and_leaves_the_encoder_alone():
     choice = choose(encoder, CLIPS, device=CPU, dtype="int8")
     assert choice.dtype == "int8"
     assert 0.99 < choice.cosine < 1.0
-    vectors = encoding_of(encoder, device=CPU, dtype="int8").embed_layers(CLIPS)
+    vectors = Encoding(encoder, device=CPU, dtype="int8").embed_layers(CLIPS)
     assert vectors.dtype == np.float32
 
 
