@@ -1,13 +1,8 @@
 """Devices by name, and the arithmetic that they have: the one rule for both."""
 
-from pathlib import Path
-
 import torch
 
 from speechssl.config import UserError
-
-_CPUINFO = Path("/proc/cpuinfo")
-_NATIVE_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86; the last is Arm's
 
 
 def device_of(device: str) -> torch.device:
@@ -34,15 +29,11 @@ def device_of(device: str) -> torch.device:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the processor multiplies bfloat16 natively; elsewhere it is slower than float32.
 
-    A GPU does from compute capability 8 (Ampere) on. Of CPUs, those that say so in /proc/cpuinfo.
+    A GPU does from compute capability 8 (Ampere) on; of CPUs, those with instructions for it, on x86 and Arm.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
     if device.type != "cpu":
         return False
-    try:
-        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return False
-    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-    return bool(_NATIVE_FLAGS & set(flags.split()))
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))

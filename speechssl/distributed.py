@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from speechssl.config import UserError
+from speechssl.device import device_of
 from speechssl.files import hold_folder
 
 
@@ -51,11 +51,7 @@ def process_group(device: str) -> Generator[Process, None, None]:
     Raises:
         UserError: a device that is not there, or that is none.
     """
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    if name.partition(":")[0] not in ("cpu", "cuda"):
-        raise UserError(f"unknown device {device!r}; 'auto', 'cpu', 'cuda', 'cuda:1' … are allowed")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"device {device!r}: torch sees no GPU on this machine")
+    name = str(device_of(device))
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         yield Process(rank=0, world_size=1, device=torch.device(name))

@@ -3,28 +3,26 @@
 import pytest
 import torch
 
-from speechssl import device
 from speechssl.config import UserError
 from speechssl.device import device_of, has_bfloat16
+from speechssl.train.loop import use_bf16
 
 CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    ("line", "has"),
+    ("capabilities", "has"),
     [
-        ("flags : fpu avx512f avx512_bf16", True),
-        ("flags : fpu avx2", False),
-        ("Features : fp asimd bf16", True),
-        ("", False),
+        ({"avx512_bf16": True, "amx_bf16": False}, True),
+        ({"avx512_bf16": False, "amx_bf16": False, "avx2": True}, False),
+        ({"bf16": True, "sve": False}, True),
+        ({}, False),
     ],
 )
-def test_the_processor_says_whether_it_has_bfloat16(tmp_path, monkeypatch, line, has):
-    (tmp_path / "cpuinfo").write_text(f"processor : 0\n{line}\n")
-    monkeypatch.setattr(device, "_CPUINFO", tmp_path / "cpuinfo")
+def test_the_processor_says_whether_it_has_bfloat16(monkeypatch, capabilities, has):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert has_bfloat16(CPU) is has
-    monkeypatch.setattr(device, "_CPUINFO", tmp_path / "nothing")
-    assert not has_bfloat16(CPU)
+    assert use_bf16("auto", CPU) is has
     assert not has_bfloat16(torch.device("meta"))
 
 

@@ -39,7 +39,7 @@ SAME_LAYER = {
     "device": {"config"},
     "text": {"config"},
     "files": {"config"},
-    "distributed": {"config", "files"},
+    "distributed": {"device", "files"},
     "terminal": {"files"},
     "__main__": {"cli"},
     "cli": {"info"},

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from jaxtyping import Int
 
 from speechssl.audio import SAMPLE_RATE
 from speechssl.config import UserError, dump_config, load_config
 from speechssl.data.labelled import Example
 from speechssl.data.waveforms import WaveformStore
+from speechssl.device import device_of
 from speechssl.inference.heads import classify
 from speechssl.models.ctc import CTCModel
 from speechssl.models.heads import load_head
@@ -127,7 +127,7 @@ def predict_classes(folder: Path, store: WaveformStore, indices: Int[np.ndarray,
     model = load_head(folder)
     if isinstance(model, CTCModel):
         raise UserError(f"{folder}: not a classifier; it writes transcripts")
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device_of("auto"))
     answers = [""] * len(indices)
     for part in _parts(store, indices):
         probabilities = classify(model, [store.waveform(int(indices[i])) for i in part])

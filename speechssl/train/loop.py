@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from speechssl.config import Config, UserError
+from speechssl.device import has_bfloat16
 from speechssl.distributed import Process, any_rank, sum_over_ranks
 from speechssl.files import naming, write_atomic
 from speechssl.objectives.base import Metrics, StepOutput, Trainable
@@ -321,10 +322,7 @@ def use_bf16(precision: str, device: torch.device) -> bool:
     """Whether to run matrix products in bf16: where the processor has instructions for it, or as told."""
     if precision != "auto":
         return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+    return has_bfloat16(device)
 
 
 def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, monitor: HealthMonitor) -> Progress:
