@@ -31,7 +31,7 @@ def described() -> dict[str, dict[str, str]]:
     group = typer.main.get_command(cli.app)
     return {
         verb: {
-            "/".join([*parameter.opts, *parameter.secondary_opts]): told(
+            "/".join([*parameter.opts, *parameter.secondary_opts]): summarized(
                 parameter, typing.get_type_hints(verb_of(verb)) | COMPLETION
             )
             for parameter in command.params
@@ -46,11 +46,12 @@ def verb_of(name: str) -> typing.Any:
     return getattr(cli, {"": "options", "import": "import_"}.get(name, name))
 
 
-def told(parameter: typing.Any, hints: dict[str, typing.Any]) -> str:
+def summarized(parameter: typing.Any, hints: dict[str, typing.Any]) -> str:
     """`int = 0`, `Path, required`, `list[str] = [], several`."""
     hint = hints[parameter.name]
     takes = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
-    takes = takes.replace("typing.", "").replace("speechssl.cli.", "").replace("pathlib.", "")
+    for module in ("typing.", "speechssl.cli.", "pathlib.", "_local."):  # pathlib._local: Python 3.13
+        takes = takes.replace(module, "")
     default = json.dumps(parameter.default, default=str)
     several = ", several" if parameter.multiple or parameter.nargs == -1 else ""
     return takes + (", required" if parameter.required else f" = {default}") + several
@@ -373,7 +374,7 @@ def told_of(error: BaseException, monkeypatch: pytest.MonkeyPatch, capfd: pytest
 
 
 def test_errors_of_the_system_name_a_file(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    def told(*files: object) -> str:
+    def summarized(*files: object) -> str:
         return told_of(OSError(28, "No space left on device", *files), monkeypatch, capfd)
 
     assert told("a.pt") == "speechssl: a.pt: No space left on device\n"
