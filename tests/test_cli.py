@@ -374,7 +374,7 @@ def told_of(error: BaseException, monkeypatch: pytest.MonkeyPatch, capfd: pytest
 
 
 def test_errors_of_the_system_name_a_file(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    def summarized(*files: object) -> str:
+    def told(*files: object) -> str:
         return told_of(OSError(28, "No space left on device", *files), monkeypatch, capfd)
 
     assert told("a.pt") == "speechssl: a.pt: No space left on device\n"
