@@ -446,7 +446,7 @@ def emotion(
     """Label-efficiency curves of an encoder, fine-tuned and frozen, beside the baselines; speakers are disjoint."""
     from speechssl.experiments.contenders import DEFAULT
     from speechssl.experiments.emotion import label_efficiency
-    from speechssl.scoring.shots import read_shots
+    from speechssl.metrics.shots import read_shots
 
     chosen = DEFAULT if contenders is None else tuple(each.strip() for each in contenders.split(","))
     with _health_told():
@@ -475,7 +475,7 @@ def compare(
     import json
     from dataclasses import asdict
 
-    from speechssl.scoring.compare import compare as run
+    from speechssl.metrics.compare import compare as run
 
     found = run(a, b, contender_a=contender_a, contender_b=contender_b)
     if as_json:

@@ -4,7 +4,7 @@
     5  experiments/  hear.py
     4  train/  embed/  extract/  report/                (none imports another)
     3  models/  objectives/  inference/  interop/        (each imports models; no other imports another)
-    2  data/  nn/  scoring/                             (none imports another)
+    2  data/  nn/  metrics/  decoding/                 (none imports another)
     1  answers.py  audio/  config.py  device.py  distributed.py  files.py  terminal.py  text.py
 
 `speechssl/__init__.py` is in no layer: it names what it loads lazily.
@@ -22,7 +22,7 @@ PACKAGE = Path(speechssl.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 LAYERS = {
     1: {"answers", "audio", "config", "device", "distributed", "files", "terminal", "text"},
-    2: {"data", "nn", "scoring"},
+    2: {"data", "nn", "metrics", "decoding"},
     3: {"models", "objectives", "inference", "interop"},
     4: {"train", "embed", "extract", "report"},
     5: {"experiments", "hear"},

@@ -12,9 +12,9 @@ from speechssl.data.manifest import read_manifest
 from speechssl.data.tables import json_object, open_table
 from speechssl.data.utterance import Utterance
 from speechssl.data.waveforms import pack
+from speechssl.metrics.items import read_items
 from speechssl.models.files import read_json
 from speechssl.report.records import Record, parsed, read_toml
-from speechssl.scoring.items import read_items
 
 LONG = "7" * 6000
 

@@ -28,20 +28,20 @@ from speechssl.data.training_audio import (
     write_training_audio,
 )
 from speechssl.data.waveforms import WaveformStore
+from speechssl.decoding.decode import BeamDecoder, DecoderConfig, greedy
 from speechssl.experiments.asr_division import Division
 from speechssl.experiments.asr_ngram import LM_TEXT, Ngrams, read_sentences, write_text_record
 from speechssl.experiments.asr_scores import Scores, answers_of, rows_of, score, worst_of
+from speechssl.experiments.tuning import rates, tune
 from speechssl.files import hold_folder, replacing, write_atomic
 from speechssl.inference.heads import emissions
 from speechssl.inference.predictor import DECODER, LM, decoder_config
+from speechssl.metrics.items import items_path, write_items
+from speechssl.metrics.results import ResultRow, write_results
+from speechssl.metrics.wer import error_rate
 from speechssl.models.ctc import CTCModel
 from speechssl.models.heads import load_head
 from speechssl.models.storage import load_encoder, model_hash, read_encoder_config
-from speechssl.scoring.decode import BeamDecoder, DecoderConfig, greedy
-from speechssl.scoring.items import items_path, write_items
-from speechssl.scoring.results import ResultRow, write_results
-from speechssl.scoring.tuning import rates, tune
-from speechssl.scoring.wer import error_rate
 from speechssl.text import Vocabulary
 from speechssl.train.finetune import FinetuneResult, finetune
 from speechssl.train.finetune_config import FinetuneConfig

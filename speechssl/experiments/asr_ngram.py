@@ -13,10 +13,10 @@ from pathlib import Path
 
 from speechssl.config import UserError, digest
 from speechssl.data.labelled import Example
+from speechssl.decoding.decode import EXTRA, beam_search_installed
+from speechssl.decoding.ngram import train_ngram
 from speechssl.experiments.asr_division import Division
 from speechssl.files import write_atomic
-from speechssl.scoring.decode import EXTRA, beam_search_installed
-from speechssl.scoring.ngram import train_ngram
 from speechssl.text import normalize_transcript
 
 LM_TEXT = "lm_text.json"  # beside an n-gram in a model folder: digests of the sentences it was made of

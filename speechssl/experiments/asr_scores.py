@@ -7,9 +7,9 @@ from pathlib import Path
 from speechssl.data.names import is_synthetic
 from speechssl.data.waveforms import WaveformStore
 from speechssl.experiments.asr_division import Division, names_of
-from speechssl.scoring.items import Answers
-from speechssl.scoring.results import ResultRow
-from speechssl.scoring.wer import EditCounts, count_errors, error_rate, error_rate_difference
+from speechssl.metrics.items import Answers
+from speechssl.metrics.results import ResultRow
+from speechssl.metrics.wer import EditCounts, count_errors, error_rate, error_rate_difference
 
 METRICS = ("WER", "CER")
 WORST = 20  # utterances shown in the report

@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
-from speechssl.scoring.results import ResultRow, clear_winner, columns_of, plain, tallies
+from speechssl.metrics.results import ResultRow, clear_winner, columns_of, plain, tallies
 from speechssl.terminal import printable
 
 CAPTION = (

@@ -1,7 +1,7 @@
 """Label efficiency of utterance classification: six contenders on exactly the same shots and test utterances.
 
 The question a practitioner has is what so many labelled utterances give, and what else would have given as much. Folds
-are speaker-disjoint (`scoring.folds`), draws and levels are those of `scoring.shots`, the contenders those of
+are speaker-disjoint (`metrics.folds`), draws and levels are those of `metrics.shots`, the contenders those of
 `experiments.contenders`. Nothing but the shots is ever looked at in training: no validation labels, no early stopping.
 
 The run folder holds `cells/` (one file a contender, level and draw; a killed run goes on behind the last of them),
@@ -43,11 +43,11 @@ from speechssl.experiments.scores import (
 )
 from speechssl.experiments.training import FineTuner, Trainer, TrainingJob
 from speechssl.files import hold_folder
+from speechssl.metrics.classification import uar
+from speechssl.metrics.items import items_path, write_items
+from speechssl.metrics.results import ResultRow, plain, write_results
+from speechssl.metrics.shots import ALL, Draw, FewLabels, few_labels
 from speechssl.models.storage import load_encoder, model_hash
-from speechssl.scoring.classification import uar
-from speechssl.scoring.items import items_path, write_items
-from speechssl.scoring.results import ResultRow, plain, write_results
-from speechssl.scoring.shots import ALL, Draw, FewLabels, few_labels
 from speechssl.terminal import say
 
 _VERSION = 1  # of what a cell's answers depend on beyond its settings; raised when the code gives other answers
@@ -89,7 +89,7 @@ def label_efficiency(
         out: the run folder; what an earlier call left in it is used where nothing that matters has changed.
         shots: labelled utterances a class; 0 for every one of the training speakers.
         draws: how many; five of five folds test every speaker once.
-        folds: see `scoring.folds.make_folds`.
+        folds: see `metrics.folds.make_folds`.
         contenders: words of `CONTENDERS`.
         sets: changes to the settings of training, `a.b=c`.
         test_limit: about how many test utterances a draw has.

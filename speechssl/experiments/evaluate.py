@@ -32,12 +32,12 @@ from speechssl.embed.embedder import EmbeddingModel, load
 from speechssl.experiments.display import Display
 from speechssl.files import replacing
 from speechssl.inference.layers import ALL_LAYERS, Layer
+from speechssl.metrics.baselines import logmel_statistics, mfcc_statistics
+from speechssl.metrics.division import ProbeTask, make_task
+from speechssl.metrics.items import Answers, items_path, write_items
+from speechssl.metrics.probe import ProbeScore, chance_scores, probe_scores
+from speechssl.metrics.results import CHANCE, LOGMEL, MFCC, MODEL, RANDOM, ResultRow, write_results
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.scoring.baselines import logmel_statistics, mfcc_statistics
-from speechssl.scoring.division import ProbeTask, make_task
-from speechssl.scoring.items import Answers, items_path, write_items
-from speechssl.scoring.probe import ProbeScore, chance_scores, probe_scores
-from speechssl.scoring.results import CHANCE, LOGMEL, MFCC, MODEL, RANDOM, ResultRow, write_results
 
 RANDOM_SEED = 1000  # of the random encoder; pretraining starts from small seeds, so the two are different draws
 LAYERS: dict[str, Layer] = {"last layer": -1, "mean of layers": ALL_LAYERS}

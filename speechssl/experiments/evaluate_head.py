@@ -20,10 +20,10 @@ from speechssl.experiments.evaluate_recogniser import evaluate_recogniser, trans
 from speechssl.experiments.held_out import HeldOut, untrained
 from speechssl.experiments.scores import confusion_path, write_confusion
 from speechssl.experiments.training import predict_classes
+from speechssl.metrics.classification import METRICS, bootstrap_interval
+from speechssl.metrics.items import Answers, items_path, write_items
+from speechssl.metrics.results import ResultRow, write_results
 from speechssl.models.storage import model_hash, read_model_config
-from speechssl.scoring.classification import METRICS, bootstrap_interval
-from speechssl.scoring.items import Answers, items_path, write_items
-from speechssl.scoring.results import ResultRow, write_results
 from speechssl.terminal import say
 
 TASK = "classification"

@@ -13,10 +13,10 @@ from speechssl.data.waveforms import WaveformStore
 from speechssl.experiments.asr_ngram import LM_TEXT, transcripts_in_record
 from speechssl.experiments.held_out import HeldOut
 from speechssl.inference.predictor import Predictor, Transcript
+from speechssl.metrics.items import Answers, items_path, write_items
+from speechssl.metrics.results import ResultRow, write_results
+from speechssl.metrics.wer import EditCounts, Unit, count_errors, error_rate
 from speechssl.models.storage import model_hash
-from speechssl.scoring.items import Answers, items_path, write_items
-from speechssl.scoring.results import ResultRow, write_results
-from speechssl.scoring.wer import EditCounts, Unit, count_errors, error_rate
 from speechssl.terminal import say
 from speechssl.text import TEXT_RULES, dotless_i
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from speechssl.experiments.cells import Cell
 from speechssl.experiments.contenders import CHANCE, OURS
 from speechssl.files import write_atomic
-from speechssl.scoring.classification import (
+from speechssl.metrics.classification import (
     METRICS,
     GroupCounts,
     Interval,
@@ -17,9 +17,9 @@ from speechssl.scoring.classification import (
     bootstrap_interval,
     confusion,
 )
-from speechssl.scoring.items import Answers
-from speechssl.scoring.results import ResultRow, amounts, outcome, plain
-from speechssl.scoring.shots import FewLabels
+from speechssl.metrics.items import Answers
+from speechssl.metrics.results import ResultRow, amounts, outcome, plain
+from speechssl.metrics.shots import FewLabels
 
 TASK = "emotion"
 

@@ -18,15 +18,8 @@ from jaxtyping import Float32
 
 from speechssl.audio import SAMPLE_RATE, AudioError
 from speechssl.config import UserError
-from speechssl.device import device_of
-from speechssl.inference.heads import classify, emissions, too_long
-from speechssl.inference.windows import LongClip, Waveform
-from speechssl.models.ctc import CTCModel
-from speechssl.models.files import read_json
-from speechssl.models.heads import load_head
-from speechssl.models.storage import model_hash
-from speechssl.scoring.alignment import WordTime, word_times
-from speechssl.scoring.decode import (
+from speechssl.decoding.alignment import WordTime, word_times
+from speechssl.decoding.decode import (
     EXTRA,
     BeamDecoder,
     DecoderConfig,
@@ -34,6 +27,13 @@ from speechssl.scoring.decode import (
     character_probability,
     greedy,
 )
+from speechssl.device import device_of
+from speechssl.inference.heads import classify, emissions, too_long
+from speechssl.inference.windows import LongClip, Waveform
+from speechssl.models.ctc import CTCModel
+from speechssl.models.files import read_json
+from speechssl.models.heads import load_head
+from speechssl.models.storage import model_hash
 
 LM, DECODER = "lm.arpa", "decoder.json"
 NOT_FINITE = "the model gives numbers that are not finite"

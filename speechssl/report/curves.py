@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from speechssl.metrics.results import CHANCE, ResultRow
 from speechssl.report.markup import Element
 from speechssl.report.plots import (
     BLUE,
@@ -22,7 +23,6 @@ from speechssl.report.plots import (
     drawn,
     page_figure,
 )
-from speechssl.scoring.results import CHANCE, ResultRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

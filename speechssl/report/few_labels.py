@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from speechssl.metrics.results import CHANCE, LOWER_IS_BETTER, ResultRow, amounts, outcome, plain
 from speechssl.report.curves import efficiency_curves, levels_of
 from speechssl.report.markup import Element, tag
 from speechssl.report.plots import BLUE
 from speechssl.report.records import Confusion
 from speechssl.report.tables import gain_cell, in_short, score_cell, table
-from speechssl.scoring.results import CHANCE, LOWER_IS_BETTER, ResultRow, amounts, outcome, plain
 
 _WORDS = {"beats": "better", "loses to": "worse", "is level with": "undecided"}
 

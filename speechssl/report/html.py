@@ -6,6 +6,7 @@ from pathlib import Path
 
 from speechssl import __version__
 from speechssl.files import replacing
+from speechssl.metrics.results import plain
 from speechssl.report import plots
 from speechssl.report.few_labels import few_label_sections, few_label_summary
 from speechssl.report.learning import learning_figures
@@ -13,7 +14,6 @@ from speechssl.report.markup import Child, Element, render, tag
 from speechssl.report.recognition import is_recognition, recognition_sections, recognition_summary
 from speechssl.report.run import Run, read_run, series
 from speechssl.report.tables import captioned, gain_table, missing, score_table, summary
-from speechssl.scoring.results import plain
 
 _STYLE = """
 :root { --ink: #222; --grey: #666; --line: #ddd; --blue: #0072B2; --wash: #f4f7fa; }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from speechssl.config import UserError
 from speechssl.files import write_atomic
-from speechssl.scoring.results import LOWER_IS_BETTER, ResultRow, outcome, plain, read_results
+from speechssl.metrics.results import LOWER_IS_BETTER, ResultRow, outcome, plain, read_results
 from speechssl.terminal import printable
 
 MAIN = ("UAR", "WER", "CER")  # metrics a table is made for, where there are rows

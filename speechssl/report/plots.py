@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from speechssl.metrics.results import CHANCE, LOGMEL, MFCC, MODEL, RANDOM, ResultRow
 from speechssl.report.markup import Element, from_svg
 from speechssl.report.run import EmbeddingMap
-from speechssl.scoring.results import CHANCE, LOGMEL, MFCC, MODEL, RANDOM, ResultRow
 from speechssl.terminal import printable
 
 if TYPE_CHECKING:

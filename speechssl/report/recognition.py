@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from speechssl.metrics.results import ResultRow, outcome, signed
+from speechssl.metrics.wer import align_words
 from speechssl.report.markup import Child, Element, tag
 from speechssl.report.records import ErrorKinds, Worst, WorstUtterance
 from speechssl.report.tables import captioned, gain_cell, in_short, score_cell, table
-from speechssl.scoring.results import ResultRow, outcome, signed
-from speechssl.scoring.wer import align_words
 
 METRICS = ("WER", "CER")
 _WORDS = {"beats": "better", "loses to": "worse", "is level with": "undecided"}

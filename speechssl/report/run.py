@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from speechssl.config import UserError
+from speechssl.metrics.results import ResultRow, read_results
 from speechssl.report.records import (
     Confusion,
     CurveRecord,
@@ -24,7 +25,6 @@ from speechssl.report.records import (
     read_text,
     read_toml,
 )
-from speechssl.scoring.results import ResultRow, read_results
 
 _LOSS_ALONE = (CurveRecord(metric="loss", title="Loss"),)  # of a run without metrics.json
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from speechssl.metrics.results import ResultRow, clear_winner, columns_of, outcome, plain, signed, tallies
 from speechssl.report.markup import Child, Element, tag
-from speechssl.scoring.results import ResultRow, clear_winner, columns_of, outcome, plain, signed, tallies
 
 _KINDS = {"beats": "beats", "partly beats": "beats", "loses to": "loses", "partly loses to": "loses"}
 

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from speechssl.config import UserError
 from speechssl.data.labelled import Example
+from speechssl.metrics.wer import count_errors
 from speechssl.models.classifier import Classifier, LogMelClassifier
 from speechssl.models.ctc import CTCModel, CTCOutput, ctc_loss
 from speechssl.models.heads import Head
 from speechssl.objectives.base import Curve, Metrics, StepOutput
-from speechssl.scoring.wer import count_errors
 
 TIE = 1e-4  # weight of the loss against the error rates: it decides between equal ones
 ONLY_BLANKS = 0.995  # share of frames from which a CTC model is said to write nothing yet

@@ -13,8 +13,8 @@ from speechssl.audio import normalize
 from speechssl.data.labelled import Example
 from speechssl.data.waveforms import WaveformStore
 from speechssl.inference.batches import by_duration, pad
+from speechssl.metrics.probe import fit_logistic
 from speechssl.models.classifier import Classifier
-from speechssl.scoring.probe import fit_logistic
 
 
 def start_as_probe(model: Classifier, store: WaveformStore, examples: Sequence[Example], *, seed: int) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from speechssl.data.labelled import Example
 from speechssl.data.waveforms import WaveformStore
+from speechssl.decoding.decode import BeamDecoder, character_probability, greedy
 from speechssl.inference.heads import emissions
 from speechssl.models.ctc import CTCModel
-from speechssl.scoring.decode import BeamDecoder, character_probability, greedy
 from speechssl.text import Vocabulary
 from speechssl.train.finetune import FinetuneResult, finetune
 from speechssl.train.finetune_config import FinetuneConfig

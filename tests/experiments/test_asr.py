@@ -10,6 +10,7 @@ import pytest
 from speechssl.config import UserError
 from speechssl.data.training_audio import read_training_audio
 from speechssl.data.waveforms import WaveformStore
+from speechssl.decoding.decode import beam_search_installed
 from speechssl.experiments import asr, asr_ngram
 from speechssl.experiments.asr import AsrConfig, recognise
 from speechssl.experiments.asr_division import divide
@@ -21,10 +22,9 @@ from speechssl.experiments.asr_ngram import (
     write_text_record,
 )
 from speechssl.experiments.asr_scores import Scores, rows_of
-from speechssl.scoring.compare import compare
-from speechssl.scoring.decode import beam_search_installed
-from speechssl.scoring.results import read_results
-from speechssl.scoring.wer import EditCounts, count_errors
+from speechssl.metrics.compare import compare
+from speechssl.metrics.results import read_results
+from speechssl.metrics.wer import EditCounts, count_errors
 from speechssl.train.finetune_config import finetune_settings
 
 from ..toys import changed
@@ -76,7 +76,7 @@ def finished(prepared, encoder, tmp_path_factory):
     said = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("speechssl.train.self_training.greedy", lambda *_: "ab")
-        patch.setattr("speechssl.scoring.decode.BeamDecoder.decode", lambda *_: _Read("ab"))
+        patch.setattr("speechssl.decoding.decode.BeamDecoder.decode", lambda *_: _Read("ab"))
         rows = run(prepared, encoder, out, said=said)
     return out, rows, said
 
@@ -120,7 +120,7 @@ def test_a_teacher_labels_in_the_way_that_gets_more_characters_right(
     (out / "models" / "fine-tuned" / "decoder.json").write_text(json.dumps(told))
     (out / "pseudo-self-trained.json").unlink()
     monkeypatch.setattr("speechssl.train.self_training.greedy", lambda *_: "ba")
-    monkeypatch.setattr("speechssl.scoring.decode.BeamDecoder.decode", lambda *_: _Read("ab"))
+    monkeypatch.setattr("speechssl.decoding.decode.BeamDecoder.decode", lambda *_: _Read("ab"))
     run(prepared, encoder, out)
     labels = json.loads((out / "pseudo-self-trained.json").read_text())["labels"]
     assert labels
@@ -135,7 +135,7 @@ def test_a_second_call_trains_nothing_and_tells_the_same(prepared, encoder, fini
     monkeypatch.setattr(asr, "tune", _never)
     monkeypatch.setattr(asr, "pseudo_label", _never)
     monkeypatch.setattr(asr_ngram, "train_ngram", _never)
-    monkeypatch.setattr("speechssl.scoring.decode.BeamDecoder.decode", lambda *_: _Read("ab"))
+    monkeypatch.setattr("speechssl.decoding.decode.BeamDecoder.decode", lambda *_: _Read("ab"))
     assert run(prepared, encoder, out) == finished[1]
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from speechssl import cli
-from speechssl.scoring.decode import beam_search_installed
-from speechssl.scoring.results import read_results
+from speechssl.decoding.decode import beam_search_installed
+from speechssl.metrics.results import read_results
 from speechssl.train.health import HealthError
 
 from .asr_toys import micro_model, spoken_corpus

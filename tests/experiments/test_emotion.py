@@ -20,10 +20,10 @@ from speechssl.experiments.contenders import (
 )
 from speechssl.experiments.display import Display
 from speechssl.experiments.emotion import label_efficiency
-from speechssl.scoring.classification import uar
-from speechssl.scoring.compare import compare
-from speechssl.scoring.items import items_path, read_items
-from speechssl.scoring.results import read_results
+from speechssl.metrics.classification import uar
+from speechssl.metrics.compare import compare
+from speechssl.metrics.items import items_path, read_items
+from speechssl.metrics.results import read_results
 
 from .conftest import make_corpus
 

@@ -14,9 +14,9 @@ from speechssl.data.waveforms import WaveformStore, pack
 from speechssl.embed.embedder import EmbeddingModel, load
 from speechssl.experiments import evaluate as module
 from speechssl.experiments.evaluate import evaluate, random_encoder
+from speechssl.metrics.compare import compare
+from speechssl.metrics.results import read_results
 from speechssl.models.storage import model_hash
-from speechssl.scoring.compare import compare
-from speechssl.scoring.results import read_results
 from tests.micro import micro_encoder, tone
 
 CONTENDERS = [

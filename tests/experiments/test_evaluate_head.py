@@ -9,12 +9,12 @@ import torch
 from speechssl.config import UserError
 from speechssl.data.waveforms import WaveformStore, pack
 from speechssl.experiments.evaluate_head import evaluate_head
+from speechssl.metrics.compare import compare
+from speechssl.metrics.items import items_path, read_items
+from speechssl.metrics.results import read_results
 from speechssl.models.classifier import Classifier, ClassifierConfig
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.heads import save_head
-from speechssl.scoring.compare import compare
-from speechssl.scoring.items import items_path, read_items
-from speechssl.scoring.results import read_results
 
 from ..toys import MICRO_ENCODER
 

@@ -10,14 +10,14 @@ from speechssl.cli import main
 from speechssl.config import UserError
 from speechssl.data.manifest import Utterance
 from speechssl.data.waveforms import WaveformStore, pack
+from speechssl.decoding.decode import greedy
 from speechssl.experiments.evaluate_head import evaluate_head
 from speechssl.inference.heads import emissions
+from speechssl.metrics.results import read_results
+from speechssl.metrics.wer import count_errors
 from speechssl.models.ctc import CTCConfig, CTCModel
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.heads import load_head, save_head
-from speechssl.scoring.decode import greedy
-from speechssl.scoring.results import read_results
-from speechssl.scoring.wer import count_errors
 from speechssl.text import TEXT_RULES, Vocabulary, normalize_transcript
 from speechssl.train.examples import examples_of
 from tests.toys import MICRO_ENCODER, RATE, tones

@@ -20,9 +20,9 @@ from speechssl.data.training_audio import (
 )
 from speechssl.data.waveforms import WaveformStore, pack
 from speechssl.experiments.emotion import label_efficiency
+from speechssl.metrics.results import ResultRow, read_results
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.storage import save_model
-from speechssl.scoring.results import ResultRow, read_results
 
 from ..toys import MICRO_ENCODER, RATE, tones
 

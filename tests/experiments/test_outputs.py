@@ -19,10 +19,10 @@ import pytest
 from speechssl import cli
 from speechssl.config import dump_config
 from speechssl.files import hold_file, hold_folder
+from speechssl.metrics.results import ResultRow, read_results, write_results
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.storage import save_model
 from speechssl.nn.conv import ConvConfig
-from speechssl.scoring.results import ResultRow, read_results, write_results
 
 from ..toys import MICRO_ENCODER, MICRO_RUN, changed, files_of_at_most
 from .asr_toys import spoken_corpus

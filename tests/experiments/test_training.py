@@ -7,7 +7,7 @@ from speechssl.config import UserError
 from speechssl.data.waveforms import WaveformStore
 from speechssl.experiments.cells import Cell, read_cell, write_cell
 from speechssl.experiments.training import FineTuner, TrainingJob, predict_classes
-from speechssl.scoring.classification import uar
+from speechssl.metrics.classification import uar
 
 SETS = ("loop.steps=8", "loop.precision=fp32", "batches.batch_seconds=4", "device=cpu", "optim.lr=3e-3")
 

@@ -11,6 +11,7 @@ import torch
 
 from speechssl import cli, load
 from speechssl.config import UserError
+from speechssl.decoding.decode import beam_search_installed
 from speechssl.inference.predictor import (
     ClassPrediction,
     Predictor,
@@ -20,7 +21,6 @@ from speechssl.inference.predictor import (
 from speechssl.models.classifier import Classifier, ClassifierConfig
 from speechssl.models.ctc import CTCConfig, CTCModel
 from speechssl.models.heads import save_head
-from speechssl.scoring.decode import beam_search_installed
 from speechssl.text import Vocabulary
 from tests.micro import micro_encoder, tone
 
@@ -170,7 +170,7 @@ def test_layouts_of_transcripts_with_word_times(writer, sounds, monkeypatch, cap
 def with_ngram(writer, tmp_path):
     import shutil
 
-    from speechssl.scoring.ngram import train_ngram
+    from speechssl.decoding.ngram import train_ngram
 
     folder = tmp_path / "with-ngram"
     shutil.copytree(writer, folder)
@@ -190,7 +190,7 @@ def test_the_ngram_of_the_folder_is_used_unless_greedy(with_ngram, sounds, monke
     assert heard[True]["text"] == "ab c"
     assert heard[False]["text"] in ("cab c", "c", "cab")  # words that the n-gram holds, and no other
     assert heard[False]["words"]
-    from speechssl.scoring.ngram import train_ngram
+    from speechssl.decoding.ngram import train_ngram
 
     train_ngram(["ab ab", "ab"], tmp_path / "other.arpa", order=2)
     _, out, _ = said(["predict", with_ngram, paths(sounds)[0], "--lm", tmp_path / "other.arpa"], capfd)
@@ -236,7 +236,7 @@ def test_a_model_without_a_head_says_what_to_do(model_folder, classifier):
 
 def test_a_text_without_word_times_says_why(writer, sounds, monkeypatch, capfd):
     spoken(monkeypatch)
-    monkeypatch.setattr("speechssl.scoring.trellis.MAX_CELLS", 20)
+    monkeypatch.setattr("speechssl.decoding.trellis.MAX_CELLS", 20)
     _, out, _ = said(["predict", writer, paths(sounds)[0], "--format", "jsonl"], capfd)
     line = json.loads(out)
     assert (line["text"], line["words"]) == ("ab c", [])

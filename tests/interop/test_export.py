@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from speechssl.audio import normalize
 from speechssl.cli import main
 from speechssl.config import UserError
+from speechssl.decoding.decode import greedy
 from speechssl.inference.batches import pad
 from speechssl.inference.heads import classify, emissions
 from speechssl.interop import huggingface
@@ -28,7 +29,6 @@ from speechssl.models.ctc import CTCConfig, CTCModel
 from speechssl.models.encoder import PRESETS, EncoderConfig
 from speechssl.models.heads import load_head
 from speechssl.models.storage import load_encoder, model_hash, read_tensors, save_model
-from speechssl.scoring.decode import greedy
 from tests.interop.exported import (
     CLASSES,
     ENCODERS,

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
+from speechssl.metrics.results import ResultRow, write_results
 from speechssl.objectives.wav2vec2 import CURVES, PRESETS
-from speechssl.scoring.results import ResultRow, write_results
 from speechssl.train.curves import write_curves
 
 CONTENDERS = {

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 
 from speechssl.config import UserError
+from speechssl.metrics.results import ResultRow, write_results
 from speechssl.report.curves import efficiency_curves, levels_of
 from speechssl.report.few_labels import amount_table, few_label_sections, few_label_summary
 from speechssl.report.markup import render
 from speechssl.report.records import Confusion
-from speechssl.scoring.results import ResultRow, write_results
 
 from .test_html import Page, report
 
@@ -107,7 +107,7 @@ def test_all_labels_stand_last_and_one_level_is_enough():
 
 
 def test_experiments_stand_beside_probes(run_folder):
-    from speechssl.scoring.results import read_results
+    from speechssl.metrics.results import read_results
 
     rows = read_results(run_folder / "results.json")
     write_results([*rows, *rows_of()], run_folder / "results.json")

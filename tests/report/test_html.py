@@ -8,12 +8,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from speechssl.metrics.results import write_results
 from speechssl.report import html, plots
 from speechssl.report.html import write_report
 from speechssl.report.learning import learning_figures
 from speechssl.report.markup import Element, render
 from speechssl.report.run import EmbeddingMap, read_run
-from speechssl.scoring.results import write_results
 
 from .conftest import CONTENDERS, config, result_rows, write_map
 

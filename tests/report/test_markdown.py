@@ -6,8 +6,8 @@ import pytest
 
 from speechssl.cli import main
 from speechssl.config import UserError
+from speechssl.metrics.results import ResultRow, write_results
 from speechssl.report.markdown import markdown_tables, write_markdown
-from speechssl.scoring.results import ResultRow, write_results
 
 
 def row(contender: str, labels: int, value: float, *, metric: str = "WER", probe: str = "greedy", **more) -> ResultRow:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from speechssl.scoring.results import ResultRow, write_results
+from speechssl.metrics.results import ResultRow, write_results
 
 from .test_html import Page, report
 

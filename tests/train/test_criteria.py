@@ -9,10 +9,10 @@ import torch.nn.functional as F
 
 from speechssl.config import UserError
 from speechssl.data.labelled import Example
+from speechssl.metrics.wer import count_errors
 from speechssl.models.classifier import Classifier, ClassifierConfig
 from speechssl.models.ctc import CTCConfig, CTCModel, CTCOutput, ctc_loss
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.scoring.wer import count_errors
 from speechssl.text import Vocabulary
 from speechssl.train.criteria import CTC, CrossEntropy, criterion_of
 from tests.toys import MICRO_ENCODER

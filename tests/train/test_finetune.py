@@ -11,15 +11,15 @@ from speechssl.audio import normalize
 from speechssl.config import UserError, dump_config
 from speechssl.data.labelled import Example
 from speechssl.data.waveforms import WaveformStore
+from speechssl.decoding.decode import greedy
 from speechssl.inference.heads import classify, emissions
+from speechssl.metrics.probe import fit_logistic
+from speechssl.metrics.wer import count_errors
 from speechssl.models.classifier import Classifier
 from speechssl.models.ctc import CTCModel
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.heads import load_head
 from speechssl.models.storage import load_encoder, model_hash, read_model_config, save_model
-from speechssl.scoring.decode import greedy
-from speechssl.scoring.probe import fit_logistic
-from speechssl.scoring.wer import count_errors
 from speechssl.text import Vocabulary
 from speechssl.train import loop
 from speechssl.train.finetune import FinetuneResult, finetune

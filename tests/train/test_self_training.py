@@ -7,11 +7,11 @@ import pytest
 
 from speechssl.data.labelled import Example
 from speechssl.data.waveforms import WaveformStore
+from speechssl.decoding.decode import BeamDecoder, DecoderConfig, beam_search_installed, greedy
 from speechssl.inference.heads import emissions
 from speechssl.models.ctc import CTCModel
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.heads import load_head
-from speechssl.scoring.decode import BeamDecoder, DecoderConfig, beam_search_installed, greedy
 from speechssl.text import Vocabulary
 from speechssl.train import self_training
 from speechssl.train.self_training import LABELLED_SHARE, mix, pseudo_label, student

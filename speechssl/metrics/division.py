@@ -19,7 +19,7 @@ from typing import Literal, cast
 import numpy as np
 from jaxtyping import Bool, Int
 
-from speechssl.scoring.classification import Resample
+from speechssl.metrics.classification import Resample
 
 Task = Literal["label", "speaker", "text"]
 TASKS: tuple[Task, ...] = ("label", "speaker", "text")

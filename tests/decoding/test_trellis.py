@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from speechssl.scoring import trellis
-from speechssl.scoring.trellis import SearchTooLargeError, likeliest_path
+from speechssl.decoding import trellis
+from speechssl.decoding.trellis import SearchTooLargeError, likeliest_path
 
 
 def random_emissions(rng, frames, symbols, scale=1.5):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from speechssl.scoring.decode import BeamDecoder, DecoderConfig
-from speechssl.scoring.ngram import train_ngram
-from speechssl.scoring.tuning import LM_WEIGHTS, WORD_SCORES, tune
-from speechssl.scoring.wer import count_errors, error_rate
+from speechssl.decoding.decode import BeamDecoder, DecoderConfig
+from speechssl.decoding.ngram import train_ngram
+from speechssl.experiments.tuning import LM_WEIGHTS, WORD_SCORES, tune
+from speechssl.metrics.wer import count_errors, error_rate
 from speechssl.text import Vocabulary
 
 VOCABULARY = Vocabulary.from_texts(["abcdefgh"])
@@ -61,7 +61,7 @@ def test_the_best_of_what_was_tried_is_chosen(task):
 
 def test_a_planted_optimum_is_found(monkeypatch, task):
     """Over a bowl with its bottom at 3.5 and -1 the search ends at the bottom, which is between two grid values."""
-    from speechssl.scoring import tuning as module
+    from speechssl.experiments import tuning as module
 
     def bowl(decoder, emissions, references, *, weights):
         wer = (weights[0] - 3.5) ** 2 + 0.5 * (weights[1] + 1) ** 2 + 0.3 * (weights[0] - 3.5) * (weights[1] + 1)
@@ -75,7 +75,7 @@ def test_a_planted_optimum_is_found(monkeypatch, task):
 
 
 def test_ties_go_to_characters_then_to_small_weights(monkeypatch, task):
-    from speechssl.scoring import tuning as module
+    from speechssl.experiments import tuning as module
 
     decoder, emissions, references = task
     monkeypatch.setattr(module, "_try", lambda *_, weights: module.Trial(*weights, wer=0.5, cer=abs(weights[1] - 1)))

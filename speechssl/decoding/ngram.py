@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Literal
 
 from speechssl.config import UserError
+from speechssl.decoding.arpa import BEGIN, END, UNKNOWN, Gram, NgramModel, arpa_words, write_arpa
 from speechssl.files import naming
-from speechssl.scoring.arpa import BEGIN, END, UNKNOWN, Gram, NgramModel, arpa_words, write_arpa
 from speechssl.text import WORD_BOUNDARY
 
 Builder = Literal["auto", "lmplz", "own"]

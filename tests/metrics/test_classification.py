@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from speechssl.scoring import classification as scores
+from speechssl.metrics import classification as scores
 
 PAIRS = st.integers(1, 60).flatmap(
     lambda n: st.tuples(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from speechssl.config import UserError
-from speechssl.scoring.folds import make_folds, refuse_shared_speaker
-from speechssl.scoring.shots import ALL, few_labels, read_shots
+from speechssl.metrics.folds import make_folds, refuse_shared_speaker
+from speechssl.metrics.shots import ALL, few_labels, read_shots
 
 
 def corpus(speakers=10, classes=3, takes=6):

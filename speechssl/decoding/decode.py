@@ -8,13 +8,13 @@ is flashlight's (Kahn et al. 2022, arXiv 2201.12465) through torchaudio: it find
 with a KenLM n-gram. Mark the two bases: acoustics are natural logarithms, KenLM's are decimal. Two kinds:
 
 - with a lexicon (`DecoderConfig.lexicon`): only words of a given list; the n-gram is one of words;
-- without: any characters; the n-gram is one of characters (`speechssl.scoring.ngram.as_characters`), and a word score
+- without: any characters; the n-gram is one of characters (`speechssl.decoding.ngram.as_characters`), and a word score
   does not exist.
 
 wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477, appendix B) decodes with a lexicon, a 4-gram and a beam of 1500;
 lm_weight and word_score are 3.23 and -0.26 for 10 minutes of labels, 2.90 and -1.62 for 1 hour, 2.46 and -0.59 for 10,
 2.15 and -0.52 for 100. The fewer the labels, the more the language model counts. Tune them on the development set:
-`speechssl.scoring.tuning.tune`.
+`speechssl.experiments.tuning.tune`.
 """
 
 import copy
@@ -36,9 +36,9 @@ from jaxtyping import Float
 from pydantic import Field, FiniteFloat, PositiveFloat
 
 from speechssl.config import Config, UserError
+from speechssl.decoding.arpa import UNKNOWN, arpa_words
+from speechssl.decoding.pieces import pieces
 from speechssl.files import naming
-from speechssl.scoring.arpa import UNKNOWN, arpa_words
-from speechssl.scoring.pieces import pieces
 from speechssl.text import BLANK, WORD_BOUNDARY, Vocabulary
 
 EXTRA = "beam search needs the extra 'lm': pip install 'speechssl[lm]' (kenlm is built from source: a C++ compiler)"

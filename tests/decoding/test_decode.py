@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from speechssl.config import UserError
-from speechssl.scoring import decode
-from speechssl.scoring.arpa import BEGIN, END, UNKNOWN, read_arpa
-from speechssl.scoring.decode import BeamDecoder, DecoderConfig, character_probability, greedy
-from speechssl.scoring.ngram import as_characters, train_ngram
+from speechssl.decoding import decode
+from speechssl.decoding.arpa import BEGIN, END, UNKNOWN, read_arpa
+from speechssl.decoding.decode import BeamDecoder, DecoderConfig, character_probability, greedy
+from speechssl.decoding.ngram import as_characters, train_ngram
 from speechssl.text import Vocabulary
 
 VOCABULARY = Vocabulary.from_texts(["ab"])  # <blank> | a b

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechssl.scoring.wer import EditCounts, align_words, count_errors, error_rate, error_rate_difference
+from speechssl.metrics.wer import EditCounts, align_words, count_errors, error_rate, error_rate_difference
 
 TEXTS = st.lists(st.sampled_from(["a", "b", "ab", "ba", "ж", "it's"]), max_size=7).map(" ".join)
 

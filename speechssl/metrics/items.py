@@ -17,8 +17,8 @@ from pathlib import Path
 
 from speechssl.config import UserError, parse_reason
 from speechssl.files import write_atomic
-from speechssl.scoring.classification import GroupCounts, count_repetitions
-from speechssl.scoring.results import ResultRow
+from speechssl.metrics.classification import GroupCounts, count_repetitions
+from speechssl.metrics.results import ResultRow
 
 
 @dataclass(frozen=True)

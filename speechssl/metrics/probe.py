@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from speechssl.scoring.classification import (
+from speechssl.metrics.classification import (
     GroupCounts,
     Interval,
     Metric,
@@ -28,8 +28,8 @@ from speechssl.scoring.classification import (
     bootstrap_interval,
     count_repetitions,
 )
-from speechssl.scoring.division import Division, ProbeTask, refuse_leak, unit_of
-from speechssl.scoring.results import CHANCE, ResultRow
+from speechssl.metrics.division import Division, ProbeTask, refuse_leak, unit_of
+from speechssl.metrics.results import CHANCE, ResultRow
 
 ProbeName = Literal["k-NN", "logistic", "none"]
 PROBES: tuple[ProbeName, ...] = ("k-NN", "logistic")
@@ -111,7 +111,7 @@ def probe_scores(
         ValueError: when a group lies on both sides of a division, the number of rows is not that of the corpus, or a
             needed row holds a value that is not finite.
 
-    >>> from speechssl.scoring.division import make_task
+    >>> from speechssl.metrics.division import make_task
     >>> labels = ["a", "b"] * 40
     >>> task = make_task("label", labels=labels, speakers=[f"s{i // 10}" for i in range(80)],
     ...                  texts=[None] * 80, shots=[5], seeds=2)

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from speechssl.config import UserError
-from speechssl.scoring import results
-from speechssl.scoring.results import ResultRow
+from speechssl.metrics import results
+from speechssl.metrics.results import ResultRow
 
 
 def row(contender="model (last layer)", value=0.5, *, half=0.05, shots=5, gains=None, task="label", probe="k-NN"):

@@ -1,7 +1,7 @@
 """When each word was said: CTC forced alignment.
 
 The likeliest path of CTC symbols that collapses to a given text (Kürzinger et al. 2020, arXiv 2007.09127, section 2),
-found by :mod:`speechssl.scoring.trellis`: torchaudio's `forced_align` finds the same path, but takes memory for frames
+found by :mod:`speechssl.decoding.trellis`: torchaudio's `forced_align` finds the same path, but takes memory for frames
 x symbols, and ends the process where that product passes 2^31. CTC models emit a character for a frame or two near its
 middle, so that times are good to about a tenth of a second, and pauses between words belong to neither.
 """
@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from speechssl.config import UserError
-from speechssl.scoring.decode import check_emissions
-from speechssl.scoring.trellis import SearchTooLargeError, likeliest_path
+from speechssl.decoding.decode import check_emissions
+from speechssl.decoding.trellis import SearchTooLargeError, likeliest_path
 from speechssl.text import WORD_BOUNDARY, Vocabulary
 
 FRAME_SECONDS = 0.02  # one output frame of the encoder: 320 samples at 16 kHz

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speechssl.config import UserError
-from speechssl.scoring import ngram
-from speechssl.scoring.arpa import BEGIN, END, UNKNOWN, NgramModel, arpa_words, perplexity, read_arpa, write_arpa
-from speechssl.scoring.ngram import as_characters, discounts, estimate, train_ngram
+from speechssl.decoding import ngram
+from speechssl.decoding.arpa import BEGIN, END, UNKNOWN, NgramModel, arpa_words, perplexity, read_arpa, write_arpa
+from speechssl.decoding.ngram import as_characters, discounts, estimate, train_ngram
 
 SENTENCES = st.lists(st.lists(st.sampled_from("abcde"), min_size=1, max_size=6), min_size=1, max_size=30)
 

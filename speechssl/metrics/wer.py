@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from speechssl.scoring.classification import REPLICATES, Interval
+from speechssl.metrics.classification import REPLICATES, Interval
 
 Unit = Literal["word", "character"]
 _CHUNK = 100  # replicates drawn at a time: a draw holds a number an utterance

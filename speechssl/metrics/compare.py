@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float
 
 from speechssl.config import UserError
-from speechssl.scoring.classification import METRICS, REPLICATES, Interval, Metric, bootstrap_difference, metric_of
-from speechssl.scoring.items import Answers, items_path, read_items
-from speechssl.scoring.results import LOWER_IS_BETTER, ResultRow, outcome, read_results, signed
+from speechssl.metrics.classification import METRICS, REPLICATES, Interval, Metric, bootstrap_difference, metric_of
+from speechssl.metrics.items import Answers, items_path, read_items
+from speechssl.metrics.results import LOWER_IS_BETTER, ResultRow, outcome, read_results, signed
 
 _TOLERANCE = 1e-6  # between a row and what its items give: rounding only
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from speechssl.scoring.decode import BeamDecoder, DecoderConfig
-from speechssl.scoring.wer import count_errors
+from speechssl.decoding.decode import BeamDecoder, DecoderConfig
+from speechssl.metrics.wer import count_errors
 
 LM_WEIGHTS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0)
 WORD_SCORES = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int
 
 from speechssl.config import UserError, digest
-from speechssl.scoring.folds import Folds, make_folds, refuse_shared_speaker
+from speechssl.metrics.folds import Folds, make_folds, refuse_shared_speaker
 
 ALL = 0  # the level at which every utterance of the training speakers is used
 

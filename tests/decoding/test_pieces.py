@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from speechssl.scoring import decode
-from speechssl.scoring.decode import BeamDecoder, DecoderConfig, beam_search_installed
-from speechssl.scoring.ngram import train_ngram
-from speechssl.scoring.pieces import pieces
+from speechssl.decoding import decode
+from speechssl.decoding.decode import BeamDecoder, DecoderConfig, beam_search_installed
+from speechssl.decoding.ngram import train_ngram
+from speechssl.decoding.pieces import pieces
 from speechssl.text import Vocabulary
 
 VOCABULARY = Vocabulary.from_texts(["ab"])  # <blank> | a b

@@ -4,7 +4,7 @@ import librosa
 import numpy as np
 import pytest
 
-from speechssl.scoring import baselines
+from speechssl.metrics import baselines
 
 
 def clip(samples, seed=0):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechssl.scoring.division import make_task, refuse_leak
+from speechssl.metrics.division import make_task, refuse_leak
 
 
 def corpus(speakers=8, classes=3, each=6):

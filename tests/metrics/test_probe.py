@@ -8,9 +8,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from speechssl.scoring import probe
-from speechssl.scoring.classification import uar
-from speechssl.scoring.division import Division, make_task
+from speechssl.metrics import probe
+from speechssl.metrics.classification import uar
+from speechssl.metrics.division import Division, make_task
 
 
 def corpus(speakers=12, classes=4, each=20):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from speechssl.config import UserError
-from speechssl.scoring.classification import bootstrap_interval, metric_of
-from speechssl.scoring.compare import compare, rate
-from speechssl.scoring.items import Answers, items_path, read_items, write_items
-from speechssl.scoring.results import ResultRow, write_results
+from speechssl.metrics.classification import bootstrap_interval, metric_of
+from speechssl.metrics.compare import compare, rate
+from speechssl.metrics.items import Answers, items_path, read_items, write_items
+from speechssl.metrics.results import ResultRow, write_results
 
 
 def answers(accuracy, *, seed=0, contender="fine-tuned", labels=5, items=200, speakers=10, split="a" * 16):
@@ -159,7 +159,7 @@ def test_columns_of_other_lengths_are_refused():
 
 
 def test_old_result_files_stay_readable(tmp_path):
-    from speechssl.scoring.results import read_results
+    from speechssl.metrics.results import read_results
 
     path = tmp_path / "old.json"
     path.write_text('[{"task": "label", "contender": "MFCC", "probe": "k-NN", "labels": 5, "metric": "UAR", '

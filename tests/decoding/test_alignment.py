@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speechssl.config import UserError
-from speechssl.scoring.alignment import WordTime, frames_to_seconds, word_times
+from speechssl.decoding.alignment import WordTime, frames_to_seconds, word_times
 from speechssl.text import Vocabulary
 
 VOCABULARY = Vocabulary.from_texts(["ab"])  # <blank> | a b

@@ -1,0 +1,1 @@
+"""Metrics and their intervals, probes and baselines, draws of few labels, result tables."""
