@@ -3,6 +3,7 @@
 import hashlib
 import json
 import zlib
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Int16, Int64, Shaped
 from pydantic import BaseModel, ValidationError
 
-from speechssl.audio import SAMPLE_RATE
+from speechssl.audio import SAMPLE_RATE, samples_to_seconds
 from speechssl.config import Config, UserError
 from speechssl.data.manifest import read_manifest
 from speechssl.data.utterance import Utterance
@@ -40,6 +41,7 @@ class StoreIndex(Config):
         forms: how the samples of each utterance are stored.
         crc32s: checksum of each utterance's stored samples.
         digests: BLAKE2b of each utterance's stored samples, 16 hexadecimal digits.
+        sources: `sources_digest` of the manifest; empty in corpora of an earlier version.
     """
 
     version: int
@@ -54,6 +56,7 @@ class StoreIndex(Config):
     forms: list[Form]
     crc32s: list[int]
     digests: list[str]
+    sources: str = ""
 
     @property
     def total_bytes(self) -> int:
@@ -98,13 +101,30 @@ class WaveformStore:
         self._crc32s, self._digests = index.crc32s, index.digests
         self.gains, self._forms = index.gains, index.forms
         self.utterances = read_manifest(self.folder / MANIFEST)
-        if len(self.utterances) != len(self.lengths):
-            raise UserError(
-                f"{self.folder / MANIFEST}: {len(self.utterances)} utterances, {INDEX} counts {len(self.lengths)}"
-            )
+        self._check_manifest(index)
         sizes = [stored_bytes(form, length) for form, length in zip(index.forms, index.lengths, strict=True)]
         self._ends = np.cumsum(np.asarray(sizes, dtype=np.int64)) // 2  # in int16
         self._samples = self._map(index.total_bytes)
+
+    def _check_manifest(self, index: StoreIndex) -> None:
+        """Refuses a manifest whose lines are not those of the waveforms, one for one; texts and labels may change."""
+        path = self.folder / MANIFEST
+        if len(self.utterances) != len(self.lengths):
+            raise UserError(f"{path}: {len(self.utterances)} utterances, {INDEX} counts {len(self.lengths)}")
+        counted = np.rint(np.array([each.duration for each in self.utterances]) * SAMPLE_RATE)
+        others = np.flatnonzero(counted != self.lengths)
+        if len(others):
+            line = int(others[0])
+            raise UserError(
+                f"{path}:{line + 1}: {self.utterances[line].duration:g} s, but the waveform in its place has "
+                f"{samples_to_seconds(int(self.lengths[line])):g} s: the lines must stay in their order, with their "
+                "durations; prepare the corpus again"
+            )
+        if index.sources and index.sources != sources_digest(self.utterances):
+            raise UserError(
+                f"{path}: its lines are in another order than the waveforms, or of other files; texts and labels may "
+                "be changed, names and offsets of files may not; prepare the corpus again"
+            )
 
     def _map(self, size: int) -> np.ndarray:
         if not size:  # an empty file cannot be mapped
@@ -227,6 +247,19 @@ def read_index(folder: Path) -> StoreIndex | None:
         f"{folder / INDEX}: version {index.version} at {index.sample_rate} Hz; "
         f"this program reads version {VERSION} at {SAMPLE_RATE} Hz; prepare the corpus again"
     )
+
+
+def sources_digest(utterances: Iterable[Utterance]) -> str:
+    """Sixteen hexadecimal digits of where the utterances are from, in order: names of files without folders, offsets.
+
+    >>> one, other = (Utterance(audio=f"/x/{name}.wav", duration=1.0) for name in "ab")
+    >>> sources_digest([one, other]) == sources_digest([other, one])
+    False
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for each in utterances:
+        digest.update(f"{each.audio.rpartition('/')[2]}\0{each.offset!r}\0".encode("utf-8", "backslashreplace"))
+    return digest.hexdigest()
 
 
 def check_sizes(folder: Path, index: StoreIndex) -> None:

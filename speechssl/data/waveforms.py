@@ -41,6 +41,7 @@ from speechssl.data.store import (
     WaveformStore,
     check_sizes,
     read_index,
+    sources_digest,
     stored_bytes,
 )
 from speechssl.data.stretches import Stretch, repeated, stretch_of
@@ -355,6 +356,7 @@ def _finish(
         forms=[entry.form for entry in good],
         crc32s=[entry.crc32 for entry in good],
         digests=[entry.digest for entry in good],
+        sources=sources_digest(accepted),
     )
     (out / INDEX).unlink(missing_ok=True)  # an older corpus ends here
     write_lines(map(json_line, accepted), out / MANIFEST)

@@ -23,6 +23,7 @@ from speechssl.config import UserError
 from speechssl.data import waveforms
 from speechssl.data.manifest import Utterance, read_manifest
 from speechssl.data.waveforms import PackReport, WaveformStore, pack
+from tests.toys import tones
 
 from ..toys import files_of_at_most
 
@@ -582,3 +583,25 @@ def test_verify_finds_a_flipped_bit(corpus: list[Utterance], tmp_path: Path) -> 
     store = WaveformStore(tmp_path / "out")
     with pytest.raises(UserError, match=r"the samples of utterance 10 \(.*02.wav\) are damaged"):
         store.verify()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ((0.5, 0.6, 0.7), r"manifest\.jsonl:1: 0\.6 s, but the waveform in its place has 0\.5 s: the lines must stay"),
+        ((0.5, 0.5, 0.5), r"manifest\.jsonl: its lines are in another order than the waveforms, or of other files"),
+    ],
+)
+def test_a_manifest_in_another_order_is_refused(lengths: tuple[float, ...], message: str, tmp_path: Path) -> None:
+    made: list[Utterance] = []
+    for number, seconds in enumerate(lengths):
+        soundfile.write(tmp_path / f"{number}.wav", tones(seconds, seed=number), 16000)
+        made.append(Utterance(audio=str(tmp_path / f"{number}.wav"), duration=0.0))
+    pack(made, tmp_path / "corpus", workers=1)
+    path = tmp_path / "corpus" / "manifest.jsonl"
+    first, second, third = path.read_text().splitlines(keepends=True)
+    path.write_text(second + first + third)
+    with pytest.raises(UserError, match=message):
+        WaveformStore(tmp_path / "corpus")
+    path.write_text(first.replace("}", ', "label": "glad"}') + second + third)  # labels may be edited
+    assert WaveformStore(tmp_path / "corpus").utterances[0].label == "glad"
