@@ -44,6 +44,8 @@ _POLYNESIAN = frozenset(
     ["haw", "hawaiian", "olelo hawaii", "sm", "smo", "samoan", "to", "ton", "tongan", "ty", "tah", "tahitian"]
 )
 
+_CATALAN = frozenset(["ca", "cat", "catalan", "catala"])  # where a hyphenation point is typed for that of l·l
+
 # What people type for an apostrophe: typographic quotes, prime, grave and acute accent, Greek elision, Armenian.
 _APOSTROPHES = frozenset("'\u2018\u2019\u201b\u2032`\u00b4\u1fbd\u1fbf\u1fef\u1ffd\u055a\uff07\uff40")
 _LETTERS_OR_MARKS = "\u02bb\u02bc"  # letters in some languages, an apostrophe in others
@@ -62,7 +64,8 @@ _IS_LETTER = regex.compile(r"\p{WB=ALetter}")
 
 _A = r"[[\p{WB=ALetter}\p{WB=Hebrew_Letter}]&&[\p{L}\p{N}\p{Sk}\u05f3]]"  # letters of alphabets, tone letters
 _D = r"\p{Nd}"
-_W = rf"[\p{{L}}\p{{M}}\p{{N}}[\p{{Sk}}&&\p{{WB=ALetter}}]{_JOINERS}{_GERESH}]"
+_TONES = "\u02d9\ua700-\ua707"  # the light tone of Bopomofo, and Chinese tone corners; no letters in Annex 29
+_W = rf"[\p{{L}}\p{{M}}\p{{N}}[\p{{Sk}}&&\p{{WB=ALetter}}]{_JOINERS}{_GERESH}{_TONES}]"
 _H = r"\p{WB=Hebrew_Letter}"
 _M = rf"[\p{{M}}{_JOINERS}]*+"
 
@@ -74,11 +77,18 @@ def _pattern(text: str) -> "regex.Pattern[str]":
 _SOUND_MARK = _pattern(r"(?<=[\p{Script=Hiragana}\p{Script=Katakana}])[\u309b\u309c]")  # typed behind its kana
 _RAISED = _pattern(rf"(?<={_D})(?=[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u2080-\u2089])")  # 10² is not 102
 _TYPED_AM = _pattern(r"([\u0e4d\u0ecd])([\u0e48-\u0e4b\u0ec8-\u0ecb]?)([\u0e32\u0eb2])")
+# Letters without a vowel as they were typed before Unicode 5.1 and 4.1: Malayalam chillus, Bengali khanda ta.
+_DEAD_CONSONANTS = {"ണ": "ൺ", "ന": "ൻ", "ര": "ർ", "ല": "ൽ", "ള": "ൾ", "ക": "ൿ", "ত": "ৎ"}
+_TYPED_DEAD = _pattern(f"([{''.join(_DEAD_CONSONANTS)}])[\u0d4d\u09cd]\u200d")
+_LONE_LIGHT_TONE = _pattern(r"(?<!\p{Script=Bopomofo})\u02d9(?!\p{Script=Bopomofo})")
+_CATALAN_POINT = _pattern(r"(?<=[lL])\u2027(?=[lL])")
 _MANY_JOINERS = _pattern(rf"([{_JOINERS}])[{_JOINERS}]+")
 # A joiner changes how letters are written in cursive and Indic scripts (and, in Bengali, how they are read); elsewhere
 # it is a trace of typesetting.
 _SHAPED = r"[[\p{jt=D}\p{jt=R}[\p{L}--\p{InSC=Other}]]&&\p{L}]"
-_IDLE_JOINER = _pattern(rf"(?<!{_SHAPED}\p{{M}}*)[{_JOINERS}]|[{_JOINERS}](?![[\p{{L}}--{_LETTERS_OR_MARKS}]\p{{M}}])")
+_IDLE_JOINER = _pattern(
+    rf"(?<!{_SHAPED}\p{{M}}*)[{_JOINERS}]|(?<!\p{{InSC=Virama}}(?=\u200d))[{_JOINERS}](?![[\p{{L}}--{_LETTERS_OR_MARKS}]\p{{M}}])"
+)
 _BESIDE = rf"[{_W}--[{_LETTERS_OR_MARKS}{_GERESH}]]"
 _INNER_LETTER_APOSTROPHE = _pattern(rf"(?<={_BESIDE})[{_LETTERS_OR_MARKS}](?!\p{{M}})(?={_BESIDE})")
 _HEBREW_ACRONYM = _pattern(rf"""(?<={_H}{_M})(?:''|["\u201c-\u201f{_GERSHAYIM}])(?={_H})""")
@@ -143,11 +153,13 @@ def normalize_transcript(text: str, language: str | None = None) -> str:
     """
     plain = unicodedata.normalize("NFC", text)
     name, _ = _language(language)
-    if not plain.isascii() or name in _UZBEK or name in _POLYNESIAN:
+    if not plain.isascii() or "`" in plain or name in _UZBEK or name in _POLYNESIAN:
         plain = _MONGOLIAN_SPACE.sub("", plain)
         plain = _SOUND_MARK.sub(lambda match: _COMBINING[match[0]], plain)
         plain = unicodedata.normalize("NFC", _RAISED.sub(" ", plain).translate(_PLAIN))
+        plain = _LONE_LIGHT_TONE.sub(" ", _TYPED_DEAD.sub(lambda match: _DEAD_CONSONANTS[match[1]], plain))
         plain = _TYPED_AM.sub(_composed_am, _IDLE_JOINER.sub("", _MANY_JOINERS.sub(r"\1", plain)))
+        plain = _CATALAN_POINT.sub("\u00b7", plain) if name in _CATALAN else plain
         plain = _HEBREW_ACRONYM.sub(_GERSHAYIM, _HYPHENATION_POINT.sub("", plain))
         plain = _INNER_OF_UZBEK.sub(_OKINA, plain) if name in _UZBEK else plain
         plain = _HEBREW_ABBREVIATION.sub(_GERESH, _QUOTED.sub(r" \1 ", plain))
@@ -201,6 +213,12 @@ def _plain_form(character: str) -> str:
         return _COMBINING[character]
     if character == _ZERO_WIDTH_SPACE:
         return " "
+    if character == "\u02d9":  # a tone beside Bopomofo, elsewhere a stray dot
+        return character
+    if character == "\u03f2":  # lunate sigma; a capital becomes the right small one
+        return "Σ"
+    if character == "\u2044":
+        return "/"  # ½ is 1/2
     if character == "\u0149":  # ŉ, whose first half is the apostrophe of Afrikaans
         return "'n"
     if character in _JOINERS or character in _WHOLE:
@@ -216,7 +234,7 @@ def _plain_form(character: str) -> str:
     if plain.startswith(" ") and len(plain) > 1:  # a mark that stands alone: on nothing, or a letter's in Arabic
         return plain[1:] if _IS_LETTER.match(character) else " "
     if unicodedata.category(character) == "No" and form.startswith("<") and form not in ("<super>", "<sub>"):
-        return f" {plain} "  # 2½ is not 21⁄2, ①② is not 12
+        return " " + plain.replace("\u2044", "/") + " "  # 2½ is not 21⁄2, ①② is not 12
     return "".join(c for c in plain if c not in _STRETCHERS)
 
 

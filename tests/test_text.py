@@ -89,7 +89,7 @@ SCRIPTS = {
     # Numbers.
     "separators": ("3.14, 1,000 und 1.000,5.", "3.14 1,000 und 1.000,5"),
     "separators at the ends": (".5 5, 12:30", "5 5 12 30"),
-    "fractions": ("2½ cups", "2 1⁄2 cups"),
+    "fractions": ("2½ cups", "2 1 2 cups"),  # as 2 1/2
     "exponents": ("10² m²", "10 2 m2"),
     "circled": ("①②", "1 2"),
     # Marks and scripts without spaces.
@@ -123,6 +123,29 @@ SCRIPTS = {
 def test_words_of_many_scripts(script: str) -> None:
     given_text, expected = SCRIPTS[script]
     assert normalize_transcript(given_text) == expected
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("\u0d05\u0d35\u0d28\u0d4d\u200d", "\u0d05\u0d35\u0d7b"),  # Malayalam "he", and not "to him"
+        ("\u0d2a\u0d3e\u0d32\u0d4d\u200d", "\u0d2a\u0d3e\u0d7d"),
+        ("\u09b9\u09a0\u09be\u09a4\u09cd\u200d", "\u09b9\u09a0\u09be\u09ce"),  # Bengali "suddenly"
+        ("\u0931\u094d\u200d", "\u0931\u094d\u200d"),  # Marathi, at the end of a word
+        ("\u02d9\u3109\u311c", "\u02d9\u3109\u311c"),  # the light tone of Bopomofo
+        ("a \u02d9 b", "a b"),
+        ("\ua700t\u0255ia", "\ua700t\u0255ia"),  # a Chinese tone corner
+        ("it`s", "it's"),
+        ("\u03f2\u03bf\u03c6\u03af\u03b1\u03f2", "\u03c3\u03bf\u03c6\u03af\u03b1\u03c2"),  # lunate sigmas
+        ("syl\u2027la\u2027ble", "syllable"),
+    ],
+)
+def test_letters_and_tones_as_they_are_typed(typed: str, expected: str) -> None:
+    assert normalize_transcript(typed) == expected == normalize_transcript(expected)
+
+
+def test_the_point_of_catalan_is_typed_in_two_ways() -> None:
+    assert normalize_transcript("col\u2027lecci\u00f3", "ca") == normalize_transcript("col\u00b7lecci\u00f3")
 
 
 @pytest.mark.parametrize(

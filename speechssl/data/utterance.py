@@ -1,6 +1,6 @@
 """The records of a manifest: an utterance, and one that was left out."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -93,3 +93,15 @@ def said(utterance: Utterance) -> str:
     'ısı 3,5 derece'
     """
     return normalize_transcript(utterance.text or "", utterance.language)
+
+
+def wordless_note(utterances: Iterable[Utterance]) -> str:
+    """A sentence about texts without a word, such as "?!", which nothing can be learnt from; empty where none is.
+
+    >>> wordless_note([Utterance(audio="a.wav", duration=1.0, text="?!"), Utterance(audio="b.wav", duration=1.0)])
+    '1 utterance left out: no word in its text'
+    """
+    count = sum(1 for each in utterances if each.text and not said(each))
+    if count == 1:
+        return "1 utterance left out: no word in its text"
+    return f"{count} utterances left out: no word in their text" if count else ""

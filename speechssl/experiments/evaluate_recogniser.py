@@ -8,7 +8,7 @@ from typing import Any
 from speechssl.config import UserError, digest
 from speechssl.data.names import is_synthetic, utterance_ids
 from speechssl.data.splits import in_split
-from speechssl.data.utterance import Utterance, said
+from speechssl.data.utterance import Utterance, said, wordless_note
 from speechssl.data.waveforms import WaveformStore
 from speechssl.experiments.asr_ngram import LM_TEXT, transcripts_in_record
 from speechssl.experiments.held_out import HeldOut
@@ -33,6 +33,8 @@ def transcribed(store: WaveformStore, *, split: str | None) -> list[int]:
     """
     found = in_split(store.utterances, split, where=store.folder)
     chosen = [index for index in found if said(store.utterances[index])]
+    if note := wordless_note(store.utterances[index] for index in found):
+        say(note)
     if len(chosen) < 2:
         where = "" if split is None else f" in the split {split!r}"
         raise UserError(f"{store.folder}: {len(chosen)} utterances with a transcript{where}; an interval needs 2")

@@ -12,7 +12,8 @@ from speechssl.data.splits import in_split
 from speechssl.data.store import WaveformStore
 from speechssl.data.subsets import k_shot, minutes_subset, split_by_speaker
 from speechssl.data.training_audio import AudioRecord
-from speechssl.data.utterance import said
+from speechssl.data.utterance import said, wordless_note
+from speechssl.terminal import say_once
 
 Learn = Literal["label", "text"]
 MIN_HELD_OUT_SPEAKERS = 4  # with fewer, holding one out takes too much away
@@ -38,6 +39,8 @@ def examples_of(store: WaveformStore, learn: Learn) -> list[Example]:
         target = utterance.label if learn == "label" else said(utterance)
         if target:
             found.append(Example(index, target))
+    if learn == "text" and (note := wordless_note(store.utterances)):
+        say_once(note)
     if not found:
         raise UserError(f"{store.folder}: no utterance has a {learn}, so there is nothing to learn")
     return found

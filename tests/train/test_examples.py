@@ -52,10 +52,12 @@ def names(items: list[Utterance], part: list[Example]) -> dict[str, str]:
     return {items[example.index].audio: example.target for example in part}
 
 
-def test_every_known_target() -> None:
+def test_every_known_target(capfd: pytest.CaptureFixture[str]) -> None:
     items = [*ITEMS[:3], ITEMS[3].model_copy(update={"label": None, "text": " ?! "})]
     assert examples_of(store_of(items), "label") == [Example(0, "a"), Example(1, "a"), Example(2, "b")]
+    assert capfd.readouterr().err == ""
     assert examples_of(store_of(items), "text") == [Example(number, f"text {number}") for number in range(3)]
+    assert "1 utterance left out: no word in its text" in capfd.readouterr().err
     bare = [item.model_copy(update={"label": None}) for item in ITEMS]
     with pytest.raises(UserError, match="corpus: no utterance has a label, so there is nothing to learn"):
         chosen(bare)
