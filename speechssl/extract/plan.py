@@ -11,7 +11,9 @@ import hashlib
 import math
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
@@ -24,14 +26,15 @@ from speechssl.data.corpora.folder_walk import is_audio, is_metadata
 from speechssl.data.corpora.foreign import refuse_described
 from speechssl.data.findings import Findings, Known
 from speechssl.data.manifest_lines import parse_lines, read_lines
-from speechssl.data.members import file_status
+from speechssl.data.members import file_status, local_file
 from speechssl.data.places import advice_on, is_address, local_path, located, nearest, scheme_of
-from speechssl.data.stretches import contradictions_note, repeated, samples_of
+from speechssl.data.repeats import Repeats
+from speechssl.data.stretches import contradictions_note, samples_of
 from speechssl.data.tables import is_table
 from speechssl.data.utterance import Utterance
 from speechssl.data.values import Extra
 from speechssl.extract.columns import ColumnType, SeenColumns, output_name
-from speechssl.extract.remote import list_address, read_address
+from speechssl.extract.remote import fetched, list_address, read_address
 
 KNOWN = NAMED
 _GLOB = frozenset("*?[")
@@ -206,8 +209,7 @@ def _utterances(
     `missing` are the words that `read` counts as missing, where no `findings` are given.
     """
     seen, known, seconds, timed = SeenColumns(), Known(), 0.0, True
-    places: set[int] = set()
-    twice: set[int] = set()
+    repeats = Repeats(_opened)
     for each in read():
         _check_pointer(each.audio, source, allow_remote=allow_remote)
         try:
@@ -217,40 +219,30 @@ def _utterances(
             raise UserError(f"{source}: {error}") from None
         known.add(told)
         seconds, timed = seconds + each.duration, timed and each.duration > 0
-        place = hash(_stretch(each))
-        if place in places:
-            twice.add(place)
-        places.add(place)
+        repeats.add(each)
     if not seen.rows:
         raise UserError(f"{source}: the manifest is empty")
-    del places
 
     def items() -> Iterator[Item]:
-        return (_item(each, root, fault) for each, fault in _with_faults(read(), twice))
+        return (_item(each, root, fault) for each, fault in repeats.faults(read()))
 
     findings = findings or Findings(no_label="no line of the manifest has a 'label'", missing=dict(missing or {}))
-    if twice and (note := contradictions_note(fault for _, fault in _with_faults(read(), twice))):
-        findings.notes.append(note)
+    if repeats:
+        repeats.resolve(read())
+        note = contradictions_note(fault for _, fault in repeats.faults(read()))
+        findings.notes += [note] if note else []
     return Plan(source, items, seen.rows, seconds if timed else None, seen.ordered(), known, findings, seen)
 
 
-def _with_faults(utterances: Iterable[Utterance], twice: Collection[int]) -> Iterator[tuple[Utterance, str]]:
-    """Each utterance, and why it is left out where an earlier one has its stretch; `twice` has the hashes of these."""
-    before: dict[Stretch, Utterance] = {}
-    for each in utterances:
-        fault = ""
-        if twice and hash(place := _stretch(each)) in twice:
-            first = before.setdefault(place, each)
-            fault = "" if first is each else repeated(each, first)
-        yield each, fault
-
-
-Stretch = tuple[str, int | float, int | float]
-
-
-def _stretch(each: Utterance) -> Stretch:
-    """Which stretch it is. Hashes find the few that may be there twice: a million are in memory."""
-    return (os.path.normpath(each.audio), *_samples(each.offset, each.duration))
+@contextmanager
+def _opened(location: str) -> Generator[str]:
+    """A local file with the audio of a location while the block runs; what is behind an address is fetched."""
+    if not is_address(location):
+        with local_file(_found(location)[0]) as path:
+            yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="speechssl-") as folder, fetched(location, Path(folder)) as path:
+        yield str(path)
 
 
 def _samples(offset: float, duration: float) -> tuple[int | float, int | float]:

@@ -126,6 +126,17 @@ def test_addresses_are_listed_and_fetched(tmp_path):
         list_address("nosuchprotocol://x/y")
 
 
+def test_a_stretch_behind_an_address_with_and_without_its_end(tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    soundfile.write(tmp_path / "a.wav", tone(8000), 16000)
+    with fsspec.open("memory://repeats/a.wav", "wb") as file:
+        file.write((tmp_path / "a.wav").read_bytes())
+    lines = [f'{{"audio": "memory://repeats/a.wav", "duration": {duration}}}\n' for duration in (0, 0.5, 0.25)]
+    (tmp_path / "m.jsonl").write_text("".join(lines))
+    plan = read_plan(tmp_path / "m.jsonl", allow_remote=True)
+    assert [item.fault.partition(":")[0] for item in plan.items()] == ["", "a duplicate", ""]
+
+
 def test_addresses_of_this_machine_are_paths(tmp_path):
     audio = tmp_path / "a b.wav"
     soundfile.write(audio, tone(8000), 16000)

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from speechssl import cli
+from speechssl.data import repeats
 from speechssl.data.corpora.folder import AudioFolder
 from speechssl.data.lists import list_ids
 from speechssl.data.manifest import Utterance, read_manifest, validate_manifest
@@ -478,6 +479,53 @@ def test_a_stretch_to_the_end_contradicts_one_of_that_length(corpus, tmp_path):
         f"utterance 1 ({audio}): the same stretch of the same file as utterance 0, which it contradicts: "
         "label 'y', there 'x'"
     ]
+
+
+@pytest.mark.parametrize("manifest", [False, True])
+def test_a_stretch_with_and_without_its_end_is_used_once(corpus, both, manifest):
+    recording(corpus / "a.wav", 1.0)
+    recording(corpus / "b.wav", 1.1)
+    rows = [("a", 0, 1.0, "joy"), ("a", 0, None, "sad"), ("a", 0, 1.005, "calm"), ("a", 0, 0.5, "window")]
+    rows += [("b", 0.5, None, "joy"), ("b", 0.5, 0.6, "sad"), ("b", 0.5, 0.595, "other"), ("b", 0.5, 9, "beyond")]
+    table = [f"{name}.wav,{start},{length or ''},{label}" for name, start, length, label in rows]
+    (corpus / "metadata.csv").write_text("\n".join(["file_name,start,duration,label", *table]))
+    source = None
+    if manifest:
+        source = corpus.parent / "m.jsonl"
+        source.write_text(
+            "".join(
+                json.dumps({"audio": str(corpus / f"{name}.wav"), "offset": start, "duration": length, "label": label})
+                + "\n"
+                for name, start, length, label in rows
+            )
+        )
+    both.run(source=source)
+    used = ["joy", "window", "joy", "other"]
+    assert [each.label for each in both.utterances] == [each["label"] for each in both.rows] == used
+    prepared, extracted = both.reasons()
+    assert prepared == extracted
+    start = "contradicts an earlier utterance of the same stretch of the same file, which is used: "
+    assert prepared == [
+        f"{start}label 'sad', there 'joy'",
+        f"{start}label 'calm', there 'joy'",
+        f"{start}label 'sad', there 'joy'",
+        "offset 0.5 s and duration 9 s reach beyond the end at 1.100 s",
+    ]
+    both.told("3 clips left out contradict earlier ones of their stretches; the first: label 'sad', there 'joy'\n")
+
+
+def test_files_are_opened_where_two_stretches_may_be_one(corpus, monkeypatch):
+    recording(corpus / "a.wav", 1.0)
+    opened = []
+    real = repeats.open_stretch
+    monkeypatch.setattr(repeats, "open_stretch", lambda *words, **more: (opened.append(words), real(*words, **more))[1])
+    rows = ["file_name,start,end", "a.wav,0,.5", "a.wav,0,1", "a.wav,0,1", "a.wav,.5,", "a.wav,.6,"]
+    (corpus / "metadata.csv").write_text("\n".join(rows))
+    assert [bool(item.fault) for item in read_plan(corpus).items()] == [False, False, True, False, False]
+    assert not opened
+    (corpus / "metadata.csv").write_text("\n".join([*rows, "a.wav,.5,1"]))
+    assert [bool(item.fault) for item in read_plan(corpus).items()] == [False, False, True, False, False, True]
+    assert len(opened) == 2
 
 
 def test_names_that_may_be_meant_to_be_one_are_told(corpus, both):
