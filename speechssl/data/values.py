@@ -34,7 +34,10 @@ Extra = str | int | float | bool | None
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
 _TIMEDELTA = re.compile(r"(-?\d+) days?(?: \+?(\d{1,2}):(\d{2}):(\d{2}(?:\.\d+)?))?")
 _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)")
-_BETWEEN = re.compile(r"(?<=[^\W_])[\s_\-\u2010-\u2015\u2212]+(?=[^\W_])")  # blanks, hyphens, underscores
+_SEPARATORS = r"\s_\-\u2010-\u2015\u2212"  # blanks, hyphens, underscores
+_BETWEEN = re.compile(rf"(?<=([^{_SEPARATORS}]))[{_SEPARATORS}]+(?=([^{_SEPARATORS}]))")
+_NUMBERED = re.compile(r"([^\W\d]+)0+(\d+)")  # P01, speaker007
+_TURKISH = str.maketrans({"\u0131": "i", "\u0130": "i"})  # dotless i and the capital of i
 _LONGEST_NUMBER = 20  # characters; more are no number that somebody wrote
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
@@ -126,13 +129,15 @@ def name_of(value: object) -> str | None:
 def alike(name: str) -> str:
     r"""What names have in common that are probably meant to be one.
 
-    Capitals, width, invisible characters, the way a number is written, and which blanks, hyphens and underscores are
-    between two letters or digits do not count.
+    Capitals (also those of Turkish), width, invisible characters, and the way a number is written do not count. Blanks,
+    hyphens and underscores within a name do not count either; between two digits only which of them it is does not.
 
     >>> [alike(name) for name in ("Joy", "\uff2aoy", "jo\xady", "007", "+7", "7.0", "1.50", "a1", "-0")]
     ['joy', 'joy', 'joy', '7', '7', '7', '1.5', 'a1', '0']
-    >>> [alike(name) for name in ("Anna  Lee", "anna_lee", "anna-lee", "annalee", "-5")]
-    ['anna lee', 'anna lee', 'anna lee', 'annalee', '-5']
+    >>> [alike(name) for name in ("Anna  Lee", "anna_lee", "annalee", "-5", "P 01", "p-1", "1-12", "11_2", "s1_1")]
+    ['annalee', 'annalee', 'annalee', '-5', 'p1', 'p1', '1 12', '11 2', 's1 1']
+    >>> alike("\u0130PEK"), alike("IRMAK"), alike("\u0131rmak")
+    ('ipek', 'irmak', 'irmak')
     """
     text = name
     if not name.isascii():
@@ -142,16 +147,22 @@ def alike(name: str) -> str:
         return (
             "0" if number == 0 else format(number.normalize(), "E" if abs(number.adjusted()) > _LONGEST_NUMBER else "f")
         )
-    return _BETWEEN.sub(" ", text).casefold()
+    text = _BETWEEN.sub(lambda found: " " if found[1].isdecimal() and found[2].isdecimal() else "", folded(text))
+    numbered = _NUMBERED.fullmatch(text)
+    return text if numbered is None else numbered[1] + numbered[2]
 
 
 def folded(name: str) -> str:
     """A name as it is compared where capitals do not count.
 
-    >>> folded("Stra\u00dfe"), folded("E\u0301") == folded("\u00e9")
-    ('strasse', True)
+    Turkish has two letters i, and the capital of each is a capital of the other elsewhere: all four are one here.
+
+    >>> folded("Stra\u00dfe"), folded("E\u0301") == folded("\u00e9"), folded("\u0130PEK"), folded("\u0131rmak")
+    ('strasse', True, 'ipek', 'irmak')
     """
-    return name.lower() if name.isascii() else composed(composed(name).casefold())
+    if name.isascii():
+        return name.lower()
+    return composed(composed(composed(name).translate(_TURKISH).casefold()).replace("i\u0307", "i"))
 
 
 def merged(names: Iterable[str | None]) -> list[str | None]:

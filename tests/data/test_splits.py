@@ -12,7 +12,7 @@ from speechssl.data.lists import draw_lists
 from speechssl.data.manifest import filter_manifest, k_shot, split_by_speaker
 from speechssl.data.splits import in_split
 from speechssl.data.utterance import Utterance
-from speechssl.data.values import merged
+from speechssl.data.values import alike, folded, merged
 
 NFC, NFD = "gr\u00fcn", "GRU\u0308N"
 
@@ -98,3 +98,33 @@ def test_a_group_that_differs_in_more_than_capitals_is_told_so() -> None:
     utterances = [Utterance(audio=f"{place}.wav", duration=1.0, label=name) for place, name in enumerate(labels)]
     [note] = count_known(utterances).notes()
     assert note == "labels may be meant to be the same: 'Joy', 'joy', 'JOY', 'jOY', '\uff21', 'A'"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["P1", "p01", "P-1", "P 1", "P_1", "p_001"],
+        ["anna", "an-na", "ANN_A", "an na", "an\u2011na"],
+        ["\u0130pek", "ipek", "IPEK", "i\u0307pek", "\u0131pek", "I\u0307PEK"],
+        ["1-12", "1_12", "1 12"],
+        ["\u0905\u0928\u0940\u0924\u093e", "\u0905\u0928\u0940-\u0924\u093e"],
+    ],
+)
+def test_spellings_of_one_name(names: list[str]) -> None:
+    assert len({alike(name) for name in names}) == 1
+    assert len(set(merged(names))) == 1
+    [note] = count_known(with_speakers(names)).notes()
+    assert all(repr(name) in note for name in {str(each.speaker) for each in with_speakers(names)})
+
+
+@pytest.mark.parametrize(
+    "names", [["1-12", "11-2", "112"], ["s1_1", "s11"], ["5", "-5"], ["p1", "p10", "p100"], ["a1b01", "a01b1"]]
+)
+def test_other_names_stay_apart(names: list[str]) -> None:
+    assert merged(names) == names
+
+
+def test_turkish_capitals_are_capitals() -> None:
+    assert len({folded(name) for name in ("\u0130pek", "ipek", "IPEK", "\u0131pek", "i\u0307pek")}) == 1
+    [note] = count_known(with_speakers(["\u0130PEK", "ipek"])).notes()
+    assert note == "speakers differ only in capitals: '\u0130PEK', 'ipek'"

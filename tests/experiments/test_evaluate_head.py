@@ -95,6 +95,24 @@ def test_a_trained_speaker_in_other_capitals_is_found(corpus, tmp_path):
     assert (rows[0].n, rows[0].left_out) == (12, 12)
 
 
+@pytest.mark.parametrize(
+    ("trained", "prefix"),
+    [
+        ("an-nas0", "anna"),
+        ("b_ens0", "ben "),
+        ("be ns00", "ben"),
+        ("ipeks0", "\u0130PEK"),
+        ("i\u0307peks0", "\u0130PEK"),
+        ("\u0131rmaks0", "IRMAK"),
+        ("IRMAKs0", "\u0131rmak"),
+    ],
+)
+def test_a_trained_speaker_in_another_spelling_is_found(corpus, tmp_path, trained, prefix):
+    mixed = renamed(corpus, tmp_path / "mixed", speaker=lambda name, place: f"{prefix}{name}")
+    with pytest.raises(UserError, match=r"trained on speaker '.*0' \(1 such\)"):
+        evaluate_head(model_of(tmp_path / "model", speakers=[trained]), mixed, tmp_path / "r.json", split="test")
+
+
 def test_the_interval_takes_two_spellings_for_one_speaker(corpus, tmp_path):
     mixed = renamed(corpus, tmp_path / "mixed", speaker=lambda name, place: name.upper() if place % 2 else name)
     evaluate_head(model_of(tmp_path / "model"), mixed, tmp_path / "r.json")
