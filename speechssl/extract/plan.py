@@ -83,6 +83,7 @@ class Plan:
         known: of how many clips label, text and speaker are known.
         findings: what was understood of the source, and what was not.
         seen: what the metadata columns hold.
+        parts: the plans of several sources that this one joins; empty for one source.
     """
 
     source: str
@@ -93,6 +94,7 @@ class Plan:
     known: Known = field(default_factory=Known)
     findings: Findings = field(default_factory=Findings)
     seen: SeenColumns = field(default_factory=SeenColumns)
+    parts: tuple["Plan", ...] = ()
 
 
 def read_plan(source: str | Path | Sequence[str | Path], *, allow_remote: bool = False) -> Plan:

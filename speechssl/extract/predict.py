@@ -21,6 +21,8 @@ from typing import Any
 from speechssl import __version__
 from speechssl.audio import AudioError
 from speechssl.config import UserError
+from speechssl.data.coverage import Coverage
+from speechssl.data.findings import closing_lines
 from speechssl.data.places import local_path
 from speechssl.extract.decode import Clip, Decoded, Failed, Streamed, decoding
 from speechssl.extract.encode import parts_of
@@ -49,6 +51,7 @@ class PredictReport:
         seconds: of audio, s.
         resumed: of the clips written, those that an earlier run had done.
         finished_before: the output was there and is what was asked for; nothing was done.
+        understood: lines about the sources: what was read of them, and what was not.
     """
 
     written: int
@@ -56,6 +59,7 @@ class PredictReport:
     seconds: float
     resumed: int
     finished_before: bool
+    understood: tuple[str, ...] = ()
 
 
 def read_sources(sources: Sequence[str], *, allow_remote: bool = False) -> Plan:
@@ -87,7 +91,31 @@ def read_sources(sources: Sequence[str], *, allow_remote: bool = False) -> Plan:
         None if None in files else sum(each for each in files if each is not None),
         None if None in seconds else sum(each for each in seconds if each is not None),
         {},
+        parts=tuple(plans),
     )
+
+
+def understood(plan: Plan, coverage: Coverage) -> tuple[str, ...]:
+    """The lines that `extract` ends with, of each source that says more than names of files.
+
+    Args:
+        plan: as `read_sources` gives it, read to its end.
+        coverage: of the clips that were decoded.
+    """
+    lines: list[str] = []
+    for part in plan.parts or (plan,):
+        front = f"{part.source}: " if plan.parts else ""
+        lines += [front + line for line in closing_lines(part.known, part.findings) if _says_something(part)]
+    covered = coverage.note()
+    return tuple(lines + ([covered] if covered else []))
+
+
+def _says_something(part: Plan) -> bool:
+    """Whether anything is known of the clips beside their audio, or anything beside them was not understood."""
+    known, found = part.known, part.findings
+    read = known.label or known.text or known.speakers or known.splits or known.notes()
+    unread = found.unused or found.not_read or found.archives or found.sounds or found.missing
+    return bool(read or unread or any("no label:" not in note for note in found.notes))
 
 
 def _plan(source: str, *, allow_remote: bool) -> Plan:
@@ -112,6 +140,7 @@ def predict_each(
     *,
     spool: Path,
     tell: Callable[[int, float, int], None] = lambda *_: None,
+    coverage: Coverage | None = None,
 ) -> Generator[PredictedPart]:
     """Predict clips in order, part by part; decoding runs ahead in threads.
 
@@ -120,11 +149,14 @@ def predict_each(
         items: the clips.
         spool: a folder for local copies of what is behind addresses.
         tell: called with clips, seconds of audio and failures that are newly done.
+        coverage: learns how far the clips reach in their files.
     """
     threads, long_samples = min(4, os.cpu_count() or 1), round(LONG_SECONDS * 16000)
     with decoding(items, threads=threads, budget=_AUDIO_BYTES, long_samples=long_samples, spool=spool) as clips:
         for part in parts_of(clips, most_seconds=PART_SECONDS, most_clips=PART_CLIPS):
             found = _predict_part(predictor, part, release=clips.release)
+            if coverage is not None:
+                _cover(coverage, part)
             tell(len(part), sum(row.seconds for row in found.rows), len(found.failed))
             yield found
 
@@ -150,6 +182,14 @@ def _predict_part(predictor: Predictor, part: Sequence[Clip], *, release: Callab
         else:
             rows.append(PredictedRow(clip.item, clip.seconds, outcome))
     return PredictedPart(rows, failed, done)
+
+
+def _cover(coverage: Coverage, part: Sequence[Clip]) -> None:
+    """How far the clips of a part reach in their files."""
+    for clip in part:
+        if not isinstance(clip, Failed):
+            end = clip.item.offset + clip.item.duration if clip.item.duration else None
+            coverage.add(clip.item.path, end=end, whole=clip.file_seconds)
 
 
 def _predict_long(predictor: Predictor, clip: Streamed) -> Prediction | str:
@@ -196,6 +236,7 @@ def predict_to(
         **predictor.settings(),
     }
     folder = out.with_name(f"{out.name}.parts")
+    coverage = Coverage()
     with locked(folder):
         output = PredictionFile(out, layout, predictor.classes, under_way=pinned(folder) is not None)
         tally = Tally(plan, progress)
@@ -205,11 +246,12 @@ def predict_to(
         if told is None:
             run.begin()
             run.settle("float32", None)
-            with closing(predict_each(predictor, run.remaining(), spool=folder, tell=tally.tell)) as parts:
+            parts = predict_each(predictor, run.remaining(), spool=folder, tell=tally.tell, coverage=coverage)
+            with closing(parts):
                 for part in parts:
                     for each in run.commit(part.part()):
                         failed(each)
             told = run.finish()
         shutil.rmtree(folder)
     resumed = told["written"] if before else run.resumed
-    return PredictReport(told["written"], told["failed"], told["seconds"], resumed, before)
+    return PredictReport(told["written"], told["failed"], told["seconds"], resumed, before, understood(plan, coverage))

@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
+from speechssl.data.coverage import Coverage
 from speechssl.extract.decode import Failed
-from speechssl.extract.predict import PredictReport, predict_each, predict_to, read_sources
+from speechssl.extract.predict import PredictReport, predict_each, predict_to, read_sources, understood
 from speechssl.extract.predictions import Format, RowWriter, TextStream
 from speechssl.extract.progress import told_by
 from speechssl.files import naming
@@ -51,13 +52,15 @@ def predict_to_file(
         say("all of it was there already; nothing was done")
     elif report.resumed:
         say(f"{report.resumed} of the predictions were there already")
+    for line in report.understood:
+        say(line)
     return report
 
 
 def predict_to_stream(
     predictor: Predictor, sources: Sequence[str], file: TextStream, *, layout: Format, allow_remote: bool = False
 ) -> PredictReport:
-    """Write rows to a stream as they come, and the reasons of what fails to standard error too.
+    """Write rows to a stream as they come; what fails, and what was understood of the sources, to standard error.
 
     Raises:
         OSError: the stream cannot take them; carries its name.
@@ -68,10 +71,10 @@ def predict_to_stream(
     writer = RowWriter(file, layout, predictor.classes)
     with _writing(file):
         writer.header()
-    written, failed, seconds = 0, 0, 0.0
+    written, failed, seconds, coverage = 0, 0, 0.0, Coverage()
     with (
         tempfile.TemporaryDirectory(prefix="speechssl-") as spool,
-        contextlib.closing(predict_each(predictor, plan.items(), spool=Path(spool))) as parts,
+        contextlib.closing(predict_each(predictor, plan.items(), spool=Path(spool), coverage=coverage)) as parts,
     ):
         for part in parts:
             for row in part.in_order():
@@ -86,7 +89,10 @@ def predict_to_stream(
                     written, seconds = written + 1, seconds + row.seconds
             with _writing(file):
                 file.flush()
-    return PredictReport(written, failed, seconds, 0, finished_before=False)
+    lines = understood(plan, coverage)
+    for line in lines:
+        say(line)
+    return PredictReport(written, failed, seconds, 0, finished_before=False, understood=lines)
 
 
 def _writing(file: TextStream) -> AbstractContextManager[None]:

@@ -671,3 +671,52 @@ def test_two_processes_do_not_mix(model, many, tmp_path, capfd):
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said.decode()
     assert [Path(row["path"]).name for row in lines_of(out)] == [f"{number:02d}.wav" for number in range(24)]
+
+
+@pytest.mark.parametrize("words", [["--format", "jsonl"], ["--format", "csv"], [], ["-o"]])
+def test_what_was_not_used_is_told(model, tmp_path, capfd, words):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for name in ("a", "b"):
+        soundfile.write(corpus / f"{name}.wav", tone(9600, seed=len(name)), 16000)
+    (corpus / "metadata.csv").write_text(
+        "file_name,start,end,emotion,room,speaker\na.wav,0,.3,joy,4,Anna\nb.wav,,,Joy,,anna\na.wav,0,.3,sad,,nan\n"
+    )
+    (corpus / "list.csv").write_text("file\n")
+    words = [*words, tmp_path / "out.csv"] if words == ["-o"] else words
+    assert cli.main(["extract", str(model), str(corpus), "-o", str(tmp_path / "vectors.parquet")]) == 0
+    extracted = capfd.readouterr().err.splitlines()
+    code, _, told = command(["predict", model, corpus, *words], capfd)
+    assert code == 0
+    lines = told.splitlines()
+    first = (
+        "label 3 of 3 (column 'emotion') · text 0 of 3 · speakers 2 · columns not used: room · "
+        "tables not read: list.csv"
+    )
+    own, others = (
+        [line for line in told[told.index(first) :] if "more audio" not in line] for told in (lines, extracted)
+    )
+    assert own == [*others, "1 of 3 files could not be used"]
+    for part in (
+        "labels differ only in capitals",
+        "speakers differ only in capitals",
+        "counted as missing: 'nan'",
+        "1 clip left out contradicts",
+    ):
+        assert part in "\n".join(own)
+    assert "1 file has more audio than its stretches cover, 0.3 s in all: " in "\n".join(lines)
+    code, _, told = command(["predict", model, corpus / "a.wav", corpus / "b.wav"], capfd)
+    assert code == 0
+    assert "label" not in told
+
+
+def test_what_was_understood_of_several_sources(model, tmp_path, capfd):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "a.wav", tone(9600, seed=len(name)), 16000)
+    (tmp_path / "one" / "metadata.csv").write_text("file_name,mood\na.wav,good\n")
+    code, _, told = command(["predict", model, tmp_path / "one", tmp_path / "two"], capfd)
+    assert code == 0
+    start = f"{tmp_path / 'one'}: label 0 of 1 · text 0 of 1 · speakers 0 · columns not used: mood\n"
+    assert start in told
+    assert str(tmp_path / "two") + ":" not in told
