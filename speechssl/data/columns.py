@@ -250,8 +250,9 @@ def _near(one: float | None, other: float | None, *, tolerance: float = 0.0011) 
 def _file(value: object) -> str | None:
     if is_missing(value):
         return None
-    if not isinstance(value, str) or "\0" in value:
+    text = value.strip().rstrip("\0") if isinstance(value, str) else "\0"
+    if not isinstance(value, str) or "\0" in text:
         raise ValueError(f"given {shown(value)}, allowed: the path of a file")
-    if is_sheet_error(value.strip()):
+    if is_sheet_error(text):
         raise ValueError(f"given {shown(value)}, an error of a spreadsheet; write the path of the file into the cell")
-    return value.strip()
+    return text.strip()

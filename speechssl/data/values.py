@@ -29,6 +29,7 @@ DOUBTFUL_WORDS = frozenset(
 _INVISIBLE = "\u200b\u200e\u200f\u2060\ufeff"
 # `#REF!`, `#DIV/0!`, `#NAME?`, the same in other languages (`#BEZUG!`), and the numbered errors of LibreOffice.
 _SHEET_ERROR = re.compile(r"#[\u00a1\u00bf]?[^\W\d_]\w*(?:/\w+)*[!?]|#GETTING_DATA")
+_CONTROL = re.compile(r"[\0-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")  # Unicode's category Cc without what separates words
 Extra = str | int | float | bool | None
 
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
@@ -69,15 +70,19 @@ def count_missing(value: object, counts: dict[str, int]) -> None:
 
 
 def stripped(text: str) -> str:
-    r"""A text in form NFC without blanks and invisible characters at its ends.
+    r"""A text in form NFC without blanks and invisible characters at its ends, and without NUL characters behind it.
 
-    >>> stripped("\ufeff joy\u200b\xa0")
-    'joy'
+    Fields of a fixed width, as MATLAB and C write them, are filled up with NUL.
+
+    >>> stripped("\ufeff joy\u200b\xa0"), stripped("joy\0\0 \0")
+    ('joy', 'joy')
     """
     text = text.strip()
+    while text.endswith("\0"):
+        text = text.rstrip("\0").rstrip()
     if text.isascii():
         return text
-    while (inner := text.strip(_INVISIBLE).strip()) != text:
+    while (inner := text.strip(_INVISIBLE).strip().rstrip("\0")) != text:
         text = inner
     return composed(text)
 
@@ -115,12 +120,14 @@ def name_of(value: object) -> str | None:
     """A label, speaker or other name: stripped, in NFC, a whole number without a fraction; None where it is missing.
 
     Raises:
-        ValueError: a list, an object, an infinite number, or an error of a spreadsheet.
+        ValueError: a list, an object, an infinite number, an error of a spreadsheet, or a control character in it.
 
     >>> [name_of(each) for each in (1, 1.0, "1", "1.0", "007", 2.5, True, " a ", float("nan"))]
     ['1', '1', '1', '1', '007', '2.5', 'true', 'a', None]
     """
     text = text_of(value)
+    if text is not None and not text.isprintable() and (control := _CONTROL.search(text)):
+        raise ValueError(f"given {shown(text)}, with the control character U+{ord(control[0]):04X}; remove it")
     if text is not None and (whole := _WHOLE.fullmatch(text)):
         return "0" if whole[1] == "-0" else whole[1]
     return text

@@ -25,17 +25,18 @@ from speechssl.data.manifest import (
 )
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))  # JSON files are UTF-8, which has no surrogates
+NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]))  # control characters in names are refused
 SECONDS = st.floats(0, 1e6)
 UTTERANCES = st.builds(
     Utterance,
     audio=TEXT.map(lambda name: "/audio/" + name),
     offset=SECONDS,
     duration=SECONDS,
-    speaker=st.none() | TEXT,
+    speaker=st.none() | NAMES,
     text=st.none() | TEXT,
-    label=st.none() | TEXT,
-    language=st.none() | TEXT,
-    split=st.none() | TEXT,
+    label=st.none() | NAMES,
+    language=st.none() | NAMES,
+    split=st.none() | NAMES,
     extras=st.dictionaries(TEXT, TEXT | st.integers(-(2**53), 2**53) | st.booleans() | st.none(), max_size=3),
 )
 

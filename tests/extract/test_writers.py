@@ -214,7 +214,7 @@ def test_odd_column_names_are_held(model_folder, tmp_path, kind):
     ("extras", "kinds", "message"),
     [
         ({"": 1}, KINDS, "column '': an empty name; rename it"),
-        ({"a\0": 1}, KINDS, r"column 'a\\x00': a name with the character of code 0"),
+        ({"a\0b": 1}, KINDS, r"column 'a\\x00b': a name with the character of code 0"),
         ({"a/b": 1}, ["npz", "h5", "zarr"], "column 'a/b': a name with '/' is a path in this format; rename it"),
         ({".": 1}, ["npz", "h5", "zarr"], "column '.': a name that begins with '.' is hidden in this format"),
         ({"x" * 201: 1}, ["npz", "h5", "zarr"], "a name of more than 200 bytes is too long for this format"),

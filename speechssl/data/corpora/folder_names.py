@@ -2,8 +2,9 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
+from speechssl.config import UserError
 from speechssl.data.splits import split_kind
-from speechssl.data.values import composed
+from speechssl.data.values import composed, name_of
 
 _SHOWN = 8  # names in a note
 
@@ -35,6 +36,9 @@ def labels_of_folders(folders: Collection[tuple[str, ...]]) -> dict[tuple[str, .
     Args:
         folders: each as its parts below the root.
 
+    Raises:
+        UserError: a label that is none, such as one with a control character.
+
     >>> labels_of_folders({("train", "sad"), ("train", "glad")})[("train", "sad")]
     {'label': 'sad', 'split': 'train'}
     >>> labels_of_folders({("sad", "train"), ("glad", "test")})[("sad", "train")]
@@ -48,10 +52,18 @@ def labels_of_folders(folders: Collection[tuple[str, ...]]) -> dict[tuple[str, .
     classes = {composed(rest[0]) for rest in below.values() if rest}
     labelled = all(len(rest) <= 1 for rest in below.values()) and len(classes) > 1
     return {
-        part: ({"label": composed(rest[0])} if labelled and rest else {})
+        part: ({"label": label} if labelled and rest and (label := _name(rest[0])) else {})
         | ({"split": split} if in_splits and (split := split_of_folders(part)) else {})
         for part, rest in sorted(below.items())
     }
+
+
+def _name(folder: str) -> str | None:
+    """The name of a folder in the form of a name in a table."""
+    try:
+        return name_of(folder)
+    except ValueError as error:
+        raise UserError(f"the label of a folder: {error}") from None
 
 
 def _below_splits(folders: Collection[tuple[str, ...]]) -> tuple[bool, dict[tuple[str, ...], tuple[str, ...]]]:

@@ -9,12 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from speechssl.config import UserError
-from speechssl.data.corpora import commonvoice, fairseq, huggingface, kaldi, lhotse, nemo_manifest, webdataset
+from speechssl.data.corpora import commonvoice, fairseq, folder, huggingface, kaldi, lhotse, nemo_manifest, webdataset
 from speechssl.data.findings import Found, closing_lines, count_known
 from speechssl.data.manifest import read_manifest
 from speechssl.data.splits import in_split
 from speechssl.data.utterance import Utterance
 from speechssl.data.values import is_doubtful, is_missing, is_sheet_error, name_of, text_of
+from speechssl.extract.plan import read_plan
 from tests.data.test_members import wav, write_tar
 
 TOLD = [
@@ -146,3 +147,53 @@ def test_other_words_are_words(word: str) -> None:
     assert text_of(word) == word
     assert not is_sheet_error(word)
     assert not is_doubtful(word)
+
+
+@pytest.mark.parametrize("field", ["label", "speaker", "language", "split"])
+def test_control_characters_in_names_are_refused(tmp_path: Path, field: str) -> None:
+    path = tmp_path / "m.jsonl"
+    lines = [{"audio": "a.wav", "duration": 1, field: name} for name in ("joy", "joy\0\0", "jo\x07y")]
+    path.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    words = rf"m.jsonl line 3: {field}: given 'jo\\x07y', with the control character U\+0007; remove it$"
+    with pytest.raises(UserError, match=words):
+        read_manifest(path)
+    path.write_text("".join(json.dumps(each) + "\n" for each in lines[:2]))
+    assert [getattr(each, field) for each in read_manifest(path)] == ["joy", "joy"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("joy\0", "joy"), ("joy \0\0 \0", "joy"), ("fr\u00f6h\u200b\0", "fr\u00f6h"), ("\0\0", None), ("nan\0", None)],
+)
+def test_padding_of_fixed_widths_is_no_part_of_a_value(text: str, name: str | None) -> None:
+    assert name_of(text) == text_of(text) == name
+    assert is_missing(text) == (name is None)
+
+
+@pytest.mark.parametrize("text", ["\0joy", "jo\0y", "joy\x07", "\x1bjoy", "joy\x7f", "joy\x92s"])
+def test_control_characters(text: str) -> None:
+    with pytest.raises(ValueError, match="control character"):
+        name_of(text)
+
+
+def test_a_table_names_the_line_of_a_control_character(tmp_path: Path, write_tone: Callable) -> None:
+    for name in ("a.wav", "b.wav"):
+        write_tone(tmp_path / name)
+    table = tmp_path / "metadata.csv"
+    table.write_text("file_name,label\na.wav\0\0,joy\0\0\nb.wav,joy\0\n")
+    assert {each.label for each in folder.AudioFolder(tmp_path).utterances()} == {"joy"}
+    table.write_text("file_name,label\na.wav,joy\nb.wav,joy\x07\n")
+    with pytest.raises(UserError, match=r"metadata.csv:3: label: given 'joy\\x07', with the control character U\+0007"):
+        list(folder.AudioFolder(tmp_path).utterances())
+
+
+def test_names_of_folders_are_labels_in_the_form_of_tables(tmp_path: Path, write_tone: Callable) -> None:
+    for name in ("1.0", "nan", "joy "):
+        write_tone(tmp_path / "a" / name / "0.wav")
+    assert [item.metadata for item in read_plan(tmp_path / "a").items()] == [(("label", "1"),), (("label", "joy"),), ()]
+    assert [each.label for each in folder.AudioFolder(tmp_path / "a").utterances()] == ["1", "joy", None]
+    for name in ("joy\x07", "sad"):
+        write_tone(tmp_path / "b" / name / "0.wav")
+    for read in (read_plan, folder.AudioFolder):
+        with pytest.raises(UserError, match=r"'joy\\x07', with the control character U\+0007; remove it"):
+            read(tmp_path / "b")
