@@ -9,12 +9,10 @@ from dataclasses import dataclass, field
 from pydantic import ValidationError
 
 from speechssl.config import UserError
+from speechssl.data.alike_names import Names, some
 from speechssl.data.columns import NAMED
-from speechssl.data.splits import split_kind
 from speechssl.data.utterance import Utterance
-from speechssl.data.values import alike, folded, is_doubtful
-
-_SHOWN = 8  # names in a list
+from speechssl.data.values import is_doubtful
 
 
 @dataclass
@@ -82,7 +80,7 @@ class Known:
 
     def __post_init__(self) -> None:
         self._doubtful: dict[tuple[str, str], int] = {}
-        self._names = {name: _Names(f"{name}s") for name in ("label", "speaker", "language", "split")}
+        self._names = {name: Names(name) for name in ("label", "speaker", "language", "split")}
 
     def add(self, known: Mapping[str, str | None], *, clips: int = 1) -> None:
         """Count clips of which the same is known.
@@ -96,50 +94,21 @@ class Known:
         self.label += clips if known.get("label") is not None else 0
         for name, names in self._names.items():
             if (value := known.get(name)) is not None:
-                names.add(value)
+                names.add(value, clips)
         for name, value in known.items():
             if value is not None and is_doubtful(value):
                 self._doubtful[name, value] = self._doubtful.get((name, value), 0) + clips
-        self.speakers = len(self._names["speaker"].names)
+        self.speakers = len(self._names["speaker"])
         if (split := known.get("split")) is not None:
             self.splits[split] = self.splits.get(split, 0) + clips
 
     def notes(self) -> list[str]:
-        """Sentences about names that may be meant to be one, and words that may be meant for a missing value."""
-        found = [note for names in self._names.values() if (note := names.note())]
+        """Sentences about names that may not be what was meant, and words that may be meant for a missing value."""
+        found = [note for names in self._names.values() for note in names.notes()]
         if self._doubtful:
             words = some([f"{name} {word!r} ({count} x)" for (name, word), count in sorted(self._doubtful.items())])
             found.append(f"kept as a word: {words}; leave it empty where nothing is known")
         return found
-
-
-class _Names:
-    """Different names of one kind, and those that look like another."""
-
-    def __init__(self, kind: str):
-        self.kind = kind
-        self.names: set[str] = set()
-        self._firsts: dict[str, str] = {}
-        self._alike: dict[str, None] = {}
-
-    def add(self, name: str) -> None:
-        if name in self.names:
-            return
-        self.names.add(name)
-        first = self._firsts.setdefault(self._key(name), name)
-        if first != name:
-            self._alike |= {first: None, name: None}
-
-    def _key(self, name: str) -> str:
-        """What names have in common that may be meant to be one; of splits also `val`, `validation` and `valid_set`."""
-        return (self.kind == "splits" and split_kind(name)) or alike(name)
-
-    def note(self) -> str | None:
-        if not self._alike:
-            return None
-        capitals = len(set(map(folded, self._alike))) == len(set(map(self._key, self._alike)))
-        words = "differ only in capitals" if capitals else "may be meant to be the same"
-        return f"{self.kind} {words}: {some([repr(name) for name in self._alike])}"
 
 
 def count_known(utterances: Iterable[Utterance]) -> Known:
@@ -194,13 +163,3 @@ def missing_note(missing: Mapping[str, int]) -> str:
 
 def _from(findings: Findings, name: str) -> str:
     return f" (column {findings.columns[name]!r})" if name in findings.columns else ""
-
-
-def some(names: list[str]) -> str:
-    """Names in a message, of which the first eight are shown.
-
-    >>> some([f"{number}.csv" for number in range(10)])
-    '0.csv, 1.csv, 2.csv, 3.csv, 4.csv, 5.csv, 6.csv, 7.csv and 2 more'
-    """
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{', '.join(names[:_SHOWN])}{more}"

@@ -97,7 +97,7 @@ def test_a_group_that_differs_in_more_than_capitals_is_told_so() -> None:
     labels = ["Joy", "joy", "JOY", "jOY", "\uff21", "A"]
     utterances = [Utterance(audio=f"{place}.wav", duration=1.0, label=name) for place, name in enumerate(labels)]
     [note] = count_known(utterances).notes()
-    assert note == "labels may be meant to be the same: 'Joy', 'joy', 'JOY', 'jOY', '\uff21', 'A'"
+    assert note == "labels may be meant to be the same: 'Joy', 'joy', 'JOY', 'jOY'; '\uff21', 'A'"
 
 
 @pytest.mark.parametrize(
@@ -128,3 +128,45 @@ def test_turkish_capitals_are_capitals() -> None:
     assert len({folded(name) for name in ("\u0130pek", "ipek", "IPEK", "\u0131pek", "i\u0307pek")}) == 1
     [note] = count_known(with_speakers(["\u0130PEK", "ipek"])).notes()
     assert note == "speakers differ only in capitals: '\u0130PEK', 'ipek'"
+
+
+def test_groups_of_names_are_counted() -> None:
+    names = [name for number in range(10) for name in (f"anna{number}", f"Anna{number}")]
+    [note] = count_known(with_speakers(names)).notes()
+    shown = "; ".join(f"'anna{number}', 'Anna{number}'" for number in range(8))
+    assert note == f"speakers differ only in capitals: {shown} and 2 more"
+
+
+def test_names_of_mixed_scripts_are_told() -> None:
+    names = [
+        "anna",
+        "\u0430nna",
+        "\u0410\u043d\u043d\u0430",
+        "\u0430\u043d\u043d\u0430",
+        "lee \u0410\u043d\u043d\u0430",
+        "\u0421OP",
+        "ben",
+    ]
+    assert count_known(with_speakers(names)).notes() == [
+        f"speakers may be meant to be the same: 'anna', '\u0430nna'; {names[2]!r}, {names[3]!r}",
+        "speakers mix letters of two scripts: '\u0430nna' (U+0430 CYRILLIC SMALL LETTER A beside LATIN), "
+        "'\u0421OP' (U+0421 CYRILLIC CAPITAL LETTER ES beside LATIN)",
+    ]
+
+
+def test_groups_that_a_third_name_joins() -> None:
+    names = ["\u0441\u043e\u0440", "cop", "\u0421\u041e\u0420", "COP"]  # Cyrillic and Latin letters of one form
+    [note] = count_known(with_speakers(names)).notes()
+    assert sorted(note.partition(": ")[2].split(", ")) == sorted(map(repr, names))
+
+
+def test_names_that_a_spreadsheet_rounded_are_told() -> None:
+    speakers = ["1.23457E+17"] * 3 + ["1,5E+11", "123456789012345000", "123456789012345678", "1E5", "1.50E+01"]
+    utterances = with_speakers(speakers)
+    utterances[0] = utterances[0].model_copy(update={"label": "2.1E+09"})
+    end = "; different ones may have become one, so export the column as text"
+    assert count_known(utterances).notes() == [
+        f"labels look rounded by a spreadsheet: '2.1E+09' (1 x){end}",
+        "speakers look rounded by a spreadsheet: '1.23457E+17' (3 x), '1,5E+11' (1 x), '123456789012345000' (1 x)"
+        + end,
+    ]

@@ -541,9 +541,9 @@ def test_names_that_may_be_meant_to_be_one_are_told(corpus, both):
     assert [each.label for each in both.utterances] == names
     both.told(
         "label 6 of 6 · text 0 of 6 · speakers 6 · splits: train 1, Train 1, TEST 1, test 1, dev 1\n"
-        "labels may be meant to be the same: 'Joy', '\uff2aoy', 'jo\\xady', '1.5', '1.50'\n"
-        "speakers may be meant to be the same: 'Anna', 'anna', '007', '7', '+7'\n"
-        "splits differ only in capitals: 'train', 'Train', 'TEST', 'test'\n"
+        "labels may be meant to be the same: 'Joy', '\uff2aoy', 'jo\\xady'; '1.5', '1.50'\n"
+        "speakers may be meant to be the same: 'Anna', 'anna'; '007', '7', '+7'\n"
+        "splits differ only in capitals: 'train', 'Train'; 'TEST', 'test'\n"
     )
 
 
@@ -590,7 +590,7 @@ def test_names_in_other_spellings_are_told(corpus, both):
     both.run()
     assert [each.speaker for each in both.utterances] == speakers
     both.told("speakers may be meant to be the same: 'Anna  Lee', 'anna_lee', 'anna-lee', 'anna lee'\n")
-    both.told("splits may be meant to be the same: 'val', 'validation', 'train_set', 'train'\n")
+    both.told("splits may be meant to be the same: 'val', 'validation'; 'train_set', 'train'\n")
     assert merged(speakers) == ["Anna  Lee"] * 4 + speakers[4:]
 
 
