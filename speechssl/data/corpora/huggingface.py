@@ -24,6 +24,7 @@ from speechssl.data.corpora.huggingface_files import DataFile, find_files
 from speechssl.data.corpora.rows import Describer
 from speechssl.data.findings import Findings, Found
 from speechssl.data.utterance import Utterance
+from speechssl.data.values import extra_of
 
 INFO = CorpusInfo(
     name="huggingface",
@@ -99,20 +100,18 @@ def _read(file: DataFile, audio: str, unused: set[str], findings: Findings) -> I
     column = _audio_column(file.path, table, audio)
     plain = [name for name in table.schema.names if name != column and _is_plain(table.schema.field(name).type)]
     unused.update(name for name in table.schema.names if name != column and name not in plain)
-    seen: set[str] = set()  # files that the rows name, where there are times
     try:
         all_rows = table.iterate(plain, column)
         first = list(itertools.islice(all_rows, LOOKED_AT))
         rows = Describer(file.path, plain, findings, first=[values for _, values, _ in first])
         times = rows.times
         for number, values, name in itertools.chain(first, all_rows):
-            if name is not None and times:
-                if name in seen:
-                    raise UserError(
-                        f"{file.path}: rows of one file ({name}) with times ({', '.join(times)}), which are not "
-                        "read from Parquet or Arrow; save the table as metadata.csv beside the audio"
-                    )
-                seen.add(name)
+            if name is not None and any(extra_of(values.get(each)) not in (None, 0) for each in times):
+                raise UserError(
+                    f"{file.path}, row {number} (from 0): names a file ({name}) with times ({', '.join(times)}), and "
+                    "stretches of files are not read from Parquet or Arrow; save the table as metadata.csv beside the "
+                    "audio, or leave these columns out if the files are cut already"
+                )
             found = rows.describe(values, number)
             if name is not None and file.remote and (Path(name).is_absolute() or ".." in Path(name).parts):
                 raise UserError(

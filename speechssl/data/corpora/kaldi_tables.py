@@ -193,14 +193,19 @@ def _read_entry(value: str) -> tuple[str, str | None, str]:
     return (archive[1], archive[2], "") if archive else (value, None, "")
 
 
-def read_command(command: str) -> tuple[str, str | None, str]:
-    """The file that a command decodes and does nothing else to; as `_read_entry`."""
+def read_command(command: str, *, named_in: str = "wav.scp") -> tuple[str, str | None, str]:
+    """The file that a command decodes and does nothing else to; as `_read_entry`.
+
+    Args:
+        command: without the pipe at its end.
+        named_in: where the user can name a file instead.
+    """
     try:
         words = shlex.split(command)
     except ValueError:
         words = []
     program = Path(words[0]).name if words else command.partition(" ")[0]
-    refused = f"commands are not run: {program + ' … |'!r}; write its output to files and name these in wav.scp"
+    refused = f"commands are not run: {program + ' … |'!r}; write its output to files and name these in {named_in}"
     if len(words) < 2 or set(command) & set("|;&<>$`(){}*?#"):
         return "", None, refused
     *options, name = words[1:]

@@ -107,7 +107,9 @@ def of_recording(values: Mapping[str, Any], where: Line, left: Left, base: Path 
     for source in sources:
         kind, path = source.get("type"), str(source.get("source"))
         if kind == "command":
-            path, start, problem = read_command(path.strip().removesuffix("|").strip())
+            path, start, problem = read_command(
+                path.strip().removesuffix("|").strip(), named_in="the recording's source, with the type 'file'"
+            )
             reason = reason or problem or ("a part of an archive" if start else "")
         elif kind != "file":
             reason = reason or f"audio of the type {kind!r} cannot be read; save it as files"

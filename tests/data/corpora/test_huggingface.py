@@ -239,16 +239,21 @@ def test_what_datasets_writes(tmp_path: Path) -> None:
     assert [each.label for each in prepare(tmp_path / "t.parquet")] == ["sad", "glad", "sad"]
 
 
-def test_stretches_of_one_file_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("start", ["start", "onset"])
+def test_stretches_of_files_are_refused(tmp_path: Path, rows: int, start: str) -> None:
     (tmp_path / "long.wav").write_bytes(wav(200))
-    columns = {"audio": ["long.wav"] * 2, "start": [0.0, 0.1], "end": [0.1, 0.2], "text": ["one", "two"]}
+    columns = {"audio": ["long.wav"] * rows, start: [0.0, 0.1][:rows], "end": [0.1, 0.2][:rows], "text": ["x"] * rows}
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
-    with pytest.raises(
-        UserError, match=r"t.parquet: rows of one file \(long.wav\) with times \(start, end\).*metadata.csv"
-    ):
+    words = rf"t.parquet, row 0 \(from 0\): names a file \(long.wav\) with times \({start}, end\).*metadata.csv"
+    with pytest.raises(UserError, match=words):
         list(prepare(tmp_path / "t.parquet"))
-    pq.write_table(pa.table(columns).slice(0, 1), tmp_path / "t.parquet")
-    assert [each.text for each in prepare(tmp_path / "t.parquet")] == ["one"]
+    whole = pa.table({**columns, start: [0.0] * rows, "end": pa.array([None] * rows, pa.float64())})
+    pq.write_table(whole, tmp_path / "t.parquet")
+    assert [each.text for each in prepare(tmp_path / "t.parquet")] == ["x"] * rows
+    inside = pa.table({**columns, "audio": [{"bytes": wav(200)}] * rows})
+    pq.write_table(inside, tmp_path / "t.parquet")
+    assert [each.extras["end"] for each in prepare(tmp_path / "t.parquet")] == columns["end"]
 
 
 @pytest.mark.parametrize("kind", ["struct", "list"])

@@ -168,7 +168,9 @@ def test_what_only_lhotse_computes_is_left_out_and_counted(tmp_path: Path, long:
         "(url): audio of the type 'url'",
     ):
         assert words in said
-    assert "(sox): commands are not run: 'sox … |'" in said
+    right = "write its output to files and name these in the recording's source, with the type 'file'"
+    assert f"(sox): commands are not run: 'sox … |'; {right}" in said
+    assert "wav.scp" not in said
 
 
 def test_a_recording_that_is_longer_than_its_manifest_says_is_told(tmp_path: Path, long: Path) -> None:
