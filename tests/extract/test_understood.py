@@ -302,6 +302,17 @@ def test_lists_and_manifests_find_either_form(corpus, model_folder, capfd, tmp_p
     assert Path(item.location).is_file()
 
 
+def test_a_table_without_labels_is_named_from_the_root(corpus, both):
+    for name in ("train", "test"):
+        recording(corpus / name / f"{name}.wav")
+    (corpus / "train" / "metadata.csv").write_text("file_name,label\ntrain.wav,joy\n")
+    (corpus / "test" / "metadata.csv").write_text("file_name,speaker\ntest.wav,nan\n")
+    both.run()
+    both.told("\ntest/metadata.csv: no label: no column is called 'label', 'class', 'emotion' or 'category'\n")
+    both.told("\ntest/metadata.csv: counted as missing: 'nan' (1 x)\n")
+    assert "\nmetadata.csv" not in both.said
+
+
 def test_spaces_and_capitals_in_the_header(corpus, both):
     recording(corpus / "0.wav")
     recording(corpus / "1.wav")

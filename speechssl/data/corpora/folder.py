@@ -237,7 +237,7 @@ class AudioFolder:
         if unnamed:
             _log.warning("%s: %d audio files are not named in the metadata and are left out", self.root, unnamed)
         covered = coverage.note()
-        self.findings.notes += [note for table in self.metadata for note in table.notes()]
+        self.findings.notes += [note for table in self.metadata for note in table.notes(self.root)]
         self.findings.notes += [covered] if covered else []
         if self._in_several:
             example = os.path.relpath(next(iter(self._in_several)), self.root)

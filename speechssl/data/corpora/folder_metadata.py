@@ -82,8 +82,8 @@ class Metadata:
             channels.check(entry.file, entry.extras, f"{self.path}:{row.line}", place=place)
             yield MetadataRow(audio, self.folder, entry.known, entry.offset, entry.duration, entry.extras, entry.line)
 
-    def notes(self) -> list[str]:
-        """Sentences about what was met, when all rows have been read."""
+    def notes(self, root: Path) -> list[str]:
+        """Sentences about what was met, when all rows have been read; the table is named from the root on."""
         found = list(self.meaning.hints)
         if self._empty:
             found.append(empty_note(self._empty))
@@ -91,7 +91,7 @@ class Metadata:
             found.append(missing_note(self.meaning.missing))
         if "label" not in self.meaning.fields:
             found.append("no label: no column is called 'label', 'class', 'emotion' or 'category'")
-        return [f"{self.path.name}: {note}" for note in found]
+        return [f"{os.path.relpath(self.path, root)}: {note}" for note in found]
 
 
 def read_metadata(path: Path) -> list[MetadataRow]:
