@@ -7,14 +7,17 @@ known by their names in a manifest, so in another corpus the same name may be an
 says so.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from speechssl.config import UserError, digest
+from speechssl.data.alike_names import some
 from speechssl.data.names import is_synthetic, utterance_ids
 from speechssl.data.splits import in_split
+from speechssl.data.values import alike
 from speechssl.data.waveforms import WaveformStore
 from speechssl.experiments.evaluate_recogniser import evaluate_recogniser, transcribed
 from speechssl.experiments.held_out import HeldOut, untrained
@@ -144,11 +147,20 @@ def _labelled(store: WaveformStore, *, split: str | None, classes: Sequence[str]
         labels = sorted({str(store.utterances[i].label) for i in wanted})
         raise UserError(
             f"{store.folder}: no utterance has a label that the model knows; it knows {', '.join(classes)}, "
-            f"the corpus has {', '.join(labels[:10]) or 'none'}"
+            f"the corpus has {some(labels) or 'none'}"
         )
     if len(known) < len(wanted):
-        say(f"{len(wanted) - len(known)} utterances left out: the model does not know their labels")
+        others = Counter(str(store.utterances[i].label) for i in set(wanted).difference(known))
+        names = some([_unknown(name, count, classes) for name, count in sorted(others.items())])
+        say(f"{len(wanted) - len(known)} utterances left out: the model does not know their labels: {names}")
     return known
+
+
+def _unknown(label: str, count: int, classes: Sequence[str]) -> str:
+    """A label that the model does not know, with the class that may be meant."""
+    near = next((name for name in classes if alike(name) == alike(label)), None)
+    meant = f", the model has {near!r}" if near is not None else ""
+    return f"{label!r} ({count} x{meant})"
 
 
 def _groups(speakers: Sequence[str | None], ids: Sequence[str], side: HeldOut) -> tuple[list[str], str]:

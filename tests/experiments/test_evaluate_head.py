@@ -124,7 +124,11 @@ def test_labels_that_the_model_does_not_know_are_left_out_and_told(corpus, tmp_p
     model = model_of(tmp_path / "model", classes=("high", "low"))
     rows = evaluate_head(model, corpus, tmp_path / "r.json")
     assert rows[0].n == 48
-    assert "24 utterances left out" in capsys.readouterr().err
+    left_out = "utterances left out: the model does not know their labels: "
+    assert f"24 {left_out}'middle' (24 x)\n" in capsys.readouterr().err
+    other = renamed(corpus, tmp_path / "other", label=lambda name, place: name.title() if name == "low" else name)
+    evaluate_head(model, other, tmp_path / "r.json")
+    assert f"48 {left_out}'Low' (24 x, the model has 'low'), 'middle' (24 x)\n" in capsys.readouterr().err
     with pytest.raises(UserError, match="it knows a, b, the corpus has high, low, middle"):
         evaluate_head(model_of(tmp_path / "model", classes=("a", "b")), corpus, tmp_path / "r.json")
 
