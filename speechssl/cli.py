@@ -122,12 +122,14 @@ def prepare(
     from itertools import islice
 
     from speechssl.config import UserError, load_config
-    from speechssl.data.corpora import corpus_root, load_corpus
+    from speechssl.data.corpora import check_root, corpus_root, load_corpus
     from speechssl.data.manifest import Utterance
     from speechssl.data.waveforms import pack
 
     module = load_corpus(corpus)
     settings = load_config(module.Settings, overrides=sets)
+    if root is not None:
+        check_root(module.INFO, root)
     if module.INFO.synthetic:
         say(f"{corpus} is synthetic: no result on it is a result on speech.")
     utterances = module.prepare(root or corpus_root(corpus), settings)  # downloads here, with a bar of its own

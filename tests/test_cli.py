@@ -408,3 +408,17 @@ def test_a_full_standard_output_is_one_line() -> None:
 def test_control_characters_do_not_reach_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["info", "a\x1b[2J\u202eb\udcff"]) == 2
     assert "a\\x1b[2J\\u202eb\\udcff" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "corpus",
+    ["folder", "huggingface", "webdataset", "kaldi", "lhotse", "nemo_manifest", "fairseq", "commonvoice"],
+)
+def test_a_root_that_is_not_there_has_a_neighbour(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], corpus: str
+) -> None:
+    (tmp_path / "recordings").mkdir()
+    root = tmp_path / "recording"
+    assert cli.main(["prepare", corpus, "--root", str(root), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said == f"speechssl: {root}: no such file or folder; the nearest that exists: {tmp_path / 'recordings'}\n"

@@ -12,6 +12,7 @@ import unicodedata
 import urllib.parse
 from pathlib import Path
 
+from speechssl.config import UserError
 from speechssl.data.values import composed
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -111,6 +112,16 @@ def nearest(path: str, folder: Path) -> str:
     if close:
         return f"the nearest that exists: {there / close[0]}"
     return f"{there} holds {', '.join(names[:3]) + (' …' if len(names) > 3 else '') if names else 'nothing'}"
+
+
+def missing_path(path: str | Path) -> UserError:
+    """The error for a source that is not there, with what is most like it.
+
+    >>> str(missing_path("/no-such-folder/a")).partition(";")[0]
+    '/no-such-folder/a: no such file or folder'
+    """
+    whole = Path(path).absolute()
+    return UserError(f"{path}: no such file or folder; {nearest(str(whole), whole.parent)}")
 
 
 def _walk(folder: Path) -> list[tuple[str, list[str], list[str]]]:

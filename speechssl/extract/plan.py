@@ -27,7 +27,7 @@ from speechssl.data.corpora.foreign import refuse_described
 from speechssl.data.findings import Findings, Known
 from speechssl.data.manifest_lines import parse_lines, read_lines
 from speechssl.data.members import file_status, local_file
-from speechssl.data.places import advice_on, is_address, local_path, located, nearest, scheme_of
+from speechssl.data.places import advice_on, is_address, local_path, located, missing_path, scheme_of
 from speechssl.data.repeats import Repeats
 from speechssl.data.stretches import contradictions_note, samples_of
 from speechssl.data.tables import is_table
@@ -139,17 +139,13 @@ def read_plan(source: str | Path | Sequence[str | Path], *, allow_remote: bool =
     if path.is_file() and is_audio(path.name):
         return _listed([name], name)
     if not path.exists():
-        raise _missing(path)
+        raise missing_path(path)
     refuse_described(path)
     raise UserError(
         f"{source}: {advice_on(path) or 'not a source of audio'}; allowed: a folder of audio, a manifest (.jsonl), a "
         "table (.csv, .tsv), an audio file, a .tar, a .parquet or .arrow file with audio, hf:org/name, a glob, an "
         "address or '-'"
     )
-
-
-def _missing(path: Path) -> UserError:
-    return UserError(f"{path}: no such file or folder; {nearest(str(path.absolute()), path.absolute().parent)}")
 
 
 def fingerprint(location: str) -> str:
@@ -289,7 +285,7 @@ def _readable(value: Extra) -> Extra:
 def _table(path: Path, *, allow_remote: bool) -> Plan:
     """A manifest, or a table of another kind."""
     if not path.exists():
-        raise _missing(path)
+        raise missing_path(path)
     source = str(path.absolute())
     if not is_metadata(path.name):
         refuse_described(path)

@@ -21,6 +21,7 @@ from typing import Any
 from speechssl import __version__
 from speechssl.audio import AudioError
 from speechssl.config import UserError
+from speechssl.data.corpora.folder_walk import is_audio
 from speechssl.data.coverage import Coverage
 from speechssl.data.findings import closing_lines
 from speechssl.data.places import local_path
@@ -125,6 +126,7 @@ def _plan(source: str, *, allow_remote: bool) -> Plan:
         front = source.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         return replace(plan, items=lambda: (_in_folder(front, item) for item in plan.items()))
     is_file = source != "-" and not is_address(source) and Path(source).suffix.lower() not in _TABLES
+    is_file = is_file and (Path(source).exists() or is_audio(source))
     if is_file and (Path(source).exists() or not set("*?[") & set(source)):
         return replace(read_plan([source]), source=source)
     return read_plan(source, allow_remote=allow_remote)

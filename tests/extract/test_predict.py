@@ -720,3 +720,10 @@ def test_what_was_understood_of_several_sources(model, tmp_path, capfd):
     start = f"{tmp_path / 'one'}: label 0 of 1 · text 0 of 1 · speakers 0 · columns not used: mood\n"
     assert start in told
     assert str(tmp_path / "two") + ":" not in told
+
+
+def test_a_folder_that_is_not_there_has_a_neighbour(model, audio, tmp_path, capfd):
+    for others in ([], [audio]):
+        code, out, told = command(["predict", model, *others, tmp_path / "audi"], capfd)
+        assert (code, out) == (2, "")
+        assert told == f"speechssl: {tmp_path / 'audi'}: no such file or folder; the nearest that exists: {audio}\n"

@@ -95,6 +95,23 @@ def load_corpus(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name}")
 
 
+def check_root(info: CorpusInfo, root: Path) -> None:
+    """Refuse a folder or file that is not there, for a corpus that is read from where the user says.
+
+    Args:
+        info: the corpus.
+        root: what the user gave: a path, a pattern, or `hf:org/name`.
+
+    Raises:
+        UserError: nothing is there; names what is most like it.
+    """
+    is_pattern = bool(set("{*?[") & set(str(root))) or str(root).startswith("hf:")
+    if "--root" in info.source and not is_pattern and not root.exists():
+        from speechssl.data.places import missing_path
+
+        raise missing_path(root)
+
+
 def corpus_root(name: str) -> Path:
     """The folder where a corpus lies unless the user says otherwise: `$SPEECHSSL_DATA/NAME`, else `data/corpora/NAME`.
 

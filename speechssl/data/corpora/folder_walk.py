@@ -9,7 +9,7 @@ from pathlib import Path
 from speechssl.audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, UNREAD_SUFFIXES
 from speechssl.config import UserError
 from speechssl.data.findings import some
-from speechssl.data.places import advice_on, located
+from speechssl.data.places import advice_on, located, missing_path
 from speechssl.data.tables import is_table
 
 
@@ -84,7 +84,7 @@ def walk(root: Path, only: Sequence[str] = ()) -> Iterator[tuple[str, list[str]]
     """
     if not root.is_dir():
         if not root.exists():
-            raise UserError(f"{root}: no such folder")
+            raise missing_path(root)
         raise UserError(f"{root}: {advice_on(root) or 'not a folder'}")
     chosen = {located(root, name) for name in only}
     for name in only:

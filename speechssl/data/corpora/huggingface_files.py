@@ -11,6 +11,7 @@ from typing import Any
 
 from speechssl.config import UserError, parse_reason
 from speechssl.data.corpora.rows import split_of
+from speechssl.data.places import missing_path
 from speechssl.data.values import folded
 
 _HUB_NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
@@ -50,7 +51,7 @@ def find_files(root: str | Path, *, config: str = "", splits: Sequence[str] = ()
             raise UserError(f"{root}: give a .parquet or .arrow file, or a folder of them")
         return _of_splits([DataFile(path, split_of(path.stem))], name, splits)
     if not path.is_dir():
-        raise UserError(f"{root}: no such folder or file")
+        raise missing_path(root)
     if (path / _DICT).is_file():
         named = _read_json(path / _DICT).get("splits")
         if not isinstance(named, list) or not named:

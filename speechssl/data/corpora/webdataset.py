@@ -24,6 +24,7 @@ from speechssl.data.corpora.folder_walk import is_audio, note_on_others, visible
 from speechssl.data.corpora.rows import Describer, comparable, named_field, split_of
 from speechssl.data.findings import Findings, Found
 from speechssl.data.members import member_location
+from speechssl.data.places import missing_path
 from speechssl.data.tables import json_object
 from speechssl.data.tars import TarFile, iterate_tar, read_range
 from speechssl.data.utterance import Utterance
@@ -136,7 +137,7 @@ def list_shards(root: Path) -> list[Path]:
     shards = expand(str(root)) if _BRACES.search(str(root)) else [root]
     missing = next((path for path in shards if not path.is_file()), None)
     if missing is not None:
-        raise UserError(f"{missing}: no such tar")
+        raise missing_path(missing)
     return [path.absolute() for path in shards]
 
 

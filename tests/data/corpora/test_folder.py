@@ -237,7 +237,7 @@ def test_a_folder_that_cannot_be_read_is_passed_over(
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="no such file or folder; "):
         list(prepare(tmp_path / "nowhere"))
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(UserError, match=r"a.txt: a text; a list of files is read from standard input"):

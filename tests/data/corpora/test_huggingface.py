@@ -136,7 +136,7 @@ def test_what_is_no_data_set_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 nothing PAR1")
     with pytest.raises(UserError, match=r"bad\.parquet: not a table that can be read"):
         list(prepare(tmp_path / "bad.parquet"))
-    with pytest.raises(UserError, match="no such folder or file"):
+    with pytest.raises(UserError, match="no such file or folder; "):
         list(prepare(tmp_path / "gone"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no \.parquet or \.arrow in it, and no folder of save_to_disk"):
