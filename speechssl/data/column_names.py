@@ -226,6 +226,7 @@ def _refuse_mistakes(
     """A time in a unit that is not read, and a slip of the pen, where the field is missing otherwise."""
     taken = {place for places in fields.values() for place in places}
     rest = [column for place, column in enumerate(columns) if column and place not in taken]
+    found: dict[str, str] = {}
     for field, (strong, _) in COLUMNS.items():
         for column in rest if field not in fields and (with_times or field not in TIMES) else ():
             name = plain(column)
@@ -234,16 +235,20 @@ def _refuse_mistakes(
             some_length = field == "duration" and name in _LENGTHS and "offset" in fields and "end" not in fields
             if other_unit or some_length:
                 right = base if other_unit else "duration"
-                raise UserError(
-                    f"{where}: column {column!r} is not used, as its unit is not known; give seconds and call it "
-                    f"{right!r} (or '{right}_ms'), or rename it to 'other_{column}'"
+                found.setdefault(
+                    column,
+                    f"column {column!r} is not used, as its unit is not known; give seconds and call it "
+                    f"{right!r} (or '{right}_ms'), or rename it to 'other_{column}'",
                 )
             word = next((word for word in strong if _one_slip(name, word)), None)
             if word is not None:
-                raise UserError(
-                    f"{where}: column {column!r} is not used and looks like {word!r}; rename it to {word!r}, or to "
-                    f"'other_{column}' if it is something else"
+                found.setdefault(
+                    column,
+                    f"column {column!r} is not used and looks like {word!r}; rename it to {word!r}, or to "
+                    f"'other_{column}' if it is something else",
                 )
+    if found:
+        raise UserError(f"{where}: {'; '.join(found.values())}")
 
 
 def _one_slip(name: str, word: str) -> bool:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import overload
 
@@ -29,7 +29,7 @@ from speechssl.data.manifest_lines import parse_lines, read_lines
 from speechssl.data.members import file_status, local_file
 from speechssl.data.places import advice_on, is_address, local_path, located, missing_path, scheme_of
 from speechssl.data.repeats import Repeats
-from speechssl.data.stretches import contradictions_note, samples_of
+from speechssl.data.stretches import DUPLICATE, contradictions_note, samples_of
 from speechssl.data.tables import is_table
 from speechssl.data.utterance import Utterance
 from speechssl.data.values import Extra
@@ -169,7 +169,17 @@ def _listed(locations: Sequence[str], name: str, *, empty: str = "an empty list 
             yield Item(_readable(each), location, 0.0, 0.0, fingerprint=mark)
 
     findings = Findings(no_label="names of files say none; a table or a manifest can")
-    return Plan(name, items, len(locations), None, {}, Known(clips=len(locations)), findings)
+    return Plan(name, lambda: each_once(items()), len(locations), None, {}, Known(clips=len(locations)), findings)
+
+
+def each_once(items: Iterator[Item]) -> Iterator[Item]:
+    """The same clips; one whose stretch of a file was there before has the fault of a duplicate."""
+    seen: set[int] = set()
+    for item in items:
+        file = item.location if is_address(item.location) else os.path.abspath(item.location)  # noqa: PTH100 -- a million times
+        place = hash((file, *_samples(item.offset, item.duration)))
+        yield replace(item, fault=DUPLICATE) if place in seen and not item.fault else item
+        seen.add(place)
 
 
 def _found(location: str) -> tuple[str, str]:

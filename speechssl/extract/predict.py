@@ -28,7 +28,7 @@ from speechssl.data.places import local_path
 from speechssl.extract.decode import Clip, Decoded, Failed, Streamed, decoding
 from speechssl.extract.encode import parts_of
 from speechssl.extract.parts import FailedClip, locked, pinned
-from speechssl.extract.plan import Item, Plan, read_plan
+from speechssl.extract.plan import Item, Plan, each_once, read_plan
 from speechssl.extract.predictions import Format, PredictedPart, PredictedRow, PredictionFile, schema_of_rows
 from speechssl.extract.progress import Progress, Tally
 from speechssl.extract.remote import is_address
@@ -64,7 +64,7 @@ class PredictReport:
 
 
 def read_sources(sources: Sequence[str], *, allow_remote: bool = False) -> Plan:
-    """The clips of several sources, one after the other.
+    """The clips of several sources, one after the other; a clip that a second source names again is a duplicate.
 
     A file is taken as it is named, whatever its suffix; everything else is what `plan.read_plan` takes. Clips of a
     folder are named with the folder in front.
@@ -88,7 +88,7 @@ def read_sources(sources: Sequence[str], *, allow_remote: bool = False) -> Plan:
     seconds = [plan.seconds for plan in plans]
     return Plan(
         shlex.join(plan.source for plan in plans),
-        items,
+        lambda: each_once(items()),
         None if None in files else sum(each for each in files if each is not None),
         None if None in seconds else sum(each for each in seconds if each is not None),
         {},

@@ -97,6 +97,14 @@ def test_times(tmp_path: Path, value: str, seconds: float | None) -> None:
         ("file,Label,class\na.wav,a,b\n", "columns 'Label' and 'class' both mean the label and differ .'a', 'b'."),
         ("file,path\na.wav,b.wav\n", "columns 'file' and 'path' both mean the file and differ"),
         ("file,speeker\na.wav,b\n", "column 'speeker' is not used and looks like 'speaker'; rename it to"),
+        (
+            "file,lable,speeker,start_sample\na.wav,b,c,1\n",
+            "column 'lable' .*; column 'speeker' .*; column 'start_sample' is not used, as its unit is not known",
+        ),
+        (
+            "file,lable,speeker\na.wav,b,c\n",
+            "'other_lable' if it is something else; column 'speeker' is not used and looks like 'speaker'",
+        ),
         ("file,lable\na.wav,b\n", "column 'lable' is not used and looks like 'label'"),
         ("file,transcripts\na.wav,b\n", "column 'transcripts' is not used and looks like 'transcript'"),
         ("file,offset_samples\na.wav,3\n", "column 'offset_samples' is not used, as its unit is not known; give"),

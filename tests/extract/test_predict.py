@@ -22,6 +22,7 @@ from speechssl import cli
 from speechssl.config import UserError
 from speechssl.extract import predict
 from speechssl.extract.parts import locked
+from speechssl.extract.plan import read_plan
 from speechssl.extract.predict import predict_to, read_sources
 from speechssl.extract.predictions import RowWriter
 from speechssl.inference import heads, windows
@@ -727,3 +728,14 @@ def test_a_folder_that_is_not_there_has_a_neighbour(model, audio, tmp_path, capf
         code, out, told = command(["predict", model, *others, tmp_path / "audi"], capfd)
         assert (code, out) == (2, "")
         assert told == f"speechssl: {tmp_path / 'audi'}: no such file or folder; the nearest that exists: {audio}\n"
+
+
+def test_a_clip_that_is_named_twice_is_a_duplicate(model, audio, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(audio)
+    words = ["predict", model, audio / "0.wav", "0.wav", "1.wav", audio, "--format", "jsonl"]
+    code, out, _ = command(words, capfd)
+    assert code == 0
+    errors = [json.loads(line).get("error") or "" for line in out.splitlines()]
+    assert [error.startswith("a duplicate") for error in errors] == [False, True, False, *[True] * 2, *[False] * 4]
+    again = read_plan(["0.wav", "1.wav", str(audio / "0.wav")])
+    assert [bool(item.fault) for item in again.items()] == [False, False, True]

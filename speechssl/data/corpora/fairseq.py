@@ -140,19 +140,22 @@ def _beside(table: Path, suffix: str, count: int) -> list[str]:
     path = table.with_suffix(suffix)
     if not path.is_file():
         return [""] * count
-    lines = [" ".join(composed(line).split()) for line in _lines(path)]
+    lines = [" ".join(composed(line).split()) for line in _lines(path, count)]
     if len(lines) != count:
         raise UserError(f"{path}: {len(lines)} lines for {count} entries of {table.name}")
     return lines
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path, count: int = 0) -> list[str]:
+    """Lines of a file; blank ones at its end are none, but for those that are needed for `count` lines."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"not UTF-8 text at byte {error.start}"
         raise UserError(f"{path}: cannot be read ({reason})") from None
-    while lines and not lines[-1].strip():
+    if lines[-1] == "":  # behind the last line break
+        lines.pop()
+    while len(lines) > count and not lines[-1].strip():
         lines.pop()
     return [line.rstrip("\r") for line in lines]
 

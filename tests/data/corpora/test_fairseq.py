@@ -62,3 +62,13 @@ def test_what_does_not_fit_together_is_one_line(folder: Path, name: str, content
     (folder / name).write_text(content)
     with pytest.raises(UserError, match=words):
         list(prepare(folder))
+
+
+def test_an_empty_text_of_the_last_entry_is_a_line(folder: Path) -> None:
+    (folder / "train.ltr").unlink(missing_ok=True)
+    (folder / "train.wrd").write_text("HI YOU\n\n")
+    assert [each.text for each in prepare(folder) if each.split == "train"] == ["HI YOU", None]
+    for content, count in (("HI YOU\n", 1), ("HI YOU\n\nTEA\n", 3), ("\n", 1)):
+        (folder / "train.wrd").write_text(content)
+        with pytest.raises(UserError, match=rf"train\.wrd: {count} lines for 2 entries"):
+            list(prepare(folder))
