@@ -6,7 +6,7 @@ the keys by which work is resumed go by these three.
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 
 from speechssl.audio import seconds_to_samples
 from speechssl.data.utterance import Utterance
@@ -27,6 +27,25 @@ def repeated(utterance: Utterance, earlier: Utterance) -> str:
     """
     words = difference(utterance, earlier)
     return f"{CONTRADICTION}: {words}" if words else DUPLICATE
+
+
+def with_repeats(
+    utterances: Iterable[Utterance], stretch: Callable[[Utterance], Hashable], twice: Collection[int]
+) -> Iterator[tuple[Utterance, str]]:
+    """Each utterance, and why it is left out where an earlier one has its stretch; else an empty reason.
+
+    Args:
+        utterances: of one corpus.
+        stretch: of an utterance.
+        twice: hashes of the stretches that may occur more than once: only those are kept in memory.
+    """
+    before: dict[Hashable, Utterance] = {}
+    for each in utterances:
+        reason = ""
+        if twice and hash(place := stretch(each)) in twice:
+            first = before.setdefault(place, each)
+            reason = "" if first is each else repeated(each, first)
+        yield each, reason
 
 
 def difference(utterance: Utterance, earlier: Utterance) -> str:

@@ -19,8 +19,8 @@ from speechssl.config import UserError
 from speechssl.device import device_of
 from speechssl.extract.decode import decoding
 from speechssl.extract.encode import Encoded, Job, PartEncoder, parts_of
+from speechssl.extract.machine.resources import Resources
 from speechssl.extract.plan import Item
-from speechssl.extract.resources import Resources
 from speechssl.extract.resume import Run
 from speechssl.interop.sources import open_source
 
@@ -52,7 +52,7 @@ class Extractor:
                 spool=Path(spool),
             ) as clips,
         ):
-            self._encode.release = clips.release
+            self._encode.release = clips.free
             return [self._encode(part) for part in parts_of(clips)]
 
 
@@ -100,5 +100,5 @@ def run_on_ray(
     )
     for row in done.iter_rows():
         for part in pickle.loads(row["parts"]):
-            run.tally.tell(len(part.done), sum(each.seconds for each in part.rows), failed=len(part.failed))
+            run.counts.add(len(part.done), sum(each.seconds for each in part.rows), failed=len(part.failed))
             yield part

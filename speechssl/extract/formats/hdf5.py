@@ -1,9 +1,42 @@
-"""A file for HDF5 to write into: a full disk ends in an error there, where the library would crash the process."""
+"""HDF5 output, and the file that HDF5 writes into: on a full disk the library itself would crash the process."""
 
 import io
 import os
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from speechssl.extract.formats.rows import Finished
+
+
+def write_h5(out: Path, finished: Finished) -> None:
+    """Writes one HDF5 file."""
+    import h5py
+
+    with WritableFile(out) as target:
+        with h5py.File(target, "w") as file:
+            file.attrs["speechssl"] = finished.described()
+            for name, column in finished.columns():
+                words = column.dtype.kind == "U"
+                kind = h5py.string_dtype() if words else None
+                file.create_dataset(name, data=column.astype(object) if words else column, dtype=kind)
+                target.check()
+            name, shape = finished.body()
+            body, start = file.create_dataset(name, shape, np.float32), 0
+            for block in finished.blocks():
+                body[start : start + len(block)] = block
+                start += len(block)
+                target.check()
+        target.check()
+
+
+def read_h5(out: Path) -> str:
+    """The settings in an HDF5 file."""
+    import h5py
+
+    with h5py.File(out, "r") as file:
+        return str(file.attrs["speechssl"])
 
 
 class WritableFile(io.RawIOBase):

@@ -20,75 +20,21 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from speechssl.config import UserError
 from speechssl.data.values import json_number
-from speechssl.extract.decode import Failed
-from speechssl.extract.finished import tables_of
-from speechssl.extract.parts import METADATA_KEY, FailedClip, Part
-from speechssl.extract.plan import Item
 from speechssl.extract.resume import Results
+from speechssl.extract.shards import METADATA_KEY, FailedClip
 from speechssl.files import naming
-from speechssl.inference.predictor import Prediction
 from speechssl.terminal import printable
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 
 Format = Literal["table", "jsonl", "csv"]
 _FORMULA = re.compile(r"[=+\-@\t\r]")
 _NUMBER = re.compile(r"[-+]?[\d.,]*")  # no formula: also a sign alone
 _TABLE_DECIMALS = 2
-
-
-@dataclass(frozen=True)
-class PredictedRow:
-    """A clip, its length in seconds, and the prediction."""
-
-    item: Item
-    seconds: float
-    prediction: Prediction
-
-
-@dataclass(frozen=True)
-class PredictedPart:
-    """Some clips of a run: their predictions, the clips that failed, and of each clip in order whether it is a row."""
-
-    rows: Sequence[PredictedRow]
-    failed: Sequence[Failed]
-    done: Sequence[bool]
-
-    def in_order(self) -> Iterator[PredictedRow | Failed]:
-        """Rows and failures in the order of the plan."""
-        rows, failed = iter(self.rows), iter(self.failed)
-        for done in self.done:
-            yield next(rows) if done else next(failed)
-
-    def part(self) -> Part:
-        """What a run keeps of it; the prediction is JSON."""
-        import pyarrow as pa
-
-        columns: dict[str, Sequence[str | float]] = {
-            "path": [row.item.path for row in self.rows],
-            "offset": [row.item.offset for row in self.rows],
-            "duration": [row.seconds for row in self.rows],
-            "prediction": [json.dumps(asdict(row.prediction)) for row in self.rows],
-            "key": [row.item.key.hex() for row in self.rows],
-        }
-        return Part(pa.Table.from_pydict(columns, schema=schema_of_rows()), self.failed, self.done)
-
-
-def schema_of_rows() -> "pa.Schema":
-    """Of the predictions that a run keeps."""
-    import pyarrow as pa
-
-    numbers = [(name, pa.float64()) for name in ("offset", "duration")]
-    return pa.schema([("path", pa.string()), *numbers, ("prediction", pa.string()), ("key", pa.string())])
 
 
 class PredictionFile:
@@ -157,10 +103,10 @@ class PredictionFile:
 def _write_rows(path: Path, results: Results, settings: dict[str, Any]) -> None:
     import pyarrow.parquet as pq
 
-    schema = results.parts.schema.with_metadata({METADATA_KEY: json.dumps(settings)})
+    schema = results.shards.schema.with_metadata({METADATA_KEY: json.dumps(settings)})
     with path.open("wb") as file:
         with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-            for _, table in tables_of(results.parts, results.places):
+            for _, table in results.shards.tables(results.places):
                 writer.write_table(table.replace_schema_metadata(schema.metadata))
         file.flush()
         os.fsync(file.fileno())

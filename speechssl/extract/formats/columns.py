@@ -6,7 +6,7 @@ from typing import Literal
 
 from speechssl.config import UserError
 from speechssl.data.columns import NAMED
-from speechssl.data.values import Extra, extra_text
+from speechssl.data.values import Extra, extra_text, readable
 
 ColumnType = Literal["text", "integer", "number", "truth"]
 
@@ -95,8 +95,7 @@ def output_name(name: str) -> str:
     ('age', 'extra_path')
     """
     own = name in _TAKEN or name in NAMED or name.startswith(("vector", "frames"))
-    readable = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return f"extra_{readable}" if own else readable
+    return f"extra_{readable(name)}" if own else readable(name)
 
 
 def column_types(seen: Iterable[tuple[str, Extra]]) -> dict[str, ColumnType]:
