@@ -97,6 +97,12 @@ class Job:
     compiled: bool
 
 
+# Clips with their places in a part, encoded together: all that are in memory, or one that is read in blocks.
+_Group = Sequence[tuple[int, Decoded | Streamed]]
+# Vectors (layers, dim); or the first frame and the number of frames in the file; or the reason why there are none.
+_Found = Float32[np.ndarray, "..."] | tuple[int, int] | str
+
+
 class PartEncoder:
     """Encodes parts on one device.
 
@@ -131,17 +137,20 @@ class PartEncoder:
 
     def __call__(self, part: Sequence[Clip]) -> Encoded:
         """Encodes one part."""
+        clips = [(place, clip) for place, clip in enumerate(part) if not isinstance(clip, Failed)]
+        whole = [each for each in clips if isinstance(each[1], Decoded)]
+        groups = [whole, *([each] for each in clips if isinstance(each[1], Streamed))]
         if self._job.pooling is not None:
-            return self._encoded(part, self._vectors(part, self._job.pooling), None)
+            return self._encoded(part, self._vectors(groups, self._job.pooling), None)
         assert self._folder is not None
         path = self._folder / f".{threading.get_ident()}-{id(part)}.f32"
         with naming(path), path.open("wb") as file:
-            found = self._frames(part, file)
+            found = self._frames(groups, file)
         return self._encoded(part, found, path)
 
-    def _vectors(self, part: Sequence[Clip], pooling: Pooling) -> "dict[int, _Found]":
+    def _vectors(self, groups: Sequence[_Group], pooling: Pooling) -> dict[int, _Found]:
         found: dict[int, _Found] = {}
-        for group in _groups(part):
+        for group in groups:
             try:
                 clips = [clip.waveform if isinstance(clip, Decoded) else clip.clip for _, clip in group]
                 for numbers, vectors in self.encoding.vectors(clips, pooling=pooling, layers=self._job.layers):
@@ -156,10 +165,10 @@ class PartEncoder:
                 self._done(clip, error.reason)
         return found
 
-    def _frames(self, part: Sequence[Clip], file: IO[bytes]) -> "dict[int, _Found]":
+    def _frames(self, groups: Sequence[_Group], file: IO[bytes]) -> dict[int, _Found]:
         found: dict[int, _Found] = {}
         size, written = 4 * len(self._job.layers) * self.encoding.dim, 0  # bytes of a frame; frames in the file
-        for group in _groups(part):
+        for group in groups:
             try:
                 clips = [clip.waveform if isinstance(clip, Decoded) else clip.clip for _, clip in group]
                 for number, frames in self.encoding.frames_in_parts(clips, layers=self._job.layers):
@@ -188,13 +197,13 @@ class PartEncoder:
                     self._done(clip, found[place])
         return found
 
-    def _done(self, clip: Decoded | Streamed, result: "_Found") -> None:
+    def _done(self, clip: Decoded | Streamed, result: _Found) -> None:
         """Frees and counts a clip."""
         self.release(clip)
         failed = isinstance(result, str)
         self._count(1, 0.0 if failed else clip.seconds, int(failed))
 
-    def _encoded(self, part: Sequence[Clip], found: "dict[int, _Found]", frames: Path | None) -> Encoded:
+    def _encoded(self, part: Sequence[Clip], found: dict[int, _Found], frames: Path | None) -> Encoded:
         """The part in the order of the plan."""
         rows, failed, done, notes = list[Row](), list[Failed](), list[bool](), list[str]()
         vectors: list[Float32[np.ndarray, "layers dim"]] = []
@@ -215,18 +224,6 @@ class PartEncoder:
             vectors += [] if isinstance(result, tuple) else [result]
         empty = np.zeros((0, len(self._job.layers), 0), dtype=np.float32)
         return Encoded(rows, failed, np.stack(vectors) if vectors else empty, frames, done, notes)
-
-
-# Vectors (layers, dim); or the first frame and the number of frames in the file; or the reason why there are none.
-_Found = Float32[np.ndarray, "..."] | tuple[int, int] | str
-
-
-def _groups(part: Sequence[Clip]) -> list[list[tuple[int, Decoded | Streamed]]]:
-    """Clips with their places, as they are encoded: those in memory together, each other one alone."""
-    whole: list[tuple[int, Decoded | Streamed]] = [
-        (place, clip) for place, clip in enumerate(part) if isinstance(clip, Decoded)
-    ]
-    return [whole, *([(place, clip)] for place, clip in enumerate(part) if isinstance(clip, Streamed))]
 
 
 def run_local(

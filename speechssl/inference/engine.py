@@ -181,10 +181,8 @@ class Encoding:
             norm = norm_of_the_whole(self.encoder, clip)
             return windows_of(clip, self.encoder, seconds=batching.window_seconds, normalize=batching.normalize)
 
-        def forward(batch: Batch) -> Piece:
-            return self.encode(batch.samples, chosen, norm=norm if batch.long else None)
-
-        return passes(batching.batches(clips, cut), forward)
+        batches = batching.batches(clips, cut)
+        return passes(batches, lambda batch: self.encode(batch.samples, chosen, norm=norm if batch.long else None))
 
     @torch.inference_mode()
     def encode(
