@@ -3,7 +3,7 @@
 In the order in which a clip passes through them:
 
     run.py       `extract`: settings, one engine, the output, the report
-    plan.py      a source to a plan: the clips, in a fixed order, and what is known of them
+    plan.py      a source to a plan: the clips in a fixed order, with their metadata
     decode.py    decoding threads ahead of the encoder
     encode.py    parts of the plan to vectors, on the devices of one machine
     cluster.py   the same on several machines, with Ray

@@ -1,8 +1,8 @@
-"""The engine of several machines: Ray Data hands parts of the plan to actors, each with an encoder of its own.
+"""Parts of the plan to vectors, on several machines: Ray Data distributes clips to actors, each with its own encoder.
 
 Actors decode and encode; vectors come back in the order of the plan and are written by the one process that holds the
-output. All machines must see the model and the recordings under the same names: a shared folder, or addresses. Where no
-cluster is named (`RAY_ADDRESS`), Ray starts one on this machine.
+lock of the output. All machines need the model and the recordings under the same names: in a shared folder, or at
+addresses. Where no cluster is named (`RAY_ADDRESS`), Ray starts one on this machine.
 """
 
 import pickle
@@ -24,11 +24,11 @@ from speechssl.extract.plan import Item
 from speechssl.extract.resume import Run
 from speechssl.interop.sources import open_source
 
-TASK_CLIPS = 256  # clips that one actor gets at a time
+TASK_CLIPS = 256  # clips per task of an actor
 
 
 class Extractor:
-    """An actor: an encoder with its decoding threads, on a GPU where Ray has given it one."""
+    """An actor: an encoder with its decoding threads, on a GPU where Ray assigns one."""
 
     def __init__(self, model: str, job: Job, resources: Resources):
         assert job.dtype != "auto"
@@ -37,7 +37,7 @@ class Extractor:
         self._encode = PartEncoder(encoder, job, device=device, dtype=job.dtype, resources=resources)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Encode the clips of some rows; a row of results for each."""
+        """Encodes the clips of some rows; gives a row of results for each."""
         return {"parts": np.array([pickle.dumps(self._parts(pickle.loads(row))) for row in batch["items"]], object)}
 
     def _parts(self, items: list[Item]) -> list[Encoded]:
@@ -59,18 +59,18 @@ class Extractor:
 def run_on_ray(
     items: Iterator[Item], model: str | Path, job: Job, run: Run, *, workers: int | None, resources: Resources
 ) -> Generator[Encoded]:
-    """Encode a plan on a cluster; parts come in its order.
+    """Encodes a plan on a cluster; parts come in its order.
 
     Args:
-        items: what is to be done.
-        model: as the workers find it.
-        job: what to do; vectors only, in an arithmetic that is named.
-        run: its settings say what an earlier run has chosen; its tally counts what is done.
-        workers: actors; None: as many as there are cores or GPUs for.
+        items: the clips to encode.
+        model: its name, valid on all workers.
+        job: settings of the encoders; vectors only, in float32 or bfloat16.
+        run: its settings have the dtype that an earlier run chose; its counts are kept up to date.
+        workers: number of actors; None: as many as cores or GPUs allow.
         resources: of each worker.
 
     Raises:
-        UserError: Ray is not installed, or what only one machine can do.
+        UserError: Ray is not installed, or settings that only one machine supports.
     """
     if job.pooling is None:
         raise UserError("engine ray gives vectors only; frames (pooling none) are for engine local")

@@ -104,7 +104,7 @@ class Decoding(InOrder[Item, Clip]):
             clip = with_channel(lambda channel: self._read(index, item, path, channel, close=stack.close))
         except AudioError as error:
             clip = Failed(item, error.reason)
-        except Exception as error:  # noqa: BLE001 -- one clip must not end the run, whatever a decoder raises
+        except Exception as error:  # noqa: BLE001 -- one clip must not end the run, for any error of a decoder
             words = " ".join(str(error).split())
             clip = Failed(item, f"decoding fails ({type(error).__name__}: {words})")
         if not isinstance(clip, Streamed):

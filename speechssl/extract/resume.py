@@ -1,8 +1,8 @@
 """One output under way, of any kind of row: which clips are left, where the rows of the others are, what failed.
 
 A run keeps finished clips in shards (see `shards`) and writes the output at the end. If it is killed, the same run
-resumes from its shards. A finished output is left as it is when it is asked for again; where clips were added, changed
-or removed since, only those are encoded.
+resumes from its shards. A finished output is left as it is when the same command is run again; where clips were
+added, changed or removed since, only those are encoded.
 """
 
 import hashlib

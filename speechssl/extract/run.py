@@ -5,8 +5,8 @@
 Threads decode ahead of the encoder, which takes batches by duration; memory is bounded for any number and any length of
 files. A run that is killed resumes when it is started again, and its output equals that of an uninterrupted run. Each
 clip that cannot be used gets a line in OUT.errors.jsonl and does not end the run. A finished output is left as it is
-when it is asked for again; where files were added, changed or removed since, or an address could not be read, a Parquet
-output is brought up to date, and only those files are encoded. Another model, or other settings, are refused.
+when the same command is run again; where files were added, changed or removed since, or an address could not be read, a
+Parquet output is brought up to date, and only those files are encoded. Another model, or other settings, are refused.
 """
 
 import shutil

@@ -202,7 +202,7 @@ class Shards:
             start = stop
 
     def _row_group(self, shard: int, group: int) -> "pa.Table":
-        """Rows with the columns of `schema`: a column that an earlier run did not know is null, others become wider."""
+        """Rows with the columns of `schema`: a column that an earlier run did not have is null, others become wider."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 

@@ -40,9 +40,9 @@ def read_h5(out: Path) -> str:
 
 
 class WritableFile(io.RawIOBase):
-    """A file whose writes never fail for the library; what does not fit is kept in memory until `check` is called.
+    """A file whose writes never fail for the library; data that the disk refuses is kept in memory until `check`.
 
-    libhdf5 cannot close a file that it could not write, and crashes when the process ends. This one it can close.
+    libhdf5 cannot close a file after a failed write, and crashes when the process ends. It can close this one.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder, WritableFile(Path(folder, "a")) as file:
@@ -55,11 +55,11 @@ class WritableFile(io.RawIOBase):
         super().__init__()
         self._file = path.open("w+b", buffering=0)
         self._at = self._size = 0
-        self._kept: list[tuple[int, bytes]] = []  # what could not be written, by its first byte
+        self._kept: list[tuple[int, bytes]] = []  # data that could not be written, by its first byte
         self._error: OSError | None = None
 
     def check(self) -> None:
-        """Raise the first error of a write.
+        """Raises the first error of a write.
 
         Raises:
             OSError: the file cannot be written.
@@ -68,17 +68,17 @@ class WritableFile(io.RawIOBase):
             raise self._error
 
     def write(self, data: Any, /) -> int:  # noqa: D102 -- as any file
-        rest = memoryview(data).cast("B")
-        size = len(rest)
+        left = memoryview(data).cast("B")
+        size = len(left)
         try:
-            while len(rest) and self._error is None:
-                written = os.pwrite(self._file.fileno(), rest, self._at)
-                rest, self._at = rest[written:], self._at + written
+            while len(left) and self._error is None:
+                written = os.pwrite(self._file.fileno(), left, self._at)
+                left, self._at = left[written:], self._at + written
         except OSError as error:
             self._error = error
-        if len(rest):
-            self._kept.append((self._at, bytes(rest)))
-            self._at += len(rest)
+        if len(left):
+            self._kept.append((self._at, bytes(left)))
+            self._at += len(left)
         if size:
             self._size = max(self._size, self._at)
         return size

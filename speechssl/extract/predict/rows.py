@@ -1,4 +1,4 @@
-"""Predictions on disk: the rows that a run keeps, and the output it makes of them.
+"""Predictions on disk: the output of a run, and its rows in three formats.
 
     OUT               a table, JSON lines or CSV
     OUT.run.parquet   the settings of the run, a hash of OUT, and every prediction with the key of its clip
@@ -9,9 +9,9 @@
     csv     `path`, `offset`, `duration`; `label`, `probability` and `p_CLASS` of each class, or `text`, `confidence`
             and `words_error`; `error`
 
-A spreadsheet takes a cell that begins with =, +, -, @, a tab or a carriage return for a formula, and names of files and
-classes are not always one's own. In csv such a path begins with `./`, which is the same file, and any other such cell
-with an apostrophe. Numbers are left alone; jsonl has everything as it is.
+Spreadsheets read a cell that begins with =, +, -, @, a tab or a carriage return as a formula, and names of files and
+classes may come from others. In csv such a path begins with `./`, which is the same file, and any other such cell with
+an apostrophe. Numbers are unchanged, and so is everything in jsonl.
 """
 
 import csv
@@ -33,7 +33,7 @@ from speechssl.terminal import printable
 
 Format = Literal["table", "jsonl", "csv"]
 _FORMULA = re.compile(r"[=+\-@\t\r]")
-_NUMBER = re.compile(r"[-+]?[\d.,]*")  # no formula: also a sign alone
+_NUMBER = re.compile(r"[-+]?[\d.,]*")  # not a formula; also a sign alone
 _TABLE_DECIMALS = 2
 
 
@@ -43,7 +43,7 @@ class PredictionFile:
     Args:
         path: its name.
         layout: of its rows.
-        classes: of the model; None of one that writes.
+        classes: of the model; None for a speech recogniser.
         under_way: whether a run has begun to write there: `OUT.run.parquet` may be newer than `OUT`.
     """
 
@@ -81,7 +81,7 @@ class PredictionFile:
         raise UserError(f"{self.path}: was changed after `predict` wrote it; remove it or give another name")
 
     def write(self, results: Results, settings: dict[str, Any], scratch: Path) -> None:
-        """Write the output and the rows beside it."""
+        """Writes the output and `OUT.run.parquet`."""
         partial, rows = scratch / ".finished", scratch / ".finished.parquet"
         with partial.open("w", encoding="utf-8", newline="") as file:
             writer = RowWriter(file, self._layout, self._classes)
@@ -119,14 +119,14 @@ def _digest(path: Path) -> str:
 
 @runtime_checkable
 class TextStream(Protocol):
-    """What rows are written to: a file, standard output, a string in memory."""
+    """A stream for rows: a file, standard output, a string in memory."""
 
     def write(self, text: str, /) -> int:
-        """Write a text."""
+        """Writes a text."""
         ...
 
     def flush(self) -> None:
-        """Hand on what was written."""
+        """Flushes written text."""
         ...
 
     def isatty(self) -> bool:
@@ -140,7 +140,7 @@ class RowWriter:
     Args:
         file: open for text.
         layout: of the rows.
-        classes: of the model; None of one that writes.
+        classes: of the model; None for a speech recogniser.
     """
 
     def __init__(self, file: TextStream, layout: Format, classes: Sequence[str] | None):
@@ -149,7 +149,7 @@ class RowWriter:
         self._at_terminal = file.isatty()
 
     def header(self) -> None:
-        """What comes before all rows."""
+        """Writes the header, where the layout has one."""
         if self.layout != "csv":
             return
         words = ["text", "confidence", "words_error"]
@@ -157,7 +157,7 @@ class RowWriter:
         self._write_cells(["path", "offset", "duration", *found, "error"])
 
     def row(self, path: str, offset: float, duration: float, prediction: Mapping[str, Any]) -> None:
-        """A clip with its prediction, a `ClassPrediction` or a `Transcript` as a dictionary."""
+        """Writes a clip with its prediction, a `ClassPrediction` or a `Transcript` as a dictionary."""
         if self.layout == "jsonl":
             self._write_json({"path": path, "offset": offset, "duration": duration, **prediction})
         elif self.layout == "csv":
@@ -168,7 +168,7 @@ class RowWriter:
             self._write_words([path, stretch, *_words(prediction)])
 
     def failed(self, path: str, offset: float, reason: str) -> None:
-        """A clip that could not be used, and why."""
+        """Writes a clip that could not be used, and the reason."""
         if self.layout == "jsonl":
             self._write_json({"path": path, "offset": json_number(offset), "error": reason})
         elif self.layout == "csv":
@@ -192,7 +192,7 @@ class RowWriter:
 
 
 def harmless(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula.
+    """A cell that no spreadsheet reads as a formula.
 
     >>> [harmless(cell) for cell in ("=1+1", "-anger", "-1", "+", "calm")]
     ["'=1+1", "'-anger", '-1', '+', 'calm']

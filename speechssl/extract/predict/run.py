@@ -1,11 +1,11 @@
-"""Recordings to predictions: what `speechssl predict` does with the sources that `extract` takes.
+"""Recordings to predictions, from the same sources as `extract`.
 
     predict_to(Predictor(Path("runs/tone")), ["recordings"], Path("tones.csv"), layout="csv")
 
-Written to a file, a run works like `extract` (see `resume`): finished predictions are kept in `OUT.parts`, so that a
-run that was killed resumes; the output appears under its name when it is whole; a second process is refused. Beside
-it, `OUT.run.parquet` keeps the settings and every prediction, so that the same command does nothing where nothing has
-changed, and predicts only new and changed files where something has.
+A run that writes to a file works like `extract` (see `resume`): finished predictions are kept in `OUT.parts`, so that a
+killed run resumes; the output appears under its name when it is complete; a second process is refused.
+`OUT.run.parquet` keeps the settings and every prediction, so that the same command predicts only new and changed
+files.
 """
 
 import io
@@ -60,8 +60,8 @@ class PredictReport:
 def read_sources(sources: Sequence[str], *, allow_remote: bool = False) -> Plan:
     """The clips of several sources, one after the other.
 
-    A file is taken as it is named, whatever its suffix; everything else is what `plan.read_plan` takes. Clips of a
-    folder are named with the folder in front.
+    A file is read as audio for any suffix but those of tables; everything else is as in `plan.read_plan`. Names of
+    clips in a folder begin with the folder.
 
     Args:
         sources: files, folders, manifests, globs, addresses.
