@@ -17,8 +17,8 @@ import numpy as np
 from speechssl.audio import SAMPLE_RATE
 from speechssl.config import UserError
 from speechssl.device import device_of
-from speechssl.extract.decode import decoding
-from speechssl.extract.encode import Encoded, Job, PartEncoder, parts_of
+from speechssl.extract.decode import Decoding, parts_of
+from speechssl.extract.encode import Encoded, Job, PartEncoder
 from speechssl.extract.machine.resources import Resources
 from speechssl.extract.plan import Item
 from speechssl.extract.resume import Run
@@ -41,19 +41,17 @@ class Extractor:
         return {"parts": np.array([pickle.dumps(self._parts(pickle.loads(row))) for row in batch["items"]], object)}
 
     def _parts(self, items: list[Item]) -> list[Encoded]:
-        resources = self._resources
-        with (
-            tempfile.TemporaryDirectory() as spool,
-            decoding(
+        resources, seconds = self._resources, self._resources.window_seconds
+        with tempfile.TemporaryDirectory() as spool:
+            clips = Decoding(
                 iter(items),
-                threads=resources.threads,
                 budget=resources.audio_bytes,
-                long_samples=round(resources.window_seconds * SAMPLE_RATE),
+                long_samples=round(seconds * SAMPLE_RATE),
                 spool=Path(spool),
-            ) as clips,
-        ):
-            self._encode.release = clips.free
-            return [self._encode(part) for part in parts_of(clips)]
+            )
+            with clips.running([clips.decode] * resources.threads, name="decode"):
+                self._encode.release = clips.free
+                return [self._encode(part) for part in parts_of(clips)]
 
 
 def run_on_ray(

@@ -6,8 +6,8 @@ there is no deadlock. A clip longer than a window is read once, for its levels, 
 again, block by block.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,13 +71,20 @@ Clip = Decoded | Streamed | Failed
 
 
 class Decoding(InOrder[Item, Clip]):
-    """Clips of a plan, decoded by threads, in order.
+    """Clips of a plan, decoded by threads (see `running`), in order.
+
+    Args:
+        items: the plan; read by the threads, one item at a time.
+        budget: bytes of decoded audio that may wait.
+        long_samples: a clip with more samples (at 16 kHz) is streamed.
+        spool: a folder for local copies of files behind addresses.
 
     >>> import tempfile, soundfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     soundfile.write(folder + "/a.wav", np.sin(np.arange(16000)), 16000)
     ...     items = [Item("a", folder + "/a.wav", 0.0, 0.0), Item("b", folder + "/b.wav", 0.0, 0.0)]
-    ...     with decoding(iter(items), threads=2, budget=1 << 20, long_samples=960000, spool=Path(folder)) as clips:
+    ...     clips = Decoding(iter(items), budget=1 << 20, long_samples=960000, spool=Path(folder))
+    ...     with clips.running([clips.decode] * 2, name="decode"):
     ...         [clip.seconds if isinstance(clip, Decoded) else clip.reason for clip in clips]
     [1.0, 'no such file']
     """
@@ -160,24 +167,6 @@ def _unchanged(
             raise AudioError(path, f"changed while it was read ({num_samples} samples, then {count})")
 
     return read
-
-
-@contextmanager
-def decoding(
-    items: Iterator[Item], *, threads: int, budget: int, long_samples: int, spool: Path
-) -> Generator[Decoding]:
-    """Decoding threads, until the block ends.
-
-    Args:
-        items: the plan; read by the threads, one item at a time.
-        threads: their number.
-        budget: bytes of decoded audio that may wait.
-        long_samples: a clip with more samples (at 16 kHz) is streamed.
-        spool: a folder for local copies of files behind addresses.
-    """
-    found = Decoding(items, budget=budget, long_samples=long_samples, spool=spool)
-    with found.running([found.decode] * threads, name="decode"):
-        yield found
 
 
 def ahead(blocks: Callable[[], Iterator[Waveform]]) -> Iterator[Waveform]:

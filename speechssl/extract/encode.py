@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float32
 
 from speechssl.audio import RECEPTIVE_FIELD, SAMPLE_RATE, AudioError
-from speechssl.extract.decode import Clip, Decoded, Failed, Streamed, decoding, parts_of
+from speechssl.extract.decode import Clip, Decoded, Decoding, Failed, Streamed, parts_of
 from speechssl.extract.machine.ordered import InOrder
 from speechssl.extract.machine.resources import Resources
 from speechssl.extract.plan import Item
@@ -246,8 +246,8 @@ def run_local(
         resources: memory and threads.
     """
     long_samples = round(resources.window_seconds * SAMPLE_RATE)
-    budget, threads = resources.audio_bytes, resources.threads
-    with decoding(items, threads=threads, budget=budget, long_samples=long_samples, spool=run.folder) as clips:
+    clips = Decoding(items, budget=resources.audio_bytes, long_samples=long_samples, spool=run.folder)
+    with clips.running([clips.decode] * resources.threads, name="decode"):
         parts = parts_of(clips)
         first: list[list[Clip]] = []
         for part in parts:  # up to the first with audio to check the dtype on

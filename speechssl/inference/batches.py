@@ -36,11 +36,6 @@ class Batch:
     rows: Sequence[Window]
     long: LongClip | None = None
 
-    @property
-    def samples(self) -> list[Waveform]:
-        """Samples of each row."""
-        return [row.samples for row in self.rows]
-
     def halves(self) -> "list[Batch]":
         """The same rows in two batches."""
         middle = len(self.rows) // 2

@@ -182,8 +182,10 @@ class Encoding:
             norm = norm_of_the_whole(self.encoder, clip)
             return windows_of(clip, self.encoder, seconds=batching.window_seconds, normalize=batching.normalize)
 
-        batches = batching.batches(clips, cut)
-        return passes(batches, lambda batch: self.encode(batch.samples, chosen, norm=norm if batch.long else None))
+        return passes(
+            batching.batches(clips, cut),
+            lambda batch: self.encode([row.samples for row in batch.rows], chosen, norm=norm if batch.long else None),
+        )
 
     @torch.inference_mode()
     def encode(

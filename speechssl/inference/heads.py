@@ -41,7 +41,7 @@ def classify(
     windows = np.zeros((len(clips), 1), dtype=np.float32)
 
     def forward(batch: Batch) -> Float32[np.ndarray, "rows classes"]:
-        padded, num_samples = pad(batch.samples)
+        padded, num_samples = pad([row.samples for row in batch.rows])
         return model(padded.to(device), num_samples.to(device)).float().softmax(dim=-1).cpu().numpy()
 
     device, batching = next(model.parameters()).device, batching_of(model)
@@ -74,7 +74,7 @@ def emissions(model: CTCModel, clips: Sequence[Waveform | LongClip]) -> list[Flo
     filled = [0] * len(clips)
 
     def forward(batch: Batch) -> Float32[np.ndarray, "rows frames symbols"]:
-        padded, num_samples = pad(batch.samples)
+        padded, num_samples = pad([row.samples for row in batch.rows])
         return model(padded.to(device), num_samples.to(device)).log_probs.cpu().numpy()
 
     device, batching = next(model.parameters()).device, batching_of(model)

@@ -419,7 +419,8 @@ def test_decoded_audio_stays_within_its_budget(audio, tmp_path):
     from speechssl.extract.plan import read_plan
 
     items = [*read_plan(audio).items()] * 20
-    with decode.decoding(iter(items), threads=4, budget=400_000, long_samples=960000, spool=tmp_path) as clips:
+    clips = decode.Decoding(iter(items), budget=400_000, long_samples=960000, spool=tmp_path)
+    with clips.running([clips.decode] * 4, name="decode"):
         paths = []
         for clip in clips:
             paths.append(clip.item.path)

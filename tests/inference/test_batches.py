@@ -28,8 +28,8 @@ def test_whole_clips_come_by_length_and_windows_apart():
     assert [list(batch.clips) for batch in found] == [[0, 4], [2], [3], [1], [1], [5, 5]]
     assert [batch.long is None for batch in found] == [True] * 3 + [False] * 3
     for batch in found[:3]:
-        for place, samples in zip(batch.clips, batch.samples, strict=True):
-            np.testing.assert_array_equal(samples, normalize(CLIPS[place]))
+        for place, row in zip(batch.clips, batch.rows, strict=True):
+            np.testing.assert_array_equal(row.samples, normalize(CLIPS[place]))
     assert [(row.first, row.last) for row in found[-1].rows] == [(1, 3), (1, 3)]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechssl.audio import SAMPLE_RATE, AudioError
-from speechssl.extract.decode import Clip, Decoded, Failed, Streamed, decoding, parts_of
+from speechssl.extract.decode import Clip, Decoded, Decoding, Failed, Streamed, parts_of
 from speechssl.extract.plan import Item
 from speechssl.extract.shards import Part
 from speechssl.inference.predictor import Prediction, Predictor
@@ -84,7 +84,8 @@ def predict_each(
         count: called with newly finished clips, their seconds of audio and failures.
     """
     threads, long_samples = min(4, os.cpu_count() or 1), round(LONG_SECONDS * SAMPLE_RATE)
-    with decoding(items, threads=threads, budget=_AUDIO_BYTES, long_samples=long_samples, spool=spool) as clips:
+    clips = Decoding(items, budget=_AUDIO_BYTES, long_samples=long_samples, spool=spool)
+    with clips.running([clips.decode] * threads, name="decode"):
         for part in parts_of(clips, most_seconds=PART_SECONDS, most_clips=PART_CLIPS):
             found = _predict_part(predictor, part, release=clips.free)
             count(len(part), sum(row.seconds for row in found.rows), len(found.failed))
