@@ -136,9 +136,7 @@ def extract(
     plan = read_plan(source, allow_remote=allow_remote)
     check_columns(out, plan.seen)
     resources = divide(memory, opened.encoder.config, devices, threads=threads)
-    several = tuple(f"vector_{number}" for number in range(len(job.layers)))
-    names = () if pooling == "none" else several if len(several) > 1 else ("vector",)
-    layout = Layout(names, len(job.layers), job.dim * (2 if pooling == "mean+std" else 1), plan.columns)
+    layout = Layout.of(job, plan.columns)
     settings: dict[str, Any] = {
         "format": out.suffix.removeprefix(".") or "npy",
         "version": __version__,

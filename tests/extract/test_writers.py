@@ -14,7 +14,7 @@ from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.embed.embedder import load
 from speechssl.extract import decode, encode, writers
 from speechssl.extract.formats import rows
-from speechssl.extract.formats.columns import column_types
+from speechssl.extract.formats.columns import SeenColumns
 from speechssl.extract.run import extract
 from speechssl.models.storage import model_hash
 from tests.micro import tone
@@ -187,7 +187,10 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch):
 
 
 def test_types_are_the_narrowest_that_fit():
-    assert column_types([("a", 1), ("a", 2.0), ("b", True), ("b", 1), ("c", None)]) == {"a": "number", "b": "text"}
+    seen = SeenColumns()
+    for extras in ({"age": 3, "old": True}, {"age": 2.5, "note": None, "mixed": 1}, {"mixed": "one", "old": 1}):
+        seen.add({}, extras)
+    assert seen.ordered() == {"age": "number", "old": "text", "mixed": "text"}
 
 
 ODD_NAMES = ["a.b", "Room", "room", "ä ö", "a:b", "[1]", "x" * 200]

@@ -1,6 +1,6 @@
 """Columns of an output: names, types, and checks against its format before the first clip is encoded."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -96,19 +96,6 @@ def output_name(name: str) -> str:
     """
     own = name in _TAKEN or name in NAMED or name.startswith(("vector", "frames"))
     return f"extra_{readable(name)}" if own else readable(name)
-
-
-def column_types(seen: Iterable[tuple[str, Extra]]) -> dict[str, ColumnType]:
-    """The narrowest type for every column with a value, in order of first appearance.
-
-    >>> column_types([("age", 3), ("age", 2.5), ("old", True), ("note", None), ("mixed", 1), ("mixed", "one")])
-    {'age': 'number', 'old': 'truth', 'mixed': 'text'}
-    """
-    found: dict[str, ColumnType] = {}
-    for name, value in seen:
-        if value is not None:
-            found[name] = _wider(found.get(name), _type_of(value))
-    return found
 
 
 def _type_of(value: Extra) -> ColumnType:

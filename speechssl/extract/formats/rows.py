@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Shaped
 
 from speechssl.data.values import extra_text
-from speechssl.extract.encode import Encoded
+from speechssl.extract.encode import Encoded, Job
 from speechssl.extract.formats.columns import ColumnType
 from speechssl.extract.shards import Part, Shards
 
@@ -34,6 +34,14 @@ class Layout:
     layers: int
     dim: int
     columns: Mapping[str, ColumnType]
+
+    @classmethod
+    def of(cls, job: Job, columns: Mapping[str, ColumnType]) -> "Layout":
+        """The columns for the settings of the encoders."""
+        layers = len(job.layers)
+        names = ("vector",) if layers == 1 else tuple(f"vector_{number}" for number in range(layers))
+        width = 2 * job.dim if job.pooling == "mean+std" else job.dim
+        return cls(() if job.pooling is None else names, layers, width, columns)
 
     @property
     def frames(self) -> bool:
