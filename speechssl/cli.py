@@ -258,7 +258,7 @@ def predict(
     would take for a formula begins with ./, other such cells with an apostrophe; jsonl has them as they are.
     """
     from speechssl.config import UserError
-    from speechssl.extract.predict_cli import predict_to_file, predict_to_stream
+    from speechssl.extract.predict.run import predict_to_file, predict_to_stream
     from speechssl.inference.predictor import Predictor
 
     if greedy and lm is not None:
@@ -307,8 +307,8 @@ def extract(
     as_json: Annotated[bool, typer.Option("--json", help="The counts as one JSON object on stdout.")] = False,
 ) -> None:
     """Turn recordings into vectors. A run that was killed goes on where it was; bad files stop nothing."""
-    from speechssl.extract.progress import told_by
-    from speechssl.extract.resources import read_bytes
+    from speechssl.extract.machine.progress import shown_on
+    from speechssl.extract.machine.resources import read_bytes
     from speechssl.extract.run import extract as run
     from speechssl.extract.run import summary
 
@@ -327,7 +327,7 @@ def extract(
             engine=engine,
             workers=workers,
             allow_remote=allow_remote,
-            progress=told_by(bar("embedding")),
+            progress=shown_on(bar("embedding")),
         )
     for line in summary(report, out):
         say(line)

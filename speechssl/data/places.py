@@ -63,6 +63,25 @@ def scheme_of(name: str) -> str:
     return name.partition("://")[0].lower() if is_address(name) else ""
 
 
+def check_pointer(audio: str, source: str, *, allow_remote: bool) -> None:
+    """Refuses a file or address that a manifest may not name.
+
+    Args:
+        audio: the file or address.
+        source: path or address of the manifest.
+        allow_remote: whether any address is allowed; by default only those of the manifest's scheme are.
+
+    Raises:
+        UserError: an address of another scheme, or a local file in a manifest behind an address.
+    """
+    own, other = scheme_of(source), scheme_of(audio)
+    if own and not other:
+        raise UserError(f"{source}: names the local file {audio}; a manifest behind an address may name addresses only")
+    if other != own and not allow_remote:
+        what = "an address" if not own else f"an address of another scheme than {own}"
+        raise UserError(f"{source}: names {audio}, {what}; --allow-remote (allow_remote=True) reads it")
+
+
 def located(folder: str | Path, name: str) -> str:
     r"""The path of a file as it is on the disk.
 

@@ -96,6 +96,15 @@ def composed(text: str) -> str:
     return text if text.isascii() or unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
 
 
+def readable(text: str) -> str:
+    r"""A text that UTF-8 can hold: bytes of a file's name that are not UTF-8 are written as escapes.
+
+    >>> readable("caf\udce9.wav")
+    'caf\\xe9.wav'
+    """
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def is_sheet_error(text: str) -> bool:
     """Whether a cell holds the error of a spreadsheet instead of a value.
 

@@ -1,8 +1,8 @@
-"""Vectors that were computed once: in memory within a process, on disk between runs.
+"""Caches of vectors: in memory within a process, on disk between runs.
 
 An entry holds the pooled vectors of *all* layers of a clip, since one pass of the encoder gives them all: a search over
 layers encodes every clip once. Its key is made of the clip's content, the model's hash, the pooling, the dtype and the
-version of this package; names and times of files play no part.
+version of this package, and not of names and times of files.
 
 On disk an entry is one small file with a checksum. It is written under a temporary name and renamed, so that any number
 of processes can share a folder; a damaged one is computed again with a warning.
@@ -26,18 +26,18 @@ from speechssl import __version__
 from speechssl.config import UserError
 
 Vectors = Float32[np.ndarray, "layers dim"]
-"""One row a hidden state, then the average of all."""
+"""One row per hidden state, then the average of all."""
 
 _MAGIC = b"speechssl vectors 1\n"
 _DIGEST = 16  # bytes of checksum
 _SUFFIX = ".vectors"
-_ROOM = 0.9  # of the limit that is left in use when old entries are removed, so that this is done rarely
-_SLACK = 0.05  # of the limit that a process writes before it counts again what others have written
+_AFTER_SHRINK = 0.9  # of the limit: size after old entries are removed, so that this is done rarely
+_SLACK = 0.05  # of the limit: bytes that a process writes before it counts the files of all processes again
 _STALE = 3600.0  # s; a temporary file older than this belongs to a process that was killed
 
 
 class CacheWarning(UserWarning):
-    """A cache that does not do its work; the vectors are right all the same."""
+    """A cache that cannot be read or written; the vectors are correct all the same."""
 
 
 def entry_key(audio: str, model: str, *, pooling: str, dtype: str) -> str:
@@ -57,7 +57,7 @@ def entry_key(audio: str, model: str, *, pooling: str, dtype: str) -> str:
 
 
 class MemoryCache:
-    """The last used entries, up to a number of bytes; may be used from several threads.
+    """The last used entries, up to a number of bytes; safe for several threads.
 
     >>> cache = MemoryCache()
     >>> for key in "ab":
@@ -72,14 +72,14 @@ class MemoryCache:
         self._lock = threading.Lock()
 
     def get(self, key: str) -> Vectors | None:
-        """The entry, if it is still there; it may not be written to."""
+        """The entry, read-only, if it is still in the cache."""
         with self._lock:
             if key in self._entries:
                 self._entries.move_to_end(key)
             return self._entries.get(key)
 
     def put(self, key: str, vectors: Vectors, *, max_bytes: int) -> None:
-        """Keep an entry; the least recently used go when there are more than `max_bytes` in all."""
+        """Adds an entry; removes the least recently used ones while all together exceed `max_bytes`."""
         vectors = vectors.copy()  # a row of a large block would keep the block
         vectors.flags.writeable = False
         with self._lock:
@@ -90,7 +90,7 @@ class MemoryCache:
                 self._bytes -= self._entries.popitem(last=False)[1].nbytes
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Removes all entries."""
         with self._lock:
             self._entries.clear()
             self._bytes = 0
@@ -101,8 +101,9 @@ class DiskCache:
 
     Args:
         folder: made when missing.
-        max_bytes: of all files; None: no limit. The least recently used go first. Every process counts the folder again
-            after it has added a twentieth of the limit, so that N processes may exceed it by N twentieths for a while.
+        max_bytes: of all files; None: no limit. The least recently used files are removed first. Every process counts
+            the folder again after it has added a twentieth of the limit, so that N processes may exceed the limit by N
+            twentieths for a while.
 
     Raises:
         UserError: the folder cannot be made, or a limit that is not above 0.
@@ -124,11 +125,11 @@ class DiskCache:
         except OSError as error:
             raise UserError(f"{folder}: cannot hold a cache ({error.strerror or error})") from None
         self.folder, self.max_bytes = folder, max_bytes
-        self._added = float("inf")  # bytes since the folder was counted; at first nothing is known
+        self._added = float("inf")  # bytes since the folder was counted; not counted yet
         self._writable = True
 
     def get(self, key: str) -> Vectors | None:
-        """The entry, if there is a sound one."""
+        """The entry, if it is there and its checksum is right."""
         path = self._path(key)
         try:
             content = path.read_bytes()
@@ -148,7 +149,7 @@ class DiskCache:
         return vectors
 
     def put(self, key: str, vectors: Vectors) -> None:
-        """Write an entry whole. What cannot be written is warned of once and is no error: the work goes on."""
+        """Writes an entry completely or not at all. A failed write gives one warning and no error."""
         if not self._writable:
             return
         path, content = self._path(key), _pack(vectors)
@@ -157,7 +158,7 @@ class DiskCache:
             if self.max_bytes is not None:
                 self._added += len(content)
                 if self._added > _SLACK * self.max_bytes:
-                    self._make_room(self.max_bytes)
+                    self._shrink(self.max_bytes)
         except OSError as error:
             self._writable = False
             _warn(f"{path}: cannot be written ({error.strerror or error}); nothing more is put into this cache")
@@ -165,11 +166,11 @@ class DiskCache:
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}{_SUFFIX}"  # 256 folders: large ones are slow to list
 
-    def _make_room(self, max_bytes: int) -> None:
-        """Remove what was not used for longest, and what killed processes left."""
+    def _shrink(self, max_bytes: int) -> None:
+        """Removes the least recently used entries, and unfinished files of killed processes."""
         found: list[tuple[float, int, Path]] = []
         for path in self.folder.glob("??/*"):
-            with contextlib.suppress(FileNotFoundError):  # another process makes room too
+            with contextlib.suppress(FileNotFoundError):  # another process removes files too
                 status = path.stat()
                 if path.suffix == _SUFFIX:
                     found.append((status.st_mtime, status.st_size, path))
@@ -178,7 +179,7 @@ class DiskCache:
         total = sum(size for _, size, _ in found)
         if total > max_bytes:
             for _, size, path in sorted(found):
-                if total <= _ROOM * max_bytes:
+                if total <= _AFTER_SHRINK * max_bytes:
                     break
                 path.unlink(missing_ok=True)
                 total -= size
@@ -186,7 +187,7 @@ class DiskCache:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all; without fsync, since the checksum tells a file that a power cut tore."""
+    """Writes a file completely or not at all; without fsync, since the checksum shows a file that is incomplete."""
     path.parent.mkdir(exist_ok=True)
     partial = path.with_name(f".{uuid.uuid4().hex}")  # not tempfile's: that keeps other users out of a shared folder
     try:

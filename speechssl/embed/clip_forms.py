@@ -1,4 +1,4 @@
-"""Clips as other libraries hand them over: dictionaries, decoders, Arrow columns, samples with a channel axis.
+"""Clips in the forms of other libraries: dictionaries, decoders, Arrow columns, samples with a channel axis.
 
 {"array": samples, "sampling_rate": 16000}      Hugging Face datasets, Audio(decode=True), with or without "path"
 {"bytes": b"...", "path": "a.wav"}              Audio(decode=False): the bytes of a file, or None and a path
@@ -7,7 +7,7 @@ AudioDecoder, AudioSamples                      torchcodec
 (tensor of shape (channels, samples), rate)     torchaudio.load
 (array of shape (samples, channels), rate)      soundfile.read
 
-A dictionary of samples without their rate is refused: what made it had one, and 16 kHz would be a guess.
+A dictionary of samples without their rate is refused: its maker had a rate, and 16 kHz would be a guess.
 """
 
 import io
@@ -15,11 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
-from jaxtyping import Float32
+import torch
+from jaxtyping import Float32, Shaped
+from torch import Tensor
 
 from speechssl.audio import SAMPLE_RATE, AudioError
 
-MOST_CHANNELS = 8  # an axis that is longer is one of samples
+MOST_CHANNELS = 8  # a longer axis is that of samples
 _SAMPLES, _RATES, _OTHER = ("array", "waveform"), ("sampling_rate", "sample_rate"), ("path", "uri")
 
 
@@ -36,11 +38,11 @@ def is_clip_mapping(value: object) -> bool:
 
 
 def unwrapped(clip: object, *, name: str) -> object:
-    """A path, samples, a pair of samples and rate, or an open file; what is none of these forms comes back as it is.
+    """A path, samples, a pair of samples and rate, or an open file; any other object is returned unchanged.
 
     Args:
         clip: see the head of this file.
-        name: what to call the clip in an error.
+        name: of the clip in an error.
 
     Raises:
         AudioError: a dictionary with other keys, or samples in one without their rate.
@@ -90,15 +92,15 @@ def _from_mapping(clip: Mapping[object, object], name: str) -> object:
 
 
 def mono(samples: Float32[np.ndarray, "..."], *, with_rate: bool, name: str) -> Float32[np.ndarray, " samples"]:
-    """Samples with one axis; channels are averaged, as those of files are.
+    """Samples with one axis; channels are averaged, as for files.
 
     Samples with their rate are one clip: of two axes, the one of at most `MOST_CHANNELS` entries is that of channels.
-    Without a rate, several rows may just as well be several clips, and are refused.
+    Without a rate, several rows may also be several clips, and are refused.
 
     Args:
         samples: of any shape.
         with_rate: whether their rate was given.
-        name: what to call the clip in an error.
+        name: of the clip in an error.
 
     Raises:
         AudioError: another shape.
@@ -133,8 +135,21 @@ def is_arrow(value: object) -> bool:
 
 
 def columns_of(value: Any) -> Sequence[str] | None:
-    """Names of the columns of a table of pandas, polars, pyarrow or datasets; None of what is none."""
+    """Names of the columns of a table of pandas, polars, pyarrow or datasets; None for any other object."""
     if hasattr(value, "column_names"):
         names = value.column_names
         return None if isinstance(names, Mapping) else [str(name) for name in names]
     return [str(name) for name in value.columns] if hasattr(value, "columns") else None
+
+
+def array_of(samples: object) -> Shaped[np.ndarray, "..."] | None:
+    """An array as it is, a tensor as an array; None for anything else."""
+    if isinstance(samples, Tensor):
+        samples = samples.detach().cpu()
+        return (samples.float() if samples.dtype == torch.bfloat16 else samples).numpy()
+    return samples if isinstance(samples, np.ndarray) else None
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a number, of Python or numpy; True and False are none."""
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)

@@ -1,21 +1,20 @@
-"""What a clip may be, and the one way from any of it to checked mono samples at 16 kHz.
+"""Clips in every accepted form, and their conversion to checked mono samples at 16 kHz.
 
-A path; samples at 16 kHz; samples with their rate; a torch tensor instead of either array; a file open for reading
-bytes; what datasets, torchaudio, soundfile and torchcodec give (see `clip_forms`). Everything else gets one line that
-says what was given. The rate is never guessed: samples without one are at 16 kHz, and a pair in the wrong order or a
-rate in kHz is refused.
+A clip is a path, samples at 16 kHz, samples with their rate, a torch tensor instead of either array, a file open for
+reading bytes, or an object of datasets, torchaudio, soundfile or torchcodec (see `clip_forms`). The error for anything
+else says what was given. The rate is never guessed: samples without a rate are at 16 kHz, and a pair in the wrong order
+or a rate in kHz is refused.
 """
 
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
-import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
@@ -23,7 +22,16 @@ from speechssl.audio import MAX_RATE, MIN_RATE, SAMPLE_RATE, AudioError, check_w
 from speechssl.config import UserError
 from speechssl.data.members import local_file
 from speechssl.data.places import local_path
-from speechssl.embed.clip_forms import arrow_values, columns_of, is_arrow, is_clip_mapping, mono, unwrapped
+from speechssl.embed.clip_forms import (
+    array_of,
+    arrow_values,
+    columns_of,
+    is_arrow,
+    is_clip_mapping,
+    is_number,
+    mono,
+    unwrapped,
+)
 from speechssl.inference.windows import Waveform
 
 
@@ -32,7 +40,7 @@ class BinaryFile(Protocol):
     """A file open for reading bytes: from a disk, from memory, from the net."""
 
     def read(self, size: int = -1, /) -> bytes:
-        """Up to so many of the next bytes; all that are left when negative."""
+        """The next bytes, at most `size`; all remaining bytes when it is negative."""
         ...
 
 
@@ -55,16 +63,16 @@ _ALLOWED = (
 def to_waveform(clip: object, *, name: str) -> Waveform:
     """Checked mono float32 samples at 16 kHz.
 
-    An open file is read from where it stands to its end; one that can seek is put back there, so that it can be read
-    again. It is spooled to the temporary folder first: what is wrong with a file is then told as for a path.
+    An open file is read from its position to its end; a seekable file is put back to that position, so that it can be
+    read again. It is copied to the temporary folder first, so that its errors are those of a path.
 
     Args:
-        clip: see `Clip`; anything else is an error that says what it is.
+        clip: see `Clip`; the error for anything else says what was given.
         name: what to call the clip in an error when it has no path.
 
     Raises:
-        AudioError: cannot be decoded, wrong shape or type, a rate outside 4 to 192 kHz, not finite, silent, shorter
-            than 400 samples.
+        AudioError: a clip that cannot be decoded, of a wrong shape or type, with a rate outside 4 to 192 kHz, not
+            finite, silent, or shorter than 400 samples.
 
     >>> to_waveform((np.sin(np.arange(8000)).astype(np.float32), 8000), name="clip").shape
     (16000,)
@@ -83,7 +91,7 @@ def to_waveform(clip: object, *, name: str) -> Waveform:
         return _from_file(cast(BinaryFile, clip), name)
     with_rate = isinstance(clip, tuple) and len(clip) == 2
     samples, rate = cast("tuple[object, object]", clip) if with_rate else (clip, SAMPLE_RATE)
-    if _is_number(samples) and not _is_number(rate):
+    if is_number(samples) and not is_number(rate):
         raise AudioError(name, "a rate before the samples; the pair is (samples, rate)")
     return _from_samples(samples, rate, name, with_rate=with_rate)
 
@@ -97,7 +105,7 @@ def is_single(clips: object) -> bool:
     if isinstance(clips, np.ndarray):
         return clips.dtype.kind not in "OSU"  # those hold paths or clips
     if isinstance(clips, tuple):  # samples with their rate, or several clips
-        return len(clips) == 2 and (_is_number(clips[0]) or _is_rate(clips[1]))
+        return len(clips) == 2 and (is_number(clips[0]) or _is_rate(clips[1]))
     if isinstance(clips, str | bytes | PathLike | Tensor) or hasattr(clips, "read"):
         return True
     return is_clip_mapping(clips) or hasattr(clips, "get_all_samples") or hasattr(clips, "sample_rate")
@@ -107,7 +115,7 @@ def decoded(clips: object) -> Iterator[Waveform]:
     """The waveforms of several clips, one at a time, in the order given.
 
     Args:
-        clips: what can be iterated over: a list, a Series, a generator …
+        clips: an iterable, such as a list, a Series or a generator.
 
     Raises:
         AudioError: a clip that cannot be used; names the file, or the place in the list.
@@ -118,10 +126,10 @@ def decoded(clips: object) -> Iterator[Waveform]:
 
 
 def each(clips: object) -> Iterator[object]:
-    """The clips of a list, a Series, a generator …; what would silently give something else is refused.
+    """The clips of a list, a Series or a generator; refuses iterables whose items are no clips, such as tables.
 
     Raises:
-        UserError: a table or a mapping, whose own order is that of names, or nothing to iterate over.
+        UserError: a table or a mapping, whose items are names, or no iterable.
     """
     if isinstance(clips, Mapping) or columns_of(clips) is not None:
         kind = type(clips).__name__
@@ -133,79 +141,15 @@ def each(clips: object) -> Iterator[object]:
     return iter(cast("Iterable[object]", clips))
 
 
-def rows_of(clips: object) -> Sequence[object]:
-    """The clips of a table's column or of an array, one a row, undecoded: what scikit-learn calls X.
-
-    Args:
-        clips: a list, array, Series or one-column table of clips, or numbers in two dimensions, one waveform a row.
-
-    Raises:
-        UserError: anything else; says what was given.
-
-    >>> rows_of(np.array([["a.wav"], ["b.wav"]])), len(rows_of(np.zeros((3, 16000))))
-    (['a.wav', 'b.wav'], 3)
-    """
-    rows: Any = clips
-    if hasattr(rows, "toarray"):
-        raise UserError("X: a sparse matrix; a row of X is a path, a waveform or another clip")
-    columns = columns_of(rows)
-    if columns is not None and not hasattr(rows, "to_numpy"):  # of pyarrow or datasets
-        if len(columns) != 1:
-            kind = type(rows).__name__
-            raise UserError(f"X: a {kind} of {len(columns)} columns ({', '.join(columns)}); give the one of clips")
-        rows = rows[columns[0]]
-    elif columns is not None:
-        rows = rows[rows.columns[0]] if len(columns) == 1 else rows.to_numpy()
-    if is_arrow(rows):
-        return list(arrow_values(rows))
-    lists = [row for row in cast("list[Any]", rows) if isinstance(row, list)] if isinstance(rows, list) else []
-    # Lists of other lengths are no array; what is wrong with them is told one by one.
-    nested = (
-        len({len(row) for row in lists}) == 1 and len(lists) == len(rows) and _is_number(next(iter(lists[0]), None))
-    )
-    if isinstance(rows, Tensor):
-        rows = _array(rows)
-    elif nested or (hasattr(rows, "__array__") and not hasattr(rows, "items")):  # a Series is iterated over
-        rows = np.asarray(rows)
-    if isinstance(rows, np.ndarray):
-        return _rows_of_array(rows)
-    if is_single(rows):
-        raise UserError("X: one clip; give a list of clips, [clip] for this one")
-    return list(each(rows))
-
-
-def _rows_of_array(array: np.ndarray) -> Sequence[object]:
-    numbers = array.dtype.kind not in "OSU"
-    if not numbers and array.ndim == 2 and array.shape[1] != 1:
-        try:
-            array, numbers = array.astype(np.float64), True
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f"X: {array.shape[1]} columns that are no samples; choose the one of clips ({error})"
-            ) from None
-    if not numbers and array.ndim in (1, 2):
-        return array.ravel().tolist()
-    if array.dtype.kind == "c":
-        raise UserError("X: Complex data not supported; a row is a path, a waveform or another clip")
-    if array.ndim != 2:
-        raise UserError(
-            f"X: numbers of shape {array.shape}; need one waveform a row, (clips, samples). "
-            "Reshape your data, or give [samples] for one clip"
-        )
-    if array.shape[1] == 0:
-        raise UserError(f"X: 0 feature(s) (shape={array.shape}) while a minimum of 1 is required; a row is a waveform")
-    return list(array)
-
-
 def content_digest(clip: object) -> str | None:
-    """A digest of what is in a clip, found without decoding it: for a cache's key.
+    """Digest of a clip's content, without decoding it, for the key of a cache.
 
-    A path stands for the bytes of its file: a hit then costs no decoding, which is slower than hashing by two orders of
-    magnitude; the price is that one sound in two containers counts as two. Samples stand for themselves, with their
-    type and rate.
+    For a path it is that of the bytes of its file: a cache hit then needs no decoding, which is slower than hashing by
+    two orders of magnitude, but one sound in two containers counts as two. For samples it is that of their values, type
+    and rate.
 
     Returns:
-        64 hexadecimal digits; None for what has to be decoded first (an open file), or is no clip.
+        64 hexadecimal digits; None for an open file, which has to be decoded first, and for anything but a clip.
 
     >>> content_digest(np.zeros(400)) == content_digest((np.zeros(400), 16000.0))
     True
@@ -213,19 +157,19 @@ def content_digest(clip: object) -> str | None:
     if isinstance(clip, str | PathLike):
         path = Path(cast("str | PathLike[str]", clip))
         try:
-            if not path.is_file():  # a pipe would be waited for
+            if not path.is_file():  # opening a pipe would block
                 return None
             with path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
-        except (OSError, ValueError):  # decoding tells why
+        except (OSError, ValueError):  # decoding gives the reason
             return None
     try:
         clip = unwrapped(clip, name="clip")
-    except AudioError:  # decoding tells why
+    except AudioError:  # decoding gives the reason
         return None
     samples, rate = clip if isinstance(clip, tuple) and len(clip) == 2 else (clip, SAMPLE_RATE)
-    array = _array(samples)
-    if array is None or array.dtype.hasobject or not _is_number(rate):
+    array = array_of(samples)
+    if array is None or array.dtype.hasobject or not is_number(rate):
         return None
     axes = "" if array.ndim == 1 else f" {isinstance(clip, tuple)}"  # with a rate, an axis may be one of channels
     digest = hashlib.sha256(f"{array.dtype.str} {array.shape} {float(cast(float, rate))}{axes}".encode())
@@ -261,10 +205,10 @@ def _from_file(file: BinaryFile, name: str) -> Waveform:
 
 
 def _from_samples(samples: object, rate: object, name: str, *, with_rate: bool) -> Waveform:
-    array = _array(samples)
+    array = array_of(samples)
     if array is None:
         raise AudioError(name, _what(samples))
-    if not _is_number(rate):
+    if not is_number(rate):
         given = repr(rate) if isinstance(rate, str) else _kind(rate)
         raise AudioError(name, f"need a rate in Hz beside the samples, got {given}")
     hertz = float(cast(float, rate))
@@ -284,34 +228,22 @@ def _from_samples(samples: object, rate: object, name: str, *, with_rate: bool) 
     return waveform
 
 
-def _array(samples: object) -> Shaped[np.ndarray, "..."] | None:
-    """An array as it is, a tensor as an array; None for anything else."""
-    if isinstance(samples, Tensor):
-        samples = samples.detach().cpu()
-        return (samples.float() if samples.dtype == torch.bfloat16 else samples).numpy()
-    return samples if isinstance(samples, np.ndarray) else None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
-
-
 def _is_rate(value: object) -> bool:
-    """Whether the second of two is meant for a rate, whatever its type: a number, as text too, or an array of one."""
+    """Whether the second of two values is meant as a rate: a number, also as text, or an array without axes."""
     if isinstance(value, str):
         return value.strip().replace(".", "", 1).isdecimal()
-    return _is_number(value) or (isinstance(value, np.ndarray | Tensor) and value.ndim == 0)
+    return is_number(value) or (isinstance(value, np.ndarray | Tensor) and value.ndim == 0)
 
 
 def _what(clip: object) -> str:
-    """What was given instead of a clip, and the way out."""
+    """What was given instead of a clip, and what to do."""
     if isinstance(clip, bytes | bytearray | memoryview):
         return "bytes; give the path, or io.BytesIO(bytes) for the bytes of a file"
     if isinstance(clip, list | tuple | range):
         first = next(iter(cast("list[object]", clip)), None)
-        if _is_number(first):
+        if is_number(first):
             return f"a {type(clip).__name__} of numbers; make samples an array: numpy.array(samples, numpy.float32)"
-    if _is_number(clip):
+    if is_number(clip):
         return "a number; if the list is samples, make it an array: numpy.array(samples, numpy.float32)"
     return f"got {_kind(clip)}; {_ALLOWED}"
 

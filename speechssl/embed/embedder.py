@@ -4,12 +4,12 @@
     vectors = model.embed(["a.wav", "b.flac"])      # (2, dim)
     frames = model.frames("a.wav")                  # (frames, dim), one every 20 ms
     times = model.frame_times("a.wav")              # (frames,), seconds
-    states = model.hidden_states("a.wav")           # one (frames, dim) a layer
+    states = model.hidden_states("a.wav")           # one (frames, dim) per layer
 
-The numbers do not depend on the company a clip is in: batches are made by duration and padding is masked, so a batch
-of one gives what a batch of many does (1e-5 in fp32). A group-norm encoder, whose result padding would change, gets
-batches of equal length. Clips longer than a minute are encoded in overlapping windows; every frame then has at least
-two seconds of context on both sides, and memory stays bounded.
+An embedding does not depend on what else is in the batch: batches are made by duration and padding is masked, so that a
+batch of one gives the same as a batch of many (1e-5 in fp32). A group-norm encoder, whose result depends on padding,
+gets batches of equal length. Clips longer than a minute are encoded in overlapping windows; every frame then has at
+least two seconds of context on both sides, and memory stays bounded.
 """
 
 from collections.abc import Iterable, Iterator
@@ -43,7 +43,7 @@ DECODED_SECONDS = 600.0  # of audio held at once by `embed`: 38 MB
 
 
 def load(name: str | PathLike[str], *, device: str = "auto", dtype: Precision = "float32") -> "EmbeddingModel":
-    """Load an encoder for embedding, from wherever it is.
+    """Loads an encoder for embedding.
 
     Args:
         name: a run folder or a model folder, a bundled model's name, a folder of Hugging Face's transformers,
@@ -72,10 +72,9 @@ def load(name: str | PathLike[str], *, device: str = "auto", dtype: Precision = 
 class EmbeddingModel:
     """A frozen encoder in evaluation mode. The encoder itself is at `.encoder`.
 
-    On a CPU a copy with its weights laid out for the processor does the work: load the model anew after a change to
-    `.encoder`.
+    On a CPU, a copy with weights packed for the processor is used: load the model anew after a change to `.encoder`.
 
-    Where `folder` holds a fine-tuned model, `predict` says what its head says.
+    Where `folder` holds a fine-tuned model, `predict` gives the predictions of its head.
     """
 
     def __init__(
@@ -104,23 +103,23 @@ class EmbeddingModel:
         self.hop = self.encoding.hop  # samples from one frame to the next
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the network at work, which cannot be copied and is made again."""
+        """All but the packed network, which cannot be copied and is made again."""
         encoding, state = self.encoding, dict(self.__dict__)
         del state["encoding"]
-        return state | {"at_work": (encoding.dtype, encoding.mix, encoding.batch_seconds)}
+        return state | {"encoding_state": (encoding.dtype, encoding.mix, encoding.batch_seconds)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Make the copy at work."""
-        dtype, mix, batch_seconds = state.pop("at_work")
+        """Restores the state and packs the network again."""
+        dtype, mix, batch_seconds = state.pop("encoding_state")
         self.__dict__.update(state)
         self.encoding = Encoding(self.encoder, device=self.device, dtype=dtype, mix=mix)
         self.encoding.batch_seconds = batch_seconds
 
     def settle(self, waveforms: "Sequence[Waveform]") -> None:
-        """Decide what dtype `auto` is, and set `.dtype` to it; `embed` and its kin do so with their first clips.
+        """Chooses the dtype for `auto`, and sets `.dtype` to it; `embed` calls it with its first clips.
 
         Args:
-            waveforms: checked, at 16 kHz; as many are tried as fill a batch.
+            waveforms: checked, at 16 kHz; the first batch of them is encoded in both dtypes.
         """
         if self.dtype != "auto" or not waveforms:
             return
@@ -139,7 +138,7 @@ class EmbeddingModel:
         """Sixteen hexadecimal digits that change with the model's config or weights.
 
         Raises:
-            UserError: the encoder was not loaded from anywhere.
+            UserError: the encoder was not loaded from a model.
         """
         if self._digest is None:
             raise UserError("this encoder was not loaded from a model, and has no hash")
@@ -148,11 +147,11 @@ class EmbeddingModel:
     def embed(
         self, clips: Clip | Iterable[Clip], *, pooling: Pooling = "mean", layer: Layer = -1
     ) -> Float32[np.ndarray, "*clips dim"]:
-        """One vector a clip.
+        """One vector per clip.
 
         Args:
-            clips: one clip (see `Clip`), or several: a list, a Series, a generator. Ten minutes of audio are held at
-                once, so that a generator may be endless in all but the vectors.
+            clips: one clip (see `Clip`), or several: a list, a Series, a generator. Ten minutes of audio are in
+                memory at once, so that a generator may be of any length.
             pooling: `mean` over frames, or `mean+std`: the mean, then the (uncorrected) standard deviation.
             layer: a hidden state: 0 is the input to the first block, -1 the final output; `"mean"` averages all,
                 and `"mix"` is the average that the head of a fine-tuned model has learnt.
@@ -161,7 +160,7 @@ class EmbeddingModel:
             (clips, dim), in the order given; (dim,) for a single clip. With `mean+std` dim is twice the encoder's.
 
         Raises:
-            AudioError: a clip that cannot be used; names the file, or the place in the list.
+            AudioError: a clip that cannot be used; its message names the file, or the place in the list.
             UserError: unknown pooling or layer.
         """
         vectors = [self.embed_layers([], pooling=pooling, layers=[layer])[0]]  # settings are checked before decoding
@@ -174,7 +173,7 @@ class EmbeddingModel:
     def embed_layers(
         self, waveforms: "Sequence[Waveform]", *, pooling: Pooling = "mean", layers: "Sequence[Layer]" = (-1,)
     ) -> Float32[np.ndarray, "layers clips dim"]:
-        """Vectors of several layers in one pass over checked waveforms at 16 kHz; one (clips, dim) block a layer."""
+        """Vectors of several layers in one pass over checked waveforms at 16 kHz; one (clips, dim) block per layer."""
         self.settle(waveforms)
         return self.encoding.embed_layers(waveforms, pooling=pooling, layers=layers)
 
@@ -192,11 +191,10 @@ class EmbeddingModel:
         return self._frames(clip, layers=[layer])[0]
 
     def frame_times(self, clip: Clip | int) -> Float64[np.ndarray, " frames"]:
-        """Where the frames of a clip lie: the centre of each, in seconds from the clip's start.
+        """Centres of the frames of a clip, in seconds from its start.
 
-        Frame n sees 25 ms from n x 20 ms on, so that its centre is at n x 20 ms + 12.5 ms. A model whose convolutions
-        see more than 25 ms (the presets `tiny` and `small`: 29 ms) sees it around the same centre: it is padded on both
-        sides.
+        Frame n covers 25 ms from n x 20 ms on, so that its centre is at n x 20 ms + 12.5 ms. A model whose convolutions
+        cover more than 25 ms (the presets `tiny` and `small`: 29 ms) has the same centres: it is padded on both sides.
 
         Args:
             clip: one clip, or a number of frames.
@@ -219,11 +217,11 @@ class EmbeddingModel:
         """Every frame of one clip at every layer, from one pass.
 
         Args:
-            clip: one clip. All layers are held at once: 13 layers of 768 numbers are 2 MB a second.
+            clip: one clip. All layers are in memory at once: 13 layers of 768 numbers are 2 MB per second.
 
         Returns:
-            One (frames, dim) array a layer: the input to the first block, then each block's output; the last is the
-            encoder's final output, what `frames` gives.
+            One (frames, dim) array per layer: the input to the first block, then each block's output; the last is the
+            encoder's final output, as in `frames`.
 
         Raises:
             AudioError: a clip that cannot be used.
@@ -237,16 +235,16 @@ class EmbeddingModel:
         return self.encoding.frames(waveform, layers=layers)
 
     def predict(self, clips: Clip | Iterable[Clip]) -> "Prediction | list[Prediction]":
-        """What a fine-tuned model says: a class with probabilities, or a transcript with word times.
+        """Predictions of a fine-tuned model: a class with probabilities, or a transcript with word times.
 
         Args:
             clips: one clip, or several, as in `embed`.
 
         Returns:
-            One prediction a clip, in the order given; a single one for a single clip.
+            One prediction per clip, in the order given; a single one for a single clip.
 
         Raises:
-            AudioError: a clip that cannot be used; names the file, or the place in the list.
+            AudioError: a clip that cannot be used; its message names the file, or the place in the list.
             UserError: the model has no head.
         """
         predictor = self._predictor()
@@ -268,11 +266,11 @@ def frame_centres(conv: ConvConfig, frames: int) -> Float64[np.ndarray, " frames
     """Centres of the first frames of a convolutional feature encoder, in seconds from the first sample on.
 
     Args:
-        conv: its shape.
-        frames: how many.
+        conv: settings of the encoder.
+        frames: their number.
 
     Raises:
-        UserError: fewer than none.
+        UserError: a negative number.
 
     >>> frame_centres(ConvConfig(), 2)
     array([0.0125, 0.0325])
@@ -283,7 +281,7 @@ def frame_centres(conv: ConvConfig, frames: int) -> Float64[np.ndarray, " frames
 
 
 def _portions(waveforms: Iterator[Waveform]) -> Iterator[list[Waveform]]:
-    """Lists of as much audio as may be held at once."""
+    """Lists of at most the audio that may be in memory at once."""
     portion: list[Waveform] = []
     samples = 0
     for waveform in waveforms:

@@ -3,9 +3,9 @@
     pipeline = make_pipeline(Embedder("runs/demo/pretrain"), StandardScaler(), LogisticRegression())
     search = GridSearchCV(pipeline, {"embedder__layer": [0, 2, 4, "mean"]}).fit(table["path"], table["label"])
 
-It learns nothing: `fit` opens the model and notes its hash. One pass of the encoder gives all layers, and all are kept
-in memory (up to a stated limit), so that folds and a search over layers encode a clip once per process. Nor does it
-hold weights when it is pickled: the model is opened again by name, and one that has changed meanwhile is an error.
+`fit` learns nothing: it opens the model and stores its hash. One pass of the encoder gives all layers, and all are
+cached in memory (up to a stated limit), so that folds and a search over layers encode a clip once per process. A pickle
+holds no weights: the model is opened again by its name, and a model that has changed since is an error.
 """
 
 import functools
@@ -24,9 +24,9 @@ from sklearn.utils.validation import check_is_fitted
 from speechssl.audio import SAMPLE_RATE, AudioError
 from speechssl.config import UserError
 from speechssl.embed.cache import DiskCache
-from speechssl.embed.clips import rows_of
+from speechssl.embed.cached import CachedVectors
 from speechssl.embed.embedder import DECODED_SECONDS, EmbeddingModel, load
-from speechssl.embed.known import Known
+from speechssl.embed.rows import rows_of
 from speechssl.inference.layers import Layer
 from speechssl.inference.pooling import Pooling
 from speechssl.inference.precision import Precision
@@ -37,28 +37,28 @@ _WEIGHTS = {".json", ".safetensors", ".bin", ".pt", ".pth"}  # files that make a
 
 
 class ClipWarning(UserWarning):
-    """Clips that could not be used, where that was to be no error."""
+    """Clips that could not be used, where `on_error` is `nan`."""
 
 
 class Embedder(TransformerMixin, BaseEstimator):
-    """One vector a clip, as a scikit-learn transformer.
+    """One vector per clip, as a scikit-learn transformer.
 
     `X` is a list, an array, a Series, a column of pyarrow or datasets, or a one-column table of clips (see
     `clips.Clip`), or a two-dimensional array or tensor of numbers whose rows are waveforms at 16 kHz. Parameters are
-    stored as they are and looked at by `fit`.
+    stored unchanged and checked by `fit`.
 
     Args:
-        model: what `speechssl.load` takes.
+        model: as in `speechssl.load`.
         layer: a hidden state: 0 is the input to the first block, -1 the final output; `"mean"` averages all, `"mix"` is
             the average that a fine-tuned head has learnt.
         pooling: `mean` over frames, or `mean+std`: the mean, then the standard deviation.
         device: as in `speechssl.load`.
-        dtype: the same.
-        cache: a folder for vectors that outlive the process (see `cache.DiskCache`); several processes may share it.
-        cache_bytes: what the folder may hold; None: no limit.
-        memory_bytes: what the process may keep of the vectors of all layers, over all embedders together. With 0 and no
-            `cache` only the one layer that is asked for is pooled, and nothing is kept.
-        batch_seconds: padded audio in one pass of the encoder, s; None: what suits the device.
+        dtype: as in `speechssl.load`.
+        cache: a folder for vectors (see `cache.DiskCache`); several processes may share it.
+        cache_bytes: limit of the folder; None: no limit.
+        memory_bytes: limit of the vectors of all layers in memory, over all embedders of the process. With 0 and no
+            `cache` only the requested layer is pooled, and nothing is cached.
+        batch_seconds: padded audio in one pass of the encoder, s; None: the device's default.
         on_error: `raise` the error of a clip that cannot be used, or `nan`: give it a row of NaN, and one warning that
             counts them.
 
@@ -106,7 +106,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         """Open the model and check the settings; no clip is decoded.
 
         Args:
-            X: the clips; only their form is looked at, and whether numbers are finite.
+            X: the clips; only their form is checked, and whether numbers are finite.
             y: ignored.
 
         Raises:
@@ -122,29 +122,29 @@ class Embedder(TransformerMixin, BaseEstimator):
         if self.on_error == "raise":
             _check_finite(rows)
         self._model = self._open()
-        self._known()
+        self._cached()
         self.model_hash_, self.dim_ = self._model.digest, self._model.dim
         return self
 
     def transform(self, X: Any) -> Float32[np.ndarray, "clips dim"]:  # noqa: N803 -- the same
-        """One row a clip, in the order given.
+        """One row per clip, in the order given.
 
         Args:
             X: the clips.
 
         Raises:
             AudioError: a clip that cannot be used, unless `on_error` is `nan`; names the file, or the place in `X`.
-            UserError: the model is another than at `fit`.
+            UserError: the model has changed since `fit`.
         """
         check_is_fitted(self, "model_hash_")
         rows = self._rows(X)
-        known = self._known()
+        cached = self._cached()
         vectors = np.full((len(rows), self._width), np.nan, dtype=np.float32)
         waiting: dict[str, tuple[Waveform, list[int]]] = {}  # waveforms by key, with the rows that they are for
         samples, errors = 0, list[AudioError]()
         for row, clip in enumerate(rows):
             try:
-                key, waveform = known.look_up(clip, vectors[row], name=f"clip {row}")
+                key, waveform = cached.look_up(clip, vectors[row], name=f"clip {row}")
             except AudioError as error:
                 if self.on_error == "raise":
                     raise
@@ -155,9 +155,9 @@ class Embedder(TransformerMixin, BaseEstimator):
             waiting.setdefault(key or f"row {row}", (waveform, []))[1].append(row)
             samples += len(waveform)
             if samples > DECODED_SECONDS * SAMPLE_RATE:
-                known.compute(waiting, vectors)
+                cached.compute(waiting, vectors)
                 waiting, samples = {}, 0
-        known.compute(waiting, vectors)
+        cached.compute(waiting, vectors)
         if errors:
             words = f"{len(errors)} of {len(rows)} clips cannot be used, their rows are NaN; the first: {errors[0]}"
             warnings.warn(words, ClipWarning, stacklevel=3)  # scikit-learn wraps this method
@@ -183,8 +183,8 @@ class Embedder(TransformerMixin, BaseEstimator):
     def _open(self) -> EmbeddingModel:
         return _opened(str(self.model), self.device, self.dtype, self.batch_seconds, _state(self.model))
 
-    def _known(self) -> Known:
-        if not hasattr(self, "_model"):  # this estimator comes out of a pickle
+    def _cached(self) -> CachedVectors:
+        if not hasattr(self, "_model"):  # this estimator was unpickled
             self._model = self._open()
         wanted = getattr(self, "model_hash_", self._model.digest)
         if self._model.digest != wanted:
@@ -194,23 +194,25 @@ class Embedder(TransformerMixin, BaseEstimator):
             )
         cache = None if self.cache is None else Path(self.cache).expanduser()
         disk = None if cache is None else DiskCache(cache, max_bytes=self.cache_bytes)
-        return Known(self._model, layer=self.layer, pooling=self.pooling, memory_bytes=self.memory_bytes, disk=disk)
+        return CachedVectors(
+            self._model, layer=self.layer, pooling=self.pooling, memory_bytes=self.memory_bytes, disk=disk
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(cast("dict[str, Any]", super().__getstate__()))
-        state.pop("_model", None)  # hundreds of megabytes that the model's name stands for
+        state.pop("_model", None)  # hundreds of megabytes, opened again by the model's name
         return state
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
         assert tags.transformer_tags is not None
-        tags.transformer_tags.preserves_dtype = ["float32"]  # it gives float32 whatever it is given
+        tags.transformer_tags.preserves_dtype = ["float32"]  # float32 for every input
         return tags
 
 
 def _check_finite(rows: Sequence[object]) -> None:
-    """What costs nothing to see at once is told by `fit`, not after an hour of `transform`."""
+    """Checks in `fit` what is cheap to check, rather than after an hour of `transform`."""
     for number, row in enumerate(rows):
         if isinstance(row, np.ndarray) and row.dtype.kind == "f" and not np.isfinite(row).all():
             raise AudioError(f"clip {number}", f"{int((~np.isfinite(row)).sum())} samples are NaN or infinite")
@@ -224,7 +226,7 @@ def _opened(
     batch_seconds: float | None,
     state: tuple[object, ...],  # noqa: ARG001 -- key
 ) -> EmbeddingModel:
-    """The last model that was used, so that the clones of a search share it."""
+    """The last model, shared by the clones of a search."""
     model = load(name, device=device, dtype=dtype)
     if batch_seconds is not None:
         model.encoding.batch_seconds = float(batch_seconds)
@@ -232,7 +234,7 @@ def _opened(
 
 
 def _state(model: str | PathLike[str]) -> tuple[tuple[str, int, int], ...]:
-    """Sizes and times of a model's files: one that is trained on between two fits is opened again."""
+    """Sizes and times of a model's files: a model that is trained further between two fits is opened again."""
     path = Path(model).expanduser()
     files = sorted(file for file in path.rglob("*") if file.suffix in _WEIGHTS) if path.is_dir() else [path]
     found = [(str(file), file.stat()) for file in files if file.is_file()]

@@ -1,8 +1,8 @@
-"""The engine of several machines: Ray Data hands parts of the plan to actors, each with an encoder of its own.
+"""Parts of the plan to vectors, on several machines: Ray Data distributes clips to actors, each with its own encoder.
 
 Actors decode and encode; vectors come back in the order of the plan and are written by the one process that holds the
-output. All machines must see the model and the recordings under the same names: a shared folder, or addresses. Where no
-cluster is named (`RAY_ADDRESS`), Ray starts one on this machine.
+lock of the output. All machines need the model and the recordings under the same names: in a shared folder, or at
+addresses. Where no cluster is named (`RAY_ADDRESS`), Ray starts one on this machine.
 """
 
 import pickle
@@ -17,18 +17,18 @@ import numpy as np
 from speechssl.audio import SAMPLE_RATE
 from speechssl.config import UserError
 from speechssl.device import device_of
-from speechssl.extract.decode import decoding
-from speechssl.extract.encode import Encoded, Job, PartEncoder, parts_of
+from speechssl.extract.decode import Decoding, parts_of
+from speechssl.extract.encode import Encoded, Job, PartEncoder
+from speechssl.extract.machine.resources import Resources
 from speechssl.extract.plan import Item
-from speechssl.extract.resources import Resources
 from speechssl.extract.resume import Run
 from speechssl.interop.sources import open_source
 
-TASK_CLIPS = 256  # clips that one actor gets at a time
+TASK_CLIPS = 256  # clips per task of an actor
 
 
 class Extractor:
-    """An actor: an encoder with its decoding threads, on a GPU where Ray has given it one."""
+    """An actor: an encoder with its decoding threads, on a GPU where Ray assigns one."""
 
     def __init__(self, model: str, job: Job, resources: Resources):
         assert job.dtype != "auto"
@@ -37,40 +37,38 @@ class Extractor:
         self._encode = PartEncoder(encoder, job, device=device, dtype=job.dtype, resources=resources)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Encode the clips of some rows; a row of results for each."""
+        """Encodes the clips of some rows; gives a row of results for each."""
         return {"parts": np.array([pickle.dumps(self._parts(pickle.loads(row))) for row in batch["items"]], object)}
 
     def _parts(self, items: list[Item]) -> list[Encoded]:
-        resources = self._resources
-        with (
-            tempfile.TemporaryDirectory() as spool,
-            decoding(
+        resources, seconds = self._resources, self._resources.window_seconds
+        with tempfile.TemporaryDirectory() as spool:
+            clips = Decoding(
                 iter(items),
-                threads=resources.threads,
                 budget=resources.audio_bytes,
-                long_samples=round(resources.window_seconds * SAMPLE_RATE),
+                long_samples=round(seconds * SAMPLE_RATE),
                 spool=Path(spool),
-            ) as clips,
-        ):
-            self._encode.release = clips.release
-            return [self._encode(part) for part in parts_of(clips)]
+            )
+            with clips.running([clips.decode] * resources.threads, name="decode"):
+                self._encode.release = clips.free
+                return [self._encode(part) for part in parts_of(clips)]
 
 
 def run_on_ray(
     items: Iterator[Item], model: str | Path, job: Job, run: Run, *, workers: int | None, resources: Resources
 ) -> Generator[Encoded]:
-    """Encode a plan on a cluster; parts come in its order.
+    """Encodes a plan on a cluster; parts come in its order.
 
     Args:
-        items: what is to be done.
-        model: as the workers find it.
-        job: what to do; vectors only, in an arithmetic that is named.
-        run: its settings say what an earlier run has chosen; its tally counts what is done.
-        workers: actors; None: as many as there are cores or GPUs for.
+        items: the clips to encode.
+        model: its name, valid on all workers.
+        job: settings of the encoders; vectors only, in float32 or bfloat16.
+        run: its settings have the dtype that an earlier run chose; its counts are kept up to date.
+        workers: number of actors; None: as many as cores or GPUs allow.
         resources: of each worker.
 
     Raises:
-        UserError: Ray is not installed, or what only one machine can do.
+        UserError: Ray is not installed, or settings that only one machine supports.
     """
     if job.pooling is None:
         raise UserError("engine ray gives vectors only; frames (pooling none) are for engine local")
@@ -100,5 +98,5 @@ def run_on_ray(
     )
     for row in done.iter_rows():
         for part in pickle.loads(row["parts"]):
-            run.tally.tell(len(part.done), sum(each.seconds for each in part.rows), failed=len(part.failed))
+            run.counts.add(len(part.done), sum(each.seconds for each in part.rows), failed=len(part.failed))
             yield part

@@ -1,33 +1,36 @@
 """Decoding threads ahead of the encoder: clips in the order of the plan, and no more of them than memory allows.
 
-Threads take the clips in order (see `ordered`); what is decoded and not yet encoded stays below a budget. The clip that
-the encoder waits for is always decoded, so the budget may be exceeded by one part (see `encode`), and nothing can wait
-for ever. A clip longer than a window is read once, to learn what must be known before, and handed on
-unread: the encoder decodes it again, block by block.
+Threads take the clips in order (see `machine.ordered`); decoded audio that is not yet encoded stays below a budget. The
+clip that the encoder waits for is always decoded, so that the budget may be exceeded by one part (see `encode`) and
+there is no deadlock. A clip longer than a window is read once, for its levels, and is not kept: the encoder decodes it
+again, block by block.
 """
 
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
 
-from speechssl.audio import AudioError, Levels, open_stretch, samples_to_seconds, with_channel
+from speechssl.audio import SAMPLE_RATE, AudioError, Levels, open_stretch, samples_to_seconds, with_channel
 from speechssl.data.members import local_file
-from speechssl.extract.ordered import InOrder
+from speechssl.data.places import is_address
+from speechssl.data.remote import fetched
+from speechssl.extract.machine.ordered import InOrder
+from speechssl.extract.machine.resources import PART_SECONDS
 from speechssl.extract.plan import Item
-from speechssl.extract.remote import fetched, is_address
 from speechssl.inference.windows import LongClip, Waveform, scan
 
-AHEAD = 1024  # clips decoded and not yet asked for, at most
+PART_CLIPS = 1024
+AHEAD = 1024  # clips that are decoded and not yet taken, at most
 _SAMPLE = 4  # bytes
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A clip in memory; `file_seconds` is the duration of its file, `notes` say what is doubtful about it."""
+    """A clip in memory; `file_seconds` is the duration of its file, `notes` are doubts about its audio."""
 
     item: Item
     waveform: Float32[np.ndarray, " samples"]
@@ -42,7 +45,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Streamed:
-    """A clip that is read again as it is encoded; `close` lets go of its local copy, `file_seconds` is its file's."""
+    """A clip that is read again while it is encoded; `close` removes its local copy, the rest is as in `Decoded`."""
 
     item: Item
     clip: LongClip
@@ -58,7 +61,7 @@ class Streamed:
 
 @dataclass(frozen=True)
 class Failed:
-    """A clip that cannot be used, and why, in one line."""
+    """A clip that cannot be used, and the reason in one line."""
 
     item: Item
     reason: str
@@ -67,35 +70,38 @@ class Failed:
 Clip = Decoded | Streamed | Failed
 
 
-class Decoding:
-    """Clips of a plan, decoded by threads, in order.
+class Decoding(InOrder[Item, Clip]):
+    """Clips of a plan, decoded by threads (see `running`), in order.
+
+    Args:
+        items: the plan; read by the threads, one item at a time.
+        budget: bytes of decoded audio that may wait.
+        long_samples: a clip with more samples (at 16 kHz) is streamed.
+        spool: a folder for local copies of files behind addresses.
 
     >>> import tempfile, soundfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     soundfile.write(folder + "/a.wav", np.sin(np.arange(16000)), 16000)
     ...     items = [Item("a", folder + "/a.wav", 0.0, 0.0), Item("b", folder + "/b.wav", 0.0, 0.0)]
-    ...     with decoding(iter(items), threads=2, budget=1 << 20, long_samples=960000, spool=Path(folder)) as clips:
+    ...     clips = Decoding(iter(items), budget=1 << 20, long_samples=960000, spool=Path(folder))
+    ...     with clips.running([clips.decode] * 2, name="decode"):
     ...         [clip.seconds if isinstance(clip, Decoded) else clip.reason for clip in clips]
     [1.0, 'no such file']
     """
 
     def __init__(self, items: Iterator[Item], *, budget: int, long_samples: int, spool: Path):
-        self.order: InOrder[Item, Clip] = InOrder(items, ahead=AHEAD, budget=budget)  # bytes of samples
+        super().__init__(items, ahead=AHEAD, budget=budget)  # bytes of samples
         self._long_samples, self._spool = long_samples, spool
 
-    def __iter__(self) -> Iterator[Clip]:
-        """In the order of the plan; raises what reading the plan raises."""
-        return iter(self.order)
-
-    def release(self, clip: Clip) -> None:
-        """The clip's samples are no longer needed."""
+    def free(self, clip: Clip) -> None:
+        """Gives back the memory of a clip."""
         if isinstance(clip, Decoded):
-            self.order.release(len(clip.waveform) * _SAMPLE)
+            self.release(len(clip.waveform) * _SAMPLE)
         elif isinstance(clip, Streamed):
             clip.close()
 
     def decode(self, index: int, item: Item) -> Clip:
-        """What a decoding thread does with a clip."""
+        """Decodes a clip, in a thread."""
         if item.fault:
             return Failed(item, item.fault)
         stack = ExitStack()
@@ -105,7 +111,7 @@ class Decoding:
             clip = with_channel(lambda channel: self._read(index, item, path, channel, close=stack.close))
         except AudioError as error:
             clip = Failed(item, error.reason)
-        except Exception as error:  # noqa: BLE001 -- one clip must not end the run, whatever a decoder raises
+        except Exception as error:  # noqa: BLE001 -- one clip must not end the run, for any error of a decoder
             words = " ".join(str(error).split())
             clip = Failed(item, f"decoding fails ({type(error).__name__}: {words})")
         if not isinstance(clip, Streamed):
@@ -118,17 +124,17 @@ class Decoding:
         with open_stretch(path, item.offset, duration=item.duration or None, channel=channel) as stretch:
             whole, notes = stretch.info.duration, tuple(stretch.notes)
             if stretch.num_samples <= self._long_samples:
-                # The samples at their own rate are held beside the result for a moment.
+                # The samples at their own rate and the result are in memory together for a moment.
                 size = stretch.num_samples * _SAMPLE
-                native = round(size * stretch.info.rate / 16000)
-                self.order.reserve(size + native, index=index)
+                native = round(size * stretch.info.rate / SAMPLE_RATE)
+                self.reserve(size + native, index=index)
                 got = 0
                 try:
                     waveform = np.ascontiguousarray(stretch.read(), dtype=np.float32)
                     found = Levels([waveform]).check(path)
                     got = len(waveform) * _SAMPLE
                 finally:
-                    self.order.release(size + native - got)
+                    self.release(size + native - got)
                 return Decoded(item, waveform, whole, (*notes, *found))
 
         clip = scan(lambda: _blocks(item, path, channel), path)
@@ -144,7 +150,7 @@ def _blocks(item: Item, path: str, channel: int | None) -> Iterator[Waveform]:
 def _unchanged(
     blocks: Callable[[], Iterator[Waveform]], num_samples: int, path: str
 ) -> Callable[[], Iterator[Waveform]]:
-    """The same blocks; an error where they are no longer what they were, or cannot be read any more."""
+    """The same blocks; an error where the file has changed or can no longer be read."""
 
     def read() -> Iterator[Waveform]:
         count = 0
@@ -163,26 +169,32 @@ def _unchanged(
     return read
 
 
-@contextmanager
-def decoding(
-    items: Iterator[Item], *, threads: int, budget: int, long_samples: int, spool: Path
-) -> Generator[Decoding]:
-    """Decoding threads for as long as the block runs.
-
-    Args:
-        items: the plan; read by the threads, one at a time.
-        threads: how many.
-        budget: bytes of decoded audio that may wait.
-        long_samples: a clip with more (at 16 kHz) is streamed.
-        spool: a folder for local copies of what is behind addresses.
-    """
-    found = Decoding(items, budget=budget, long_samples=long_samples, spool=spool)
-    with found.order.running([found.decode] * threads, name="decode"):
-        yield found
-
-
 def ahead(blocks: Callable[[], Iterator[Waveform]]) -> Iterator[Waveform]:
     """The same blocks, read by a thread that is up to two of them ahead."""
     order: InOrder[Waveform, Waveform] = InOrder(blocks(), ahead=2)
     with order.running([lambda _, block: block], name="read-ahead"):
         yield from order
+
+
+def parts_of(
+    clips: Iterable[Clip], *, most_seconds: float | None = None, most_clips: int | None = None
+) -> Iterator[list[Clip]]:
+    """Parts of the plan: runs of clips that are encoded and written together.
+
+    Args:
+        clips: in the order of the plan.
+        most_seconds: audio that ends a part; None: PART_SECONDS.
+        most_clips: or so many clips; None: PART_CLIPS.
+    """
+    most_seconds = PART_SECONDS if most_seconds is None else most_seconds
+    most_clips = PART_CLIPS if most_clips is None else most_clips
+    part: list[Clip] = []
+    seconds = 0.0
+    for clip in clips:
+        part.append(clip)
+        seconds += 0.0 if isinstance(clip, Failed) else clip.seconds
+        if seconds >= most_seconds or len(part) >= most_clips:
+            yield part
+            part, seconds = [], 0.0
+    if part:
+        yield part

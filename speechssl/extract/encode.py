@@ -1,40 +1,51 @@
-"""Decoded clips to vectors: parts of the plan, batches by duration within a part, one encoder for each device.
+"""Parts of the plan to vectors, on this machine: one encoder per device, with one decoding queue for all.
 
 A part is a run of neighbours in the plan: some minutes of audio, or a thousand clips. Which clips share a part, and
-which share a batch, follows from the plan and the lengths of its clips alone: a run that was killed and goes on makes
+which share a batch, follows from the plan and the lengths of its clips alone: a run that was killed and resumes makes
 the same batches, and the same numbers to the last bit.
 """
 
+import copy
+import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO
 
 import numpy as np
 import torch
 from jaxtyping import Float32
 
-from speechssl.audio import AudioError
-from speechssl.extract.decode import Clip, Decoded, Failed, Streamed
+from speechssl.audio import RECEPTIVE_FIELD, SAMPLE_RATE, AudioError
+from speechssl.extract.decode import Clip, Decoded, Decoding, Failed, Streamed, parts_of
+from speechssl.extract.machine.ordered import InOrder
+from speechssl.extract.machine.resources import Resources
 from speechssl.extract.plan import Item
-from speechssl.extract.resources import PART_SECONDS, Resources
+from speechssl.extract.resume import Run
 from speechssl.files import naming
 from speechssl.inference.engine import Encoding
 from speechssl.inference.layers import Layer
 from speechssl.inference.packing import DType
 from speechssl.inference.pooling import Pooling
-from speechssl.inference.precision import Precision
+from speechssl.inference.precision import Precision, choose
 from speechssl.models.encoder import SpeechEncoder
 
-PART_CLIPS = 1024
+NOT_FINITE = "the model gives numbers that are not finite"
+_AHEAD = 32  # parts that may wait for an earlier one, per device
+_CHECKED_SECONDS = 20.0  # of the first part that are also encoded in float32
 
 
 @dataclass(frozen=True)
 class Row:
-    """One clip of a part, done; its frames, where they are kept, are `num_frames` from `first_frame` of the part on.
+    """One encoded clip of a part.
 
-    `file_seconds` is the duration of its file.
+    Attributes:
+        item: the clip.
+        seconds: its length.
+        first_frame: its first frame among those of the part, at frame level.
+        num_frames: its frames, at frame level.
+        file_seconds: duration of its file.
     """
 
     item: Item
@@ -46,15 +57,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A part: rows in the order of the plan, their vectors or the file of their frames, and what failed.
+    """An encoded part, in the order of the plan.
 
     Attributes:
-        rows: the clips that are done.
-        failed: those that could not be used.
+        rows: the encoded clips.
+        failed: clips that could not be used.
         vectors: of the rows; empty at frame level.
-        frames: raw float32 of (frames, layers, dim), at frame level.
-        done: of each clip of the part in order, whether it is a row.
-        notes: what is doubtful about a row, "LOCATION: note".
+        frames: a file of raw float32 (frames, layers, dim), at frame level.
+        done: for each clip of the part in order, whether it has a row.
+        notes: doubts about the audio of a row, "LOCATION: note".
     """
 
     rows: list[Row]
@@ -65,40 +76,16 @@ class Encoded:
     notes: list[str] = field(default_factory=list)
 
 
-def parts_of(
-    clips: Iterable[Clip], *, most_seconds: float | None = None, most_clips: int | None = None
-) -> Iterator[list[Clip]]:
-    """Runs of clips that are encoded and written together.
-
-    Args:
-        clips: in the order of the plan.
-        most_seconds: a part ends when it has so much audio; None: PART_SECONDS.
-        most_clips: or so many clips; None: PART_CLIPS.
-    """
-    most_seconds = PART_SECONDS if most_seconds is None else most_seconds
-    most_clips = PART_CLIPS if most_clips is None else most_clips
-    part: list[Clip] = []
-    seconds = 0.0
-    for clip in clips:
-        part.append(clip)
-        seconds += 0.0 if isinstance(clip, Failed) else clip.seconds
-        if seconds >= most_seconds or len(part) >= most_clips:
-            yield part
-            part, seconds = [], 0.0
-    if part:
-        yield part
-
-
 @dataclass(frozen=True)
 class Job:
-    """What every encoder of a run does.
+    """Settings of all encoders of a run.
 
     Attributes:
         pooling: None keeps every frame.
-        layers: that are read.
+        layers: hidden states to read.
         dim: of the encoder.
-        mix: weights that the layer `mix` stands for.
-        dtype: as it was asked for.
+        mix: weights of the hidden states in the layer `mix`.
+        dtype: as requested.
         compiled: whether the encoder is compiled.
     """
 
@@ -110,18 +97,24 @@ class Job:
     compiled: bool
 
 
+# Clips with their places in a part, encoded together: all that are in memory, or one that is read in blocks.
+_Group = Sequence[tuple[int, Decoded | Streamed]]
+# Vectors (layers, dim); or the first frame and the number of frames in the file; or the reason why there are none.
+_Found = Float32[np.ndarray, "..."] | tuple[int, int] | str
+
+
 class PartEncoder:
     """Encodes parts on one device.
 
     Args:
         encoder: it is used, not copied.
-        job: what to do.
-        device: where.
+        job: settings.
+        device: where it runs.
         dtype: of the arithmetic.
         resources: seconds of a batch and of a window.
         frames: a folder for files of frames, where those are kept.
         release: called with a clip whose samples can be freed.
-        tell: called with the clips and seconds that are newly done, and how many of the clips have failed.
+        count: called with newly finished clips, their seconds, and how many of the clips failed.
     """
 
     def __init__(
@@ -134,91 +127,91 @@ class PartEncoder:
         resources: Resources,
         frames: Path | None = None,
         release: Callable[[Clip], None] = lambda _: None,
-        tell: Callable[[int, float, int], None] = lambda *_: None,
+        count: Callable[[int, float, int], None] = lambda *_: None,
     ):
         self.encoding = Encoding(encoder, device=device, dtype=dtype, mix=job.mix, compiled=job.compiled)
         self.encoding.batch_seconds = resources.batch_seconds
         self.encoding.window_seconds = resources.window_seconds
-        self.layers, self.release = job.layers, release
-        self.pooling: Pooling | None = job.pooling
-        self._frames, self._tell = frames, tell
+        self.release = release
+        self._job, self._folder, self._count = job, frames, count
 
     def __call__(self, part: Sequence[Clip]) -> Encoded:
-        """One part."""
-        if self.pooling is not None:
-            return self._finish(part, self._vectors(part, self.pooling), None)
-        assert self._frames is not None
-        path = self._frames / f".{threading.get_ident()}-{id(part)}.f32"
+        """Encodes one part."""
+        clips = [(place, clip) for place, clip in enumerate(part) if not isinstance(clip, Failed)]
+        whole = [each for each in clips if isinstance(each[1], Decoded)]
+        groups = [whole, *([each] for each in clips if isinstance(each[1], Streamed))]
+        if self._job.pooling is not None:
+            return self._encoded(part, self._vectors(groups, self._job.pooling), None)
+        assert self._folder is not None
+        path = self._folder / f".{threading.get_ident()}-{id(part)}.f32"
         with naming(path), path.open("wb") as file:
-            found = self._all_frames(part, file)
-        return self._finish(part, found, path)
+            found = self._frames(groups, file)
+        return self._encoded(part, found, path)
 
-    def _vectors(self, part: Sequence[Clip], pooling: Pooling) -> "dict[int, _Found]":
+    def _vectors(self, groups: Sequence[_Group], pooling: Pooling) -> dict[int, _Found]:
         found: dict[int, _Found] = {}
-        whole = _of(part, Decoded)
-        batches = self.encoding.vectors([clip.waveform for _, clip in whole], pooling=pooling, layers=self.layers)
-        for numbers, vectors in batches:
-            for row, number in enumerate(numbers):
-                place, clip = whole[number]
-                found[place] = _checked(vectors[:, row])
-                self._done(clip, found[place])
-        for place, clip in _of(part, Streamed):
+        for group in groups:
             try:
-                vectors = self.encoding.embed_layers([clip.clip], pooling=pooling, layers=self.layers)
-                found[place] = _checked(vectors[:, 0])
-            except AudioError as error:
+                clips = [clip.waveform if isinstance(clip, Decoded) else clip.clip for _, clip in group]
+                for numbers, vectors in self.encoding.vectors(clips, pooling=pooling, layers=self._job.layers):
+                    for row, number in enumerate(numbers):
+                        place, clip = group[number]
+                        finite = np.isfinite(vectors[:, row]).all()
+                        found[place] = vectors[:, row] if finite else NOT_FINITE
+                        self._done(clip, found[place])
+            except AudioError as error:  # of a clip that is read in blocks, which is alone in its group
+                [(place, clip)] = group
                 found[place] = error.reason
-            self._done(clip, found[place])
+                self._done(clip, error.reason)
         return found
 
-    def _all_frames(self, part: Sequence[Clip], file: IO[bytes]) -> "dict[int, _Found]":
+    def _frames(self, groups: Sequence[_Group], file: IO[bytes]) -> dict[int, _Found]:
         found: dict[int, _Found] = {}
-        size, written = len(self.layers) * self.encoding.dim, 0
-        whole = _of(part, Decoded)
-        waveforms = [clip.waveform for _, clip in whole]
-        for number, frames in self.encoding.frames_in_parts(waveforms, layers=self.layers):
-            place, clip = whole[number]
-            checked = _checked(frames)
-            if not isinstance(checked, str):
-                file.write(np.ascontiguousarray(frames.transpose(1, 0, 2)).tobytes())
-                checked = (written, frames.shape[1])
-                written += frames.shape[1]
-            found[place] = checked
-            self._done(clip, found[place])
-        for place, clip in _of(part, Streamed):
-            count = 0
+        size, written = 4 * len(self._job.layers) * self.encoding.dim, 0  # bytes of a frame; frames in the file
+        for group in groups:
             try:
-                for _, frames in self.encoding.frames_in_parts([clip.clip], layers=self.layers):
-                    checked = _checked(frames)
-                    if isinstance(checked, str):
-                        raise AudioError(clip.item.location, checked)
-                    file.write(np.ascontiguousarray(frames.transpose(1, 0, 2)).tobytes())
-                    count += frames.shape[1]
-                found[place] = (written, count)
-                written += count
-            except AudioError as error:
+                clips = [clip.waveform if isinstance(clip, Decoded) else clip.clip for _, clip in group]
+                for number, frames in self.encoding.frames_in_parts(clips, layers=self._job.layers):
+                    place, clip = group[number]
+                    if np.isfinite(frames).all():
+                        before = found.get(place)
+                        first, count = before if isinstance(before, tuple) else (written, 0)
+                        found[place] = (first, count + frames.shape[1])
+                        file.write(np.ascontiguousarray(frames.transpose(1, 0, 2)).tobytes())
+                        written += frames.shape[1]
+                    elif isinstance(clip, Streamed):
+                        raise AudioError(clip.item.location, NOT_FINITE)
+                    else:
+                        found[place] = NOT_FINITE
+                    if isinstance(clip, Decoded):
+                        self._done(clip, found[place])
+            except AudioError as error:  # as above; frames that were written before are removed
+                [(place, _)] = group
+                before = found.get(place)
+                written = before[0] if isinstance(before, tuple) else written
                 found[place] = error.reason
-                file.seek(written * size * 4)
+                file.seek(written * size)
                 file.truncate()
-            self._done(clip, found[place])
+            for place, clip in group:
+                if isinstance(clip, Streamed):
+                    self._done(clip, found[place])
         return found
 
-    def _done(self, clip: Decoded | Streamed, result: "_Found") -> None:
+    def _done(self, clip: Decoded | Streamed, result: _Found) -> None:
+        """Frees and counts a clip."""
         self.release(clip)
         failed = isinstance(result, str)
-        self._tell(1, 0.0 if failed else clip.seconds, int(failed))
+        self._count(1, 0.0 if failed else clip.seconds, int(failed))
 
-    def _finish(self, part: Sequence[Clip], found: "dict[int, _Found]", frames: Path | None) -> Encoded:
-        rows: list[Row] = []
-        failed: list[Failed] = []
+    def _encoded(self, part: Sequence[Clip], found: dict[int, _Found], frames: Path | None) -> Encoded:
+        """The part in the order of the plan."""
+        rows, failed, done, notes = list[Row](), list[Failed](), list[bool](), list[str]()
         vectors: list[Float32[np.ndarray, "layers dim"]] = []
-        done: list[bool] = []
-        notes: list[str] = []
         for place, clip in enumerate(part):
             if isinstance(clip, Failed):
+                self._count(1, 0.0, 1)
                 failed.append(clip)
                 done.append(False)
-                self._tell(1, 0.0, 1)
                 continue
             result = found[place]
             done.append(not isinstance(result, str))
@@ -226,26 +219,79 @@ class PartEncoder:
                 failed.append(Failed(clip.item, result))
                 continue
             notes += [f"{clip.item.location}: {note}" for note in clip.notes]
-            if isinstance(result, tuple):
-                rows.append(Row(clip.item, clip.seconds, *result, file_seconds=clip.file_seconds))
-            else:
-                rows.append(Row(clip.item, clip.seconds, file_seconds=clip.file_seconds))
-                vectors.append(result)
-        empty = np.zeros((0, len(self.layers), 0), dtype=np.float32)
+            span = result if isinstance(result, tuple) else (0, 0)
+            rows.append(Row(clip.item, clip.seconds, *span, file_seconds=clip.file_seconds))
+            vectors += [] if isinstance(result, tuple) else [result]
+        empty = np.zeros((0, len(self._job.layers), 0), dtype=np.float32)
         return Encoded(rows, failed, np.stack(vectors) if vectors else empty, frames, done, notes)
 
 
-# Vectors or frames (layers, dim); where frames lie in a file: the first and how many; or why there are none.
-_Found = Float32[np.ndarray, "..."] | tuple[int, int] | str
+def run_local(
+    items: Iterator[Item],
+    encoder: SpeechEncoder,
+    job: Job,
+    run: Run,
+    *,
+    devices: Sequence[torch.device],
+    resources: Resources,
+) -> Generator[Encoded]:
+    """Encodes a plan; parts come in its order.
+
+    Args:
+        items: the clips to encode.
+        encoder: on the CPU; it is used, and copied for further devices.
+        job: settings of the encoders.
+        run: its settings have the dtype that an earlier run chose; its counts are kept up to date.
+        devices: one encoder each.
+        resources: memory and threads.
+    """
+    long_samples = round(resources.window_seconds * SAMPLE_RATE)
+    clips = Decoding(items, budget=resources.audio_bytes, long_samples=long_samples, spool=run.folder)
+    with clips.running([clips.decode] * resources.threads, name="decode"):
+        parts = parts_of(clips)
+        first: list[list[Clip]] = []
+        for part in parts:  # up to the first with audio to check the dtype on
+            first.append(part)
+            if any(isinstance(clip, Decoded | Streamed) for clip in part):
+                break
+        if "cosine" not in run.settings:  # no earlier run has chosen the dtype
+            trial = trial_clips(first[-1]) if first else []
+            choice = choose(encoder, trial, device=devices[0], dtype=job.dtype, layers=job.layers, mix=job.mix)
+            run.settle(choice.dtype, choice.cosine)
+        copies = [encoder, *(copy.deepcopy(encoder) for _ in devices[1:])]
+        workers = [
+            PartEncoder(
+                own,
+                job,
+                device=device,
+                dtype=run.settings["dtype"],
+                resources=resources,
+                frames=run.folder,
+                release=clips.free,
+                count=run.counts.add,
+            )
+            for own, device in zip(copies, devices, strict=True)
+        ]
+        del copies
+        del encoder  # the workers have copies with packed weights
+        encoded: InOrder[list[Clip], Encoded] = InOrder(itertools.chain(first, parts), ahead=_AHEAD * len(workers))
+        # Not waited for: a worker may be in the middle of minutes of audio, or wait for clips of the decoding threads.
+        with encoded.running([lambda _, part, own=worker: own(part) for worker in workers], name="encode", wait=False):
+            yield from encoded
 
 
-C = TypeVar("C", Decoded, Streamed)
-
-
-def _of(part: Sequence[Clip], kind: type[C]) -> list[tuple[int, C]]:
-    """The clips of one kind with their places."""
-    return [(place, clip) for place, clip in enumerate(part) if isinstance(clip, kind)]
-
-
-def _checked(numbers: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."] | str:
-    return numbers if np.isfinite(numbers).all() else "the model gives numbers that are not finite"
+def trial_clips(part: Sequence[Clip]) -> list[Float32[np.ndarray, " samples"]]:
+    """Some seconds of audio of a part to check a dtype on; at least one clip where the part has a readable one."""
+    found: list[Float32[np.ndarray, " samples"]] = []
+    for clip in part:
+        if sum(map(len, found)) >= _CHECKED_SECONDS * SAMPLE_RATE:
+            break
+        if isinstance(clip, Decoded):
+            found.append(clip.waveform)
+        elif isinstance(clip, Streamed):
+            try:
+                block = next((each for each in clip.clip.blocks() if len(each) >= RECEPTIVE_FIELD and each.any()), None)
+            except AudioError:  # it is reported when the clip is encoded
+                continue
+            found += [] if block is None else [block[: round(_CHECKED_SECONDS * SAMPLE_RATE)]]
+    return found

@@ -1,11 +1,11 @@
-"""What is to be embedded: folders, manifests, globs, lists on standard input, addresses of object stores.
+"""A source to a plan: the clips of folders, manifests, globs, lists on standard input, addresses of object stores.
 
-A plan is read lazily and in a fixed order, so that a million files start in seconds: no audio is opened, folders are
-listed one at a time (once before, for their number and for what the names of the sub-folders say; then again as the
-work goes on). A clip is known again by its path, its stretch, what the manifest says of it, and the size and time of
-its file.
+A plan is read lazily and in a fixed order, so that a million files start in seconds: no audio is opened, and folders
+are listed one at a time (once before, for their number and the labels in their names; then again during the run). A
+clip is identified by its path, its stretch, its values in the manifest, and the size and time of its file.
 """
 
+import functools
 import glob
 import hashlib
 import math
@@ -16,7 +16,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import overload
 
 from speechssl.config import UserError
 from speechssl.data.columns import NAMED
@@ -27,16 +26,15 @@ from speechssl.data.corpora.foreign import refuse_described
 from speechssl.data.findings import Findings, Known
 from speechssl.data.manifest_lines import parse_lines, read_lines
 from speechssl.data.members import file_status, local_file
-from speechssl.data.places import advice_on, is_address, local_path, located, missing_path, scheme_of
+from speechssl.data.places import advice_on, check_pointer, is_address, local_path, located, missing_path
+from speechssl.data.remote import fetched, list_address, read_address
 from speechssl.data.repeats import Repeats
 from speechssl.data.stretches import DUPLICATE, contradictions_note, samples_of
 from speechssl.data.tables import is_table
 from speechssl.data.utterance import Utterance
-from speechssl.data.values import Extra
-from speechssl.extract.columns import ColumnType, SeenColumns, output_name
-from speechssl.extract.remote import fetched, list_address, read_address
+from speechssl.data.values import readable
+from speechssl.extract.formats.columns import ColumnType, SeenColumns, output_name
 
-KNOWN = NAMED
 _GLOB = frozenset("*?[")
 
 
@@ -45,13 +43,13 @@ class Item:
     """One clip to embed.
 
     Attributes:
-        path: as the output names it: below the source where it lies there.
-        location: where to read it from: a path or an address.
-        offset: where it starts, s.
-        duration: its length, s; 0 to the end of the file.
-        metadata: what is known of it, by column.
-        fingerprint: size and time of the file, empty where they cost a question to a server.
-        fault: why it cannot be used, where that is known before it is opened.
+        path: its name in the output: relative to the source where it is below it.
+        location: a path or an address to read it from.
+        offset: its start, s.
+        duration: its length, s; 0: to the end of the file.
+        metadata: its values by column.
+        fingerprint: size and time of the file; empty where they would need a request to a server.
+        fault: the reason why it cannot be used, where that is known before it is opened.
     """
 
     path: str
@@ -64,25 +62,25 @@ class Item:
 
     @property
     def key(self) -> bytes:
-        """Eight bytes that tell this clip, in this state of its file, from every other."""
+        """Eight bytes that identify this clip in this state of its file."""
         stretch = _samples(self.offset, self.duration) if self.offset or self.duration else (0.0, 0.0)
-        told = (self.path, *stretch, self.metadata, self.fingerprint, *([self.fault] if self.fault else []))
-        return hashlib.blake2b(repr(told).encode("utf-8", "surrogateescape"), digest_size=8).digest()
+        content = (self.path, *stretch, self.metadata, self.fingerprint, *([self.fault] if self.fault else []))
+        return hashlib.blake2b(repr(content).encode("utf-8", "surrogateescape"), digest_size=8).digest()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done, in order.
+    """The clips to encode, in order.
 
     Attributes:
-        source: in words, as the output's settings keep it.
-        items: the clips, from the first, each time it is called.
-        files: how many, None when not known yet.
-        seconds: of audio in all, None when not known.
-        columns: metadata columns in order, with their type.
-        known: of how many clips label, text and speaker are known.
-        findings: what was understood of the source, and what was not.
-        seen: what the metadata columns hold.
+        source: its name in the output's settings.
+        items: gives the clips, from the first, on each call.
+        files: number of clips; None when not known yet.
+        seconds: of audio in all; None when not known.
+        columns: metadata columns in order, with their types.
+        known: numbers of clips with a label, a text and a speaker.
+        findings: what was read from the source, and what was not.
+        seen: content of the metadata columns.
         parts: the plans of several sources that this one joins; empty for one source.
     """
 
@@ -98,7 +96,7 @@ class Plan:
 
 
 def read_plan(source: str | Path | Sequence[str | Path], *, allow_remote: bool = False) -> Plan:
-    """Look at a source without opening any audio.
+    """Reads a source without opening any audio.
 
     Args:
         source: a folder, a manifest (`.jsonl`, also behind an address), a table (`.csv`, `.tsv`, `metadata.jsonl`), one
@@ -108,7 +106,7 @@ def read_plan(source: str | Path | Sequence[str | Path], *, allow_remote: bool =
         allow_remote: a manifest or table may also name addresses (by default those of its own scheme only).
 
     Raises:
-        UserError: nothing there, or nothing in it that could be audio.
+        UserError: no such source, or no audio in it.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -166,7 +164,7 @@ def _listed(locations: Sequence[str], name: str, *, empty: str = "an empty list 
     def items() -> Iterator[Item]:
         for each in map(local_path, locations):
             location, mark = _found(each)
-            yield Item(_readable(each), location, 0.0, 0.0, fingerprint=mark)
+            yield Item(readable(each), location, 0.0, 0.0, fingerprint=mark)
 
     findings = Findings(no_label="names of files say none; a table or a manifest can")
     return Plan(name, lambda: each_once(items()), len(locations), None, {}, Known(clips=len(locations)), findings)
@@ -183,7 +181,7 @@ def each_once(items: Iterator[Item]) -> Iterator[Item]:
 
 
 def _found(location: str) -> tuple[str, str]:
-    """The location of a file as it is on the disk, and its fingerprint."""
+    """The location of a file as the disk spells it, and its fingerprint."""
     mark = fingerprint(location)
     if not mark and not is_address(location):
         location = located(".", location) if not os.path.isabs(location) else located("/", location)  # noqa: PTH117
@@ -192,15 +190,11 @@ def _found(location: str) -> tuple[str, str]:
 
 
 def _addressed(address: str) -> Plan:
-    found = list_address(address)
+    found = [Item(each.path, each.address, 0.0, 0.0, (), each.fingerprint) for each in list_address(address)]
     if not found:
         raise UserError(f"{address}: no audio files there")
-
-    def items() -> Iterator[Item]:
-        return (Item(each.path, each.address, 0.0, 0.0, fingerprint=each.fingerprint) for each in found)
-
     findings = Findings(no_label="folders behind an address are no labels; a table or a manifest can name them")
-    return Plan(address, items, len(found), None, {}, Known(clips=len(found)), findings)
+    return Plan(address, lambda: iter(found), len(found), None, {}, Known(clips=len(found)), findings)
 
 
 def _utterances(
@@ -212,20 +206,20 @@ def _utterances(
     findings: Findings | None = None,
     missing: Mapping[str, int] | None = None,
 ) -> Plan:
-    """A plan of utterances: one look at all of them for columns, durations and duplicates, then one by one.
+    """A plan of utterances: all are read once for columns, durations and duplicates, then again one by one.
 
     `missing` are the words that `read` counts as missing, where no `findings` are given.
     """
     seen, known, seconds, timed = SeenColumns(), Known(), 0.0, True
     repeats = Repeats(_opened)
     for each in read():
-        _check_pointer(each.audio, source, allow_remote=allow_remote)
+        check_pointer(each.audio, source, allow_remote=allow_remote)
+        values = {name: getattr(each, name) for name in NAMED}
         try:
-            told = {name: getattr(each, name) for name in KNOWN}
-            seen.add(told, each.extras)
+            seen.add(values, each.extras)
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
-        known.add(told)
+        known.add(values)
         seconds, timed = seconds + each.duration, timed and each.duration > 0
         repeats.add(each)
     if not seen.rows:
@@ -254,42 +248,21 @@ def _opened(location: str) -> Generator[str]:
 
 
 def _samples(offset: float, duration: float) -> tuple[int | float, int | float]:
-    """First sample and number of samples; what no file can have as it is, decoding gives the reason."""
+    """First sample and number of samples; values that no file can have stay as they are, and decoding fails."""
     return samples_of(offset, duration) if math.isfinite(offset + duration) else (offset, duration)
 
 
-def _check_pointer(audio: str, source: str, *, allow_remote: bool) -> None:
-    """Refuses what a manifest may not point to.
-
-    Raises:
-        UserError: an address of another scheme than the manifest's without leave, or a local file from afar.
-    """
-    own, other = scheme_of(source), scheme_of(audio)
-    if own and not other:
-        raise UserError(f"{source}: names the local file {audio}; a manifest behind an address may name addresses only")
-    if other != own and not allow_remote:
-        what = "an address" if not own else f"an address of another scheme than {own}"
-        raise UserError(f"{source}: names {audio}, {what}; --allow-remote (allow_remote=True) reads it")
-
-
 def _item(each: Utterance, root: Path, fault: str) -> Item:
-    known = [(name, _readable(getattr(each, name))) for name in KNOWN if getattr(each, name) is not None]
-    extras = [(output_name(name), _readable(value)) for name, value in each.extras.items() if value is not None]
+    known = [(name, readable(getattr(each, name))) for name in NAMED if getattr(each, name) is not None]
+    extras = [
+        (output_name(name), readable(value) if isinstance(value, str) else value)
+        for name, value in each.extras.items()
+        if value is not None
+    ]
     shown, (location, mark) = each.audio, _found(each.audio)
     if not is_address(shown) and Path(shown).is_relative_to(root):
         shown = Path(shown).relative_to(root).as_posix()
-    return Item(_readable(shown), location, each.offset, each.duration, tuple(known + extras), mark, fault)
-
-
-@overload
-def _readable(value: str) -> str: ...
-@overload
-def _readable(value: Extra) -> Extra: ...
-def _readable(value: Extra) -> Extra:
-    """Words as an output can hold them: bytes of a file's name that are not UTF-8 are spelt out."""
-    if not isinstance(value, str):
-        return value
-    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return Item(readable(shown), location, each.offset, each.duration, tuple(known + extras), mark, fault)
 
 
 def _table(path: Path, *, allow_remote: bool) -> Plan:
@@ -301,13 +274,8 @@ def _table(path: Path, *, allow_remote: bool) -> Plan:
         refuse_described(path)
     if path.suffix.lower() == ".jsonl" and not is_metadata(path.name):
         missing: dict[str, int] = {}
-        return _utterances(
-            source,
-            path.absolute().parent,
-            lambda: read_lines(path, missing=missing),
-            allow_remote=allow_remote,
-            missing=missing,
-        )
+        read = functools.partial(read_lines, path, missing=missing)
+        return _utterances(source, path.absolute().parent, read, allow_remote=allow_remote, missing=missing)
     rows = AudioFolder(path.absolute().parent, tables=[path.absolute()])
     return _utterances(source, rows.root, rows.utterances, allow_remote=allow_remote, findings=rows.findings)
 
@@ -320,10 +288,7 @@ def _remote_manifest(address: str, *, allow_remote: bool) -> Plan:
     lines = list(enumerate(text.split("\n"), start=1))
     base = address.rpartition("/")[0]
     missing: dict[str, int] = {}
-
-    def read() -> Iterator[Utterance]:
-        return parse_lines(lines, address, lambda audio: f"{base}/{audio}", missing=missing)
-
+    read = functools.partial(parse_lines, lines, address, lambda audio: f"{base}/{audio}", missing=missing)
     return _utterances(address, Path("/"), read, allow_remote=allow_remote, missing=missing)
 
 
@@ -343,7 +308,7 @@ def _folder(root: Path, *, allow_remote: bool) -> Plan:
         for location, part in folder.files():
             shown = "/".join((*part, os.path.basename(location)))  # noqa: PTH119 -- a million times
             metadata = tuple(folder.meanings[part].items())
-            yield Item(_readable(shown), location, 0.0, 0.0, metadata, fingerprint(location))
+            yield Item(readable(shown), location, 0.0, 0.0, metadata, fingerprint(location))
 
-    ordered: dict[str, ColumnType] = {name: columns[name] for name in KNOWN if name in columns}
+    ordered: dict[str, ColumnType] = {name: columns[name] for name in NAMED if name in columns}
     return Plan(str(folder.root), items, known.clips, None, ordered, known, folder.findings)

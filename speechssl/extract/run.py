@@ -2,18 +2,18 @@
 
     extract("runs/demo/pretrain", "recordings", Path("vectors.parquet"))
 
-Threads decode ahead of the encoder, which takes batches by duration; memory is bounded whatever the number of files and
-their length. A run that is killed goes on where it stopped when it is started again, and its output equals that of a
-run that was not. What cannot be used gets a line in OUT.errors.jsonl and stops nothing. Asked for again, a finished
-output is left as it is; where files were added, changed or taken away since, or an address could not be read, a Parquet
-output is brought up to date, and only those files are encoded. Another model, or other settings, are refused.
+Threads decode ahead of the encoder, which takes batches by duration; memory is bounded for any number and any length of
+files. A run that is killed resumes when it is started again, and its output equals that of an uninterrupted run. Each
+clip that cannot be used gets a line in OUT.errors.jsonl and does not end the run. A finished output is left as it is
+when the same command is run again; where files were added, changed or removed since, or an address could not be read, a
+Parquet output is brought up to date, and only those files are encoded. Another model, or other settings, are refused.
 """
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,17 +21,15 @@ from speechssl import __version__
 from speechssl.config import UserError
 from speechssl.data.coverage import Coverage
 from speechssl.data.findings import Findings, Known, closing_lines
-from speechssl.extract.columns import check_columns
-from speechssl.extract.encode import Job, Row
-from speechssl.extract.finished import Finished
-from speechssl.extract.layout import Layout
-from speechssl.extract.local import Engine, run_local
-from speechssl.extract.parts import locked
-from speechssl.extract.plan import Plan, read_plan
-from speechssl.extract.progress import Progress, Tally
-from speechssl.extract.resources import DEFAULT_MEMORY, devices_of, divide, peak_memory
-from speechssl.extract.resume import Results, Run
-from speechssl.extract.writers import check_out, settings_of, write
+from speechssl.extract.encode import Encoded, Job, run_local
+from speechssl.extract.formats.columns import check_columns
+from speechssl.extract.formats.rows import Layout
+from speechssl.extract.machine.progress import Progress
+from speechssl.extract.machine.resources import DEFAULT_MEMORY, devices_of, divide, peak_memory
+from speechssl.extract.plan import read_plan
+from speechssl.extract.resume import Run
+from speechssl.extract.shards import locked
+from speechssl.extract.writers import VectorFile, check_out
 from speechssl.inference.layers import Layer, layer_weights, learned_mix
 from speechssl.inference.pooling import Pooling
 from speechssl.inference.precision import Precision, check_precision
@@ -39,29 +37,30 @@ from speechssl.interop.sources import Source, open_source
 from speechssl.nn.memory import give_back_freed_memory
 from speechssl.terminal import doubts
 
+Engine = Literal["local", "ray"]
 LEVELS = ("mean", "mean+std", "none")
 
 
 @dataclass(frozen=True)
 class ExtractReport:
-    """What `extract` did.
+    """Counts, speed and memory of an extraction.
 
     Attributes:
         written: clips in the output.
         failed: clips left out; each has a line in `errors`.
         seconds: audio in the output, s.
         dim: numbers in a vector, or in a frame.
-        errors: the file with the reasons; None when nothing failed.
-        resumed: of the clips written, those that an earlier run had done.
-        finished_before: the output was there and is what was asked for; nothing was done.
-        wall_seconds: how long it took.
-        times_real_time: seconds of audio encoded in a second, start and end included; 0 when nothing was.
-        peak_memory: the most that the process has held, bytes.
+        errors: the file with the reasons; None when no clip failed.
+        resumed: of the clips written, those that an earlier run had encoded.
+        finished_before: whether the output was there before, with these settings; nothing was encoded.
+        wall_seconds: duration of the run.
+        times_real_time: seconds of audio encoded per second, start and end included; 0 when nothing was encoded.
+        peak_memory: largest memory of the process so far, bytes.
         dtype: of the arithmetic: float32, bfloat16 or int8.
         cosine: the smallest with float32 on the first batch, where there was a check.
-        known: of how many clips of the source label, text and speaker are known.
-        findings: what was understood of the source, and what was not.
-        notes: what is doubtful about a clip that this run encoded, "LOCATION: note".
+        known: numbers of clips of the source with a label, a text and a speaker.
+        findings: what was read from the source, and what was not.
+        notes: doubts about the audio of a clip that this run encoded, "LOCATION: note".
     """
 
     written: int
@@ -98,24 +97,24 @@ def extract(
     allow_remote: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> ExtractReport:
-    """Embed every clip of a source.
+    """Embeds every clip of a source.
 
     Args:
         model: as in `speechssl.load`.
         source: a folder, a manifest (`.jsonl`), a file, a glob, `-`, an address, or a list (see `plan.read_plan`).
-        out: the output; the extension says of which kind (see `writers`).
+        out: the output; its extension is the format (see `writers`).
         pooling: `mean`, `mean+std`, or `none`: every frame is kept.
         layer: a hidden state (0: the input to the first block, -1: the final output), `mean`: the average of all,
-            `mix`: the mix that a fine-tuned head has learnt, `all`: every one of them.
-        device: `auto` (all GPUs, or else the CPU), a torch device, or several by commas; each has an encoder of its
-            own, and all are fed from one queue.
-        dtype: `float32`, `bfloat16`, `int8` or `auto` (see `precision`).
-        memory: bytes of host memory beside the program and the weights.
-        threads: that decode; None: one a core, 16 at most.
-        compile: compile the encoder; batches are padded to a few lengths then.
-        engine: `local`, or `ray`: workers of a Ray cluster, which all see the same files.
-        workers: of Ray; None: as many as it has room for.
-        allow_remote: a manifest may name addresses (see `plan.read_plan`).
+            `mix`: the mix that a fine-tuned head has learnt, `all`: each of them.
+        device: `auto` (all GPUs, or else the CPU), a torch device, or several separated by commas; each has its own
+            encoder, and all take parts from one queue.
+        dtype: `float32`, `bfloat16`, `int8` or `auto` (see `inference.precision`).
+        memory: bytes of host memory on top of the program and the weights.
+        threads: decoding threads; None: one per core, 16 at most.
+        compile: whether to compile the encoder; batches are then padded to a few lengths.
+        engine: `local`, or `ray`: workers of a Ray cluster, which all need the same files.
+        workers: Ray workers; None: as many as the cluster can hold.
+        allow_remote: whether a manifest may name addresses (see `plan.read_plan`).
         progress: called after each batch.
 
     Returns:
@@ -136,12 +135,8 @@ def extract(
     job = _job(opened, pooling=pooling, layer=layer, dtype=dtype, compiled=compile)
     plan = read_plan(source, allow_remote=allow_remote)
     check_columns(out, plan.seen)
-    coverage = Coverage()
     resources = divide(memory, opened.encoder.config, devices, threads=threads)
-    several = tuple(f"vector_{number}" for number in range(len(job.layers)))
-    names = () if pooling == "none" else several if len(several) > 1 else ("vector",)
-    width = job.dim * (2 if pooling == "mean+std" else 1)
-    layout = Layout(names, len(job.layers), width, plan.columns)
+    layout = Layout.of(job, plan.columns)
     settings: dict[str, Any] = {
         "format": out.suffix.removeprefix(".") or "npy",
         "version": __version__,
@@ -150,44 +145,51 @@ def extract(
         "source": plan.source,
         "pooling": pooling,
         "layer": layer,
-        "dim": width,
+        "dim": layout.dim,
         "dtype": dtype,
         "window_seconds": resources.window_seconds,
         "compile": compile,
     }
     folder = out.with_name(f"{out.name}.parts")
     with locked(folder):
-        output = _VectorFile(out, layout)
-        run = Run(output, folder, plan=plan, schema=layout.schema(), settings=settings, tally=Tally(plan, progress))
-        before = run.finished_before()
-        if before is not None:
-            shutil.rmtree(folder)
-            return _report(before, out, plan, started=started, new=0.0, resumed=before["written"], before=True)
-        run.begin()
-        if engine == "ray":
-            from speechssl.extract.cluster import run_on_ray
+        output = VectorFile(out, layout)
+        run = Run(output, folder, plan=plan, schema=layout.schema(), settings=settings, progress=progress)
+        finished, notes = run.begin(), list[str]()
+        before = finished is not None
+        if finished is None:
+            if engine == "ray":
+                from speechssl.extract.cluster import run_on_ray
 
-            parts = run_on_ray(run.remaining(), model, job, run, workers=workers, resources=resources)
-        else:
-            parts = run_local(run.remaining(), opened.encoder, job, run, devices=devices, resources=resources)
-        del opened  # what works is a copy with the weights laid out anew
-        notes: list[str] = []
-        with closing(parts):  # threads end with the run, however it ends
-            for part in parts:
-                _cover(coverage, part.rows)
-                notes += part.notes
-                run.commit(layout.part(part))
-                give_back_freed_memory()
-        told = run.finish()
+                parts = run_on_ray(run.remaining(), model, job, run, workers=workers, resources=resources)
+            else:
+                parts = run_local(run.remaining(), opened.encoder, job, run, devices=devices, resources=resources)
+            del opened  # the workers have copies with packed weights
+            with closing(parts):  # threads end with the run, also after an error
+                notes = _write(parts, run, layout)
+            finished = run.finish()
         shutil.rmtree(folder)
-    covered = coverage.note()
-    plan.findings.notes += [covered] if covered else []
-    report = _report(told, out, plan, started=started, new=run.tally.seconds, resumed=run.resumed, before=False)
-    return replace(report, notes=tuple(notes))
+    wall = time.monotonic() - started
+    return ExtractReport(
+        written=finished["written"],
+        failed=finished["failed"],
+        seconds=finished["seconds"],
+        dim=finished["dim"],
+        errors=output.errors if finished["failed"] else None,
+        resumed=finished["written"] if before else run.resumed,
+        finished_before=before,
+        wall_seconds=wall,
+        times_real_time=run.counts.seconds / wall,
+        peak_memory=peak_memory(),
+        dtype=finished["dtype"],
+        cosine=finished.get("cosine"),
+        known=plan.known,
+        findings=plan.findings,
+        notes=tuple(notes),
+    )
 
 
 def _job(opened: Source, *, pooling: str, layer: Any, dtype: Precision, compiled: bool) -> Job:
-    """What every encoder of the run does; unknown layers are refused here."""
+    """Settings of the encoders; refuses unknown layers."""
     mix = None if opened.folder is None else learned_mix(opened.folder)
     encoder = opened.encoder
     layers = list(range(encoder.config.transformer.layers + 1)) if layer == "all" else [layer]
@@ -197,52 +199,23 @@ def _job(opened: Source, *, pooling: str, layer: Any, dtype: Precision, compiled
     return Job(kept, tuple(layers), encoder.config.dim, mix, dtype, compiled)
 
 
-def _cover(coverage: Coverage, rows: Sequence[Row]) -> None:
-    """How far the clips of a part reach in their files."""
-    for row in rows:
-        end = row.item.offset + row.item.duration if row.item.duration else None
-        coverage.add(row.item.path, end=end, whole=row.file_seconds)
-
-
-class _VectorFile:
-    """Output of an extraction, as `resume.Run` needs it: a finished one holds its rows and settings itself."""
-
-    def __init__(self, path: Path, layout: Layout):
-        self._layout = layout
-        self.path, self.errors = path, path.with_name(f"{path.name}.errors.jsonl")
-        self.rows = path if path.suffix == ".parquet" and not layout.frames else None
-
-    def settings(self) -> dict[str, Any] | None:
-        return settings_of(self.path)
-
-    def write(self, results: Results, settings: dict[str, Any], scratch: Path) -> None:
-        write(self.path, Finished(self._layout, results.parts, results.places, settings), scratch)
-
-
-def _report(
-    told: dict[str, Any], out: Path, plan: Plan, *, started: float, new: float, resumed: int, before: bool
-) -> ExtractReport:
-    wall = time.monotonic() - started
-    return ExtractReport(
-        written=told["written"],
-        failed=told["failed"],
-        seconds=told["seconds"],
-        dim=told["dim"],
-        errors=out.with_name(f"{out.name}.errors.jsonl") if told["failed"] else None,
-        resumed=resumed,
-        finished_before=before,
-        wall_seconds=wall,
-        times_real_time=new / wall,
-        peak_memory=peak_memory(),
-        dtype=told["dtype"],
-        cosine=told.get("cosine"),
-        known=plan.known,
-        findings=plan.findings,
-    )
+def _write(parts: Iterator[Encoded], run: Run, layout: Layout) -> list[str]:
+    """Writes encoded parts as shards; returns the notes of their clips, and notes files with more audio in the plan."""
+    coverage, notes = Coverage(), list[str]()
+    for part in parts:
+        for row in part.rows:
+            end = row.item.offset + row.item.duration if row.item.duration else None
+            coverage.add(row.item.path, end=end, whole=row.file_seconds)
+        notes += part.notes
+        run.commit(layout.part(part))
+        give_back_freed_memory()
+    covered = coverage.note()
+    run.plan.findings.notes += [covered] if covered else []
+    return notes
 
 
 def summary(report: ExtractReport, out: Path) -> list[str]:
-    """The lines that the command shows at the end."""
+    """Lines that the command shows at the end."""
     hours = f"{report.seconds / 3600:.2f} h of audio"
     lines = [f"{out}: {report.written} clips, {report.dim} numbers each, {hours}"]
     if report.finished_before:

@@ -1,19 +1,19 @@
-"""What a finished run leaves: one file or folder, by the extension of its name, made of the run's parts at the end.
+"""Shards to the output of an extraction: one file or folder, in the format that the extension of its name says.
 
-    OUT.parquet   one row a clip: path, offset, duration, vector (fixed-size list), what a manifest knew, key; every
+    OUT.parquet   one row per clip: path, offset, duration, vector (fixed-size list), columns of a manifest, key; every
                   layer in a column of its own (`vector_0` …); frames as a list column `frames` (`frames_0` …)
-    OUT.npz       vectors (clips, dim) or (clips, layers, dim), path, offset, duration …; frames: one array a clip,
+    OUT.npz       vectors (clips, dim) or (clips, layers, dim), path, offset, duration …; frames: one array per clip,
                   `frames_000000` …
     OUT.h5        the same as datasets; frames one after another (frames, dim), with first_frame and num_frames
     OUT.zarr      the same as arrays
     OUT           a folder: a tree of .npy files that mirrors the source's, and index.parquet
 
-All appear under their name when they are whole, so that what lies there is always a finished run; the parts can be
-read meanwhile (see `parts`). One file was chosen over a folder of parts because every tool opens one file by its name,
-and because half a run cannot be taken for a whole one. It is written from the parts one after another, in bounded
-memory; at frame level in Parquet, the frames of one clip are in memory at once.
+An output appears under its name when it is complete; until then the shards can be read (see `shards`). One file was
+chosen over a folder of shards because every tool opens one file by its name, and because half a run cannot be taken for
+a whole one. It is written from the shards one after another, in bounded memory; at frame level in Parquet, the frames
+of one clip are in memory at once. Every number is written twice in all: once to a shard, once to the output.
 
-Settings, version and model hash lie in it as one JSON object: in Parquet's metadata under `speechssl`, in h5 and zarr
+Settings, version and model hash are in it as one JSON object: in Parquet's metadata under `speechssl`, in h5 and zarr
 as the attribute `speechssl`, in npz as the array `speechssl`, of a folder in its index.parquet.
 """
 
@@ -30,24 +30,24 @@ import numpy as np
 from jaxtyping import Float32
 
 from speechssl.config import UserError
-from speechssl.extract import arrays
-from speechssl.extract.finished import Finished
-from speechssl.extract.layout import Layout
-from speechssl.extract.parts import METADATA_KEY
+from speechssl.extract.formats import arrays, hdf5
+from speechssl.extract.formats.rows import Finished, Layout
+from speechssl.extract.resume import Results
+from speechssl.extract.shards import METADATA_KEY
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SUFFIXES = (".parquet", ".npz", ".h5", ".zarr", "")
-_LIBRARY = {".h5": "h5py", ".zarr": "zarr"}  # what an extension needs beside the core packages
+_LIBRARY = {".h5": "h5py", ".zarr": "zarr"}  # that an extension needs in addition to the core packages
 _ROW_GROUP_BYTES = 1 << 25
 
 
 def check_out(out: Path) -> None:
-    """Refuses an extension that is not known, before hours of work.
+    """Refuses an output that cannot be written, before the first clip is encoded.
 
     Raises:
-        UserError: unknown, or its library is not installed; a folder that no run has made.
+        UserError: an unknown extension, or its library is not installed; a folder that is no output.
     """
     if out.suffix not in SUFFIXES:
         raise UserError(f"{out}: end it in .parquet, .npz, .h5 or .zarr, or in nothing for a folder of .npy files")
@@ -63,40 +63,54 @@ def check_out(out: Path) -> None:
         raise UserError(f"{out}: a folder with other things in it; give the name of a new one")
 
 
-def settings_of(out: Path) -> dict[str, Any] | None:
-    """The settings kept in a finished output; None when there is none, or an empty folder.
-
-    Raises:
-        UserError: the file is something else.
-    """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    try:
-        return json.loads(_READ[out.suffix](out))
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{out}: is there, and no output of extract; remove it or give another name") from error
-
-
-def write(out: Path, finished: Finished, scratch: Path) -> None:
-    """Write the output, whole or not at all.
+class VectorFile:
+    """The output of an extraction, as `resume.Run` needs it. A finished one has its rows and settings in itself.
 
     Args:
-        out: its name; an older one is replaced.
-        finished: what goes into it.
-        scratch: a folder on the same disk.
+        path: its name; the extension is the format.
+        layout: of its rows.
     """
-    partial = scratch / f".finished{out.suffix}"
-    _remove(partial)
-    _WRITE[out.suffix](partial, finished)
-    _flush(partial)
-    if out.is_dir() and partial.is_dir():
-        old = scratch / ".replaced"
-        _remove(old)
-        out.rename(old)
-        partial.rename(out)
-        _remove(old)
-    else:
-        partial.replace(out)
+
+    def __init__(self, path: Path, layout: Layout):
+        self._layout = layout
+        self.path, self.errors = path, path.with_name(f"{path.name}.errors.jsonl")
+        self.rows = path if path.suffix == ".parquet" and not layout.frames else None
+
+    def settings(self) -> dict[str, Any] | None:
+        """The settings in a finished output; None where there is none, or an empty folder.
+
+        Raises:
+            UserError: the file is something else.
+        """
+        out = self.path
+        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+            return None
+        try:
+            return json.loads(_READ[out.suffix](out))
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            raise UserError(f"{out}: is there, and no output of extract; remove it or give another name") from error
+
+    def write(self, results: Results, settings: dict[str, Any], scratch: Path) -> None:
+        """Writes the output, completely or not at all; an older one is replaced.
+
+        Args:
+            results: the rows.
+            settings: JSON values that the output keeps.
+            scratch: a folder on the same disk.
+        """
+        out = self.path
+        partial = scratch / f".finished{out.suffix}"
+        _remove(partial)
+        _WRITE[out.suffix](partial, Finished(self._layout, results.shards, results.places, settings))
+        _flush(partial)
+        if out.is_dir() and partial.is_dir():
+            old = scratch / ".replaced"
+            _remove(old)
+            out.rename(old)
+            partial.rename(out)
+            _remove(old)
+        else:
+            partial.replace(out)
 
 
 def _remove(path: Path) -> None:
@@ -107,7 +121,7 @@ def _remove(path: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """To the disk, a folder with all in it."""
+    """Flushes a file, or all files of a folder, to the disk."""
     for each in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
         with each.open("rb") as file:
             os.fsync(file.fileno())
@@ -118,7 +132,7 @@ def _write_parquet(out: Path, finished: Finished) -> None:
     import pyarrow.parquet as pq
 
     layout = finished.layout
-    names = frame_columns(layout) if layout.frames else ()
+    names = ("frames",) if layout.layers == 1 else tuple(f"frames_{number}" for number in range(layout.layers))
     fields = list(layout.schema(own=False))
     if layout.frames:
         kind = pa.list_(pa.list_(pa.float32(), layout.dim))
@@ -126,9 +140,9 @@ def _write_parquet(out: Path, finished: Finished) -> None:
         fields[place:place] = [pa.field(name, kind) for name in names]
     schema = pa.schema(fields, metadata={METADATA_KEY: finished.described()})
     waiting: list[pa.Table] = []
-    frames = finished.frames()
+    frames = finished.frames() if layout.frames else iter(())
     with pq.ParquetWriter(out, schema, compression="zstd") as writer:
-        for _, table in finished.tables():
+        for _, table in finished.shards.tables(finished.places):
             for piece in [table.slice(row, 1) for row in range(table.num_rows)] if layout.frames else [table]:
                 whole = _with_frames(piece, next(frames), names) if layout.frames else piece
                 waiting.append(whole.select(schema.names).replace_schema_metadata(schema.metadata))
@@ -136,11 +150,6 @@ def _write_parquet(out: Path, finished: Finished) -> None:
                     writer.write_table(pa.concat_tables(waiting))
                     waiting = []
         writer.write_table(pa.concat_tables(waiting) if waiting else schema.empty_table())
-
-
-def frame_columns(layout: Layout) -> tuple[str, ...]:
-    """Names of the columns of frames."""
-    return ("frames",) if layout.layers == 1 else tuple(f"frames_{number}" for number in range(layout.layers))
 
 
 def _with_frames(row: "pa.Table", frames: Float32[np.ndarray, "frames layers dim"], names: Sequence[str]) -> "pa.Table":
@@ -156,24 +165,20 @@ def _with_frames(row: "pa.Table", frames: Float32[np.ndarray, "frames layers dim
 def _read_parquet(out: Path) -> bytes:
     import pyarrow.parquet as pq
 
-    return pq.read_schema(out).metadata[METADATA_KEY]
-
-
-def _read_index(out: Path) -> bytes:
-    return _read_parquet(out / "index.parquet")
+    return pq.read_schema(out / "index.parquet" if out.is_dir() else out).metadata[METADATA_KEY]
 
 
 _WRITE: dict[str, Callable[[Path, Finished], None]] = {
     ".parquet": _write_parquet,
     ".npz": arrays.write_npz,
-    ".h5": arrays.write_h5,
+    ".h5": hdf5.write_h5,
     ".zarr": arrays.write_zarr,
     "": arrays.write_tree,
 }
 _READ: dict[str, Callable[[Path], str | bytes]] = {
     ".parquet": _read_parquet,
     ".npz": arrays.read_npz,
-    ".h5": arrays.read_h5,
+    ".h5": hdf5.read_h5,
     ".zarr": arrays.read_zarr,
-    "": _read_index,
+    "": _read_parquet,
 }

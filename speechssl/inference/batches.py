@@ -1,4 +1,4 @@
-"""Clips to batches, one pass of a model each: short clips by duration, long clips in windows.
+"""Batches of clips, one pass of a model each: short clips by duration, long clips in windows.
 
 An embedding does not depend on what else is in the batch, so clips share a batch with clips of about their length. A
 clip longer than a window is cut into overlapping windows that come in batches of their own: every frame then has
@@ -27,19 +27,14 @@ class Batch:
     """Waveforms for one pass.
 
     Attributes:
-        clips: the place of each row's clip among all clips.
-        rows: what the model takes, normalised where it is trained on normalised audio; and which frames are kept.
+        clips: place of each row's clip among all clips.
+        rows: the model's input, normalised where it is trained on normalised audio; and which frames are kept.
         long: the clip that all rows are windows of; None where the rows are whole clips.
     """
 
     clips: Sequence[int]
     rows: Sequence[Window]
     long: LongClip | None = None
-
-    @property
-    def samples(self) -> list[Waveform]:
-        """Of each row."""
-        return [row.samples for row in self.rows]
 
     def halves(self) -> "list[Batch]":
         """The same rows in two batches."""
@@ -49,14 +44,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Batching:
-    """How a model takes clips.
+    """How clips are batched for a model.
 
     Attributes:
         seconds: of padded audio in a batch.
         window_seconds: a longer clip is cut into windows of this length.
         normalize: whether the model takes waveforms of zero mean and unit variance.
-        equal: only equal lengths share a batch, for models whose result padding would change.
-        padded: samples that a clip of so many takes in a batch.
+        equal: whether only equal lengths share a batch, for models whose result depends on padding.
+        padded: padded length of a clip in a batch, from its length in samples.
     """
 
     seconds: float
@@ -65,14 +60,24 @@ class Batching:
     equal: bool = False
     padded: Callable[[int], int] = int
 
-    def is_long(self, num_samples: int) -> bool:
-        """Whether a clip is cut into windows."""
-        return num_samples > self.window_seconds * SAMPLE_RATE
-
     def by_duration(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Places by rising length, cut into batches; see `by_duration`. A clip that is cut into windows comes alone."""
-        limit = self.window_seconds * SAMPLE_RATE
-        return by_duration(lengths, seconds=self.seconds, padded=self.padded, equal=self.equal, alone_above=limit)
+        """Places by rising length, cut so that no padded batch of more than one holds more than `seconds` of audio.
+
+        A clip that is cut into windows has a batch of its own.
+
+        Args:
+            lengths: samples of each clip.
+        """
+        batch: list[int] = []
+        for place in sorted(range(len(lengths)), key=lambda each: lengths[each]):
+            full = (len(batch) + 1) * self.padded(lengths[place]) > self.seconds * SAMPLE_RATE  # the order is rising
+            other = self.equal and bool(batch) and lengths[batch[0]] != lengths[place]
+            if batch and (full or other or lengths[place] > self.window_seconds * SAMPLE_RATE):
+                yield batch
+                batch = []
+            batch.append(place)
+        if batch:
+            yield batch
 
     def batches(
         self, clips: Sequence[Waveform | LongClip], cut: Callable[[LongClip], Iterator[Window]]
@@ -89,7 +94,7 @@ class Batching:
         short = {
             place: clip
             for place, clip in enumerate(clips)
-            if not isinstance(clip, LongClip) and not self.is_long(len(clip))
+            if not isinstance(clip, LongClip) and len(clip) <= self.window_seconds * SAMPLE_RATE
         }
         places = list(short)
         for batch in self.by_duration([len(clip) for clip in short.values()]):
@@ -103,7 +108,7 @@ class Batching:
                     yield Batch([place] * len(windows), windows, long)
 
     def _alike(self, windows: Iterator[Window]) -> Iterator[list[Window]]:
-        """Neighbours of equal length, as many as fill a batch."""
+        """Runs of windows of equal length, cut where a batch is full."""
         batch: list[Window] = []
         for window in windows:
             length = len(window.samples)
@@ -117,48 +122,32 @@ class Batching:
 
 
 def by_duration(
-    lengths: Sequence[int],
-    *,
-    seconds: float = CPU_BATCH_SECONDS,
-    padded: Callable[[int], int] = int,
-    equal: bool = False,
-    alone_above: float = math.inf,
+    lengths: Sequence[int], *, seconds: float = CPU_BATCH_SECONDS, equal: bool = False
 ) -> Iterator[list[int]]:
-    """Places by rising length, cut so that no padded batch of more than one holds more than `seconds` of audio.
+    """Places by rising length in batches, as `Batching.by_duration` cuts them; no clip is cut into windows.
 
     Args:
         lengths: samples of each clip.
         seconds: of padded audio in a batch.
-        padded: samples that a clip of so many takes.
-        equal: only equal lengths share a batch.
-        alone_above: a clip of more samples has a batch of its own.
+        equal: whether only equal lengths share a batch.
 
     >>> list(by_duration([16000, 320000, 16000]))
     [[0, 2], [1]]
     >>> list(by_duration([16000, 8000, 16000], equal=True))
     [[1], [0, 2]]
     """
-    batch: list[int] = []
-    for place in sorted(range(len(lengths)), key=lambda each: lengths[each]):
-        full = (len(batch) + 1) * padded(lengths[place]) > seconds * SAMPLE_RATE  # the order is rising
-        other = equal and bool(batch) and lengths[batch[0]] != lengths[place]
-        if batch and (full or other or lengths[place] > alone_above):
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch
+    return Batching(seconds=seconds, window_seconds=math.inf, normalize=False, equal=equal).by_duration(lengths)
 
 
 def passes(batches: Iterable[Batch], forward: Callable[[Batch], R]) -> Iterator[tuple[Batch, R]]:
-    """Each batch with what a model gives for it; in halves where the device has no memory for the whole batch.
+    """Each batch with the result of one pass; in halves where the device has too little memory for the whole batch.
 
     Args:
-        batches: what to run.
+        batches: to run.
         forward: one pass of the model.
 
     Raises:
-        torch.OutOfMemoryError: there is no memory for a batch of one.
+        torch.OutOfMemoryError: too little memory for a batch of one.
     """
     for batch in batches:
         waiting = [batch]
@@ -179,8 +168,8 @@ def pad(waveforms: Sequence[Waveform], *, rows: int = 0, width: int = 0) -> tupl
 
     Args:
         waveforms: at least one.
-        rows: of the batch, at least; further rows are silent and as long as the first.
-        width: samples of a row, at least.
+        rows: least number of rows; further rows are silent and as long as the first.
+        width: least number of samples per row.
     """
     lengths = [len(waveform) for waveform in waveforms]
     padded = np.zeros((max(rows, len(lengths)), max(width, *lengths)), dtype=np.float32)

@@ -1,13 +1,14 @@
-"""The encoder at work on checked waveforms: batches by duration, windows of long clips, pooling over frames.
+"""A frozen encoder applied to checked waveforms: batches by duration, windows of long clips, pooling over frames.
 
-What a clip gives does not depend on the company it is in: padding is masked (in int8, where the inputs of a layer have
-one scale, it does a little). Where padding would change the result of the convolutions (a group norm), and on a CPU,
-where it would only cost time, each clip goes through them alone (see `tiles`), and the Transformer alone sees a padded
-batch. A clip longer than a window is encoded in overlapping windows; every frame then has at least two seconds of
-context on both sides, and memory stays bounded. At the input to the first block such frames are those of the unsplit
-clip to 1e-5; deeper, attention ends with the window (three minutes of speech, a trained encoder of four blocks: pooled
-vectors within 2 % of their largest number, frames of the final output at a cosine above 0.95). What is normalised over
-a whole clip (the waveform, and the first convolution of a group-norm encoder) is so over the whole of a long one too.
+The result of a clip does not depend on what else is in the batch: padding is masked. (In int8, where the inputs of a
+layer have one scale, it depends a little.) Each clip goes through the convolutions alone (see `tiles`) where padding
+would change their result (a group norm), and on a CPU, where padding would cost time; only the Transformer then has a
+padded batch. A clip longer than a window is encoded in overlapping windows; every frame then has at least two seconds
+of context on both sides, and memory stays bounded. At the input to the first block such frames equal those of the
+unsplit clip to 1e-5. In deeper layers attention ends with the window (three minutes of speech, a trained encoder of
+four blocks: pooled vectors within 2 % of their largest number, frames of the final output at a cosine above 0.95).
+Normalisation over a whole clip (of the waveform, and of the first convolution of a group-norm encoder) is over the
+whole of a long clip too.
 """
 
 import functools
@@ -32,20 +33,20 @@ from speechssl.inference.windows import LongClip, Waveform, Window, norm_of_the_
 from speechssl.models.encoder import EncoderOutput, SpeechEncoder
 from speechssl.nn.time_norm import FixedNorm
 
-WINDOW_SECONDS = 60.0  # a clip up to this is encoded whole
-BUCKETS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # s, what a compiled encoder's batches are padded to
+WINDOW_SECONDS = 60.0  # a longer clip is encoded in windows
+BUCKETS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # s, padded lengths of a compiled encoder's batches
 
 
 class Encoding:
-    """A frozen encoder in evaluation mode on a device, and how it is fed.
+    """A frozen encoder in evaluation mode on a device, with its batches.
 
     Args:
-        encoder: any; it is moved, not copied. On a CPU a copy of it does the work, in which the weights are laid out
-            for the processor (see `packing`): a weight that is changed later is not seen.
-        device: where to.
-        dtype: of the arithmetic; what comes out is float32. `int8`: of the linear layers, on a CPU.
-        mix: weights of the hidden states that the layer `mix` stands for (see `learned_mix`).
-        compiled: compile it; batches then have few shapes. Not for group-norm encoders.
+        encoder: it is moved, not copied. On a CPU a copy with weights packed for the processor is used (see `packing`):
+            later changes of the weights have no effect.
+        device: where the encoder runs.
+        dtype: of the arithmetic; results are float32. `int8`: of the linear layers, on a CPU.
+        mix: weights of the hidden states in the layer `mix` (see `learned_mix`).
+        compiled: whether to compile it; batches then have few shapes. Not for group-norm encoders.
 
     Raises:
         UserError: an unknown dtype; int8, or a group-norm encoder, to compile.
@@ -67,11 +68,11 @@ class Encoding:
         self._half = float_type(dtype, device) == torch.bfloat16
         encoder = encoder.to(device).eval().requires_grad_(requires_grad=False)
         on_cpu = device.type == "cpu" and not compiled
-        self.encoder = packed(encoder, dtype=dtype) if on_cpu else encoder  # what does the work
+        self.encoder = packed(encoder, dtype=dtype) if on_cpu else encoder  # the network that runs
         self.layers = encoder.config.transformer.layers
         self.dim = encoder.config.dim
         self.batch_seconds = batch_seconds_of(device)
-        self.window_seconds = math.inf  # shorter windows than usual, where memory is short
+        self.window_seconds = math.inf  # a lower limit than WINDOW_SECONDS, where memory is short
         self.hop = encoder.config.conv.hop  # samples from one frame to the next
         grouped = encoder.config.conv.norm == "group"
         self.alone = on_cpu or grouped  # each clip by itself in the convolutions
@@ -140,7 +141,7 @@ class Encoding:
     def frames_in_parts(
         self, clips: Sequence[Waveform | LongClip], *, layers: Sequence[Layer]
     ) -> Iterator[tuple[int, Float32[np.ndarray, "layers frames dim"]]]:
-        """As `frames_layers`, batch by batch: the place of a clip and its frames, those of a long one in order."""
+        """As `frames_layers`, batch by batch: the place of a clip and its frames, those of a long clip in order."""
         for batch, piece in self._passes(clips, layers):
             for row, (place, window) in enumerate(zip(batch.clips, batch.rows, strict=True)):
                 yield place, piece.cut(row, window.first, window.last).states[:, 0].cpu().numpy()
@@ -157,7 +158,7 @@ class Encoding:
 
     @property
     def batching(self) -> Batching:
-        """How clips are batched and cut now."""
+        """Current settings of batches and windows."""
         return Batching(
             seconds=self.batch_seconds,
             window_seconds=min(self.window_seconds, WINDOW_SECONDS),
@@ -181,21 +182,21 @@ class Encoding:
             norm = norm_of_the_whole(self.encoder, clip)
             return windows_of(clip, self.encoder, seconds=batching.window_seconds, normalize=batching.normalize)
 
-        def forward(batch: Batch) -> Piece:
-            return self.encode(batch.samples, chosen, norm=norm if batch.long else None)
-
-        return passes(batching.batches(clips, cut), forward)
+        return passes(
+            batching.batches(clips, cut),
+            lambda batch: self.encode([row.samples for row in batch.rows], chosen, norm=norm if batch.long else None),
+        )
 
     @torch.inference_mode()
     def encode(
         self, waveforms: Sequence[Waveform], chosen: Sequence[Tensor], *, norm: FixedNorm | None = None
     ) -> Piece:
-        """One pass over a batch of waveforms as they are.
+        """One pass over a batch of waveforms.
 
         Args:
-            waveforms: normalised, where the encoder asks for it.
-            chosen: as `layer_weights` gives it.
-            norm: over time of the clip that they are windows of.
+            waveforms: normalised, where the encoder needs it.
+            chosen: weights of the hidden states for each layer (see `layer_weights`).
+            norm: of the first convolution over the whole clip, for windows of a group-norm encoder.
         """
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._half):
             output = self._one_by_one(waveforms, norm) if self.alone else self._padded_batch(waveforms)
@@ -218,7 +219,7 @@ class Encoding:
         return self.encoder.contextualize(torch.stack(rows), num_frames.to(self.device), all_layers=True)
 
     def _padded_batch(self, waveforms: Sequence[Waveform]) -> EncoderOutput:
-        """All waveforms together; a compiled encoder sees one shape per bucket."""
+        """All waveforms together; a compiled encoder has one shape per bucket."""
         width = self._padded(max(len(waveform) for waveform in waveforms))
         rows = int(self.batch_seconds * SAMPLE_RATE) // width if self.bucketed else 0
         padded, num_samples = pad(waveforms, rows=rows, width=width)
@@ -226,7 +227,7 @@ class Encoding:
 
 
 def few_lengths(frames: int) -> int:
-    """The next of sixteen numbers an octave: oneDNN compiles a kernel for each new shape, and keeps a thousand of them.
+    """The next of sixteen numbers per octave: oneDNN compiles a kernel for each shape, and keeps a thousand of them.
 
     >>> [few_lengths(frames) for frames in (1, 31, 33, 499, 1000)]
     [1, 31, 34, 512, 1024]
@@ -236,7 +237,7 @@ def few_lengths(frames: int) -> int:
 
 
 def _moments(passed: Iterable[tuple[Batch, Piece]]) -> Iterator[Moments]:
-    """Of each window of a long clip."""
+    """Moments of each window of a long clip."""
     for batch, piece in passed:
         for row, window in enumerate(batch.rows):
             yield Moments.of(piece.cut(row, window.first, window.last))

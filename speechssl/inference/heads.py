@@ -1,4 +1,4 @@
-"""What a fine-tuned model gives for clips: class probabilities, or symbol probabilities of each frame.
+"""Outputs of a fine-tuned model for clips: class probabilities, or symbol probabilities of each frame.
 
 Clips are waveforms in memory or are read in blocks, of any length. One above WINDOW_SECONDS is cut: a classifier gives
 the mean over equal windows, a recogniser the frames of overlapping ones.
@@ -41,7 +41,7 @@ def classify(
     windows = np.zeros((len(clips), 1), dtype=np.float32)
 
     def forward(batch: Batch) -> Float32[np.ndarray, "rows classes"]:
-        padded, num_samples = pad(batch.samples)
+        padded, num_samples = pad([row.samples for row in batch.rows])
         return model(padded.to(device), num_samples.to(device)).float().softmax(dim=-1).cpu().numpy()
 
     device, batching = next(model.parameters()).device, batching_of(model)
@@ -65,7 +65,7 @@ def emissions(model: CTCModel, clips: Sequence[Waveform | LongClip]) -> list[Flo
 
     Raises:
         AudioError: a clip that is read in blocks cannot be read.
-        TooLongError: a clip has more frames than can be held with this number of symbols.
+        TooLongError: the emissions of a clip would not fit into `MAX_BYTES`.
     """
     reasons = [reason for clip in clips if (reason := too_long(model, clip))]
     if reasons:
@@ -74,7 +74,7 @@ def emissions(model: CTCModel, clips: Sequence[Waveform | LongClip]) -> list[Flo
     filled = [0] * len(clips)
 
     def forward(batch: Batch) -> Float32[np.ndarray, "rows frames symbols"]:
-        padded, num_samples = pad(batch.samples)
+        padded, num_samples = pad([row.samples for row in batch.rows])
         return model(padded.to(device), num_samples.to(device)).log_probs.cpu().numpy()
 
     device, batching = next(model.parameters()).device, batching_of(model)
@@ -86,14 +86,14 @@ def emissions(model: CTCModel, clips: Sequence[Waveform | LongClip]) -> list[Flo
         for batch, rows in passes(batches, forward):
             for place, window, row in zip(batch.clips, batch.rows, rows, strict=True):
                 left = len(found[place]) - filled[place]
-                kept = row[window.first : window.last][:left]  # frames behind the end of a shorter row mean nothing
+                kept = row[window.first : window.last][:left]  # frames after the end of a shorter row are padding
                 found[place][filled[place] : filled[place] + len(kept)] = kept
                 filled[place] += len(kept)
     return found
 
 
 def too_long(model: CTCModel, clip: Waveform | LongClip) -> str:
-    """Why the emissions of a clip cannot be held; empty where they can."""
+    """The reason why the emissions of a clip do not fit into memory; empty where they do."""
     frames, symbols = _frames(model, clip), len(model.vocabulary)
     if frames * symbols * 4 <= MAX_BYTES:
         return ""
@@ -105,7 +105,7 @@ def too_long(model: CTCModel, clip: Waveform | LongClip) -> str:
 
 
 def batching_of(model: Head) -> Batching:
-    """How a fine-tuned model takes clips: padded, but for group-norm encoders, whose result padding would change."""
+    """Batches for a fine-tuned model: padded, except for group-norm encoders, whose result depends on padding."""
     encoder = encoder_of(model)
     return Batching(
         seconds=batch_seconds_of(next(model.parameters()).device),

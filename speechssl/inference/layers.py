@@ -1,4 +1,4 @@
-"""Layers of an encoder by name: which hidden states a request reads, and with which weights."""
+"""Layers of an encoder by name: weights of the hidden states."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +16,10 @@ Layer = int | Literal["mean", "mix"]
 
 
 def layer_weights(layer: Layer, *, blocks: int, mix: Sequence[float] | None) -> Float[Tensor, " states"]:
-    """Weights of the hidden states that a layer stands for, of an encoder with so many blocks.
+    """Weights of the hidden states for a layer, of an encoder with `blocks` blocks.
 
     Raises:
-        UserError: no such layer, or no mix was learnt.
+        UserError: no such layer, or a model without a learnt mix.
 
     >>> layer_weights(-1, blocks=2, mix=None)
     tensor([0., 0., 1.])
@@ -29,11 +29,11 @@ def layer_weights(layer: Layer, *, blocks: int, mix: Sequence[float] | None) -> 
         return weights + 1 / len(weights)
     if layer == "mix":
         if mix is None:
-            raise UserError("layer 'mix' is what a fine-tuned head has learnt; this model has none")
+            raise UserError("layer 'mix' is the mix of a fine-tuned head; this model has none")
         return torch.tensor(mix)
     if layer not in range(-blocks - 1, blocks + 1):
         raise UserError(
-            f"layer must be {ALL_LAYERS!r}, 'mix' or lie in {-blocks - 1} … {blocks} "
+            f"layer must be {ALL_LAYERS!r}, 'mix' or from {-blocks - 1} to {blocks} "
             f"(0: input to the first of {blocks} blocks), got {layer!r}"
         )
     weights[layer] = 1.0
@@ -41,7 +41,7 @@ def layer_weights(layer: Layer, *, blocks: int, mix: Sequence[float] | None) -> 
 
 
 def learned_mix(folder: Path) -> tuple[float, ...] | None:
-    """The mix of layers that the head of a fine-tuned model reads; None where it has none.
+    """The learnt mix of layers of a fine-tuned model's head; None where it has none.
 
     Args:
         folder: a model folder.
@@ -61,7 +61,7 @@ def learned_mix(folder: Path) -> tuple[float, ...] | None:
 
 
 def weighted(states: Sequence[Tensor], weights: Float[Tensor, " states"]) -> Float[Tensor, "batch frames dim"]:
-    """The sum of hidden states with such weights, in float32."""
+    """Weighted sum of hidden states, in float32."""
     used = [(state, weight) for state, weight in zip(states, weights.tolist(), strict=True) if weight]
     if len(used) == 1 and used[0][1] == 1.0:
         return used[0][0].float()

@@ -1,4 +1,4 @@
-"""A frozen encoder for a CPU: a copy in which what can be laid out once is (see `nn.cpu.packed`)."""
+"""A frozen encoder for a CPU: a copy with packed weights (see `nn.cpu.packed`)."""
 
 import copy
 from typing import Literal
@@ -25,17 +25,17 @@ DType = Literal["float32", "bfloat16", "int8"]
 
 
 def float_type(dtype: DType, device: torch.device) -> torch.dtype:
-    """Of the products that are not in int8: beside those, whatever the processor is fastest in."""
+    """The type of the products that are not in int8; for `int8` the fastest one of the processor."""
     half = dtype == "bfloat16" or (dtype == "int8" and has_bfloat16(device))
     return torch.bfloat16 if half else torch.float32
 
 
 def packed(encoder: SpeechEncoder, *, dtype: DType = "float32") -> SpeechEncoder:
-    """A copy for inference on a CPU; what is not laid out anew it shares with the encoder.
+    """A copy for inference on a CPU; weights that are not packed are shared with the encoder.
 
     Args:
         encoder: on a CPU, in evaluation mode.
-        dtype: of the products. `int8`: of the linear layers; all others are in what `float_type` says.
+        dtype: of the products. `int8`: of the linear layers; `float_type` gives that of the others.
 
     >>> from speechssl.models.encoder import PRESETS
     >>> encoder = SpeechEncoder(PRESETS["tiny"]).eval()
@@ -54,7 +54,7 @@ def packed(encoder: SpeechEncoder, *, dtype: DType = "float32") -> SpeechEncoder
     if dtype == "int8" or can_pack(number):
         for parent in list(own.modules()):
             for name, child in list(parent.named_children()):
-                # A gate's inputs are a head wide: too small for a layout to matter.
+                # A gate's inputs are as wide as a head: too small for packing to matter.
                 if type(child) is nn.Linear and not isinstance(parent, RelativeGate):
                     eight = dtype == "int8"
                     twin = DynamicLinear(child, dtype=number) if eight else _linear(parent, name, child, number)
@@ -72,7 +72,7 @@ def _twin(module: nn.Module, dtype: torch.dtype) -> nn.Module | None:
 
 
 def _linear(parent: nn.Module, name: str, linear: nn.Linear, dtype: torch.dtype) -> PackedLinear:
-    """With GELU where that follows, which the block then leaves out."""
+    """A packed layer; includes the GELU that follows, which is then removed from the block."""
     gelu = isinstance(parent, TransformerLayer) and name == "expand"
     if gelu:
         parent.activation = nn.Identity()

@@ -1,4 +1,4 @@
-"""Frames of a batch and what pooling needs of them: counts, means and squared deviations that add up over windows."""
+"""Frames of a batch, and their counts, means and squared deviations, which can be merged over windows."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -22,14 +22,14 @@ class Piece:
     num_frames: Tensor
 
     def cut(self, row: int, first: int, last: int | None) -> "Piece":
-        """Frames first … last-1 of one clip, as a batch of one; to its end where `last` is None."""
+        """Frames `first` to `last - 1` of one clip, as a batch of one; to its end where `last` is None."""
         last = int(self.num_frames[row]) if last is None else last
         return Piece(self.states[:, row : row + 1, first:last], torch.full_like(self.num_frames[:1], last - first))
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, mean and summed squared deviation over frames, in float64 where windows are added up."""
+    """Count, mean and summed squared deviation over frames, in float64."""
 
     count: Tensor
     mean: Tensor
@@ -37,18 +37,18 @@ class Moments:
 
     @classmethod
     def of(cls, piece: Piece) -> "Moments":
-        """Those of one piece."""
+        """Moments of one piece."""
         count = piece.num_frames.double()[:, None]  # (batch, 1)
         means: list[Tensor] = []
         squares: list[Tensor] = []
-        for states in piece.states:  # one after another: all layers in float64 would be the largest thing in memory
+        for states in piece.states:  # one by one: all layers in float64 would be the largest tensor in memory
             used = zero_padding(states.double(), piece.num_frames)
             means.append(used.sum(dim=1) / count)  # (batch, dim)
             squares.append(zero_padding(used - means[-1][:, None], piece.num_frames).square().sum(dim=1))
         return cls(count[None], torch.stack(means), torch.stack(squares))
 
     def merged(self, other: "Moments") -> "Moments":
-        """Both together (Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983)."""
+        """Moments of both together (Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983)."""
         count = self.count + other.count
         step = other.mean - self.mean
         mean = self.mean + step * other.count / count

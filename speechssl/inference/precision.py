@@ -1,9 +1,9 @@
-"""Faster arithmetic where it is known to be harmless: bfloat16 and int8, checked against float32 before use.
+"""Faster arithmetic: bfloat16 and int8, compared with float32 before use.
 
 `auto` is bfloat16 only on a processor that multiplies it natively, and only where the first batch's vectors have a
 cosine above 0.999 with those of float32. int8 is dynamic quantisation (weights once, a scale for each output channel;
-inputs as they come) of the linear layers on a CPU, with all else in bfloat16 where the processor has it; it is used
-when asked for, and the same check is reported. Its numbers are those of one kind of processor.
+inputs at each pass) of the linear layers on a CPU, with all else in bfloat16 where the processor has it; it is used
+on request, and the same cosine is reported. Its numbers depend on the kind of processor.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ MIN_COSINE = 0.999
 
 @dataclass(frozen=True)
 class Choice:
-    """What arithmetic was chosen.
+    """The chosen arithmetic.
 
     Attributes:
         dtype: `float32`, `bfloat16` or `int8`.
@@ -41,7 +41,7 @@ class Choice:
 
 
 def check_precision(dtype: str, device: torch.device) -> None:
-    """Refuses what does not exist.
+    """Refuses a dtype that is unknown or not available on the device.
 
     Raises:
         UserError: an unknown name, or int8 elsewhere than on a CPU.
@@ -61,14 +61,14 @@ def choose(
     layers: Sequence[Layer] = (-1,),
     mix: Sequence[float] | None = None,
 ) -> Choice:
-    """Settle `auto`, and compare any dtype but float32 with float32 on a first batch.
+    """Chooses a dtype for `auto`, and compares any dtype but float32 with float32 on a first batch.
 
     Args:
-        encoder: any.
-        waveforms: the first batch, checked; without any, `auto` is float32.
-        device: where it will run.
-        dtype: what is wished for.
-        layers: that will be read.
+        encoder: of the run.
+        waveforms: the first batch, checked; where it is empty, `auto` is float32.
+        device: where the encoder will run.
+        dtype: the requested one.
+        layers: hidden states to compare.
         mix: as in `Encoding`.
 
     Raises:

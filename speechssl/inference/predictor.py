@@ -1,10 +1,10 @@
-"""What a fine-tuned model says about recordings: a class with its probabilities, or a transcript with word times.
+"""Predictions of a fine-tuned model: a class with its probabilities, or a transcript with word times.
 
     model = speechssl.load("runs/emotion/model")
     model.predict("call.wav").label
 
 A transcript is greedy, or found by beam search with the n-gram in the model's folder (``lm.arpa`` and
-``decoder.json``, as `speechssl asr` leaves them) or one that the caller names.
+``decoder.json``, written by `speechssl asr`) or another one.
 """
 
 import hashlib
@@ -50,13 +50,13 @@ class ClassPrediction:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was said.
+    """A transcript.
 
     Attributes:
         text: the words.
-        confidence: mean probability of the characters that were heard, in [0, 1].
-        words: when each word was said, seconds; empty where there is no word, or a `words_error`.
-        words_error: why the text has no word times; empty where it has.
+        confidence: mean probability of the recognised characters, in [0, 1].
+        words: times of each word, seconds; empty where there is no word, or a `words_error`.
+        words_error: the reason why the text has no word times; empty where it has.
     """
 
     text: str
@@ -69,7 +69,7 @@ Prediction = ClassPrediction | Transcript
 
 
 class Predictor:
-    """A fine-tuned model in use.
+    """A fine-tuned model with its decoder.
 
     Args:
         folder: a model folder with a head.
@@ -77,7 +77,7 @@ class Predictor:
         lm: an n-gram for transcripts (ARPA); None takes the folder's own where there is one. ``False`` uses none.
 
     Raises:
-        UserError: no such model, a model without a head, or an n-gram for a model that does not write.
+        UserError: no such model, a model without a head, or an n-gram for a classifier.
     """
 
     def __init__(self, folder: Path, *, device: str = "auto", lm: Path | Literal[False] | None = None):
@@ -86,7 +86,7 @@ class Predictor:
         self.decoder: BeamDecoder | None = None
         if not isinstance(self.model, CTCModel):
             if lm:
-                raise UserError(f"{folder}: tells classes apart; an n-gram is for models that write")
+                raise UserError(f"{folder}: a classifier; an n-gram is for speech recognition")
             return
         own = folder / LM
         arpa = own if lm is None and own.is_file() else lm or None
@@ -97,11 +97,11 @@ class Predictor:
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """The classes that are told apart; None of a model that writes."""
+        """The classes of a classifier; None for a speech recogniser."""
         return None if isinstance(self.model, CTCModel) else self.model.classes
 
     def settings(self) -> dict[str, str]:
-        """What predictions depend on: a hash of the model, and how text is found."""
+        """Settings that predictions depend on: a hash of the model, and the decoder."""
         decoder = "" if isinstance(self.model, CTCModel) else "none"
         if self.decoder is not None and self.decoder.lm is not None:
             with self.decoder.lm.open("rb") as file:
@@ -126,7 +126,7 @@ class Predictor:
         return found
 
     def outcomes(self, clips: Sequence[Waveform | LongClip]) -> list[Prediction | str]:
-        """As `predict`, also of clips that are read in blocks; where there is no prediction, the reason.
+        """As `predict`, also for clips that are read in blocks; the reason where there is no prediction.
 
         Raises:
             AudioError: a clip that is read in blocks cannot be read.
@@ -149,7 +149,7 @@ class Predictor:
         reason = ""
         try:
             words = tuple(word_times(log_probs, text, model.vocabulary, frame_seconds=seconds))
-        except UserError as error:  # a beam may find a text that has more symbols than the audio has frames
+        except UserError as error:  # the text of a beam may have more symbols than the audio has frames
             reason = str(error)
         return Transcript(text, character_probability(log_probs), words, reason)
 
@@ -163,10 +163,10 @@ def _class_prediction(classes: Sequence[str], row: Float32[np.ndarray, " classes
 
 
 def decoder_config(folder: Path) -> DecoderConfig:
-    """The weights that a recipe tuned and left in the model's folder, or the defaults.
+    """The weights that a recipe tuned, from the model's folder; else the defaults.
 
     Raises:
-        UserError: the file is no such thing.
+        UserError: the file has other content.
     """
     path = folder / DECODER
     if not path.is_file():

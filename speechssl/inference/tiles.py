@@ -1,13 +1,13 @@
-"""One clip through the convolutions, a tile of frames after another.
+"""One clip through the convolutions, in tiles of frames.
 
-What lies between two convolutions is the largest thing an encoder makes: 6.5 MB for a second of audio behind BASE's
-first. On a CPU a clip goes through all of them in tiles of little more than a second, which stay in the caches: ten
-seconds took 156 to 186 ms in fp32 where one pass took 349, 68 ms instead of 79 in bf16 (two cores of an AMD EPYC; the
-best of five). The frames are those of one pass (in int8, where each tile has a scale of its own, nearly). Tiles have
-few lengths, too: oneDNN compiles a kernel for each length, in 5 ms, and keeps a thousand of them, in 300 MB.
+The activations between two convolutions are the largest of an encoder: 6.5 MB per second of audio after BASE's first.
+On a CPU a clip goes through all convolutions in tiles of little more than a second, which stay in the caches: ten
+seconds took 156 to 186 ms in fp32 where one pass took 349, and 68 ms instead of 79 in bf16 (two cores of an AMD EPYC,
+best of five). The frames equal those of one pass (nearly in int8, where each tile has its own scale). Tiles have few
+lengths: oneDNN compiles a kernel for each length, in 5 ms, and keeps a thousand of them, in 300 MB.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,12 +16,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.nn.conv import ConvConfig, ConvLayer, GaborLayer, pre_emphasis
+from speechssl.nn.conv import ConvLayer, GaborLayer, pre_emphasis
 from speechssl.nn.cpu.packed import FoldedConvLayer
 from speechssl.nn.time_norm import FixedNorm, TimeNorm, WindowMoments
 
 TILE_FRAMES = 64  # the fastest of 16, 32, 64, 128, 256 in fp32 and bf16 together
-_STEP = 8  # tiles are a multiple of so many frames long
+_STEP = 8  # frames; lengths of tiles are multiples of it
 
 Samples = Float[Tensor, " _"]
 _Layer = Callable[[Float[Tensor, "1 time 1"]], Float[Tensor, "1 frames channels"]]
@@ -29,51 +29,39 @@ _Layer = Callable[[Float[Tensor, "1 time 1"]], Float[Tensor, "1 frames channels"
 
 @torch.inference_mode()
 def projected(encoder: SpeechEncoder, samples: Samples, norm: FixedNorm | None) -> Float[Tensor, "frames dim"]:
-    """The frames of one clip that its Transformer takes.
+    """The Transformer's input for one clip.
 
     Args:
         encoder: in evaluation mode.
-        samples: of a clip, as they are; at least one frame.
-        norm: over time of the first convolution, where it has one that is known; None: that of these samples.
+        samples: of a clip, normalised where the encoder needs it; at least one frame.
+        norm: of the first convolution over time, for a window of a longer clip; None: computed from these samples.
     """
-    total = int(encoder.num_frames(torch.tensor(len(samples))))
-    padded, first = _beginning(encoder, samples, norm)
+    conv, total = encoder.features.config, int(encoder.num_frames(torch.tensor(len(samples))))
+    padded = F.pad(samples, (conv.padding, conv.padding))
+    layers: list[_Layer] = list(encoder.features.layers)
+    timed = normed_over_time(encoder)
+    # What depends on the whole clip is computed before it is cut.
+    if isinstance(layers[0], GaborLayer):
+        padded, layers[0] = pre_emphasis(padded[None, :, None])[0, :, 0], layers[0].powers
+    elif timed is not None:
+        known = WindowMoments.of(padded, timed.conv).norm(timed.conv, timed.norm) if norm is None else norm
+        layers[0] = lambda x: timed.normed(x, known)
+    longest, step = (TILE_FRAMES, _STEP) if padded.device.type == "cpu" else (total, 1)  # on a GPU one tile
     found: list[Float[Tensor, "frames dim"]] = []
-    for tile, frames in _tiles(encoder.features.config, padded, total):
-        x = first(tile[None, :, None])
-        for layer in list(encoder.features.layers)[1:]:
+    for start in range(0, total, longest):
+        frames = min(longest, total - start)
+        length = (-(-frames // step) * step - 1) * conv.hop + conv.receptive_field
+        tile = padded[start * conv.hop :][:length]
+        x = F.pad(tile, (0, length - len(tile)))[None, :, None]
+        for layer in layers:
             x = layer(x)
         found.append(encoder.project(encoder.feature_norm(x))[0, :frames])
     return torch.cat(found)
 
 
-def _tiles(conv: ConvConfig, padded: Samples, total: int) -> Iterator[tuple[Samples, int]]:
-    """Stretches of the padded samples, and how many of their frames belong to the clip; on a GPU one for all."""
-    longest, step = (TILE_FRAMES, _STEP) if padded.device.type == "cpu" else (total, 1)
-    for start in range(0, total, longest):
-        frames = min(longest, total - start)
-        rounded = -(-frames // step) * step
-        length = (rounded - 1) * conv.hop + conv.receptive_field
-        tile = padded[start * conv.hop :][:length]
-        yield F.pad(tile, (0, length - len(tile))), frames
-
-
-def _beginning(encoder: SpeechEncoder, samples: Samples, norm: FixedNorm | None) -> tuple[Samples, _Layer]:
-    """Padded samples, and what the first layer does to a stretch of them: what needs the whole is done here."""
-    padding, layer = encoder.features.config.padding, encoder.features.layers[0]
-    padded = F.pad(samples, (padding, padding))
-    if isinstance(layer, GaborLayer):
-        return pre_emphasis(padded[None, :, None])[0, :, 0], layer.powers
-    timed = normed_over_time(encoder)
-    if timed is None:
-        return padded, layer
-    known = WindowMoments.of(padded, timed.conv).norm(timed.conv, timed.norm) if norm is None else norm
-    return padded, lambda x: timed.normed(x, known)
-
-
 @dataclass(frozen=True)
 class TimeNormed:
-    """A first layer with a norm over time; `normed` is the layer with a norm that is known."""
+    """A first layer with a norm over time; `normed` applies the layer with a given norm."""
 
     conv: nn.Conv1d
     norm: TimeNorm
@@ -81,7 +69,7 @@ class TimeNormed:
 
 
 def normed_over_time(encoder: SpeechEncoder) -> TimeNormed | None:
-    """The first layer of a group-norm encoder; None of any other."""
+    """The first layer of a group-norm encoder; None for any other encoder."""
     layer = encoder.features.layers[0]
     if isinstance(layer, ConvLayer | FoldedConvLayer) and isinstance(layer.norm, TimeNorm):
         return TimeNormed(layer.conv, layer.norm, layer.normed)

@@ -1,8 +1,8 @@
-"""Clips that are never whole in memory: what must be known of the whole before, and the windows to encode.
+"""Clips that are never completely in memory: their levels, and the windows to encode.
 
-A long clip is decoded in blocks, several times over: once to see that it can be used and to learn its mean and
-deviation, once more where the encoder normalises its first convolution over the whole clip, and once for the windows.
-Decoding is hundreds of times faster than encoding.
+A long clip is decoded in blocks, several times: once to check it and to compute its mean and deviation, once more where
+the encoder normalises its first convolution over the whole clip, and once for the windows. Decoding is hundreds of
+times faster than encoding.
 """
 
 import itertools
@@ -21,8 +21,8 @@ from speechssl.models.encoder import SpeechEncoder
 from speechssl.nn.time_norm import FixedNorm, WindowMoments
 
 Waveform = Float32[np.ndarray, " _"]  # mono samples at 16 kHz; a list of them may differ in length
-CONTEXT_SECONDS = 2.0  # that a window has on either side of the frames that are kept of it
-_PART = 160_000  # samples whose windows are held at once: 2.5 MB in BASE
+CONTEXT_SECONDS = 2.0  # on either side of the kept frames of a window
+_PART = 160_000  # samples whose windows are in memory at once: 2.5 MB in BASE
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class LongClip:
     Attributes:
         num_samples: of all blocks together.
         mean: over all samples.
-        deviation: the square root of their variance and 1e-7, as `audio.normalize` has it.
-        blocks: reads the clip from its start, each time it is called.
-        notes: what is doubtful about it.
+        deviation: square root of their variance plus 1e-7, as in `audio.normalize`.
+        blocks: reads the clip from its start, on each call.
+        notes: doubts about its audio.
     """
 
     num_samples: int
@@ -44,20 +44,20 @@ class LongClip:
     notes: tuple[str, ...] = ()
 
     def normalized(self, *, normalize: bool) -> Iterator[Waveform]:
-        """Waveforms of zero mean and unit variance over the clip; as they are when `normalize` is False."""
+        """Blocks with zero mean and unit variance over the clip; unchanged where `normalize` is False."""
         for block in self.blocks():
             yield ((block - self.mean) / self.deviation).astype(np.float32) if normalize else block
 
 
 def scan(blocks: Callable[[], Iterable[Waveform]], path: str) -> LongClip:
-    """Read a clip once, to the end, and learn what encoding must know before it begins.
+    """Reads a clip once, to the end, for its checks, length and levels.
 
     Args:
         blocks: reads the clip from its start.
         path: named in errors.
 
     Raises:
-        AudioError: what the blocks raise, and what `audio.check_waveform` raises.
+        AudioError: the blocks cannot be read, or the clip fails a check of `audio.check_waveform`.
 
     >>> clip = scan(lambda: np.split(np.arange(4000, dtype=np.float32), 4), "a.wav")
     >>> clip.num_samples, clip.mean, round(clip.deviation, 3)
@@ -73,9 +73,9 @@ class Window:
     """A stretch of a clip to encode.
 
     Attributes:
-        samples: of the stretch, as the model takes them.
-        first: the first frame that is kept; those before it are context.
-        last: the frame behind the last that is kept; None: all frames to the end are.
+        samples: of the stretch, as the model needs them.
+        first: the first frame to keep; those before it are context.
+        last: the frame after the last one to keep; None: all to the end.
     """
 
     samples: Waveform
@@ -84,11 +84,11 @@ class Window:
 
 
 def windows(blocks: Iterable[Waveform], num_frames: int, *, hop: int, context: int, step: int) -> Iterator[Window]:
-    """Cut a clip into overlapping windows; the kept frames of all are the clip's, each once and in order.
+    """Cuts a clip into overlapping windows, whose kept frames are those of the clip, each once and in order.
 
     Args:
         blocks: the clip's normalised samples in order.
-        num_frames: that the clip gives.
+        num_frames: of the clip.
         hop: samples from one frame to the next.
         context: frames on either side of the kept ones, where the clip has them.
         step: frames kept of a window.
@@ -113,11 +113,11 @@ def windows(blocks: Iterable[Waveform], num_frames: int, *, hop: int, context: i
 
 
 def windows_of(clip: LongClip, encoder: SpeechEncoder, *, seconds: float, normalize: bool) -> Iterator[Window]:
-    """Overlapping windows of a clip as an encoder takes them; each kept frame has two seconds of context, at least.
+    """Overlapping windows of a clip for an encoder; each kept frame has at least two seconds of context.
 
     Args:
         clip: read once, to the end.
-        encoder: says how many frames samples give.
+        encoder: for which the windows are cut.
         seconds: of a window, with its context.
         normalize: to zero mean and unit variance over the clip.
 
@@ -166,9 +166,9 @@ def equal_pieces(blocks: Iterable[Waveform], num_samples: int, *, count: int) ->
 
 
 def norm_of_the_whole(encoder: SpeechEncoder, clip: LongClip) -> FixedNorm | None:
-    """What a group-norm encoder does to the channels of the whole clip, and so to those of its windows.
+    """The norm of a group-norm encoder's first convolution over the whole clip, to be applied to its windows.
 
-    None where there is no such norm. The whole clip is read once for it, in blocks.
+    None for any other encoder. The whole clip is read once, in blocks.
     """
     layer = normed_over_time(encoder)
     return None if layer is None else _moments(layer.conv, clip, encoder).norm(layer.conv, layer.norm)
@@ -176,7 +176,7 @@ def norm_of_the_whole(encoder: SpeechEncoder, clip: LongClip) -> FixedNorm | Non
 
 @torch.inference_mode()
 def _moments(conv: nn.Conv1d, clip: LongClip, encoder: SpeechEncoder) -> WindowMoments:
-    """Of the windows that the first convolution sees of the whole clip."""
+    """Moments over all windows of the first convolution in the clip."""
     device, padding = conv.weight.device, encoder.features.config.padding
     (kernel,), (stride,) = conv.kernel_size, conv.stride
     total: WindowMoments | None = None

@@ -307,7 +307,7 @@ def test_the_learned_mix_of_a_fine_tuned_model(model, tmp_path):
     expected = sum(weight * state for weight, state in zip(weights.softmax(0).tolist(), states, strict=True))
     mixed = load(tmp_path, device="cpu").frames(CLIPS[0], layer="mix")
     np.testing.assert_allclose(mixed, expected, atol=1e-5)
-    with pytest.raises(UserError, match="'mix' is what a fine-tuned head has learnt"):
+    with pytest.raises(UserError, match="'mix' is the mix of a fine-tuned head"):
         model.embed(CLIPS[0], layer="mix")
 
 

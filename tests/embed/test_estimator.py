@@ -27,11 +27,11 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import speechssl
 from speechssl.audio import AudioError
 from speechssl.config import UserError
+from speechssl.embed import cached
 from speechssl.embed import estimator as module
-from speechssl.embed import known
-from speechssl.embed.clips import rows_of
 from speechssl.embed.embedder import load
 from speechssl.embed.estimator import ClipWarning, Embedder
+from speechssl.embed.rows import rows_of
 from speechssl.inference.engine import Encoding
 from speechssl.inference.precision import Choice
 from speechssl.models.storage import save_model
@@ -61,7 +61,7 @@ class Sounding(Embedder):
 
 @pytest.fixture(autouse=True)
 def _nothing_kept():
-    known._memory().clear()
+    cached._memory().clear()
     module._opened.cache_clear()
 
 
@@ -163,7 +163,7 @@ def test_rows_of_numbers_are_waveforms(embedder):
     [
         ("a.wav", "X: one clip; give a list of clips"),
         ((CLIPS[0], 16000), "X: one clip; give a list of clips"),
-        (CLIPS[0], r"X: numbers of shape \(8000,\); need one waveform a row"),
+        (CLIPS[0], r"X: numbers of shape \(8000,\); need one waveform per row"),
         (np.zeros((2, 2, 2)), r"X: numbers of shape \(2, 2, 2\)"),
         (np.zeros((2, 2), dtype=complex), "Complex data not supported"),
         (pd.DataFrame({"path": ["a.wav"], "label": ["x"]}), "X: 2 columns that are no samples; choose the one"),
@@ -287,7 +287,7 @@ def test_equal_clips_are_encoded_once(embedder, encoded):
 
 def test_portions_bound_what_is_decoded(embedder, monkeypatch):
     expected = embedder.fit_transform(CLIPS)
-    known._memory().clear()
+    cached._memory().clear()
     monkeypatch.setattr(module, "DECODED_SECONDS", 0.6)
     np.testing.assert_allclose(embedder.transform(CLIPS), expected, atol=1e-5)
 
@@ -295,8 +295,8 @@ def test_portions_bound_what_is_decoded(embedder, monkeypatch):
 def test_the_folder_outlives_the_process(model_folder, paths, encoded, tmp_path, monkeypatch):
     settings = {"device": "cpu", "cache": tmp_path / "cache"}
     first = Embedder(model_folder, **settings).fit_transform(paths)
-    known._memory().clear()
-    monkeypatch.setattr("speechssl.embed.known.to_waveform", None)  # a hit decodes nothing
+    cached._memory().clear()
+    monkeypatch.setattr("speechssl.embed.cached.to_waveform", None)  # a hit decodes nothing
     np.testing.assert_array_equal(Embedder(model_folder, **settings).fit_transform(paths), first)
     Embedder(model_folder, layer="mean", **settings).fit_transform(paths)  # nor does another layer
     Embedder(model_folder, memory_bytes=0, **settings).fit_transform(paths)

@@ -33,8 +33,8 @@ def test_an_actor_encodes_what_it_is_given(audio, model_folder):
     import numpy as np
 
     from speechssl.extract.encode import Job
+    from speechssl.extract.machine.resources import Resources
     from speechssl.extract.plan import read_plan
-    from speechssl.extract.resources import Resources
 
     resources = Resources(audio_bytes=1 << 24, batch_seconds=20.0, window_seconds=60.0, threads=2)
     actor = cluster.Extractor(str(model_folder), Job("mean", (-1,), 24, None, "float32", compiled=False), resources)

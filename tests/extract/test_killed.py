@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from speechssl.extract import encode
+from speechssl.extract import decode
 from speechssl.extract.run import extract
 from tests.micro import tone
 
@@ -21,11 +21,11 @@ import sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from speechssl.extract import run as module, parts, encode
-encode.PART_CLIPS = 2
-commit, write = module.Run.commit, parts.write_table
+from speechssl.extract import run as module, shards, decode
+decode.PART_CLIPS = 2
+commit, write = module.Run.commit, shards.Shards.commit
 module.Run.commit = lambda run, part: (time.sleep(0.05), commit(run, part))
-parts.write_table = lambda table, path: (write(table, path), time.sleep(0.05))
+shards.Shards.commit = lambda *given: (write(*given), time.sleep(0.05))[0]
 module.extract(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
 """
 
@@ -60,7 +60,7 @@ def one_thread():
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_killed_run_ends_as_if_it_had_not_been(model_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(encode, "PART_CLIPS", 2)
+    monkeypatch.setattr(decode, "PART_CLIPS", 2)
     rng = random.Random(0)
     audio = tmp_path / "audio"
     audio.mkdir()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from speechssl.extract.decode import ahead
-from speechssl.extract.ordered import InOrder
+from speechssl.extract.machine.ordered import InOrder
 
 
 def collect(order, workers, limit=None):

@@ -10,9 +10,9 @@ from speechssl.config import UserError
 from speechssl.data.corpora import folder as audio_folder
 from speechssl.data.corpora import lhotse, nemo_manifest
 from speechssl.data.findings import closing_lines
+from speechssl.data.remote import fetched, list_address
 from speechssl.embed.clips import to_waveform
 from speechssl.extract.plan import Item, read_plan
-from speechssl.extract.remote import fetched, list_address
 from tests.micro import tone
 
 

@@ -20,11 +20,11 @@ import torch
 
 from speechssl import cli
 from speechssl.config import UserError
-from speechssl.extract import predict
-from speechssl.extract.parts import locked
 from speechssl.extract.plan import read_plan
-from speechssl.extract.predict import predict_to, read_sources
-from speechssl.extract.predictions import RowWriter
+from speechssl.extract.predict import parts, run
+from speechssl.extract.predict.rows import RowWriter
+from speechssl.extract.predict.run import predict_to, read_sources
+from speechssl.extract.shards import locked
 from speechssl.inference import heads, windows
 from speechssl.inference.heads import TooLongError, classify, emissions
 from speechssl.inference.predictor import Predictor, Transcript
@@ -70,7 +70,7 @@ def audio(tmp_path):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(predict, "PART_CLIPS", 2)
+    monkeypatch.setattr(parts, "PART_CLIPS", 2)
 
 
 def lines_of(path):
@@ -88,27 +88,27 @@ def command(words, capfd):
 def counted(monkeypatch):
     """Paths of the clips that a model is asked about."""
     asked = []
-    whole = predict._predict_part
+    whole = parts._predict_part
 
     def counting(predictor, part, *, release):
         asked.extend(clip.item.path for clip in part)
         return whole(predictor, part, release=release)
 
     with monkeypatch.context() as patch:
-        patch.setattr(predict, "_predict_part", counting)
+        patch.setattr(parts, "_predict_part", counting)
         yield asked
 
 
 def broken_off(model, audio, out, monkeypatch, after):
-    commit = predict.Run.commit
+    commit = run.Run.commit
 
     def dying(run, part):
-        if run.parts.count == after:
+        if run.shards.count == after:
             raise KeyboardInterrupt
         return commit(run, part)
 
     with monkeypatch.context() as patch:
-        patch.setattr(predict.Run, "commit", dying)
+        patch.setattr(run.Run, "commit", dying)
         with pytest.raises(KeyboardInterrupt):
             predict_to(Predictor(model, device="cpu"), [str(audio)], out)
 
@@ -181,7 +181,7 @@ def test_another_model_or_setting_is_refused(model, audio, tmp_path, monkeypatch
         assert err.startswith(f"speechssl: {where}: made with model ")
         code, _, err = command(["predict", model, audio, "--out", out, "--format", "csv"], capfd)
         assert (code, err.count("\n")) == (2, 1)
-        assert "made with format jsonl, now csv; go on with the old one, or give another name" in err
+        assert "made with format jsonl, now csv; use the same settings, or give another name" in err
         assert "made with source" in command(["predict", model, audio / "1.wav", "--out", out], capfd)[2]
     assert done.read_bytes() == content
 
@@ -456,16 +456,16 @@ def test_csv_on_a_terminal_moves_no_cursor():
 
 def test_rows_come_while_a_run_is_under_way(model, audio, monkeypatch, small_parts):
     """A reader of the stream has the first rows before the last files are predicted."""
-    from speechssl.extract.predict_cli import predict_to_stream
+    from speechssl.extract.predict.run import predict_to_stream
 
     seen, file = [], io.StringIO()
-    whole = predict._predict_part
+    whole = parts._predict_part
 
     def looking(predictor, part, *, release):
         seen.append(file.getvalue().count("\n"))
         return whole(predictor, part, release=release)
 
-    monkeypatch.setattr(predict, "_predict_part", looking)
+    monkeypatch.setattr(parts, "_predict_part", looking)
     report = predict_to_stream(Predictor(model, device="cpu"), [str(audio)], file, layout="jsonl")
     assert (report.written, report.failed) == (5, 1)
     assert seen == [0, 2, 4]
@@ -499,7 +499,7 @@ def short_windows(monkeypatch):
     """Windows of three seconds, and files of more than two that are long."""
     monkeypatch.setattr(heads, "WINDOW_SECONDS", 3.0)
     monkeypatch.setattr(windows, "CONTEXT_SECONDS", 0.5)
-    monkeypatch.setattr(predict, "LONG_SECONDS", 2.0)
+    monkeypatch.setattr(parts, "LONG_SECONDS", 2.0)
 
 
 @pytest.mark.usefixtures("short_windows")
@@ -522,7 +522,7 @@ def test_long_files_are_read_window_by_window(model, writer, tmp_path, monkeypat
     sources = [tmp_path / "long.flac", tmp_path / "short.wav"]
     for folder in (model, writer):
         with monkeypatch.context() as patch:
-            patch.setattr(predict, "LONG_SECONDS", 60.0)
+            patch.setattr(parts, "LONG_SECONDS", 60.0)
             whole = command(["predict", folder, *sources, "--format", "jsonl"], capfd)[1].splitlines()
         with monkeypatch.context() as patch:
             patch.setattr("speechssl.inference.predictor.classify", lambda own, waves: classify(own, few(waves)))
@@ -603,9 +603,9 @@ import sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from speechssl.extract import predict as module
+from speechssl.extract.predict import parts, run as module
 from speechssl.inference.predictor import Predictor
-module.PART_CLIPS = 2
+parts.PART_CLIPS = 2
 commit = module.Run.commit
 module.Run.commit = lambda run, part: (time.sleep(0.05), commit(run, part), time.sleep(0.05))[1]
 module.predict_to(Predictor(Path(sys.argv[1]), device="cpu"), [sys.argv[2]], Path(sys.argv[3]))
@@ -645,7 +645,7 @@ def one_thread():
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_killed_run_ends_as_if_it_had_not_been(model, many, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "PART_CLIPS", 2)
+    monkeypatch.setattr(parts, "PART_CLIPS", 2)
     predictor = Predictor(model, device="cpu")
     whole, out = tmp_path / "whole.jsonl", tmp_path / "p.jsonl"
     predict_to(predictor, [str(many)], whole)

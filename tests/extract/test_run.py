@@ -16,10 +16,10 @@ from speechssl.cli import main
 from speechssl.config import UserError
 from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.embed.embedder import load
-from speechssl.extract import decode, encode, local
+from speechssl.extract import decode, encode, writers
 from speechssl.extract import run as module
-from speechssl.extract.parts import METADATA_KEY, locked
 from speechssl.extract.run import extract
+from speechssl.extract.shards import METADATA_KEY, locked
 from speechssl.inference import precision
 from speechssl.models.storage import model_hash, save_model
 from tests.micro import micro_encoder, tone
@@ -39,7 +39,7 @@ def audio(tmp_path):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(encode, "PART_CLIPS", 2)
+    monkeypatch.setattr(decode, "PART_CLIPS", 2)
 
 
 def table_of(out):
@@ -143,7 +143,7 @@ def test_a_list_names_what_is_no_file(audio, model_folder, tmp_path):
 
 def test_vectors_do_not_depend_on_parts_and_memory(audio, model_folder, tmp_path, monkeypatch):
     extract(model_folder, audio, tmp_path / "one.parquet")
-    monkeypatch.setattr(encode, "PART_SECONDS", 0.9)
+    monkeypatch.setattr(decode, "PART_SECONDS", 0.9)
     extract(model_folder, audio, tmp_path / "many.parquet", memory=900 << 20, threads=1)
     assert (
         table_of(tmp_path / "one.parquet")
@@ -158,7 +158,7 @@ def interrupted(audio, model_folder, out, monkeypatch, after):
     commit = module.Run.commit
 
     def dying(run, part):
-        if run.parts.count == after:
+        if run.shards.count == after:
             raise KeyboardInterrupt
         commit(run, part)
 
@@ -239,7 +239,7 @@ def test_another_model_or_setting_is_refused(audio, model_folder, tmp_path, monk
             UserError, match=rf"{where}: made with model {model_hash(model_folder)}, now {model_hash(other)}"
         ):
             extract(other, audio, out)
-        with pytest.raises(UserError, match=rf"{where}: made with pooling mean, now mean\+std; go on with the old one"):
+        with pytest.raises(UserError, match=rf"{where}: made with pooling mean, now mean\+std; use the same settings"):
             extract(model_folder, audio, out, pooling="mean+std")
         with pytest.raises(UserError, match="made with dtype float32, now bfloat16"):
             extract(model_folder, audio, out, dtype="bfloat16")
@@ -269,11 +269,11 @@ def test_bfloat16_is_chosen_once_and_kept(audio, model_folder, tmp_path, monkeyp
     out = tmp_path / "v.parquet"
     monkeypatch.setattr(precision, "has_bfloat16", lambda _: True)
     commit = module.Run.commit
-    monkeypatch.setattr(module.Run, "commit", lambda run, part: 1 / 0 if run.parts.count else commit(run, part))
+    monkeypatch.setattr(module.Run, "commit", lambda run, part: 1 / 0 if run.shards.count else commit(run, part))
     with pytest.raises(ZeroDivisionError):
         extract(model_folder, audio, out, dtype="auto")
     monkeypatch.setattr(module.Run, "commit", commit)
-    monkeypatch.setattr(local, "choose", None)  # not asked again
+    monkeypatch.setattr(encode, "choose", None)  # not asked again
     report = extract(model_folder, audio, out, dtype="auto")
     assert report.dtype == "bfloat16"
     assert 0.999 < report.cosine < 1.0001
@@ -295,7 +295,7 @@ def test_long_clips_are_streamed_and_equal_the_whole(audio, model_folder, tmp_pa
 
 
 def module_resources(window):
-    from speechssl.extract.resources import Resources
+    from speechssl.extract.machine.resources import Resources
 
     return Resources(audio_bytes=1 << 20, batch_seconds=20.0, window_seconds=window, threads=2)
 
@@ -419,14 +419,15 @@ def test_decoded_audio_stays_within_its_budget(audio, tmp_path):
     from speechssl.extract.plan import read_plan
 
     items = [*read_plan(audio).items()] * 20
-    with decode.decoding(iter(items), threads=4, budget=400_000, long_samples=960000, spool=tmp_path) as clips:
+    clips = decode.Decoding(iter(items), budget=400_000, long_samples=960000, spool=tmp_path)
+    with clips.running([clips.decode] * 4, name="decode"):
         paths = []
         for clip in clips:
             paths.append(clip.item.path)
-            clips.release(clip)
+            clips.free(clip)
         assert paths == [item.path for item in items]
-        assert 100_000 < clips.order.most_held <= 400_000 + 2 * 80_000  # a clip that is waited for is let through
-        assert clips.order.held == 0
+        assert 100_000 < clips.most_held <= 400_000 + 2 * 80_000  # a clip that is waited for is let through
+        assert clips.held == 0
 
 
 def test_an_error_of_the_program_ends_the_run(audio, model_folder, tmp_path, monkeypatch):
@@ -458,7 +459,7 @@ def test_a_damaged_part_is_named(audio, model_folder, tmp_path, monkeypatch, sma
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "write", stop)
+    monkeypatch.setattr(writers.VectorFile, "write", stop)
     with pytest.raises(KeyboardInterrupt):
         extract(model_folder, audio, tmp_path / "v.parquet")
     monkeypatch.undo()
@@ -473,13 +474,13 @@ FORMATS = ["v.parquet", "v.npz", "v.h5", "v.zarr", "tree"]
 @pytest.mark.parametrize("pooling", ["mean", "none"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_full_disk_names_the_output_that_is_written(audio, model_folder, tmp_path, monkeypatch, capfd, name, pooling):
-    write = module.write
+    write = writers.VectorFile.write
 
     def limited(*given):
         with files_of_at_most(300):
             write(*given)
 
-    monkeypatch.setattr(module, "write", limited)
+    monkeypatch.setattr(writers.VectorFile, "write", limited)
     words = ["extract", str(model_folder), str(audio), "-o", str(tmp_path / name), "--pooling", pooling]
     code = main(words)
     said = capfd.readouterr().err
@@ -487,22 +488,22 @@ def test_a_full_disk_names_the_output_that_is_written(audio, model_folder, tmp_p
     assert said.splitlines()[-1].startswith(f"speechssl: {tmp_path / name}: ")
     assert said.splitlines()[-1].endswith("File too large")
     assert not (tmp_path / name).exists()
-    monkeypatch.setattr(module, "write", write)
+    monkeypatch.setattr(writers.VectorFile, "write", write)
     assert main(words) == 0
     assert (tmp_path / name).exists()
 
 
 def test_a_full_disk_names_the_file_of_frames(audio, model_folder, tmp_path, monkeypatch, capfd):
-    write = encode.PartEncoder._all_frames
+    write = encode.PartEncoder._frames
 
     def limited(*given):
         with files_of_at_most(5000):
             return write(*given)
 
-    monkeypatch.setattr(encode.PartEncoder, "_all_frames", limited)
+    monkeypatch.setattr(encode.PartEncoder, "_frames", limited)
     words = ["extract", str(model_folder), str(audio), "-o", str(tmp_path / "v.h5"), "--pooling", "none"]
     assert main(words) == 2
     last = capfd.readouterr().err.splitlines()[-1]
     assert re.fullmatch(rf"speechssl: {tmp_path}/v\.h5\.parts/\.[\d-]+\.f32: File too large", last)
-    monkeypatch.setattr(encode.PartEncoder, "_all_frames", write)
+    monkeypatch.setattr(encode.PartEncoder, "_frames", write)
     assert main(words) == 0

@@ -12,8 +12,9 @@ import soundfile
 from speechssl.config import UserError
 from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.embed.embedder import load
-from speechssl.extract import encode, finished, writers
-from speechssl.extract.columns import column_types
+from speechssl.extract import decode, encode, writers
+from speechssl.extract.formats import rows
+from speechssl.extract.formats.columns import SeenColumns
 from speechssl.extract.run import extract
 from speechssl.models.storage import model_hash
 from tests.micro import tone
@@ -45,7 +46,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(encode, "PART_CLIPS", 2)
+    monkeypatch.setattr(decode, "PART_CLIPS", 2)
 
 
 def made(model_folder, source, tmp_path, kind, **settings):
@@ -167,14 +168,14 @@ def test_the_same_run_gives_the_same_bytes(model_folder, source, tmp_path):
 
 def test_rows_of_several_parts_are_read_in_any_order(model_folder, source, tmp_path, monkeypatch):
     seen = []
-    init = finished.Finished.__init__
-    monkeypatch.setattr(finished.Finished, "__init__", lambda own, *args: init(own, *args) or seen.append(own))
+    init = rows.Finished.__init__
+    monkeypatch.setattr(rows.Finished, "__init__", lambda own, *args: init(own, *args) or seen.append(own))
     monkeypatch.setattr(writers, "_flush", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         made(model_folder, source, tmp_path, "parquet")
     [run] = seen
     assert list(run.places) == [0, 1, 1 << 32]
-    backwards = finished.Finished(run.layout, run.parts, [1 << 32, 1, 0], {})
+    backwards = rows.Finished(run.layout, run.shards, [1 << 32, 1, 0], {})
     assert backwards.column("path") == PATHS[::-1]
     np.testing.assert_array_equal(np.concatenate(list(backwards.vectors())), np.concatenate(list(run.vectors()))[::-1])
 
@@ -186,7 +187,10 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch):
 
 
 def test_types_are_the_narrowest_that_fit():
-    assert column_types([("a", 1), ("a", 2.0), ("b", True), ("b", 1), ("c", None)]) == {"a": "number", "b": "text"}
+    seen = SeenColumns()
+    for extras in ({"age": 3, "old": True}, {"age": 2.5, "note": None, "mixed": 1}, {"mixed": "one", "old": 1}):
+        seen.add({}, extras)
+    assert seen.ordered() == {"age": "number", "old": "text", "mixed": "text"}
 
 
 ODD_NAMES = ["a.b", "Room", "room", "ä ö", "a:b", "[1]", "x" * 200]

@@ -128,7 +128,7 @@ def test_a_mix_is_the_weighted_sum_of_all_layers(tmp_path):
 
 def test_a_mix_that_was_not_learnt_is_refused(model_folder):
     assert learned_mix(model_folder) is None
-    with pytest.raises(UserError, match="layer 'mix' is what a fine-tuned head has learnt"):
+    with pytest.raises(UserError, match="layer 'mix' is the mix of a fine-tuned head"):
         encoding().embed_layers([tone(16000)], layers=["mix"])
 
 

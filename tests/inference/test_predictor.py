@@ -230,7 +230,7 @@ def test_a_model_without_a_head_says_what_to_do(model_folder, classifier):
         Predictor(model_folder)
     with pytest.raises(UserError, match="`speechssl finetune` gives it one"):
         load(model_folder, device="cpu").predict(tone(16000))
-    with pytest.raises(UserError, match="an n-gram is for models that write"):
+    with pytest.raises(UserError, match="an n-gram is for speech recognition"):
         Predictor(classifier, lm=model_folder / "x.arpa")
 
 

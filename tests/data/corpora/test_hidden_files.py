@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from speechssl.extract.remote import list_address
+from speechssl.data.remote import list_address
 from tests.data.test_members import wav, write_tar
 
 APPLE_DOUBLE = b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes([0xB0, 0xFF]) * 40

@@ -1,4 +1,4 @@
-"""Predictions on disk: the rows that a run keeps, and the output it makes of them.
+"""Predictions on disk: the output of a run, and its rows in three formats.
 
     OUT               a table, JSON lines or CSV
     OUT.run.parquet   the settings of the run, a hash of OUT, and every prediction with the key of its clip
@@ -9,9 +9,9 @@
     csv     `path`, `offset`, `duration`; `label`, `probability` and `p_CLASS` of each class, or `text`, `confidence`
             and `words_error`; `error`
 
-A spreadsheet takes a cell that begins with =, +, -, @, a tab or a carriage return for a formula, and names of files and
-classes are not always one's own. In csv such a path begins with `./`, which is the same file, and any other such cell
-with an apostrophe. Numbers are left alone; jsonl has everything as it is.
+Spreadsheets read a cell that begins with =, +, -, @, a tab or a carriage return as a formula, and names of files and
+classes may come from others. In csv such a path begins with `./`, which is the same file, and any other such cell with
+an apostrophe. Numbers are unchanged, and so is everything in jsonl.
 """
 
 import csv
@@ -20,75 +20,21 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from speechssl.config import UserError
 from speechssl.data.values import json_number
-from speechssl.extract.decode import Failed
-from speechssl.extract.finished import tables_of
-from speechssl.extract.parts import METADATA_KEY, FailedClip, Part
-from speechssl.extract.plan import Item
 from speechssl.extract.resume import Results
+from speechssl.extract.shards import METADATA_KEY, FailedClip
 from speechssl.files import naming
-from speechssl.inference.predictor import Prediction
 from speechssl.terminal import printable
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 
 Format = Literal["table", "jsonl", "csv"]
 _FORMULA = re.compile(r"[=+\-@\t\r]")
-_NUMBER = re.compile(r"[-+]?[\d.,]*")  # no formula: also a sign alone
+_NUMBER = re.compile(r"[-+]?[\d.,]*")  # not a formula; also a sign alone
 _TABLE_DECIMALS = 2
-
-
-@dataclass(frozen=True)
-class PredictedRow:
-    """A clip, its length in seconds, and the prediction."""
-
-    item: Item
-    seconds: float
-    prediction: Prediction
-
-
-@dataclass(frozen=True)
-class PredictedPart:
-    """Some clips of a run: their predictions, the clips that failed, and of each clip in order whether it is a row."""
-
-    rows: Sequence[PredictedRow]
-    failed: Sequence[Failed]
-    done: Sequence[bool]
-
-    def in_order(self) -> Iterator[PredictedRow | Failed]:
-        """Rows and failures in the order of the plan."""
-        rows, failed = iter(self.rows), iter(self.failed)
-        for done in self.done:
-            yield next(rows) if done else next(failed)
-
-    def part(self) -> Part:
-        """What a run keeps of it; the prediction is JSON."""
-        import pyarrow as pa
-
-        columns: dict[str, Sequence[str | float]] = {
-            "path": [row.item.path for row in self.rows],
-            "offset": [row.item.offset for row in self.rows],
-            "duration": [row.seconds for row in self.rows],
-            "prediction": [json.dumps(asdict(row.prediction)) for row in self.rows],
-            "key": [row.item.key.hex() for row in self.rows],
-        }
-        return Part(pa.Table.from_pydict(columns, schema=schema_of_rows()), self.failed, self.done)
-
-
-def schema_of_rows() -> "pa.Schema":
-    """Of the predictions that a run keeps."""
-    import pyarrow as pa
-
-    numbers = [(name, pa.float64()) for name in ("offset", "duration")]
-    return pa.schema([("path", pa.string()), *numbers, ("prediction", pa.string()), ("key", pa.string())])
 
 
 class PredictionFile:
@@ -97,7 +43,7 @@ class PredictionFile:
     Args:
         path: its name.
         layout: of its rows.
-        classes: of the model; None of one that writes.
+        classes: of the model; None for a speech recogniser.
         under_way: whether a run has begun to write there: `OUT.run.parquet` may be newer than `OUT`.
     """
 
@@ -135,7 +81,7 @@ class PredictionFile:
         raise UserError(f"{self.path}: was changed after `predict` wrote it; remove it or give another name")
 
     def write(self, results: Results, settings: dict[str, Any], scratch: Path) -> None:
-        """Write the output and the rows beside it."""
+        """Writes the output and `OUT.run.parquet`."""
         partial, rows = scratch / ".finished", scratch / ".finished.parquet"
         with partial.open("w", encoding="utf-8", newline="") as file:
             writer = RowWriter(file, self._layout, self._classes)
@@ -157,10 +103,10 @@ class PredictionFile:
 def _write_rows(path: Path, results: Results, settings: dict[str, Any]) -> None:
     import pyarrow.parquet as pq
 
-    schema = results.parts.schema.with_metadata({METADATA_KEY: json.dumps(settings)})
+    schema = results.shards.schema.with_metadata({METADATA_KEY: json.dumps(settings)})
     with path.open("wb") as file:
         with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-            for _, table in tables_of(results.parts, results.places):
+            for _, table in results.shards.tables(results.places):
                 writer.write_table(table.replace_schema_metadata(schema.metadata))
         file.flush()
         os.fsync(file.fileno())
@@ -173,14 +119,14 @@ def _digest(path: Path) -> str:
 
 @runtime_checkable
 class TextStream(Protocol):
-    """What rows are written to: a file, standard output, a string in memory."""
+    """A stream for rows: a file, standard output, a string in memory."""
 
     def write(self, text: str, /) -> int:
-        """Write a text."""
+        """Writes a text."""
         ...
 
     def flush(self) -> None:
-        """Hand on what was written."""
+        """Flushes written text."""
         ...
 
     def isatty(self) -> bool:
@@ -194,7 +140,7 @@ class RowWriter:
     Args:
         file: open for text.
         layout: of the rows.
-        classes: of the model; None of one that writes.
+        classes: of the model; None for a speech recogniser.
     """
 
     def __init__(self, file: TextStream, layout: Format, classes: Sequence[str] | None):
@@ -203,7 +149,7 @@ class RowWriter:
         self._at_terminal = file.isatty()
 
     def header(self) -> None:
-        """What comes before all rows."""
+        """Writes the header, where the layout has one."""
         if self.layout != "csv":
             return
         words = ["text", "confidence", "words_error"]
@@ -211,7 +157,7 @@ class RowWriter:
         self._write_cells(["path", "offset", "duration", *found, "error"])
 
     def row(self, path: str, offset: float, duration: float, prediction: Mapping[str, Any]) -> None:
-        """A clip with its prediction, a `ClassPrediction` or a `Transcript` as a dictionary."""
+        """Writes a clip with its prediction, a `ClassPrediction` or a `Transcript` as a dictionary."""
         if self.layout == "jsonl":
             self._write_json({"path": path, "offset": offset, "duration": duration, **prediction})
         elif self.layout == "csv":
@@ -222,7 +168,7 @@ class RowWriter:
             self._write_words([path, stretch, *_words(prediction)])
 
     def failed(self, path: str, offset: float, reason: str) -> None:
-        """A clip that could not be used, and why."""
+        """Writes a clip that could not be used, and the reason."""
         if self.layout == "jsonl":
             self._write_json({"path": path, "offset": json_number(offset), "error": reason})
         elif self.layout == "csv":
@@ -246,7 +192,7 @@ class RowWriter:
 
 
 def harmless(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula.
+    """A cell that no spreadsheet reads as a formula.
 
     >>> [harmless(cell) for cell in ("=1+1", "-anger", "-1", "+", "calm")]
     ["'=1+1", "'-anger", '-1', '+', 'calm']

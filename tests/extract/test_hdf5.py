@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechssl.extract.h5_file import WritableFile
+from speechssl.extract.formats.hdf5 import WritableFile
 
 from ..toys import files_of_at_most
 

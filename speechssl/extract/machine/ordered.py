@@ -1,8 +1,8 @@
-"""Results of threads in the order of their tasks: decodes clips, encodes parts, and reads ahead in a long clip.
+"""Results of threads in the order of their tasks: used to decode clips, encode parts, and read ahead in a long clip.
 
-A worker takes the next task when it is free, so that no task waits in a queue; workers pause when `ahead` results wait
-for an earlier one. An error, of a task or of reading the tasks, is raised where its result would have come: all
-earlier results come first, and no further task is begun.
+A free worker takes the next task, so that there is no queue of tasks; workers pause when `ahead` results wait for an
+earlier one. An error, of a task or of reading the tasks, is raised in place of its result: all earlier results come
+first, and no further task is begun.
 """
 
 import sys
@@ -26,12 +26,12 @@ class InOrder(Generic[T, R]):
 
     Args:
         tasks: read by the workers, one at a time.
-        ahead: most tasks that are begun and whose results have not been asked for.
-        budget: of what tasks `reserve`, for example bytes.
+        ahead: most tasks that are begun and whose results are not taken yet.
+        budget: for the amounts that tasks `reserve`, for example bytes.
 
     Attributes:
-        held: of the budget now.
-        most_held: so far.
+        held: amount of the budget in use.
+        most_held: largest amount so far.
 
     >>> squares = InOrder(iter(range(5)), ahead=3)
     >>> with squares.running([lambda _, number: number**2] * 2, name="square"):
@@ -45,19 +45,19 @@ class InOrder(Generic[T, R]):
         self._reading = threading.Lock()  # held by the worker that reads the next task
         self._changed = threading.Condition()  # guards everything below
         self._results: dict[int, R | _Raised] = {}
-        self._begun = self._due = 0  # tasks; results that were asked for
+        self._begun = self._due = 0  # number of tasks; index of the result to take next
         self._ended = self._stopped = False
 
     @contextmanager
     def running(
         self, workers: Sequence[Callable[[int, T], R]], *, name: str, wait: bool = True
     ) -> Generator[None, None, None]:
-        """Threads for as long as the block runs; they end after the tasks that they are at.
+        """Threads until the block ends; each finishes the task that it has begun.
 
         Args:
-            workers: each has a thread and does one task at a time: (index, task) -> result.
+            workers: one thread each, for one task at a time: (index, task) -> result.
             name: of the threads.
-            wait: for the threads to end, at the end of the block.
+            wait: whether the end of the block waits for the threads.
         """
         threads = [
             threading.Thread(target=self._work, args=(do,), name=f"{name}-{number}", daemon=True)
@@ -75,7 +75,7 @@ class InOrder(Generic[T, R]):
                 thread.join()
 
     def __iter__(self) -> Iterator[R]:
-        """The results; raises what a task raised, or what reading the tasks raised."""
+        """The results; raises the error of a task, or of reading the tasks."""
         while True:
             with self._changed:
                 self._changed.wait_for(
@@ -91,12 +91,12 @@ class InOrder(Generic[T, R]):
             yield result
 
     def reserve(self, amount: int, *, index: int) -> None:
-        """Block a worker until the budget has room, but not when the result of its task is the next to be asked for.
+        """Blocks a worker until the amount fits into the budget, unless the result of its task is the next to be taken.
 
-        Nothing can wait for ever: whatever is held, the result that is asked for is made, beyond the budget if need be.
+        The next result is always made, if necessary beyond the budget, so that there is no deadlock.
 
         Args:
-            amount: to hold.
+            amount: to reserve.
             index: of the worker's task.
         """
         with self._changed:
@@ -105,7 +105,7 @@ class InOrder(Generic[T, R]):
             self.most_held = max(self.most_held, self.held)
 
     def release(self, amount: int) -> None:
-        """Give back so much of the budget."""
+        """Gives back an amount of the budget."""
         with self._changed:
             self.held -= amount
             self._changed.notify_all()
@@ -113,21 +113,25 @@ class InOrder(Generic[T, R]):
     def _work(self, do: Callable[[int, T], R]) -> None:
         while (found := self._next()) is not None:
             index, task = found
+            result: R | _Raised
             try:
-                result: R | _Raised = do(index, task)
-            except BaseException as error:  # noqa: BLE001 -- it is raised again where the result is asked for
+                result = task if isinstance(task, _Raised) else do(index, task)
+            except BaseException as error:  # noqa: BLE001 -- it is raised again where the result is taken
                 result = _Raised(error)
-            del found, task  # whatever a task holds is free before the next one is read
-            self._put(index, result)
+            del found, task  # the memory of a task is free before the next one is read
+            with self._changed:
+                self._results[index] = result
+                self._ended = self._ended or isinstance(result, _Raised)
+                self._changed.notify_all()
 
-    def _next(self) -> tuple[int, T] | None:
-        """The next task with its index; None where none is to be begun."""
+    def _next(self) -> tuple[int, T | _Raised] | None:
+        """The next task, or the error of reading it, with its index; None where no task is to be begun."""
         with self._reading:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopped or self._ended or self._begun < self._due + self._ahead)
                 if self._stopped or self._ended:
                     return None
-                index = self._begun
+            task: T | _Raised
             try:
                 task = next(self._tasks)
             except StopIteration:
@@ -136,15 +140,8 @@ class InOrder(Generic[T, R]):
                     self._changed.notify_all()
                 return None
             except BaseException as error:  # noqa: BLE001 -- as above
-                self._put(index, _Raised(error))
-                return None
+                task = _Raised(error)
             with self._changed:
-                self._begun = index + 1
-                return None if self._stopped else (index, task)
-
-    def _put(self, index: int, result: R | _Raised) -> None:
-        with self._changed:
-            self._results[index] = result
-            self._begun = max(self._begun, index + 1)
-            self._ended = self._ended or isinstance(result, _Raised)
-            self._changed.notify_all()
+                self._begun += 1
+                self._ended = self._ended or isinstance(task, _Raised)
+                return None if self._stopped else (self._begun - 1, task)

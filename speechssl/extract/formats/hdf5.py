@@ -1,15 +1,48 @@
-"""A file for HDF5 to write into: a full disk ends in an error there, where the library would crash the process."""
+"""HDF5 output, and the file that HDF5 writes into: on a full disk the library itself would crash the process."""
 
 import io
 import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from speechssl.extract.formats.rows import Finished
+
+
+def write_h5(out: Path, finished: Finished) -> None:
+    """Writes one HDF5 file."""
+    import h5py
+
+    with WritableFile(out) as target:
+        with h5py.File(target, "w") as file:
+            file.attrs["speechssl"] = finished.described()
+            for name, column in finished.columns():
+                words = column.dtype.kind == "U"
+                kind = h5py.string_dtype() if words else None
+                file.create_dataset(name, data=column.astype(object) if words else column, dtype=kind)
+                target.check()
+            name, shape = finished.body()
+            body, start = file.create_dataset(name, shape, np.float32), 0
+            for block in finished.blocks():
+                body[start : start + len(block)] = block
+                start += len(block)
+                target.check()
+        target.check()
+
+
+def read_h5(out: Path) -> str:
+    """The settings in an HDF5 file."""
+    import h5py
+
+    with h5py.File(out, "r") as file:
+        return str(file.attrs["speechssl"])
+
 
 class WritableFile(io.RawIOBase):
-    """A file whose writes never fail for the library; what does not fit is kept in memory until `check` is called.
+    """A file whose writes never fail for the library; data that the disk refuses is kept in memory until `check`.
 
-    libhdf5 cannot close a file that it could not write, and crashes when the process ends. This one it can close.
+    libhdf5 cannot close a file after a failed write, and crashes when the process ends. It can close this one.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder, WritableFile(Path(folder, "a")) as file:
@@ -22,11 +55,11 @@ class WritableFile(io.RawIOBase):
         super().__init__()
         self._file = path.open("w+b", buffering=0)
         self._at = self._size = 0
-        self._kept: list[tuple[int, bytes]] = []  # what could not be written, by its first byte
+        self._kept: list[tuple[int, bytes]] = []  # data that could not be written, by its first byte
         self._error: OSError | None = None
 
     def check(self) -> None:
-        """Raise the first error of a write.
+        """Raises the first error of a write.
 
         Raises:
             OSError: the file cannot be written.
@@ -35,17 +68,17 @@ class WritableFile(io.RawIOBase):
             raise self._error
 
     def write(self, data: Any, /) -> int:  # noqa: D102 -- as any file
-        rest = memoryview(data).cast("B")
-        size = len(rest)
+        left = memoryview(data).cast("B")
+        size = len(left)
         try:
-            while len(rest) and self._error is None:
-                written = os.pwrite(self._file.fileno(), rest, self._at)
-                rest, self._at = rest[written:], self._at + written
+            while len(left) and self._error is None:
+                written = os.pwrite(self._file.fileno(), left, self._at)
+                left, self._at = left[written:], self._at + written
         except OSError as error:
             self._error = error
-        if len(rest):
-            self._kept.append((self._at, bytes(rest)))
-            self._at += len(rest)
+        if len(left):
+            self._kept.append((self._at, bytes(left)))
+            self._at += len(left)
         if size:
             self._size = max(self._size, self._at)
         return size

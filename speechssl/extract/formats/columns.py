@@ -1,12 +1,12 @@
-"""Columns of an output: names, types, and what a format cannot hold; found before the first clip is encoded."""
+"""Columns of an output: names, types, and checks against its format before the first clip is encoded."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from speechssl.config import UserError
 from speechssl.data.columns import NAMED
-from speechssl.data.values import Extra, extra_text
+from speechssl.data.values import Extra, extra_text, readable
 
 ColumnType = Literal["text", "integer", "number", "truth"]
 
@@ -20,15 +20,15 @@ _CHARACTER = 4  # bytes, as numpy stores text
 
 
 class SeenColumns:
-    """What the columns of a plan hold.
+    """Content of the columns of a plan.
 
     Attributes:
         types: the narrowest type of every column with a value, in order of first appearance.
-        rows: how many rows were seen.
+        rows: number of rows.
         longest: characters of the longest text of each text column.
         with_null: columns with a text that holds the character of code 0.
         inexact: columns with whole numbers that float64 cannot hold.
-        partly: columns of which some rows have no value; complete when all rows were seen.
+        partly: columns without a value in some rows; valid after the last row.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class SeenColumns:
         self._columns: dict[str, str] = {}
 
     def add(self, known: Mapping[str, str | None], extras: Mapping[str, Extra]) -> None:
-        """One row.
+        """Adds one row.
 
         Raises:
             UserError: two extras would have one column.
@@ -78,38 +78,24 @@ class SeenColumns:
 
     @property
     def partly(self) -> set[str]:
-        """Columns of which some rows have no value."""
+        """Columns without a value in some rows."""
         return {name for name, count in self._filled.items() if count < self.rows}
 
     def ordered(self) -> dict[str, ColumnType]:
-        """Types by column, the known ones first; numbers that would lose digits in any format are text."""
+        """Types by column, an utterance's own fields first; numbers that would lose digits in any format are text."""
         lossy = {name for name in self.inexact if self.types[name] == "number"}
         types: dict[str, ColumnType] = {name: "text" if name in lossy else each for name, each in self.types.items()}
         return dict(sorted(types.items(), key=lambda column: column[0] not in NAMED))  # stable
 
 
 def output_name(name: str) -> str:
-    """The column of an extra; one that would hide a column of the output is called `extra_NAME`.
+    """Column of an extra; `extra_NAME` where the output has a column of that name.
 
     >>> output_name("age"), output_name("path")
     ('age', 'extra_path')
     """
     own = name in _TAKEN or name in NAMED or name.startswith(("vector", "frames"))
-    readable = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return f"extra_{readable}" if own else readable
-
-
-def column_types(seen: Iterable[tuple[str, Extra]]) -> dict[str, ColumnType]:
-    """The narrowest type for every column with a value, in order of first appearance.
-
-    >>> column_types([("age", 3), ("age", 2.5), ("old", True), ("note", None), ("mixed", 1), ("mixed", "one")])
-    {'age': 'number', 'old': 'truth', 'mixed': 'text'}
-    """
-    found: dict[str, ColumnType] = {}
-    for name, value in seen:
-        if value is not None:
-            found[name] = _wider(found.get(name), _type_of(value))
-    return found
+    return f"extra_{readable(name)}" if own else readable(name)
 
 
 def _type_of(value: Extra) -> ColumnType:

@@ -1,6 +1,6 @@
-"""What is already known of a model's vectors, and the encoder for the rest.
+"""Cached vectors; the model computes those that are missing.
 
-All layers of a clip are pooled in one pass, and kept: in memory, and on disk where a folder is given.
+All layers of a clip are pooled in one pass, and cached: in memory, and on disk where a folder is given.
 """
 
 import functools
@@ -17,15 +17,15 @@ from speechssl.inference.pooling import Pooling
 from speechssl.inference.windows import Waveform
 
 
-class Known:
-    """A model with what is already known of its vectors, for one layer and pooling.
+class CachedVectors:
+    """A model with the cache of its vectors, for one layer and pooling.
 
     Args:
-        model: for what is not.
+        model: computes vectors that are not cached.
         layer: as in `EmbeddingModel.embed`.
-        pooling: the same.
-        memory_bytes: what the process may keep.
-        disk: what other runs have left, and where to put more.
+        pooling: as in `EmbeddingModel.embed`.
+        memory_bytes: limit of the cache in memory, over the process.
+        disk: the cache on disk, if any.
 
     Raises:
         UserError: unknown layer or pooling, or a negative amount of memory.
@@ -36,7 +36,7 @@ class Known:
     ):
         if memory_bytes < 0:
             raise UserError(f"memory_bytes must be at least 0, got {memory_bytes}")
-        model.embed_layers([], pooling=pooling, layers=[layer])  # unknown ones are told before anything is decoded
+        model.embed_layers([], pooling=pooling, layers=[layer])  # refuses unknown ones before any clip is decoded
         self._layers: list[Layer] = [*range(model.layers + 1), ALL_LAYERS]
         if model.encoding.mix is not None:
             self._layers.append("mix")
@@ -50,13 +50,13 @@ class Known:
     def look_up(
         self, clip: object, into: Float32[np.ndarray, " dim"], *, name: str
     ) -> tuple[str | None, Waveform | None]:
-        """Fills in a known vector; otherwise the clip's key, where one is needed, and its waveform.
+        """Fills in a cached vector; otherwise returns the clip's key, where one is needed, and its waveform.
 
         Raises:
             AudioError: a clip that cannot be used.
         """
         early = None
-        if self._keeps and self._model.dtype == "auto":  # what it stands for is part of the key
+        if self._keeps and self._model.dtype == "auto":  # the dtype that it selects is part of the key
             early = to_waveform(clip, name=name)
             self._model.settle([early])
         digest = content_digest(clip) if self._keeps else None
@@ -64,7 +64,7 @@ class Known:
         waveform = early
         if found is None and waveform is None:
             waveform = to_waveform(clip, name=name)
-        if waveform is not None and digest is None and self._keeps:  # an open file: known by its samples
+        if waveform is not None and digest is None and self._keeps:  # an open file: its key is that of its samples
             digest = content_digest(waveform)
             found = self._found(digest)
         if found is not None:
@@ -75,7 +75,7 @@ class Known:
     def compute(
         self, waiting: dict[str, tuple[Waveform, list[int]]], vectors: Float32[np.ndarray, "clips dim"]
     ) -> None:
-        """Encodes waveforms and fills in their rows; keeps all layers, where anything is kept."""
+        """Encodes waveforms and fills in their rows; caches all layers, where there is a cache."""
         waveforms = [waveform for waveform, _ in waiting.values()]
         layers: list[Layer] = self._layers if self._keeps else [self._layer]
         place = self._place if self._keeps else 0

@@ -12,7 +12,7 @@ from huggingface_hub import errors
 from speechssl.answers import answer, status_of
 from speechssl.audio import AudioError
 from speechssl.config import UserError
-from speechssl.extract.remote import fetched, list_address
+from speechssl.data.remote import fetched, list_address
 from speechssl.interop.huggingface_folder import download
 from speechssl.interop.sources import open_source
 

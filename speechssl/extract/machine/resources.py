@@ -1,4 +1,4 @@
-"""What an extraction may use: devices, memory, threads."""
+"""Devices, memory and threads of an extraction."""
 
 import os
 import re
@@ -16,23 +16,23 @@ from speechssl.inference.engine import WINDOW_SECONDS
 from speechssl.models.encoder import EncoderConfig
 from speechssl.nn.transformer import LONG_SEQUENCE
 
-PART_SECONDS = 480.0  # of audio in a part, about
-DEFAULT_MEMORY = 2 << 30  # bytes of host memory beside the program and the weights
+PART_SECONDS = 480.0  # of audio in a part, approximately
+DEFAULT_MEMORY = 2 << 30  # bytes of host memory on top of the program and the weights
 MIN_WINDOW_SECONDS = 10.0
-_AUDIO_SHARE = 0.25  # of the memory, at most; the rest is for a batch
-_AHEAD_PARTS = 1  # for each device, decoded and waiting: more would only take longer to fill
+_AUDIO_SHARE = 0.25  # of the memory, at most; the remainder is for a batch
+_AHEAD_PARTS = 1  # per device, decoded and waiting: more would only take longer to fill
 _SECOND = 64000  # bytes of a second of audio at 16 kHz
 
 
 @dataclass(frozen=True)
 class Resources:
-    """How memory is divided.
+    """Limits of memory and threads.
 
     Attributes:
         audio_bytes: of decoded audio that may wait.
         batch_seconds: of padded audio in a batch.
-        window_seconds: longer clips go through windows.
-        threads: that decode.
+        window_seconds: longer clips are encoded in windows.
+        threads: decoding threads.
     """
 
     audio_bytes: int
@@ -56,7 +56,7 @@ def devices_of(device: str) -> list[torch.device]:
 
 
 def read_bytes(words: str) -> int:
-    """A number of bytes as people write it: `500MB`, `2GB`, `1.5 GiB`; M and G are powers of 1024 either way.
+    """Parses a number of bytes: `500MB`, `2GB`, `1.5 GiB`; M and G are powers of 1024 either way.
 
     Raises:
         UserError: not such a number.
@@ -71,41 +71,42 @@ def read_bytes(words: str) -> int:
 
 
 def divide(memory: int, config: EncoderConfig, devices: list[torch.device], *, threads: int | None = None) -> Resources:
-    """Batches and windows that a memory has room for.
+    """Sizes of batches and windows that fit into a memory.
 
-    On a GPU the batch lies in the GPU's own memory, and all of the memory here is for audio.
+    On a GPU the batch is in the GPU's own memory, and all of the host memory is for audio.
 
     Args:
         memory: bytes of host memory.
         config: of the encoder.
-        devices: that encode.
-        threads: that decode; None: one a core, 16 at most.
+        devices: encoding devices.
+        threads: decoding threads; None: one per core, 16 at most.
 
     Raises:
-        UserError: too little for a window of ten seconds, or for the parts that are under way.
+        UserError: too little for a window of ten seconds, or for the parts that are decoded at once.
     """
     on_cpu = all(device.type == "cpu" for device in devices)
     parts = round((2 * len(devices) + 1) * PART_SECONDS * _SECOND)
     wanted = parts + round(_AHEAD_PARTS * len(devices) * PART_SECONDS * _SECOND)
     audio = min(int(memory * (_AUDIO_SHARE if on_cpu else 1.0)), wanted)
     least = round(parts / (_AUDIO_SHARE if on_cpu else 1.0))
-    room = (memory - audio) / len(devices) / bytes_of_second(config)
+    left = (memory - audio) / len(devices) / bytes_of_second(config)
     if on_cpu:
         least = max(least, round(MIN_WINDOW_SECONDS * bytes_of_second(config) * len(devices) / (1 - _AUDIO_SHARE)))
     if memory < least:
         raise UserError(f"memory of {memory >> 20} MiB is too little here; at least {(least >> 20) + 1} MiB are needed")
-    # What waits is in whole parts beside those being encoded, hence the subtraction.
+    # Waiting audio is counted in addition to the parts that are being encoded, hence the subtraction.
     free, count = audio - parts // 2, threads or min(16, os.cpu_count() or 1)
     if not on_cpu:
         return Resources(free, GPU_BATCH_SECONDS, WINDOW_SECONDS, count)
-    return Resources(free, min(CPU_BATCH_SECONDS, room), float(min(WINDOW_SECONDS, int(room))), count)
+    return Resources(free, min(CPU_BATCH_SECONDS, left), float(min(WINDOW_SECONDS, int(left))), count)
 
 
 def bytes_of_second(config: EncoderConfig) -> int:
-    """Memory that a second of audio takes in a forward pass on a CPU, about.
+    """Approximate memory per second of audio in a forward pass on a CPU.
 
-    Hidden states, and a copy of those that are read; what is inside a block; scores of all pairs of frames, three times
-    over, up to the length from which they are no longer held at once. The convolutions take little (see `tiles`).
+    It is for hidden states, and a copy of those that are read; for activations inside a block; and for three times the
+    scores of all pairs of frames, up to the length from which they are computed in pieces. The convolutions take little
+    (see `inference.tiles`).
 
     >>> from speechssl.models.encoder import PRESETS
     >>> bytes_of_second(PRESETS["base"])
@@ -117,6 +118,6 @@ def bytes_of_second(config: EncoderConfig) -> int:
 
 
 def peak_memory() -> int:
-    """The most memory this process has held so far, bytes."""
+    """Largest memory of this process so far, bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -1,4 +1,4 @@
-"""How far an extraction is: counted by its threads, shown on a bar."""
+"""Progress of an extraction: counted by its threads, shown on a bar."""
 
 import threading
 import time
@@ -11,11 +11,11 @@ from speechssl.terminal import Update
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an extraction is.
+    """Counts of an extraction so far.
 
     Attributes:
-        files: clips done or given up, those of an earlier run included.
-        failed: of them, those that cannot be used.
+        files: clips that are finished or failed, those of an earlier run included.
+        failed: of these, the clips that cannot be used.
         seconds: of audio encoded by this run.
         total_files: None where not known.
         total_seconds: None where not known.
@@ -28,33 +28,28 @@ class Progress:
     total_seconds: float | None
 
 
-class Tally:
-    """Counts from several threads, told to one listener, one call at a time."""
+class ProgressCounter:
+    """Counts from several threads; calls one listener, one call at a time."""
 
     def __init__(self, plan: Plan, listener: Callable[[Progress], None] | None):
         self.files, self.failed, self.seconds = 0, 0, 0.0
         self._plan, self._listener = plan, listener
         self._lock = threading.Lock()
-        self.tell()
+        self.add()
 
-    def tell(self, files: int = 0, seconds: float = 0.0, failed: int = 0) -> None:
-        """So much more is done."""
+    def add(self, files: int = 0, seconds: float = 0.0, failed: int = 0, *, show: bool = True) -> None:
+        """Adds to the counts, and calls the listener unless `show` is False."""
         with self._lock:
             self.files, self.failed, self.seconds = self.files + files, self.failed + failed, self.seconds + seconds
-            if self._listener is not None:
-                told = Progress(self.files, self.failed, self.seconds, self._plan.files, self._plan.seconds)
-                self._listener(told)
-
-    def known(self, *, failed: bool) -> None:
-        """A clip that an earlier run has done; heard of with the next that is new."""
-        with self._lock:
-            self.files, self.failed = self.files + 1, self.failed + failed
+            if show and self._listener is not None:
+                now = Progress(self.files, self.failed, self.seconds, self._plan.files, self._plan.seconds)
+                self._listener(now)
 
 
-def told_by(bar: Update) -> Callable[[Progress], None]:
+def shown_on(bar: Update) -> Callable[[Progress], None]:
     """A listener that shows files, hours and times real time on a bar.
 
-    >>> listener = told_by(lambda done, total, remark="": print(done, total, remark.partition(",")[0]))
+    >>> listener = shown_on(lambda done, total, remark="": print(done, total, remark.partition(",")[0]))
     >>> listener(Progress(files=3, failed=1, seconds=5400.0, total_files=9, total_seconds=None))
     3 9 1.50 h
     """

@@ -1,6 +1,6 @@
-"""Audio behind an address: listed and fetched through fsspec, file by file, into a local folder that stays small.
+"""Audio behind an address: listed and fetched through fsspec, file by file, into a local folder.
 
-Any protocol that fsspec knows: `https://`, `s3://` (needs s3fs), `gs://` (gcsfs), `hf://`, `file://`, `memory://`.
+Any protocol of fsspec: `https://`, `s3://` (needs s3fs), `gs://` (gcsfs), `hf://`, `file://`, `memory://`.
 """
 
 import contextlib
@@ -15,16 +15,13 @@ from typing import Any
 from speechssl.answers import answer, status_of
 from speechssl.audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, AudioError
 from speechssl.config import UserError
-from speechssl.data.places import is_address
-
-__all__ = ["RemoteFile", "fetched", "is_address", "list_address", "read_address"]
 
 _MARKS = ("etag", "ETag", "mtime", "LastModified", "last_modified", "created")
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file behind an address; `path` is below the folder that was listed, `fingerprint` its size and mark."""
+    """One file behind an address; `path` is relative to the listed folder, `fingerprint` its size and time or tag."""
 
     path: str
     address: str
@@ -35,7 +32,7 @@ def list_address(address: str) -> list[RemoteFile]:
     """The audio files behind an address, by path: one file, a folder and all below it, or a glob.
 
     Raises:
-        UserError: fsspec or what it needs for the protocol is not installed, or the server refuses.
+        UserError: fsspec or its package for the protocol is not installed, or the server refuses.
     """
     fsspec = _fsspec()
     try:
@@ -48,7 +45,7 @@ def list_address(address: str) -> list[RemoteFile]:
         else:
             found, root = system.find(path, detail=True), path
         if not found:
-            system.ls(root)  # a folder that is not there has no files either, and says so only here
+            system.ls(root)  # raises for a missing folder, for which `find` gives no files and no error
     except Exception as error:
         # ImportError, OSError, ValueError, and the errors of each protocol's own client.
         raise UserError(f"{address}: cannot be listed ({_words(error, address)})") from error
@@ -80,7 +77,7 @@ def read_address(address: str) -> bytes:
 
 @contextmanager
 def fetched(address: str, spool: Path) -> Generator[Path]:
-    """A local copy of a file for as long as the block runs.
+    """A local copy of a file until the block ends.
 
     Args:
         address: of the file.
@@ -129,7 +126,7 @@ def _mark(info: dict[str, Any]) -> str:
 def _words(error: Exception, address: str) -> str:
     status = status_of(error)
     if status is None and isinstance(error, FileNotFoundError) and address.lower().startswith("http"):
-        status = 404  # of which fsspec keeps no more than this error
+        status = 404  # fsspec keeps no more of it than this error
     if status is not None:
         return answer(status)
     if isinstance(error, FileNotFoundError):
