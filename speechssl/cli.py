@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 USER_ERROR, HEALTH_ERROR, BAD_FILES, INTERRUPTED = 2, 3, 4, 130
 
 
-class Task(enum.StrEnum):
+class TaskName(enum.StrEnum):
     """What `evaluate` may be asked to predict (a list of literals is more than typer reads)."""
 
     LABEL = "label"
@@ -388,7 +388,7 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
     corpus: Annotated[Path, typer.Argument(metavar="CORPUS_DIR", help="Prepared corpus with what is to be predicted.")],
     out: Annotated[Path, typer.Option(help="JSON file of result rows.")],
-    task: Annotated[list[Task], typer.Option(help="What to predict; may be repeated.")] = [Task.LABEL],  # noqa: B006 -- typer copies it
+    task: Annotated[list[TaskName], typer.Option(help="What to predict; may be repeated.")] = [TaskName.LABEL],  # noqa: B006 -- typer copies it
     shots: Annotated[str, typer.Option(help="Labelled utterances per class, by commas.")] = "5,10,25",
     seeds: Annotated[int, typer.Option(min=1, help="How many draws of the shots.")] = 5,
     baselines: Annotated[bool, typer.Option(help="Also MFCC, log-mel and a random encoder.")] = True,
@@ -604,7 +604,7 @@ def _counts(text: str) -> list[int]:
 
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(f"--shots {text}: whole numbers, by commas, for example 5,10,25")
+        raise UserError(f"--shots {text}: must be whole numbers separated by commas, for example 5,10,25")
     return [int(part) for part in parts]
 
 

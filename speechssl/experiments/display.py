@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
-from speechssl.metrics.results import ResultRow, clear_winner, columns_of, plain, tallies
+from speechssl.metrics.results import ResultRow, baseline_summaries, clear_winner, columns_of, plain
 from speechssl.terminal import printable
 
 CAPTION = (
@@ -60,8 +60,8 @@ class Display:
             for part in [columns] if fits else [[key for key in columns if key[0] == probe] for probe in probes]:
                 self.console.print(_table(rows, task, part))
         self.say(CAPTION)
-        for tally in tallies(rows):
-            self.say(f"{tally.task}: the model {tally.verdict} {tally.baseline}: {tally.count}")
+        for each in baseline_summaries(rows):
+            self.say(f"{each.task}: the model {each.verdict} {each.baseline}: {each.count}")
 
 
 def _table(rows: Sequence[ResultRow], task: str, keys: Sequence[tuple[str, int]]):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from speechssl.metrics.results import ResultRow, clear_winner, columns_of, outcome, plain, signed, tallies
+from speechssl.metrics.results import ResultRow, baseline_summaries, clear_winner, columns_of, outcome, plain, signed
 from speechssl.report.markup import Child, Element, tag
 
 _KINDS = {"beats": "beats", "partly beats": "beats", "loses to": "loses", "partly loses to": "loses"}
@@ -13,12 +13,12 @@ def summary(rows: Sequence[ResultRow]) -> list[Element]:
     lines = [
         tag(
             "li",
-            tag("b", tally.task),
+            tag("b", each.task),
             ": the model ",
-            tag("span", f"{tally.verdict} {tally.baseline}", class_=_KINDS.get(tally.verdict, "level")),
-            f": {tally.count}",
+            tag("span", f"{each.verdict} {each.baseline}", class_=_KINDS.get(each.verdict, "level")),
+            f": {each.count}",
         )
-        for tally in tallies(rows)
+        for each in baseline_summaries(rows)
     ]
     return in_short(
         lines,
