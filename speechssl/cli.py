@@ -510,14 +510,14 @@ def asr(
     from speechssl.config import load_config
     from speechssl.data.waveforms import WaveformStore
     from speechssl.experiments.asr import AsrConfig, recognise
-    from speechssl.experiments.asr_division import divide
+    from speechssl.experiments.asr_sides import divide
     from speechssl.models.storage import encoder_dim
     from speechssl.train.finetune_config import FinetuneConfig, finetune_settings
 
     store = WaveformStore(corpus)
     seed = load_config(FinetuneConfig, overrides=sets).seed  # draws what no list says, too
-    division = divide(store, labels=labels, minutes=minutes, dev=dev, test=test, seed=seed)
-    amount = sum(store.utterances[example.index].duration for example in division.labelled) / 60
+    sides = divide(store, labels=labels, minutes=minutes, dev=dev, test=test, seed=seed)
+    amount = sum(store.utterances[example.index].duration for example in sides.labelled) / 60
     pretrained, fresh = (
         load_config(
             FinetuneConfig,
@@ -531,7 +531,7 @@ def asr(
             corpus,
             encoder,
             out,
-            division=division,
+            sides=sides,
             config=AsrConfig(order=order, beam_size=beam, rounds=rounds, keep=keep, scratch=scratch),
             pretrained=pretrained,
             scratch=fresh,
