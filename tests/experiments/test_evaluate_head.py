@@ -149,5 +149,5 @@ def test_the_page_of_a_scored_model_is_written(corpus, tmp_path):
     model = model_of(tmp_path / "model")
     evaluate_head(model, corpus, model / "results.json", split="test")
     write_report(model, tmp_path / "report.html")
-    assert "What is taken for what" in (tmp_path / "report.html").read_text()
+    assert "Confusion matrix" in (tmp_path / "report.html").read_text()
     shutil.rmtree(model)
