@@ -187,7 +187,7 @@ def test_exit_codes_of_pretraining(monkeypatch: pytest.MonkeyPatch, capfd: pytes
     assert ends(done) == 0
     assert capfd.readouterr().err == "run: 7 steps, 1.0 h of audio seen\n"
     assert ends(PretrainResult(finished=False, steps=3, seconds_seen=1.0, validation={})) == 130
-    assert "step 3; the same command goes on" in capfd.readouterr().err
+    assert "step 3; run the same command again" in capfd.readouterr().err
     assert ends(HealthError("not learning", step=5, evidence="loss 4.6", advice="more updates")) == 3
     said = capfd.readouterr().err
     assert "step 5: not learning (loss 4.6)" in said
