@@ -151,7 +151,7 @@ def _fit_nothing(monkeypatch):
         assert (options["out"] / "last.pt").exists()
         before = (options["out"] / "model.safetensors").stat().st_mtime_ns
         result = fit(*args, **options)
-        assert result.progress.step == 3
+        assert result.counters.step == 3
         assert (options["out"] / "model.safetensors").stat().st_mtime_ns == before
         return result
 
