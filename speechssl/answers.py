@@ -1,19 +1,19 @@
-"""What a server answered where a download failed, in words that say what to check."""
+"""Messages for HTTP errors of downloads, with what to check."""
 
 from http import HTTPStatus
 
 _CHECK = {
-    401: "a login is needed, or the one that was given is wrong",
+    401: "a login is needed, or the given one is wrong",
     403: "no permission: check the login, and whether its owner must allow it first",
     404: "check the address",
-    410: "it was taken away; check for a newer address",
+    410: "it was removed; check for a newer address",
     429: "too many requests; try again later",
 }
-_LATER = "the server has a fault of its own; try again later"
+_LATER = "an error of the server; try again later"
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status that an error of any client carries, or one of those that it was raised from; None: no answer.
+    """HTTP status of an error of any client, or of an error that it was raised from; None without an answer.
 
     >>> status_of(ValueError("x")) is None
     True

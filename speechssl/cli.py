@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 USER_ERROR, HEALTH_ERROR, BAD_FILES, INTERRUPTED = 2, 3, 4, 130
 
 
-class Task(enum.StrEnum):
-    """What `evaluate` may be asked to predict (a list of literals is more than typer reads)."""
+class TaskName(enum.StrEnum):
+    """Targets of `evaluate` (typer does not support a list of literals)."""
 
     LABEL = "label"
     SPEAKER = "speaker"
@@ -63,7 +63,7 @@ def options(
         bool, typer.Option("--version", help="Show the version and exit.", callback=_put_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Options before the verb."""
+    """Options before the command name."""
 
 
 Sets = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated.")]
@@ -112,10 +112,10 @@ def prepare(
     corpus: Annotated[str, typer.Argument(help="Name of a corpus; `speechssl info` lists them.")],
     out: Annotated[Path, typer.Option(help="Folder of the prepared corpus.")],
     root: Annotated[
-        Path | None, typer.Option(help="Where the corpus lies or is put [default: data/corpora/NAME].")
+        Path | None, typer.Option(help="Folder of the corpus, or of its download [default: data/corpora/NAME].")
     ] = None,
     sets: Sets = [],  # noqa: B006 -- typer copies it
-    workers: Annotated[int, typer.Option(min=0, help="Decoding threads; 0: one a core.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Decoding threads; 0: one per core.")] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many utterances.")] = None,
 ) -> None:
     """Decode a corpus once into packed waveforms."""
@@ -157,12 +157,12 @@ def pretrain(
     ] = None,
     start: Annotated[
         Path | None,
-        typer.Option("--from", metavar="MODEL", help="Go on from this model; PRESET then sets the batches."),
+        typer.Option("--from", metavar="MODEL", help="Continue from this model; PRESET then sets the batches."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Recipe: a TOML file of differences.")] = None,
     sets: Sets = [],  # noqa: B006 -- typer copies it
 ) -> None:
-    """Pretrain an encoder without labels. A run that was stopped goes on where it was."""
+    """Pretrain an encoder without labels. A stopped run resumes with the same command."""
     from speechssl.config import load_config
     from speechssl.train.adapt import adaptation, objective_of
     from speechssl.train.pretrain import pretrain as run
@@ -171,7 +171,7 @@ def pretrain(
     name = objective_name(objective, config, sets, start=None if start is None else objective_of(start))
     defaults = runs(name)[preset] if start is None else adaptation(runs(name)[preset], start)
     recipe = load_config(config_of(name), config, overrides=sets, defaults=defaults)
-    with _health_told():
+    with _health_errors():
         result = run(corpora, out, config=recipe, start=start, command=_spoken.get())
     _end_if_stopped(finished=result.finished, steps=result.steps)
     say_once(f"{out}: {result.steps} steps, {result.seconds_seen / 3600:.1f} h of audio seen")
@@ -186,14 +186,15 @@ def finetune(
         typer.Option("--from", metavar="MODEL", help="Model folder to start from; without it: from scratch."),
     ] = None,
     learn: Annotated[
-        Literal["label", "text"], typer.Option(help="label: tell classes apart; text: write down what is said.")
+        Literal["label", "text"], typer.Option(help="label: classification; text: speech recognition.")
     ] = "label",
-    shots: Annotated[int | None, typer.Option(min=1, help="Only so many utterances per class.")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0.01, help="Only so many minutes.")] = None,
+    shots: Annotated[int | None, typer.Option(min=1, help="Labelled utterances per class [default: all].")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Minutes of labelled speech [default: all].")] = None,
     ids: Annotated[Path | None, typer.Option(help="Only the utterances in this list.")] = None,
     split: Annotated[str | None, typer.Option(help="Only utterances of this split of the corpus.")] = None,
     valid_share: Annotated[
-        float, typer.Option(min=0, max=0.5, help="Held out by speaker for early stopping, where all labels are used.")
+        float,
+        typer.Option(min=0, max=0.5, help="Fraction held out by speaker for early stopping, if all labels are used."),
     ] = 0.1,
     program: Annotated[
         Literal["transformers", "torchaudio"] | None,
@@ -202,7 +203,7 @@ def finetune(
     config: Annotated[Path | None, typer.Option(help="Recipe: a TOML file of differences.")] = None,
     sets: Sets = [],  # noqa: B006 -- typer copies it
 ) -> None:
-    """Fine-tune a pretrained encoder on labels or transcripts. A run that was stopped goes on where it was."""
+    """Fine-tune a pretrained encoder on labels or transcripts. A stopped run resumes with the same command."""
     from speechssl.config import UserError, load_config
     from speechssl.data.waveforms import WaveformStore
     from speechssl.models.storage import encoder_dim
@@ -223,7 +224,7 @@ def finetune(
         raise UserError(f"kind={recipe.kind} does not go with --learn {learn}; leave the kind to --learn")
     for note in [*found.notes, *export_notes(program, recipe, start=start)]:
         say_once(note)
-    with _health_told():
+    with _health_errors():
         result = run(
             store, out, config=recipe, start=start, train=found.train, valid=found.valid, command=_spoken.get()
         )
@@ -242,17 +243,17 @@ def predict(
     ],
     layout: Annotated[
         Literal["table", "jsonl", "csv"] | None,
-        typer.Option("--format", help="Of the rows [default: by the suffix of OUT, else table].", show_default=False),
+        typer.Option("--format", help="Row format [default: by the suffix of OUT, else table].", show_default=False),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write [default: standard output].")] = None,
     lm: Annotated[Path | None, typer.Option(help="N-gram (ARPA) for transcripts instead of the model's own.")] = None,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Transcripts without any n-gram.")] = False,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Greedy transcripts, without an n-gram.")] = False,
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="A manifest may name addresses, of any scheme.")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="End with code 4 when a file could not be used.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 4 if a file could not be used.")] = False,
 ) -> None:
-    """Say what a fine-tuned model hears: a class with probabilities, or a transcript with word times.
+    """Predict with a fine-tuned model: a class with probabilities, or a transcript with word times.
 
     With --out, a run that was killed resumes when the same command is run again. In csv, a path that a spreadsheet
     would take for a formula begins with ./, other such cells with an apostrophe; jsonl has them as they are.
@@ -283,30 +284,30 @@ def extract(
     source: Annotated[str, typer.Argument(help="Folder, manifest, file, tar, Parquet, glob, address; - reads stdin.")],
     out: Annotated[Path, typer.Option("--out", "-o", help=".parquet, .npz, .h5, .zarr; without one a tree of .npy.")],
     pooling: Annotated[
-        Literal["mean", "mean+std", "none"], typer.Option(help="How frames become a vector; none: every frame.")
+        Literal["mean", "mean+std", "none"], typer.Option(help="Pooling of frames to a vector; none: every frame.")
     ] = "mean",
     layer: Annotated[
         str, typer.Option(help="Hidden state: 0 the Transformer's input, -1 its output; mean, mix or all of them.")
     ] = "-1",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or several by commas.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or several, separated by commas.")] = "auto",
     dtype: Annotated[
         Literal["float32", "bfloat16", "int8", "auto"],
-        typer.Option(help="Of the arithmetic; auto: bfloat16 where the machine has it and the first batch agrees."),
+        typer.Option(help="Precision; auto: bfloat16 if supported and equal enough on the first batch."),
     ] = "float32",
     memory: Annotated[
-        str, typer.Option(help="For audio and batches, beside program and weights: 500MB, 2GB …")
+        str, typer.Option(help="Memory limit for audio and batches, on top of program and weights: 500MB, 2GB …")
     ] = "2GB",
-    threads: Annotated[int | None, typer.Option(min=1, help="That decode [default: one a core].")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Decoding threads [default: one per core].")] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the encoder first; for long runs.")] = False,
     engine: Annotated[Literal["local", "ray"], typer.Option(help="ray: on all machines of a Ray cluster.")] = "local",
-    workers: Annotated[int | None, typer.Option(min=1, help="Of Ray [default: as many as fit].")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Ray workers [default: as many as fit].")] = None,
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="A manifest may name addresses, of any scheme.")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="End with code 4 when a clip could not be used.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 4 if a clip could not be used.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The counts as one JSON object on stdout.")] = False,
 ) -> None:
-    """Turn recordings into vectors. A run that was killed goes on where it was; bad files stop nothing."""
+    """Turn recordings into vectors. A killed run resumes with the same command; bad files are skipped and listed."""
     from speechssl.extract.machine.progress import shown_on
     from speechssl.extract.machine.resources import read_bytes
     from speechssl.extract.run import extract as run
@@ -341,10 +342,10 @@ def extract(
 def import_(
     name: Annotated[str, typer.Argument(help="hf:org/name, a Hugging Face folder, a fairseq .pt, torchaudio:BUNDLE.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
-    replace: Annotated[bool, typer.Option("--replace", help="Even where there is a model already.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="What was imported as one JSON object on stdout.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a model in OUT.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as one JSON object on stdout.")] = False,
 ) -> None:
-    """Make a model folder of somebody else's checkpoint."""
+    """Convert a checkpoint of another project to a model folder."""
     from speechssl.interop.sources import import_model
 
     with hold_file(out):
@@ -363,11 +364,11 @@ def export(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for huggingface, .pt for torchaudio, .onnx.")],
     to: Annotated[
         Literal["huggingface", "transformers", "torchaudio", "onnx"],
-        typer.Option(help="For whom; huggingface and transformers are the same."),
+        typer.Option(help="Format; huggingface and transformers are the same."),
     ] = "huggingface",
-    encoder_only: Annotated[bool, typer.Option("--encoder-only", help="Without head or objective.")] = False,
-    hidden_states: Annotated[bool, typer.Option("--hidden-states", help="ONNX: give all layers too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="What was written as one JSON object on stdout.")] = False,
+    encoder_only: Annotated[bool, typer.Option("--encoder-only", help="Leave out the head or the objective.")] = False,
+    hidden_states: Annotated[bool, typer.Option("--hidden-states", help="ONNX: also output all layers.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as one JSON object on stdout.")] = False,
 ) -> None:
     """Write a model for transformers, torchaudio or ONNX runtimes."""
     from speechssl.interop.export import export_model
@@ -386,11 +387,11 @@ def export(
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
-    corpus: Annotated[Path, typer.Argument(metavar="CORPUS_DIR", help="Prepared corpus with what is to be predicted.")],
+    corpus: Annotated[Path, typer.Argument(metavar="CORPUS_DIR", help="Prepared corpus with the targets.")],
     out: Annotated[Path, typer.Option(help="JSON file of result rows.")],
-    task: Annotated[list[Task], typer.Option(help="What to predict; may be repeated.")] = [Task.LABEL],  # noqa: B006 -- typer copies it
-    shots: Annotated[str, typer.Option(help="Labelled utterances per class, by commas.")] = "5,10,25",
-    seeds: Annotated[int, typer.Option(min=1, help="How many draws of the shots.")] = 5,
+    task: Annotated[list[TaskName], typer.Option(help="What to predict; may be repeated.")] = [TaskName.LABEL],  # noqa: B006 -- typer copies it
+    shots: Annotated[str, typer.Option(help="Labelled utterances per class, separated by commas.")] = "5,10,25",
+    seeds: Annotated[int, typer.Option(min=1, help="Number of draws of the shots.")] = 5,
     baselines: Annotated[bool, typer.Option(help="Also MFCC, log-mel and a random encoder.")] = True,
     split: Annotated[str | None, typer.Option(help="Of a fine-tuned model: only utterances of this split.")] = None,
     other_speakers: Annotated[
@@ -401,7 +402,7 @@ def evaluate(
         typer.Option("--leave-out-trained", help="Of a fine-tuned model: without recordings and speakers of training."),
     ] = False,
 ) -> None:
-    """Probe a frozen model with few labels, beside the baselines; or score a fine-tuned one as it is."""
+    """Probe a frozen model with few labels, beside the baselines; or evaluate a fine-tuned model."""
     from speechssl.config import UserError
     from speechssl.models.storage import read_model_config
 
@@ -438,11 +439,11 @@ def emotion(
     encoder: Annotated[Path, typer.Option(metavar="MODEL", help="Pretrained model folder.")],
     out: Annotated[Path, typer.Option(help="Folder of the experiment.")],
     shots: Annotated[
-        str, typer.Option(help="Labelled utterances per class, by commas; or all.")
+        str, typer.Option(help="Labelled utterances per class, separated by commas; or all.")
     ] = "5,10,25,50,100,all",
     draws: Annotated[int, typer.Option(min=1, help="Draws of the shots; five test every speaker once.")] = 5,
-    test_limit: Annotated[int, typer.Option(min=1, help="About so many test utterances in a draw, at most.")] = 1000,
-    contenders: Annotated[str | None, typer.Option(help="Which of the contenders, by commas.")] = None,
+    test_limit: Annotated[int, typer.Option(min=1, help="Approximate maximum of test utterances per draw.")] = 1000,
+    contenders: Annotated[str | None, typer.Option(help="Contenders, separated by commas.")] = None,
     sets: Sets = [],  # noqa: B006 -- typer copies it
 ) -> None:
     """Label-efficiency curves of an encoder, fine-tuned and frozen, beside the baselines; speakers are disjoint."""
@@ -451,7 +452,7 @@ def emotion(
     from speechssl.metrics.shots import read_shots
 
     chosen = DEFAULT if contenders is None else tuple(each.strip() for each in contenders.split(","))
-    with _health_told():
+    with _health_errors():
         label_efficiency(
             corpus,
             encoder,
@@ -469,11 +470,11 @@ def emotion(
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A.json", help="Result rows.")],
     b: Annotated[Path, typer.Argument(metavar="B.json", help="Other rows, on the same test side.")],
-    contender_a: Annotated[str | None, typer.Option(help="Which contender of A.")] = None,
-    contender_b: Annotated[str | None, typer.Option(help="Which contender of B.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON list on stdout.")] = False,
+    contender_a: Annotated[str | None, typer.Option(help="Contender of A.")] = None,
+    contender_b: Annotated[str | None, typer.Option(help="Contender of B.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list on stdout.")] = False,
 ) -> None:
-    """Tell whether two results differ: B minus A, with a paired bootstrap interval."""
+    """Compare two results: B minus A, with a paired bootstrap interval."""
     import json
     from dataclasses import asdict
 
@@ -497,27 +498,27 @@ def asr(
     dev: Annotated[Path | None, typer.Option(help="List of utterances to tune the decoder on.")] = None,
     test: Annotated[Path | None, typer.Option(help="List of the test side [default: the split test].")] = None,
     lm_text: Annotated[
-        Path | None, typer.Option(help="Text for the n-gram, a sentence a line [default: training transcripts].")
+        Path | None, typer.Option(help="Text for the n-gram, one sentence per line [default: training transcripts].")
     ] = None,
-    order: Annotated[int, typer.Option(min=2, max=5, help="Of the n-gram of words.")] = 3,
+    order: Annotated[int, typer.Option(min=2, max=5, help="Order of the word n-gram.")] = 3,
     beam: Annotated[int, typer.Option(min=1, help="Hypotheses kept by the beam search.")] = 100,
-    rounds: Annotated[int, typer.Option(min=0, help="Of self-training.")] = 1,
-    keep: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the pseudo-labels that is kept.")] = 0.7,
-    scratch: Annotated[bool, typer.Option(help="Also a model without pretraining.")] = True,
+    rounds: Annotated[int, typer.Option(min=0, help="Rounds of self-training.")] = 1,
+    keep: Annotated[float, typer.Option(min=0.01, max=1, help="Fraction of the pseudo-labels to keep.")] = 0.7,
+    scratch: Annotated[bool, typer.Option(help="Also train a model without pretraining.")] = True,
     sets: Sets = [],  # noqa: B006 -- typer copies it
 ) -> None:
     """Speech recognition with few labels: fine-tuned, self-trained and from scratch, greedy and with an n-gram."""
     from speechssl.config import load_config
     from speechssl.data.waveforms import WaveformStore
     from speechssl.experiments.asr import AsrConfig, recognise
-    from speechssl.experiments.asr_division import divide
+    from speechssl.experiments.asr_sides import divide
     from speechssl.models.storage import encoder_dim
     from speechssl.train.finetune_config import FinetuneConfig, finetune_settings
 
     store = WaveformStore(corpus)
     seed = load_config(FinetuneConfig, overrides=sets).seed  # draws what no list says, too
-    division = divide(store, labels=labels, minutes=minutes, dev=dev, test=test, seed=seed)
-    amount = sum(store.utterances[example.index].duration for example in division.labelled) / 60
+    sides = divide(store, labels=labels, minutes=minutes, dev=dev, test=test, seed=seed)
+    amount = sum(store.utterances[example.index].duration for example in sides.labelled) / 60
     pretrained, fresh = (
         load_config(
             FinetuneConfig,
@@ -526,12 +527,12 @@ def asr(
         )
         for without in (False, True)
     )
-    with _health_told():
+    with _health_errors():
         recognise(
             corpus,
             encoder,
             out,
-            division=division,
+            sides=sides,
             config=AsrConfig(order=order, beam_size=beam, rounds=rounds, keep=keep, scratch=scratch),
             pretrained=pretrained,
             scratch=fresh,
@@ -566,7 +567,7 @@ def info(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Tell what a model, a corpus or a sound file is."""
+    """Describe a model, a corpus, a sound file or the installation."""
     import json
 
     from speechssl.info import facts
@@ -581,7 +582,7 @@ def info(
 
 
 def _layer(words: str) -> "int | Literal['mean', 'mix', 'all']":
-    """A layer's number or name."""
+    """Parse a layer's number or name."""
     from speechssl.config import UserError
 
     if words in ("mean", "mix", "all"):
@@ -599,18 +600,18 @@ def _put_json(found: "DataclassInstance") -> None:
 
 
 def _counts(text: str) -> list[int]:
-    """`5,10,25` as numbers."""
+    """Parse `5,10,25`."""
     from speechssl.config import UserError
 
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(f"--shots {text}: whole numbers, by commas, for example 5,10,25")
+        raise UserError(f"--shots {text}: must be whole numbers separated by commas, for example 5,10,25")
     return [int(part) for part in parts]
 
 
 @contextlib.contextmanager
-def _health_told() -> Generator[None]:
-    """A run that was stopped for its health ends with the advice in one line."""
+def _health_errors() -> Generator[None]:
+    """Print the advice of a `HealthError` in one line and exit."""
     from speechssl.train.health import HealthError
 
     try:
@@ -622,12 +623,12 @@ def _health_told() -> Generator[None]:
 
 def _end_if_stopped(*, finished: bool, steps: int) -> None:
     if not finished:
-        say_once(f"stopped at step {steps}; the same command goes on from there")
+        say_once(f"stopped at step {steps}; run the same command again to resume")
         raise typer.Exit(INTERRUPTED)
 
 
 def _say_packed(report: "PackReport", out: Path) -> None:
-    """The counts of a prepared corpus, with the most frequent reasons for what was left out."""
+    """Print the counts of a prepared corpus, with the most frequent reasons of rejection."""
     from collections import Counter
 
     from speechssl.data.manifest import Reject
@@ -649,7 +650,7 @@ def _say_packed(report: "PackReport", out: Path) -> None:
 
 
 def _say_understood(utterances: "Iterator[Utterance]", out: Path) -> None:
-    """What is known of a prepared corpus, and what was not understood of where it comes from."""
+    """Print what is known of a prepared corpus, and what of its source could not be read."""
     from speechssl.data.findings import Findings, Found, closing_lines, count_known
     from speechssl.data.store import WaveformStore
     from speechssl.data.stretches import copies_that_differ
@@ -663,7 +664,7 @@ def _say_understood(utterances: "Iterator[Utterance]", out: Path) -> None:
 
 
 def _refused(error: OSError, words: Sequence[str]) -> str:
-    """What the operating system refused, and for which file; the command's output where the error names none."""
+    """Message of an error of the operating system, with the file; the command's output where the error names none."""
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     if not names:
         outs = [place for place, word in enumerate(words[:-1]) if word in ("--out", "-o")]
@@ -673,7 +674,7 @@ def _refused(error: OSError, words: Sequence[str]) -> str:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """Whether the machine or its GPU has no memory left, in the words of Python, numpy or torch."""
+    """Whether an error of Python, numpy or torch says that the machine or its GPU is out of memory."""
     torch_says = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
     return isinstance(error, MemoryError) or torch_says
 

@@ -1,7 +1,7 @@
 """Recipe files: TOML with at most one `base`, dotted overrides, into frozen typed models.
 
-A recipe holds differences only; whatever it leaves out has the default of the model it is read into. Every mistake is
-a `UserError` of one line that names the key, what was given and what is allowed.
+A recipe holds differences only; a missing key has the default of the model it is read into. Every mistake is a
+`UserError` of one line that names the key, what was given and what is allowed.
 
     # recipes/pretrain/small.toml
     base = "tiny.toml"
@@ -44,14 +44,14 @@ class Config(pydantic.BaseModel):
 
     @classmethod
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Values that a recipe of an earlier version may have, in the form of this one."""
+        """Convert values of a recipe of an earlier version."""
         return values
 
 
 class UserError(ValueError):
     """A user's mistake. The command line prints it as one line and exits with code 2.
 
-    The message is made :func:`readable`: parts of it are often taken from files, and may be anything.
+    The message is made :func:`readable`, since parts of it often come from files.
     """
 
     def __init__(self, message: str):
@@ -59,7 +59,7 @@ class UserError(ValueError):
 
 
 def readable(text: str, *, longest: int = LONGEST_MESSAGE) -> str:
-    r"""A text that a terminal can show: no control characters, and the middle left out where it is too long.
+    r"""A text that a terminal can show: no control characters, with the middle left out where it is too long.
 
     Args:
         text: anything.
@@ -90,7 +90,7 @@ def brief_value(value: object) -> str:
 
 
 def parse_reason(error: Exception) -> str:
-    """What is wrong with a text that is no JSON or TOML, in one line, without Python's advice to its programmers.
+    """Reason in one line why a text is not JSON or TOML, without Python's advice to programmers.
 
     >>> parse_reason(ValueError("Expecting value:  line 1"))
     'Expecting value: line 1'
@@ -158,7 +158,7 @@ def load_config(
 
 
 def value_of(path: Path | None, overrides: Sequence[str], key: str) -> object | None:
-    """What a recipe says for one key, without looking at the rest; None where it says nothing.
+    """Value of one key of a recipe, without validation of the rest; None where the key is missing.
 
     Args:
         path: as for `load_config`.
@@ -182,7 +182,7 @@ def value_of(path: Path | None, overrides: Sequence[str], key: str) -> object | 
 
 
 def digest(content: object) -> str:
-    """Sixteen hexadecimal digits of anything that JSON holds; where it does not, of how it prints.
+    """Sixteen hexadecimal digits of any content, by its JSON; values outside JSON are hashed by their text.
 
     >>> digest(["a", 1]) == digest(("a", 1)), len(digest([]))
     (True, 16)
@@ -227,7 +227,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such recipe file") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
-    except ValueError as error:  # also of bytes that are no text, and of numbers that are too long
+    except ValueError as error:  # also for bytes that are not text, and numbers that are too long
         raise UserError(f"{path}: not TOML: {parse_reason(error)}") from None
 
 
@@ -268,13 +268,13 @@ def _apply_override(values: dict[str, Any], override: str, *, kind: type[Config]
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             raise UserError(f"--set {override}: key '{'.'.join(key[:depth])}' holds a value, not a group of keys")
-    table[key[-1]] = _parse_value(text.strip(), override=override, wants_text=_wants_text(kind, key))
+    table[key[-1]] = _parse_value(text.strip(), override=override, is_text=_is_text(kind, key))
     return key
 
 
-def _parse_value(text: str, *, override: str, wants_text: bool) -> object:
+def _parse_value(text: str, *, override: str, is_text: bool) -> object:
     quoted = text[:1] in ("'", '"')
-    if wants_text and not quoted:
+    if is_text and not quoted:
         return text
     try:
         parsed = tomllib.loads(f"value = {text}")
@@ -334,7 +334,7 @@ def _models_at(kind: type[Config], key: Sequence[str | int]) -> list[type[pydant
     return models
 
 
-def _wants_text(kind: type[Config], key: Sequence[str]) -> bool:
+def _is_text(kind: type[Config], key: Sequence[str]) -> bool:
     fields = [model.model_fields[key[-1]] for model in _models_at(kind, key[:-1]) if key[-1] in model.model_fields]
     wanted = {each for field in fields for each in _alternatives(field.annotation)} - {types.NoneType}
     return bool(wanted) and wanted <= {str, Path}

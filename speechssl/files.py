@@ -1,8 +1,8 @@
 """Output files: written whole or not at all, by one process at a time, with the file's name in every error.
 
 `replacing` and `write_atomic` write under a temporary name, flush to disk and rename: after a kill, a full disk or a
-power cut there is the old file or the new one. `hold_folder` and `hold_file` keep a second process off an output. The
-locks are the kernel's (flock), so that a process that was killed holds none.
+power cut there is the old file or the new one. `hold_folder` and `hold_file` lock an output against a second process.
+The locks are the kernel's (flock), so that a killed process keeps no lock.
 """
 
 import errno
@@ -18,7 +18,7 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Writes a whole file or nothing.
+    """Write a file, whole or not at all.
 
     Args:
         path: the file; its folder must exist.
@@ -39,9 +39,9 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Generator[BinaryIO]:
-    """Opens a temporary file that replaces ``path`` when the block ends, and is removed when the block fails.
+    """Open a temporary file that replaces ``path`` when the block ends, and is removed when the block fails.
 
-    Two processes that replace one file do it one after the other. What is no regular file (a terminal, a pipe, a
+    Two processes that replace the same file wait for each other. Anything but a regular file (a terminal, a pipe, a
     device) is written directly.
 
     Raises:
@@ -53,7 +53,7 @@ def replacing(path: Path) -> Generator[BinaryIO]:
         with naming(path), path.open("wb") as device:
             yield device
         return
-    partial = path.with_name(f".{path.name}.partial")  # one name, so that what a killed process left is overwritten
+    partial = path.with_name(f".{path.name}.partial")  # a fixed name: overwrites that of a killed process
     with naming(path, instead_of=partial), _locked_file(partial) as file:
         try:
             yield file
@@ -67,7 +67,7 @@ def replacing(path: Path) -> Generator[BinaryIO]:
 
 @contextmanager
 def written_beside(path: Path, content: bytes) -> Generator[Path]:
-    """Writes the content under a temporary name beside ``path``, flushed to disk, for files renamed together.
+    """Write the content under a temporary name beside ``path``, flushed to disk, for files renamed together.
 
     The file is removed when the block ends without having renamed it.
 
@@ -87,7 +87,7 @@ def written_beside(path: Path, content: bytes) -> Generator[Path]:
 
 @contextmanager
 def naming(path: Path | str, *, instead_of: Path | None = None) -> Generator[None]:
-    """Gives the name of a file to errors of the operating system that carry none.
+    """Add the name of a file to errors of the operating system without one.
 
     Args:
         path: the file that the block writes or reads.
@@ -110,9 +110,9 @@ def naming(path: Path | str, *, instead_of: Path | None = None) -> Generator[Non
 
 
 def hold_folder(folder: Path) -> AbstractContextManager[None]:
-    """Makes an output folder and keeps every other process off it until the block ends.
+    """Create an output folder and lock it against other processes until the block ends.
 
-    A folder that was made here and stays empty is removed again.
+    A folder that was created here and is still empty is removed.
 
     Raises:
         UserError: another process holds the folder.
@@ -122,9 +122,9 @@ def hold_folder(folder: Path) -> AbstractContextManager[None]:
 
 
 def hold_file(path: Path) -> AbstractContextManager[None]:
-    """Keeps every other process off an output, a file or a folder that is exchanged whole, until the block ends.
+    """Lock an output, a file or a folder that is replaced as a whole, against other processes until the block ends.
 
-    The lock lies beside the output, whose folder is made when missing. Devices and pipes have no lock.
+    The lock file is beside the output, whose folder is created when missing. Devices and pipes have no lock.
 
     Raises:
         UserError: another process holds the output.
@@ -145,7 +145,7 @@ def _held(lock: Path, *, owner: Path) -> Generator[None]:
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)  # before the lock is given up: whoever waits for it makes a new file
+        lock.unlink(missing_ok=True)  # before the lock is released: a waiting process creates a new file
         os.close(handle)
         if made:
             with suppress(OSError):
@@ -167,7 +167,7 @@ def _lock(path: Path, *, owner: Path | None) -> int:
             if os.path.samestat(os.fstat(handle), path.stat()):
                 return handle
         except BlockingIOError:
-            from speechssl.config import UserError  # pydantic comes with it, and the command line starts without
+            from speechssl.config import UserError  # it imports pydantic, which the start of the command line avoids
 
             os.close(handle)
             raise UserError(
@@ -182,7 +182,7 @@ def _lock(path: Path, *, owner: Path | None) -> int:
 
 
 def _flock(handle: int, *, wait: bool) -> None:
-    """Lock, where the file system has locks; some of clusters have none."""
+    """Lock, where the file system supports locks; some file systems of clusters do not."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
@@ -201,7 +201,7 @@ def _locked_file(partial: Path) -> Generator[BinaryIO]:
         os.ftruncate(handle, 0)
         yield file
     except BaseException:
-        with suppress(OSError):  # what is still buffered does not fit either; the first error counts
+        with suppress(OSError):  # buffered data does not fit either; the first error is raised
             file.close()
         raise
     file.close()

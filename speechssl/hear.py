@@ -7,7 +7,7 @@ module by name and calls these three functions:
     vectors = speechssl.hear.get_scene_embeddings(audio, model)                 # (sounds, size)
     frames, times = speechssl.hear.get_timestamp_embeddings(audio, model)       # (sounds, frames, size), ms
 
-Sounds here may be silent, noise or music: nothing is refused but what has no frame at all.
+Sounds may be silent, noise or music: only sounds shorter than one frame are refused.
 """
 
 from collections.abc import Sequence
@@ -29,12 +29,12 @@ from speechssl.models.encoder import SpeechEncoder
 
 
 class HearModel(nn.Module):
-    """A frozen encoder with the attributes that the API asks for; `.to(device)` moves it.
+    """Frozen encoder with the attributes of the API; `.to(device)` moves it.
 
     Attributes:
-        sample_rate: of the audio it takes, Hz.
-        scene_embedding_size: numbers in the vector of a sound.
-        timestamp_embedding_size: numbers in the vector of a frame.
+        sample_rate: sample rate of its input, Hz.
+        scene_embedding_size: dimension of the vector of a sound.
+        timestamp_embedding_size: dimension of the vector of a frame.
 
     Args:
         encoder: any.
@@ -58,16 +58,16 @@ class HearModel(nn.Module):
         self._at_work: Encoding | None = None
         self.sample_rate = SAMPLE_RATE
         self.timestamp_embedding_size = encoder.config.dim
-        # No sound at all: an unknown layer or pooling is told here.
+        # An empty batch: an unknown layer or pooling raises its error here.
         empty = self.encoding().embed_layers([], pooling=pooling, layers=[layer])
         self.scene_embedding_size = int(empty.shape[-1])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the encoder at work, which cannot be copied, and is made again."""
+        """State without the running encoding, which cannot be copied and is created again."""
         return dict(self.__dict__) | {"_at_work": None}
 
     def encoding(self) -> Encoding:
-        """The encoder at work where it is now."""
+        """The encoding on the current device."""
         device = next(self.encoder.parameters()).device
         if self._at_work is None or self._at_work.device != device:
             self._at_work = Encoding(self.encoder, device=device, mix=self.mix)
@@ -75,7 +75,7 @@ class HearModel(nn.Module):
 
 
 def load_model(model_file_path: str = "", *, layer: Layer = -1, pooling: Pooling = "mean") -> HearModel:
-    """A model for the other two functions, on the CPU.
+    """Load a model for the other two functions, on the CPU.
 
     Args:
         model_file_path: what `speechssl.load` takes; nothing: the first by name of the models that come with the
@@ -105,7 +105,7 @@ def load_model(model_file_path: str = "", *, layer: Layer = -1, pooling: Pooling
 
 
 def get_scene_embeddings(audio: Tensor, model: HearModel) -> Float32[Tensor, "sounds dim"]:
-    """One vector a sound.
+    """One vector per sound.
 
     Args:
         audio: (sounds, samples), floating point in [-1, 1], mono at 16 kHz, on any device.
@@ -126,7 +126,7 @@ def get_scene_embeddings(audio: Tensor, model: HearModel) -> Float32[Tensor, "so
 
 
 def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Float32[Tensor, "sounds frames dim"], Tensor]:
-    """One vector every 20 ms, and when.
+    """One vector every 20 ms, with its time.
 
     Args:
         audio: as in `get_scene_embeddings`.

@@ -1,4 +1,4 @@
-"""What `speechssl info` tells: about the installation, a model, a prepared corpus, a corpus or a sound file."""
+"""Facts for `speechssl info` about the installation, a model, a prepared corpus, a corpus or a sound file."""
 
 import dataclasses
 import math
@@ -16,14 +16,14 @@ from speechssl.data.waveforms import WaveformStore
 
 
 def facts(target: str | None = None) -> dict[str, object]:
-    """What is known about a target.
+    """Facts about a target.
 
     Args:
-        target: a model folder, a prepared corpus, a manifest, a sound file, or the name of a corpus; None: what is
-            installed.
+        target: a model folder, a prepared corpus, a manifest, a sound file, or the name of a corpus; None: the
+            installation.
 
     Returns:
-        Facts by name, as JSON can hold them.
+        Facts by name, as JSON values.
 
     Raises:
         UserError: it is none of these.

@@ -1,4 +1,4 @@
-"""How commands and experiments speak: words and progress on stderr, what was asked for on stdout."""
+"""Output of commands and experiments: messages and progress on stderr, results on stdout."""
 
 import contextlib
 import logging
@@ -17,17 +17,17 @@ PLAIN_EVERY = 15.0  # seconds between lines of progress where there is no termin
 
 @runtime_checkable
 class Update(Protocol):
-    """What moves a bar on: how much is done, of how much where that is known, and a remark."""
+    """Function that updates a bar: number done, total where known, and a remark."""
 
     def __call__(self, done: int, total: int | None, remark: str = "") -> None:
-        """Move it."""
+        """Update the bar."""
 
 
 @contextlib.contextmanager
 def bars() -> Generator[Callable[[str], Update]]:
-    """Progress on stderr: `bar(what)` gives a function to call with how much is done, and of how much if that is known.
+    """Progress on stderr: `bar(what)` gives a function to call with the number done and, where known, the total.
 
-    A live bar on a terminal, a plain line now and then anywhere else.
+    A live bar on a terminal, otherwise a plain line every `PLAIN_EVERY` seconds.
     """
     from rich.console import Console
     from rich.progress import (
@@ -63,7 +63,7 @@ def bars() -> Generator[Callable[[str], Update]]:
 
 @contextlib.contextmanager
 def audio_warnings() -> Generator[None]:
-    """Warnings about a file are one line each, like everything that is said, without the place in the program."""
+    """Print warnings about a file as one line each, without the place in the program."""
     show = warnings.showwarning
 
     def say_or_show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
@@ -80,7 +80,7 @@ def audio_warnings() -> Generator[None]:
 
 
 def doubts(notes: Sequence[str], *, shown: int = 3) -> list[str]:
-    """Lines about files that are used, but not quite as they are: how many, and the first of them.
+    """Lines about files that are used with changes: their number, and the first of them.
 
     >>> doubts(["a.wav: a click", "b.wav: a click"], shown=1)
     ['2 files are doubtful:', '  a.wav: a click', '  … and 1 more']
@@ -93,7 +93,7 @@ def doubts(notes: Sequence[str], *, shown: int = 3) -> list[str]:
 
 
 def plain(value: object) -> str:
-    """A value of any kind as a person reads it.
+    """A readable form of any value.
 
     >>> plain({"hours": 1.5, "labels": ["sad", "glad"], "text": None})
     'hours 1.5, labels sad, glad, text -'
@@ -108,10 +108,10 @@ def plain(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    r"""A text in which nothing but letters, signs and spaces reaches a terminal: all else is spelled out.
+    r"""A text for a terminal: everything but letters, signs and spaces is escaped.
 
-    Names of files may hold what moves the cursor, changes colours or turns the direction of writing, and bytes that are
-    no UTF-8. Joiners stay: scripts need them.
+    Names of files may contain sequences that move the cursor, change colours or the direction of writing, and bytes
+    that are not UTF-8. Joiners are kept: some scripts need them.
 
     >>> print(printable("a\nb\x1b[2J\u202e\udcff \u200d"), end="")
     a\nb\x1b[2J\u202e\udcff ‍
@@ -127,16 +127,16 @@ def _is_shown(character: str) -> bool:
 
 
 def put(line: str) -> None:
-    """A line of what was asked for, on stdout; what is no letter, sign or space is spelled out."""
+    """Print a line of results on stdout, made `printable`."""
     with standard_output():
-        print(printable(line))  # noqa: T201 -- stdout is for what was asked for, and this is the one way to it
+        print(printable(line))  # noqa: T201 -- the only function that prints results
 
 
 def flush() -> None:
-    """Hand over what was put on stdout.
+    """Flush stdout.
 
     Raises:
-        OSError: stdout cannot take it, for example on a full disk.
+        OSError: stdout cannot be written, for example on a full disk.
     """
     with standard_output():
         sys.stdout.flush()
@@ -144,10 +144,10 @@ def flush() -> None:
 
 @contextlib.contextmanager
 def standard_output() -> Generator[None]:
-    """A write to stdout, whose error carries a name and comes once: Python would flush again at its end.
+    """Write to stdout such that an error has a file name and is raised once: Python would flush again at exit.
 
     Raises:
-        OSError: stdout cannot take it.
+        OSError: stdout cannot be written.
     """
     try:
         with naming("standard output"):

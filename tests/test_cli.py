@@ -135,8 +135,8 @@ MISTAKES = {
     "extract NONE NONE --out OUT.parquet": "NONE: no such model",
     "extract NONE NONE --out OUT.parquet --pooling max": "'max' is not one of 'mean', 'mean+std'",
     "evaluate NONE NONE --out OUT.json": "NONE",
-    "evaluate NONE NONE --out OUT.json --shots 5,many": "--shots 5,many: whole numbers, by commas",
-    "evaluate NONE NONE --out OUT.json --shots 0": "--shots 0: whole numbers, by commas",
+    "evaluate NONE NONE --out OUT.json --shots 5,many": "--shots 5,many: must be whole numbers separated by commas",
+    "evaluate NONE NONE --out OUT.json --shots 0": "--shots 0: must be whole numbers separated by commas",
     "evaluate NONE NONE --out OUT.json --task age": "'age' is not one of 'label', 'speaker', 'text'",
     "report NONE --out OUT.html": "NONE",
     "finetune NONE --out OUT": "NONE",
@@ -146,7 +146,7 @@ MISTAKES = {
     "predict NONE a.wav --greedy --lm a.arpa": "--greedy and --lm exclude each other",
     "predict NONE a.wav --format xml": "'xml' is not one of 'table', 'jsonl', 'csv'",
     "emotion NONE --encoder NONE --out OUT": "NONE",
-    "emotion NONE --encoder NONE --out OUT --shots some": "--shots some: whole numbers or all, by commas",
+    "emotion NONE --encoder NONE --out OUT --shots some": "--shots some: must be whole numbers or all",
     "asr NONE --encoder NONE --out OUT": "NONE",
     "asr NONE --encoder NONE --out OUT --keep 2": "--keep",
     "asr NONE --encoder NONE --out OUT --order 9": "--order",
@@ -187,7 +187,7 @@ def test_exit_codes_of_pretraining(monkeypatch: pytest.MonkeyPatch, capfd: pytes
     assert ends(done) == 0
     assert capfd.readouterr().err == "run: 7 steps, 1.0 h of audio seen\n"
     assert ends(PretrainResult(finished=False, steps=3, seconds_seen=1.0, validation={})) == 130
-    assert "step 3; the same command goes on" in capfd.readouterr().err
+    assert "step 3; run the same command again" in capfd.readouterr().err
     assert ends(HealthError("not learning", step=5, evidence="loss 4.6", advice="more updates")) == 3
     said = capfd.readouterr().err
     assert "step 5: not learning (loss 4.6)" in said

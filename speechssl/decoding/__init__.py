@@ -1,1 +1,1 @@
-"""Decoding of speech recognisers: greedy and beam search, n-gram language models, forced alignment."""
+"""Decoding for speech recognition: greedy and beam search, n-gram language models, forced alignment."""

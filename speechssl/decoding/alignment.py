@@ -1,9 +1,9 @@
-"""When each word was said: CTC forced alignment.
+"""Word times by CTC forced alignment.
 
 The likeliest path of CTC symbols that collapses to a given text (Kürzinger et al. 2020, arXiv 2007.09127, section 2),
 found by :mod:`speechssl.decoding.trellis`: torchaudio's `forced_align` finds the same path, but takes memory for frames
 x symbols, and ends the process where that product passes 2^31. CTC models emit a character for a frame or two near its
-middle, so that times are good to about a tenth of a second, and pauses between words belong to neither.
+middle, so that times are accurate to about 0.1 s, and pauses between words belong to neither word.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ FRAME_SECONDS = 0.02  # one output frame of the encoder: 320 samples at 16 kHz
 
 @dataclass(frozen=True)
 class WordTime:
-    """A word and when it was said, in seconds from the start of the utterance; `start < end`."""
+    """A word with its start and end, in seconds from the start of the utterance; `start < end`."""
 
     word: str
     start: float
@@ -30,7 +30,7 @@ class WordTime:
 
 
 def frames_to_seconds(frames: int, *, frame_seconds: float = FRAME_SECONDS) -> float:
-    """When frame number `frames` starts, counted from 0; also how long that many frames are.
+    """Start of frame number `frames`, counted from 0, in seconds; also the duration of that many frames.
 
     >>> frames_to_seconds(50)
     1.0
@@ -45,7 +45,7 @@ def word_times(
     *,
     frame_seconds: float = FRAME_SECONDS,
 ) -> list[WordTime]:
-    """When each word of a text was said.
+    """Start and end of each word of a text.
 
     Args:
         log_probs: natural logarithms, from a CTC model.
@@ -58,8 +58,8 @@ def word_times(
         character's last frame. Empty for an empty text.
 
     Raises:
-        UserError: a character outside the vocabulary, more symbols than the frames have room for, or a search that
-            would take too long (see `trellis.MAX_CELLS`).
+        UserError: a character outside the vocabulary, more symbols than frames, or a search that would take too long
+            (see `trellis.MAX_CELLS`).
         ValueError: another number of symbols than the vocabulary has, or values that are not a number.
 
     >>> vocabulary = Vocabulary.from_texts(["ab"])

@@ -1,4 +1,4 @@
-r"""n-gram models in memory and as ARPA files, the text format that every n-gram tool reads.
+r"""n-gram models, in memory and as ARPA files (the text format of n-gram tools).
 
 The format is that of SRILM's `ngram-format(5)`: log10 probabilities, and log10 back-off weights of n-grams that are
 contexts. A word after a context that the model does not hold is scored by the shorter context, times the longer one's
@@ -14,12 +14,12 @@ from speechssl.config import UserError
 from speechssl.files import replacing
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
-_NEVER = -99.0  # log10 of a probability of zero, by convention: nothing ever predicts the beginning of a sentence
+_NEVER = -99.0  # log10 of a probability of zero, by convention: that of the mark that begins a sentence
 
 _LINE = 1 << 16  # characters; no n-gram is as long
 _SHORTEST = 5  # bytes of an n-gram: "-1", a tab, a letter, the end of the line
 _HIGHEST_ORDER = 32
-_ABOVE_ONE = 1e-3  # log10 of a probability: one, and what rounding adds to it
+_ABOVE_ONE = 1e-3  # largest log10 of a probability accepted: that of one, with rounding
 
 Gram = tuple[str, ...]
 
@@ -38,18 +38,18 @@ class NgramModel:
 
     @property
     def order(self) -> int:
-        """The longest n-gram."""
+        """Words of the longest n-gram."""
         return len(self.log_probs)
 
     @property
     def words(self) -> list[str]:
-        """Sorted words that can be spoken: without the marks of beginning, end and unknown."""
+        """Sorted words, without the marks of beginning, end and unknown."""
         return sorted(word for (word,) in self.log_probs[0] if word not in (BEGIN, END, UNKNOWN))
 
     def log_prob(self, word: str, context: Gram = ()) -> float:
         """log10 of the probability of a word after a context of any length, oldest word first.
 
-        A word that the model does not know is `<unk>`, in the context too.
+        A word outside the vocabulary of the model is scored as `<unk>`, in the context too.
         """
         known = self.log_probs[0]
         gram = tuple(each if (each,) in known else UNKNOWN for each in (*context, word))[-self.order :]
@@ -67,20 +67,20 @@ class NgramModel:
         words = (BEGIN, *sentence.split(), END)
         return sum(self.log_prob(words[place], words[:place]) for place in range(1, len(words)))
 
-    def knows(self, word: str) -> bool:
-        """Whether a word is more than `<unk>` to the model."""
+    def has_word(self, word: str) -> bool:
+        """Whether a word is in the vocabulary of the model."""
         return (word,) in self.log_probs[0] and word != UNKNOWN
 
 
 @dataclass(frozen=True)
 class Perplexity:
-    """How surprised a model is by a text.
+    """Perplexity of a model on a text.
 
     Attributes:
         value: 10 to the mean of minus log10 of the probability of a word; smaller is better.
-        words: how many were scored, each sentence's end included.
-        unknown: how many of them the model does not know. They are scored as `<unk>`, so that the values of models
-            with different vocabularies do not compare.
+        words: number of scored words, each sentence's end included.
+        unknown: number of them outside the model's vocabulary. They are scored as `<unk>`, so values of models with
+            different vocabularies cannot be compared.
     """
 
     value: float
@@ -103,7 +103,7 @@ def perplexity(model: NgramModel, sentences: Iterable[str]) -> Perplexity:
         spoken = sentence.split()
         total += model.score(sentence)
         words += len(spoken) + 1
-        unknown += sum(not model.knows(word) for word in spoken)
+        unknown += sum(not model.has_word(word) for word in spoken)
     if words == 0:
         raise ValueError("perplexity needs at least one sentence")
     return Perplexity(value=round(10 ** (-total / words), 12), words=words, unknown=unknown)
@@ -112,8 +112,8 @@ def perplexity(model: NgramModel, sentences: Iterable[str]) -> Perplexity:
 def write_arpa(model: NgramModel, path: Path) -> None:
     """Write an ARPA file, whole or not at all; equal models give equal files.
 
-    KenLM reads no model of single words alone, so that such a model is written as one of pairs with a single pair,
-    which changes no probability.
+    KenLM cannot read a model of order 1, so such a model is written with order 2 and a single pair, which changes no
+    probability.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
@@ -139,7 +139,7 @@ def read_arpa(path: Path) -> NgramModel:
 
 
 def arpa_words(path: Path) -> list[str]:
-    """Sorted words that an ARPA file's model can speak; reads no further than the single words.
+    """Sorted words of an ARPA file; only its 1-grams are read.
 
     Raises:
         UserError: as `read_arpa`.
@@ -205,19 +205,19 @@ def _entries(path: Path) -> Iterator[tuple[int, Gram, float, float]]:
 
 
 def _entry(text: str, size: int) -> tuple[int, Gram, float, float]:
-    # Only spaces and tabs separate: other blanks may be part of a word.
+    # Only spaces and tabs are separators: other whitespace may be part of a word.
     fields = text.replace("\t", " ").split(" ")
     if len(fields) not in (size + 1, size + 2) or size == 0:
         raise ValueError(text)
     backoff = float(fields[size + 1]) if len(fields) == size + 2 else 0.0
     log_prob = float(fields[0])
-    if not log_prob < _ABOVE_ONE or math.isnan(backoff) or backoff == math.inf:  # NaN is not below anything
+    if not log_prob < _ABOVE_ONE or math.isnan(backoff) or backoff == math.inf:  # NaN fails the comparison
         raise ValueError(text)
     return size, tuple(fields[1 : size + 1]), log_prob, backoff
 
 
 def _check_count(text: str, *, size: int) -> None:
-    """Raises `ValueError` where `ngram N=COUNT` claims more than the file can hold: KenLM makes room for so many."""
+    """Raise `ValueError` where `ngram N=COUNT` exceeds what the file can hold: KenLM allocates memory for COUNT."""
     order, _, count = text.removeprefix("ngram ").partition("=")
     if not 0 < int(order) <= _HIGHEST_ORDER or not 0 <= int(count) <= size // _SHORTEST:
         raise ValueError(text)

@@ -1,20 +1,20 @@
-"""From CTC's probabilities to text: greedy, and beam search with a language model.
+"""Decoding of CTC probabilities to text: greedy, and beam search with a language model.
 
 Greedy decoding takes the likeliest symbol of every frame and collapses (Graves et al. 2006, section 3.2). Beam search
 is flashlight's (Kahn et al. 2022, arXiv 2201.12465) through torchaudio: it finds the text that maximises
 
     ln P_CTC(text | audio)  +  lm_weight * log10 P_LM(text)  +  word_score * words(text)
 
-with a KenLM n-gram. Mark the two bases: acoustics are natural logarithms, KenLM's are decimal. Two kinds:
+with a KenLM n-gram. The acoustic model's logarithms are natural, KenLM's are decimal. Two kinds:
 
 - with a lexicon (`DecoderConfig.lexicon`): only words of a given list; the n-gram is one of words;
-- without: any characters; the n-gram is one of characters (`speechssl.decoding.ngram.as_characters`), and a word score
-  does not exist.
+- without: any characters; the n-gram is one of characters (`speechssl.decoding.ngram.as_characters`), and there is no
+  word score.
 
 wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477, appendix B) decodes with a lexicon, a 4-gram and a beam of 1500;
 lm_weight and word_score are 3.23 and -0.26 for 10 minutes of labels, 2.90 and -1.62 for 1 hour, 2.46 and -0.59 for 10,
-2.15 and -0.52 for 100. The fewer the labels, the more the language model counts. Tune them on the development set:
-`speechssl.experiments.tuning.tune`.
+2.15 and -0.52 for 100. The fewer the labels, the larger the weight of the language model. Tune both on the development
+set: `speechssl.experiments.tuning.tune`.
 """
 
 import copy
@@ -51,7 +51,7 @@ MOST_HYPOTHESES = 100_000  # of a beam: each takes memory in every frame
 
 
 class DecoderConfig(Config):
-    """How a beam search weighs and prunes.
+    """Weights and pruning of a beam search.
 
     Attributes:
         lexicon: whether only words of a list can be found; otherwise the language model is one of characters.
@@ -59,7 +59,8 @@ class DecoderConfig(Config):
         word_score: added for every word, nats; below zero it makes texts shorter. Needs a lexicon.
         beam_size: hypotheses that are kept after each frame.
         beam_threshold: hypotheses this much below the best are dropped, nats.
-        log_add: whether the alignments of a text are summed, as CTC means it; otherwise the best one counts.
+        log_add: whether the probabilities of a text's alignments are summed, as CTC defines it; otherwise the best one
+            counts.
         nbest: texts whose probabilities are compared for the confidence.
     """
 
@@ -74,13 +75,13 @@ class DecoderConfig(Config):
     @pydantic.model_validator(mode="after")
     def _word_score_needs_words(self) -> "DecoderConfig":
         if not self.lexicon and self.word_score != 0:
-            raise ValueError(f"word_score is {self.word_score}, but without a lexicon the search knows no words; set 0")
+            raise ValueError(f"word_score is {self.word_score}, but a search without a lexicon has no words; set 0")
         return self
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A text that the search found; `score` as in the head of this file, `posterior` among the candidates."""
+    """A text found by the search; `score` as in the head of this file, `posterior` among the candidates."""
 
     text: str
     score: float
@@ -89,16 +90,16 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What was recognised, and how sure.
+    """A recognised text with its confidence.
 
     Attributes:
         text: the best text; may be empty.
-        score: its score, nats; scores of different utterances do not compare.
-        confidence: its probability among the n-best, in [0, 1]: whether this reading is better than the other readings
+        score: its score, nats; scores of different utterances cannot be compared.
+        confidence: its probability among the n-best, in [0, 1]: how much more probable it is than the other candidates
             of the same utterance. Falls with length, and depends on the language model.
-        character_probability: mean probability of the greedy characters, in [0, 1]: how clearly the acoustic model
-            heard anything. Comparable between utterances of any length: the measure to filter pseudo-labels by.
-            Zero where only blanks were heard.
+        character_probability: mean probability of the greedy characters, in [0, 1], of the acoustic model alone.
+            Comparable between utterances of any length: pseudo-labels are filtered by it. Zero where all frames are
+            blanks.
         candidates: the n-best, best first; the first is `text`.
     """
 
@@ -110,7 +111,7 @@ class Hypothesis:
 
 
 def greedy(log_probs: Float[np.ndarray, "frames symbols"], vocabulary: Vocabulary) -> str:
-    """The likeliest symbol of each frame, collapsed.
+    """Greedy decoding: the likeliest symbol of each frame, collapsed.
 
     Args:
         log_probs: natural logarithms, from a CTC model.
@@ -147,19 +148,19 @@ def character_probability(log_probs: Float[np.ndarray, "frames symbols"]) -> flo
 
 
 class BeamDecoder:
-    """Beam search over one utterance at a time. Not for several threads at once: the language model has a state.
+    """Beam search over one utterance at a time. Not thread-safe: the language model has a state.
 
     Args:
         vocabulary: the symbols of the CTC model.
         config: weights and beam.
         lm: an n-gram file (ARPA, or KenLM's binary form), of words with a lexicon and of characters without; None: no
             language model.
-        words: the lexicon; None: all words of an ARPA `lm`. They are spelled by their characters. Words that `lm` does
-            not hold count as its `<unk>`.
+        words: the lexicon; None: all words of an ARPA `lm`. They are spelled by their characters. Words missing from
+            `lm` are scored as its `<unk>`.
 
     Attributes:
-        words: the lexicon that is used, sorted; empty without one.
-        left_out: words that hold characters outside the vocabulary and can therefore never be found.
+        words: the lexicon, sorted; empty without one.
+        left_out: words with characters outside the vocabulary, which therefore cannot be recognised.
 
     Raises:
         UserError: the extra `lm` is not installed; the file is missing, unreadable or of the wrong kind; no words.
@@ -182,13 +183,13 @@ class BeamDecoder:
         if self.config.lexicon:
             self._take_words(known if words is None else words)
         elif words is not None:
-            raise ValueError("words were given, but the config says lexicon = false")
+            raise ValueError("words were given, but the config has lexicon = false")
         else:
             self._refuse_words(known)
         self._decoder = self._build(None if lm is None else str(lm))
 
     def with_config(self, config: DecoderConfig) -> "BeamDecoder":
-        """The same search with other weights; language model and lexicon are not read again.
+        """Decoder with other weights that shares the language model and the lexicon, which are not read again.
 
         Raises:
             ValueError: a config with a lexicon for a decoder without, or the reverse.
@@ -203,9 +204,9 @@ class BeamDecoder:
     def decode(self, log_probs: Float[np.ndarray, "frames symbols"]) -> Hypothesis:
         """Recognise an utterance.
 
-        Where frames x beam pass `MAX_STATES` (14 minutes of audio with a beam of 100), the utterance is cut in pauses
-        between words (see `pieces`) and each piece is searched alone, without the words before it; the hypothesis
-        then has one candidate, the product of the pieces' best.
+        Where frames x beam exceed `MAX_STATES` (14 minutes of audio with a beam of 100), the utterance is cut at pauses
+        between words (see `pieces`) and each piece is searched alone, without the words before it; the hypothesis then
+        has one candidate, the product of the pieces' best.
 
         Args:
             log_probs: natural logarithms, from a CTC model.
@@ -225,16 +226,16 @@ class BeamDecoder:
         return Hypothesis(text, score, confidence, character_probability(log_probs), candidates)
 
     def _decode(self, log_probs: Float[np.ndarray, "frames symbols"]) -> Hypothesis:
-        """One search."""
+        """Search without cutting."""
         heard = log_probs.astype(np.float32)
         if self.config.lexicon:
-            # Spellings end with the boundary, transcripts do not: one more frame that can be nothing else.
+            # Spellings end with the boundary, transcripts do not: one frame is added that can only be a boundary.
             boundary = np.full((1, len(self.vocabulary)), _FORBIDDEN, dtype=np.float32)
             boundary[0, self.vocabulary.symbols.index(WORD_BOUNDARY)] = 0
             heard = np.concatenate([heard, boundary])
         if len(heard) == 0:
             return Hypothesis("", 0.0, 1.0, 0.0, (Candidate("", 0.0, 1.0),))
-        # Own memory: the decoder reads the tensor by its address.
+        # Contiguous copy: the decoder reads the tensor by its address.
         found = self._decoder(torch.from_numpy(np.ascontiguousarray(heard))[None])[0]
         texts = [(self._text(each), float(each.score)) for each in found]
         candidates = _candidates(texts, log_add=self.config.log_add)
@@ -255,22 +256,22 @@ class BeamDecoder:
         if not self.words:
             raise UserError(f"no word of the lexicon ({len(set(words))}) is made of the vocabulary's characters alone")
         if WORD_BOUNDARY in self.left_out and max(map(len, self.words)) == 1:
-            raise UserError(f"{self.lm}: a language model of characters; it is for a search with lexicon = false")
+            raise UserError(f"{self.lm}: a language model of characters; use it with lexicon = false")
 
-    def _refuse_words(self, known: Sequence[str] | None) -> None:
+    def _refuse_words(self, words: Sequence[str] | None) -> None:
         characters = set(self.vocabulary.symbols[1:])
-        if known is not None and len(characters.intersection(known)) < len(characters) / 2:
-            raise UserError(f"{self.lm}: not a language model of the vocabulary's characters; needed without a lexicon")
+        if words is not None and len(characters.intersection(words)) < len(characters) / 2:
+            raise UserError(f"{self.lm}: not a language model of the characters that a search without a lexicon needs")
 
     def _build(self, lm: object) -> Any:
-        """Torchaudio's decoder; `lm` is a path, or a language model that is loaded already."""
+        """Torchaudio's decoder; `lm` is a path, or a loaded language model."""
         config = self.config
         with tempfile.TemporaryDirectory() as folder, naming(folder):
             lexicon, names = Path(folder) / "lexicon", Path(folder) / "names"
             spellings = (f"{word} {' '.join(word)} {WORD_BOUNDARY}\n" for word in self.words)
             lexicon.write_text("".join(spellings), encoding="utf-8")
             # Without this list torchaudio numbers the words in the order of a hash table, and without a lexicon the
-            # language model is then asked for other characters than were heard.
+            # language model then scores other characters than those recognised.
             entries = [*(self.words if config.lexicon else self.vocabulary.symbols), UNKNOWN]
             names.write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8")
             try:
@@ -298,12 +299,12 @@ class BeamDecoder:
 
 
 def beam_search_installed() -> bool:
-    """Whether the extra `lm` is there."""
+    """Whether the extra `lm` is installed."""
     return all(importlib.util.find_spec(name) is not None for name in ("flashlight", "kenlm"))
 
 
 def check_emissions(log_probs: Float[np.ndarray, "frames symbols"], vocabulary: Vocabulary) -> None:
-    """Refuse probabilities that do not belong to the vocabulary.
+    """Refuse probabilities that do not fit the vocabulary.
 
     Raises:
         ValueError: another number of symbols, or values that are not a number.
@@ -315,7 +316,7 @@ def check_emissions(log_probs: Float[np.ndarray, "frames symbols"], vocabulary: 
 
 
 def import_torchaudio(part: str) -> Any:
-    """A part of torchaudio, such as `functional`.
+    """Import a module of torchaudio, such as `functional`.
 
     Raises:
         UserError: torchaudio cannot be loaded beside this torch.
@@ -328,7 +329,7 @@ def import_torchaudio(part: str) -> Any:
 
 
 def _candidates(found: Sequence[tuple[str, float]], *, log_add: bool) -> tuple[Candidate, ...]:
-    """Texts and scores, best first; equal texts (they differ in boundaries at the ends) are one."""
+    """Texts and scores, best first; texts that differ only in boundaries at the ends are merged."""
     scores: dict[str, float] = {}
     for text, score in found:
         whole = score - _FORBIDDEN if score < _FORBIDDEN / 2 else score  # no word was complete at the end
@@ -342,7 +343,7 @@ def _candidates(found: Sequence[tuple[str, float]], *, log_add: bool) -> tuple[C
 
 
 def _lm_words(lm: Path) -> list[str] | None:
-    """The words of an ARPA file; None for KenLM's binary form, which keeps hashes of them only."""
+    """The words of an ARPA file; None for KenLM's binary format, which stores only their hashes."""
     try:
         with lm.open("rb") as file:
             if file.read(len(_KENLM_BINARY)) == _KENLM_BINARY:
@@ -354,7 +355,7 @@ def _lm_words(lm: Path) -> list[str] | None:
 
 @contextmanager
 def _no_progress_bar() -> Generator[None]:
-    """KenLM draws a progress bar on the process's standard error and cannot be told not to; its errors are raised."""
+    """Silence standard error: KenLM prints a progress bar there and has no option for it. Its errors are raised."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:

@@ -27,7 +27,7 @@ from speechssl.text import WORD_BOUNDARY
 
 Builder = Literal["auto", "lmplz", "own"]
 MAX_ORDER = 5  # KenLM as its Python package builds it reads up to 6
-# What is taken off a count of 1, 2, and 3 or more where the text is too small to say (lmplz --discount_fallback).
+# Discounts of counts of 1, 2, and 3 or more where the text is too small to estimate them (lmplz --discount_fallback).
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 _NEVER = -99.0  # log10 of zero, by ARPA's convention
 _MARKS = {BEGIN, END, UNKNOWN}
@@ -35,13 +35,13 @@ _MARKS = {BEGIN, END, UNKNOWN}
 
 @dataclass(frozen=True)
 class NgramSummary:
-    """What was trained.
+    """Summary of a trained model.
 
     Attributes:
         path: the ARPA file.
-        order: the longest n-gram; smaller than asked for when no sentence is that long.
-        words: distinct words that it knows.
-        sentences: how many it was trained on; empty ones do not count.
+        order: words of the longest n-gram; smaller than requested when no sentence is that long.
+        words: number of distinct words.
+        sentences: number of training sentences; empty ones do not count.
         builder: `own`, or `lmplz`.
     """
 
@@ -75,13 +75,13 @@ def train_ngram(
         sentences: normalised, words separated by spaces; empty ones are left out.
         path: the file to write; its folder is made.
         order: the longest n-gram, 1 to 5. wav2vec 2.0's results are with 4 (of words).
-        vocabulary: words that the model shall know though no sentence may hold them; they are as probable as `<unk>`.
-        builder: `lmplz` is KenLM's program; `own` is this file; `auto` takes `lmplz` where it is on the PATH and can
-            do what is asked for (it takes no `vocabulary`, and KenLM reads no model of order 1 from it).
+        vocabulary: words added to the model even where no sentence has them; they are as probable as `<unk>`.
+        builder: `lmplz` is KenLM's program; `own` is this file; `auto` uses `lmplz` where it is on the PATH and
+            supports the request (it takes no `vocabulary`, and KenLM reads no model of order 1 from it).
 
     Raises:
-        UserError: no sentence, a sentence with `<s>`, `</s>` or `<unk>`, `lmplz` wanted and missing or failing.
-        ValueError: an order outside 1 to 5; `lmplz` asked for what it cannot do.
+        UserError: no sentence, a sentence with `<s>`, `</s>` or `<unk>`, `lmplz` requested and missing or failing.
+        ValueError: an order outside 1 to 5; a request that `lmplz` does not support.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -147,10 +147,10 @@ def estimate(sentences: Sequence[Sequence[str]], *, order: int = 3, vocabulary: 
 
 
 def discounts(counts: Iterable[int]) -> tuple[float, float, float]:
-    """What is taken off counts of 1, 2, and 3 or more: Chen and Goodman 1999, equation 26.
+    """Discounts of counts of 1, 2, and 3 or more: Chen and Goodman 1999, equation 26.
 
     With n_i the number of n-grams of count i, Y = n_1 / (n_1 + 2 n_2) and D_i = i - (i + 1) Y n_(i+1) / n_i. Where an
-    n_i is zero or a D_i would not be above 0, as with tiny texts, lmplz's fallback is taken for all three.
+    n_i is zero or a D_i would not be above 0, as with tiny texts, lmplz's fallback is used for all three.
 
     >>> discounts([1, 1, 1, 1, 2, 2, 3, 4])
     (0.5, 1.25, 1.0)
@@ -171,14 +171,14 @@ def _checked_words(sentence: str) -> list[str]:
     words = sentence.split()
     marks = sorted(_MARKS.intersection(words))
     if marks:
-        raise UserError(f"a sentence holds {marks[0]!r}, which language models keep for themselves: {sentence[:60]!r}")
+        raise UserError(f"a sentence holds {marks[0]!r}, which is reserved in language models: {sentence[:60]!r}")
     return words
 
 
 def _adjusted_counts(sentences: Sequence[Sequence[str]], *, order: int) -> list[Counter[Gram]]:
-    """Counts of the longest n-grams; of shorter ones, how many different words stand before them.
+    """Counts of the longest n-grams; for shorter ones, the number of different words that precede them.
 
-    What begins a sentence has nothing before it and keeps its count.
+    An n-gram that begins a sentence has no preceding word and keeps its count.
     """
     marked = [(BEGIN, *words, END) for words in sentences]
     order = min(order, max(map(len, marked)))
@@ -194,7 +194,7 @@ def _adjusted_counts(sentences: Sequence[Sequence[str]], *, order: int) -> list[
 def _context_masses(
     counts: Mapping[Gram, int], amounts: tuple[float, float, float]
 ) -> tuple[dict[Gram, int], dict[Gram, float]]:
-    """By context: the sum of the counts after it, and the share that discounting set free for shorter contexts."""
+    """By context: the sum of the counts after it, and the fraction that discounting leaves to shorter contexts."""
     totals: defaultdict[Gram, int] = defaultdict(int)
     kinds: defaultdict[Gram, list[int]] = defaultdict(lambda: [0, 0, 0])
     for gram, count in counts.items():
@@ -218,13 +218,13 @@ def _train_with_lmplz(sentences: Iterable[str], path: Path, *, order: int, progr
                 file.write(" ".join(words) + "\n" if words else "")
         if kept == 0:
             raise UserError("no sentence to train a language model on")
-        # Its default takes most of the machine's memory at once.
+        # The default of lmplz reserves most of the machine's memory.
         options = ["-o", str(order), "--discount_fallback", "-S", "20%", "-T", scratch]
         command = [program, *options, "--text", str(text), "--arpa", str(arpa)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             said = [line for line in done.stderr.splitlines() if line.strip()] or ["nothing"]
-            raise UserError(f"lmplz failed (status {done.returncode}); it said: {said[-1]}")
+            raise UserError(f"lmplz failed (status {done.returncode}): {said[-1]}")
         words = len(arpa_words(arpa))
         arpa.replace(path)
     return NgramSummary(path, order, words, kept, "lmplz")

@@ -1,4 +1,4 @@
-"""Where a long recording is cut for a search whose memory grows with its length: in pauses between words."""
+"""Cuts of a long recording, at pauses between words, for a search whose memory grows with the length."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from speechssl.text import WORD_BOUNDARY, Vocabulary
 
 @dataclass(frozen=True)
 class Piece:
-    """Frames `first` … `stop` - 1; `ends_word`: a word boundary was heard where it ends, or the recording ends."""
+    """Frames `first` … `stop` - 1; `ends_word`: whether it ends at a word boundary or at the end of the recording."""
 
     first: int
     stop: int
@@ -18,20 +18,20 @@ class Piece:
 
 
 def pieces(log_probs: Float[np.ndarray, "frames symbols"], vocabulary: Vocabulary, *, most: int) -> list[Piece]:
-    """Cut emissions into pieces of at most `most` frames; one piece where all frames are that few.
+    """Cut emissions into pieces of at most `most` frames; one piece where there are no more frames than that.
 
-    Each cut is made in the second half of what a piece may hold, in the middle of the longest run of frames whose
+    Each cut is in the second half of the longest allowed piece, in the middle of the longest run of frames whose
     likeliest symbol is the blank or the word boundary. Runs with a boundary in them are preferred to those without.
-    Where there is neither, the cut is at `most`.
+    Where there is no such run, the cut is at `most`.
 
     Args:
         log_probs: natural logarithms, from a CTC model.
         vocabulary: the symbols, in that order.
-        most: frames of a piece, 2 or more.
+        most: maximum frames per piece, 2 or more.
 
     >>> vocabulary = Vocabulary.from_texts(["ab"])  # <blank> | a b
-    >>> heard = np.eye(4, dtype=np.float32)[[2, 2, 0, 1, 0, 3, 0, 2]]
-    >>> pieces(heard, vocabulary, most=6)
+    >>> log_probs = np.eye(4, dtype=np.float32)[[2, 2, 0, 1, 0, 3, 0, 2]]
+    >>> pieces(log_probs, vocabulary, most=6)
     [Piece(first=0, stop=4, ends_word=True), Piece(first=4, stop=8, ends_word=True)]
     """
     assert most >= 2
@@ -50,7 +50,7 @@ def pieces(log_probs: Float[np.ndarray, "frames symbols"], vocabulary: Vocabular
 
 
 def _longest_run(pause: Bool[np.ndarray, " _"], boundary: Bool[np.ndarray, " _"]) -> range | None:
-    """The longest run of pause, of those with a boundary in them where there are any."""
+    """The longest run of pause; runs with a boundary in them are preferred."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], pause, [False]]).astype(np.int8)))
     runs = [range(start, stop) for start, stop in edges.reshape(-1, 2).tolist()]
     return max(runs, key=lambda run: (bool(boundary[run.start : run.stop].any()), len(run)), default=None)

@@ -1,11 +1,11 @@
 """The likeliest CTC path of a text, in memory that does not grow with the product of frames and symbols.
 
 The states of a text are its symbols with a blank before, between and behind them (Graves et al. 2006, "Connectionist
-Temporal Classification", section 4.1). A path costs, in each frame, what its symbol is below the frame's likeliest
-symbol, in nats; the likeliest path is the cheapest one. In each frame, states are kept that still can reach the end and
-cost at most `BEAM` more than the cheapest of them. Costs are never negative: a path that costs less than `BEAM` in all
-is the cheapest of all paths. In a longer recording, the cheapest path is missed only where the start of another path is
-likelier by a factor of e^1000 at some frame.
+Temporal Classification", section 4.1). The cost of a path in a frame is the difference, in nats, between its symbol and
+the frame's likeliest symbol; the likeliest path has the smallest cost. In each frame, states are kept that still can
+reach the end and cost at most `BEAM` more than the cheapest of them. Costs are never negative: a path that costs less
+than `BEAM` in all is the cheapest of all paths. In a longer recording, the cheapest path is missed only where the start
+of another path is likelier by a factor of e^1000 at some frame.
 
 Costs are kept at a few frames; the path is then found from its end, stretch by stretch, each searched again from the
 costs kept before it.
@@ -18,11 +18,11 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int
 
 BEAM = 1000.0  # nats
-MAX_CELLS = 1 << 33  # frames x states searched in all: a minute or two of one core
-_BLOCK_CELLS = 1 << 24  # frames x states whose moves, one byte each, are held at once
-_BLOCK_FRAMES = 256  # a stretch of so many frames is never split
+MAX_CELLS = 1 << 33  # frames x states searched in all: one to two minutes on one core
+_BLOCK_CELLS = 1 << 24  # frames x states whose transitions, one byte each, are in memory at once
+_BLOCK_FRAMES = 256  # a stretch of this many frames is not split
 _SPLITS = 32  # stretches that a longer one is split into; costs are kept at the start of each
-_MOST = 1e9  # nats, what a symbol of probability zero costs: a path through one is found where there is no other
+_MOST = 1e9  # nats, the cost of a symbol of probability zero: a path through one is found where there is no other
 
 
 class SearchTooLargeError(ValueError):
@@ -62,7 +62,7 @@ def likeliest_path(
 
 
 class _Search:
-    """The search of one path."""
+    """Search for one path."""
 
     def __init__(self, log_probs: Float32[np.ndarray, "frames symbols"], symbols: Sequence[int], *, blank: int):
         self.log_probs = log_probs
@@ -107,7 +107,7 @@ class _Search:
         self.states[first] = state
 
     def _fronts(self, start: _Front, first: int, last: int) -> list[_Front]:
-        """Fronts at the places between two frames."""
+        """Fronts at the frames of `_places` between two frames."""
         kept: list[_Front] = []
         front, begin = start, first
         for place in self._places(first, last):
@@ -118,7 +118,7 @@ class _Search:
         return kept
 
     def _places(self, first: int, last: int) -> list[int]:
-        """Frames at which fronts are kept, `last` at the end; that alone where all moves between are few."""
+        """Frames at which fronts are kept, `last` at the end; only `last` where there are few transitions between."""
         frames = last - first
         if frames <= _BLOCK_FRAMES or frames * len(self.labels) <= _BLOCK_CELLS:
             return [last]

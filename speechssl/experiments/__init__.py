@@ -1,1 +1,1 @@
-"""Experiments: what the recipes with few labels run, all contenders on the same shots and the same test items."""
+"""Experiments of the few-label recipes: all contenders have the same shots and the same test items."""

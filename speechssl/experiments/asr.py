@@ -1,9 +1,9 @@
 """Speech recognition with few labels: fine-tuned, self-trained and from scratch, greedy and with an n-gram.
 
-Everything is one run folder: `results.json` with the answers beside it, `worst.json`, and under `models/` complete
-model folders with their tuned decoder and n-gram, which `speechssl predict` takes. A stage that was killed goes on
-where it was; a second call on a finished run trains nothing. What depends on something that has changed since (the
-encoder, the labels, the text of the n-gram) is made anew, and said.
+The output is one run folder: `results.json` with the answers beside it, `worst.json`, and under `models/` complete
+model folders with their tuned decoder and n-gram, which `speechssl predict` reads. A stage that was killed resumes; a
+second call on a finished run trains nothing. Results whose inputs have changed since (the encoder, the labels, the text
+of the n-gram) are computed again, with a message.
 """
 
 import json
@@ -29,9 +29,9 @@ from speechssl.data.training_audio import (
 )
 from speechssl.data.waveforms import WaveformStore
 from speechssl.decoding.decode import BeamDecoder, DecoderConfig, greedy
-from speechssl.experiments.asr_division import Division
 from speechssl.experiments.asr_ngram import LM_TEXT, Ngrams, read_sentences, write_text_record
 from speechssl.experiments.asr_scores import Scores, answers_of, rows_of, score, worst_of
+from speechssl.experiments.asr_sides import RecognitionSides
 from speechssl.experiments.tuning import rates, tune
 from speechssl.files import hold_folder, replacing, write_atomic
 from speechssl.inference.heads import emissions
@@ -49,19 +49,19 @@ from speechssl.train.self_training import pseudo_label, student
 
 FINE_TUNED, SCRATCH, SELF_TRAINED = "fine-tuned", "from scratch", "self-trained"
 GREEDY, NGRAM = "greedy", "n-gram"
-_TOLD = "weights, trials, greedy"  # what decoder.json holds; a file that holds less is made anew
-_CHUNK = 64  # utterances whose waveforms are held at once
+_CONTENT = "weights, trials, greedy"  # of decoder.json, part of its key: a file with other content is made again
+_CHUNK = 64  # utterances whose waveforms are in memory at once
 
 Emissions = list[Float32[np.ndarray, "frames symbols"]]
 
 
 class AsrConfig(Config):
-    """The experiment, beside the fine-tuning settings."""
+    """Settings of the experiment besides those of fine-tuning."""
 
     order: PositiveInt = 3  # of the n-gram of words
     beam_size: PositiveInt = 100
     rounds: NonNegativeInt = 1  # of self-training
-    keep: float = Field(default=0.7, gt=0, le=1)  # share of the pseudo-labels that is kept
+    keep: float = Field(default=0.7, gt=0, le=1)  # fraction of the pseudo-labels that is kept
     scratch: bool = True  # also a model without pretraining
     tune_limit: PositiveInt = 150  # utterances of the development side that decoder weights are tuned on
 
@@ -71,7 +71,7 @@ def recognise(
     encoder: Path,
     out: Path,
     *,
-    division: Division,
+    sides: RecognitionSides,
     config: AsrConfig,
     pretrained: FinetuneConfig,
     scratch: FinetuneConfig,
@@ -85,50 +85,50 @@ def recognise(
         corpus: the prepared corpus.
         encoder: model folder of the pretrained encoder.
         out: the run folder.
-        division: who is labelled and who is tested.
+        sides: labelled, unlabelled, development and test utterances.
         config: the experiment.
         pretrained: settings of fine-tuning.
         scratch: settings of the model without pretraining; its architecture is that of ``encoder``.
-        lm_text: a text file, a sentence a line, for the n-gram; None takes the sentences of the training side.
+        lm_text: a text file, one sentence per line, for the n-gram; None uses the sentences of the training side.
         command: the command line, kept in every row.
-        say: where sentences go.
+        say: called with each message.
 
     Raises:
-        UserError: a model folder in ``out`` is of other settings, another process writes into ``out``, or something
-            that is needed is missing.
-        KeyboardInterrupt: stopped by a signal; the same call goes on from there.
+        UserError: a model folder in ``out`` has other settings, another process writes into ``out``, or an input is
+            missing.
+        KeyboardInterrupt: stopped by a signal; the same call resumes.
     """
-    load_encoder(encoder)  # one that cannot be read is told before anything is computed
+    load_encoder(encoder)  # an unreadable encoder fails before anything is computed
     store = WaveformStore(corpus)
-    tested = [example.index for example in division.test]
+    tested = [example.index for example in sides.test]
     audio = read_training_audio(encoder)
     refuse_trained(audio, store, tested, model=encoder)
-    heard = pretraining_overlap(audio, store, tested)
-    for note in (*division.notes, f"in the audio of pretraining: {heard}"):
+    overlap = pretraining_overlap(audio, store, tested)
+    for note in (*sides.notes, f"in the audio of pretraining: {overlap}"):
         say(note)
     text = None if lm_text is None else read_sentences(lm_text, language=_language(store))
     with hold_folder(out):
-        ngrams = Ngrams(out, division, text=text, order=config.order)
-        run = _Run(store, encoder, out, division=division, config=config, ngrams=ngrams, command=command, say=say)
+        ngrams = Ngrams(out, sides, text=text, order=config.order)
+        run = _Run(store, encoder, out, sides=sides, config=config, ngrams=ngrams, command=command, say=say)
         scores = run.contenders(pretrained, scratch)
         rows = [
             replace(
                 row,
-                pretraining_audio="" if row.contender == SCRATCH else heard,
+                pretraining_audio="" if row.contender == SCRATCH else overlap,
                 training_audio=NO_COPY if row.contender == SCRATCH or audio.fine_tuning.known else "unknown",
                 lm_text=ngrams.tested() if row.probe == NGRAM else "",
             )
-            for row in rows_of(store, division, scores, corpus=corpus, command=command)
+            for row in rows_of(store, sides, scores, corpus=corpus, command=command)
         ]
-        write_items(items_path(out / "results.json"), answers_of(store, division, scores))
-        worst = json.dumps(worst_of(store, division, scores), ensure_ascii=False, indent=1)
+        write_items(items_path(out / "results.json"), answers_of(store, sides, scores))
+        worst = json.dumps(worst_of(store, sides, scores), ensure_ascii=False, indent=1)
         write_atomic(out / "worst.json", worst.encode())
         write_results(rows, out / "results.json")
     return rows
 
 
 class _Run:
-    """What every contender of one run shares."""
+    """State shared by the contenders of one run."""
 
     def __init__(
         self,
@@ -136,19 +136,17 @@ class _Run:
         encoder: Path,
         out: Path,
         *,
-        division: Division,
+        sides: RecognitionSides,
         config: AsrConfig,
         ngrams: Ngrams,
         command: str,
         say: Callable[[str], None],
     ):
-        self.store, self.encoder, self.out, self.division, self.config = store, encoder, out, division, config
+        self.store, self.encoder, self.out, self.sides, self.config = store, encoder, out, sides, config
         self.ngrams, self.command, self.say = ngrams, command, say
         self.beam = ngrams.usable(say)
         self.encoder_hash = model_hash(encoder)
-        self.vocabulary = Vocabulary.from_texts(
-            [*division.sentences, *(example.target for example in division.labelled)]
-        )
+        self.vocabulary = Vocabulary.from_texts([*sides.sentences, *(example.target for example in sides.labelled)])
 
     def contenders(self, pretrained: FinetuneConfig, scratch: FinetuneConfig) -> list[Scores]:
         """Fine-tuned, self-trained in rounds, and from scratch, each trained and scored."""
@@ -168,13 +166,13 @@ class _Run:
 
     def train(self, name: str, config: FinetuneConfig, start: Path | None) -> list[Scores]:
         """Fine-tune, or train from scratch, on the labelled side, and score."""
-        self.say(f"{name}: {config.loop.steps} updates on {len(self.division.labelled)} utterances")
+        self.say(f"{name}: {config.loop.steps} updates on {len(self.sides.labelled)} utterances")
         result = finetune(
             self.store,
             self._claimed(name, start=start, pseudo=()),
             config=config,
             start=start,
-            train=self.division.labelled,
+            train=self.sides.labelled,
             vocabulary=self.vocabulary,
             command=self.command,
         )
@@ -184,14 +182,14 @@ class _Run:
         """Label the unlabelled side with a teacher, train on both sides, and score."""
         pseudo = self._pseudo_labels(name, teacher)
         if not pseudo:
-            self.say(f"{name}: {teacher} wrote nothing that could be learnt from; there is no such round")
+            self.say(f"{name}: {teacher} gave no usable transcript; the round is skipped")
             return []
         result = student(
             self.store,
             self._claimed(name, start=self.encoder, pseudo=pseudo),
             config=config,
             start=self.encoder,
-            labelled=self.division.labelled,
+            labelled=self.sides.labelled,
             pseudo=pseudo,
             vocabulary=self.vocabulary,
             command=self.command,
@@ -203,24 +201,24 @@ class _Run:
         return self.out / "models" / name.replace(" ", "-")
 
     def _claimed(self, name: str, *, start: Path | None, pseudo: Sequence[Example]) -> Path:
-        """The model folder, emptied where the model in it learnt from something else."""
+        """The model folder, emptied where its model was trained on other data."""
         folder = self.folder(name)
         path = folder.with_name(f".{folder.name}.key")
-        learnt = [[each.index, each.target] for each in (*self.division.labelled, *pseudo)]
+        learnt = [[each.index, each.target] for each in (*self.sides.labelled, *pseudo)]
         key = digest([None if start is None else self.encoder_hash, self.vocabulary.symbols, learnt])
         known = path.read_text(encoding="utf-8") if path.exists() else ""
         if folder.exists() and known != key:
-            self.say(f"{name}: the encoder or the labels are others than those of {folder}; trained anew")
+            self.say(f"{name}: the encoder or the labels differ from those of {folder}; trained again")
             shutil.rmtree(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, key.encode())
         return folder
 
     def _pseudo_labels(self, name: str, teacher: str) -> list[Example]:
-        """A teacher's transcripts, kept in a file: a student that goes on must learn from the same ones."""
+        """A teacher's transcripts, stored in a file: a student that resumes needs the same ones."""
         path, folder = self.out / f"pseudo-{name.replace(' ', '-')}.json", self.folder(teacher)
         search = self._labelling_decoder(name, teacher) if self.beam else None
-        sides = [[each.index for each in side] for side in (self.division.unlabelled, self.division.labelled)]
+        sides = [[each.index for each in side] for side in (self.sides.unlabelled, self.sides.labelled)]
         decoder = search and [search.model_dump(), self.ngrams.key]
         key = digest([model_hash(folder), decoder, self.config.keep, sides])
         if path.exists():
@@ -228,7 +226,7 @@ class _Run:
             if known["key"] == key:
                 return [Example(index, text) for index, text in known["labels"]]
         model = _load(folder)
-        parts = self.ngrams.parts() if search else [(None, self.division.unlabelled)]
+        parts = self.ngrams.parts() if search else [(None, self.sides.unlabelled)]
         kept: list[Example] = []
         thresholds: list[float] = []
         for lm, examples in parts:
@@ -239,7 +237,7 @@ class _Run:
             thresholds.append(found.threshold)
         if kept:
             self.say(
-                f"{name}: {len(kept)} of {len(self.division.unlabelled)} transcripts by {teacher} kept, "
+                f"{name}: {len(kept)} of {len(self.sides.unlabelled)} transcripts by {teacher} kept, "
                 f"with a mean character probability of {min(thresholds):.2f} or more"
             )
         labels = [[example.index, example.target] for example in kept]
@@ -249,30 +247,33 @@ class _Run:
     def _labelling_decoder(self, name: str, teacher: str) -> DecoderConfig | None:
         """The teacher's decoder, or None: greedy, where that gets more characters of the development side right.
 
-        An n-gram writes whole words of its own. From a weak teacher they are mostly wrong ones, where the letters were
-        half right; and the student learns letters. Likhomanenko et al. 2020 (arXiv 2010.11524) label without one, too.
+        With an n-gram the transcripts are whole words. Those of a weak teacher are mostly wrong where half of the
+        letters were right, and the student learns letters. Likhomanenko et al. 2020 (arXiv 2010.11524) also label
+        without one.
         """
         folder = self.folder(teacher)
         tuned = json.loads((folder / DECODER).read_text(encoding="utf-8"))
         beam, alone = tuned["chosen"]["cer"], tuned["greedy"]["cer"]
         best = NGRAM if beam < alone else GREEDY
-        self.say(f"{name}: {teacher} writes {best}: development CER {beam:.3f} with the n-gram, {alone:.3f} greedy")
+        self.say(
+            f"{name}: {teacher} labels with {best} decoding: dev CER {beam:.3f} with an n-gram, {alone:.3f} greedy"
+        )
         return decoder_config(folder) if best == NGRAM else None
 
     def _scored(self, name: str, result: FinetuneResult) -> list[Scores]:
-        """Greedy, and with the n-gram whose weights are tuned on the development side alone."""
+        """Scores of greedy decoding, and of the n-gram with weights tuned on the development side alone."""
         if not result.finished:
             raise KeyboardInterrupt
         if result.left_out:
             self.say(f"{name}: {result.left_out} utterances too long, or with more symbols than frames; left out")
         folder = self.folder(name)
         model, own = _load(folder), model_hash(folder)
-        heard = self._emissions(model, self.division.test)
-        written = {GREEDY: [greedy(rows, model.vocabulary) for rows in heard]}
+        outputs = self._emissions(model, self.sides.test)
+        written = {GREEDY: [greedy(rows, model.vocabulary) for rows in outputs]}
         if self.beam:
             decoder = BeamDecoder(model.vocabulary, config=self._tuned(model, folder), lm=self.ngrams.whole())
-            written[NGRAM] = [decoder.decode(rows).text for rows in heard]
-        scores = [score(name, probe, each, division=self.division, model_hash=own) for probe, each in written.items()]
+            written[NGRAM] = [decoder.decode(rows).text for rows in outputs]
+        scores = [score(name, probe, each, sides=self.sides, model_hash=own) for probe, each in written.items()]
         for each in scores:
             rate = error_rate(each.words)
             self.say(f"{name}, {each.probe}: WER {rate.value:.3f} ({rate.low:.3f} to {rate.high:.3f})")
@@ -286,24 +287,24 @@ class _Run:
         return found
 
     def _tuned(self, model: CTCModel, folder: Path) -> DecoderConfig:
-        """The weights of a model's decoder, tuned once; they, what was tried, and the n-gram lie in its folder."""
+        """The weights of a model's decoder, tuned once; its folder has them, the trials and the n-gram."""
         path, lm = folder / DECODER, self.ngrams.whole()
-        # Every trial decodes all of them. Drawn, for those of one speaker stand side by side.
-        order = np.random.default_rng(0).permutation(len(self.division.dev))[: self.config.tune_limit]
-        chosen = [self.division.dev[place] for place in sorted(order.tolist())]
+        # Every trial decodes all of them. They are drawn at random, since utterances of one speaker are adjacent.
+        order = np.random.default_rng(0).permutation(len(self.sides.dev))[: self.config.tune_limit]
+        chosen = [self.sides.dev[place] for place in sorted(order.tolist())]
         indices = [each.index for each in chosen]
-        key = digest([_TOLD, model_hash(folder), self.ngrams.key, self.config.beam_size, indices])
+        key = digest([_CONTENT, model_hash(folder), self.ngrams.key, self.config.beam_size, indices])
         if path.exists() and json.loads(path.read_text(encoding="utf-8")).get("key") == key:
             return decoder_config(folder)
         decoder = BeamDecoder(model.vocabulary, config=DecoderConfig(beam_size=self.config.beam_size), lm=lm)
-        heard, said = self._emissions(model, chosen), [each.target for each in chosen]
-        tuning = tune(heard, said, decoder=decoder, limit=None)
+        outputs, references = self._emissions(model, chosen), [each.target for each in chosen]
+        tuning = tune(outputs, references, decoder=decoder, limit=None)
         content = {
             "config": tuning.config.model_dump(mode="json"),
             "key": key,
             "utterances": len(chosen),
             "chosen": vars(tuning.chosen),
-            "greedy": rates(said, [greedy(rows, model.vocabulary) for rows in heard]),
+            "greedy": rates(references, [greedy(rows, model.vocabulary) for rows in outputs]),
             "trials": [vars(trial) for trial in tuning.trials],
         }
         path.unlink(missing_ok=True)  # never another n-gram's weights beside this one

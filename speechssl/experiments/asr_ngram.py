@@ -1,9 +1,9 @@
 """The n-grams of a speech recognition experiment.
 
-One is made of all sentences of the training side, and decodes the development and test sides, of which it holds no
-sentence. Self-training would learn from itself if the same one wrote the pseudo-labels: the transcripts of the
-unlabelled recordings are among its sentences. Each part of the unlabelled side therefore has an n-gram of its own,
-without the sentences of that part (cross-fitting, as in cross-validation).
+One is trained on all sentences of the training side, and decodes the development and test sides, whose sentences it
+does not contain. It is not used for pseudo-labels, since the transcripts of the unlabelled recordings are among its
+sentences. Each part of the unlabelled side therefore has an n-gram of its own, without the sentences of that part
+(cross-fitting, as in cross-validation).
 """
 
 import hashlib
@@ -15,33 +15,33 @@ from speechssl.config import UserError, digest
 from speechssl.data.labelled import Example
 from speechssl.decoding.decode import EXTRA, beam_search_installed
 from speechssl.decoding.ngram import train_ngram
-from speechssl.experiments.asr_division import Division
+from speechssl.experiments.asr_sides import RecognitionSides
 from speechssl.files import write_atomic
 from speechssl.text import normalize_transcript
 
-LM_TEXT = "lm_text.json"  # beside an n-gram in a model folder: digests of the sentences it was made of
-MIN_WORDS = 4  # of a transcript that is looked for in a text: shorter ones are said by everybody
+LM_TEXT = "lm_text.json"  # beside an n-gram in a model folder: digests of its training sentences
+MIN_WORDS = 4  # of a transcript that is searched for in a text: shorter ones are common phrases
 PARTS = 4  # of the unlabelled side; each n-gram lacks about a quarter of its sentences
 
 
 class Ngrams:
-    """The n-grams of one run, made when they are first asked for and kept in its folder.
+    """The n-grams of one run, trained on first use and stored in its folder.
 
     Args:
-        folder: where they are kept.
-        division: the sides of the experiment.
-        text: sentences given by the user, which then are all that any n-gram is made of; None: the training side's.
+        folder: where they are stored.
+        sides: those of the experiment.
+        text: sentences given by the user, the only ones that n-grams are trained on; None: those of the training side.
         order: words of the longest n-gram.
     """
 
-    def __init__(self, folder: Path, division: Division, *, text: Sequence[str] | None, order: int):
-        self.folder, self.division, self.order = folder, division, order
-        self.sentences = list(division.sentences if text is None else text)
+    def __init__(self, folder: Path, sides: RecognitionSides, *, text: Sequence[str] | None, order: int):
+        self.folder, self.sides, self.order = folder, sides, order
+        self.sentences = list(sides.sentences if text is None else text)
         self.given = text is not None
-        self.key = digest([self.sentences, self.given, order, sorted(each.target for each in division.labelled)])
+        self.key = digest([self.sentences, self.given, order, sorted(each.target for each in sides.labelled)])
 
     def usable(self, say: Callable[[str], None]) -> bool:
-        """Whether there is beam search and a sentence; says so where not, and what the n-gram lacks where there is."""
+        """Whether beam search and a sentence are available; prints why not, or the words missing from the n-gram."""
         if not beam_search_installed():
             say(f"greedy transcripts only: {EXTRA}")
             return False
@@ -49,7 +49,7 @@ class Ngrams:
             say("greedy transcripts only: the training side has no sentence that is not also tested on")
             return False
         known = {word for sentence in self.sentences for word in sentence.split()}
-        words = [word for example in self.division.test for word in example.target.split()]
+        words = [word for example in self.sides.test for word in example.target.split()]
         lacking = sum(word not in known for word in words)
         say(
             f"n-gram of order {self.order} on {len(self.sentences)} sentences; it lacks {lacking} of {len(words)} "
@@ -59,19 +59,19 @@ class Ngrams:
         return True
 
     def tested(self) -> str:
-        """How many transcripts of the test side the text holds, in words."""
-        return transcripts_in_text([example.target for example in self.division.test], self.sentences)
+        """Number of test transcripts that are in the text, in words."""
+        return transcripts_in_text([example.target for example in self.sides.test], self.sentences)
 
     def whole(self) -> Path:
-        """The one for the development and test sides, and for use."""
+        """The n-gram of all sentences, for the development and test sides and for the model folder."""
         return self._made("lm.arpa", self.sentences)
 
     def parts(self) -> list[tuple[Path, list[Example]]]:
-        """The unlabelled side in parts, each with an n-gram that was made without its sentences."""
-        unlabelled = self.division.unlabelled
+        """The unlabelled side in parts, each with an n-gram trained without its sentences."""
+        unlabelled = self.sides.unlabelled
         if self.given:
             return [(self.whole(), unlabelled)] if unlabelled else []
-        labelled = {example.target for example in self.division.labelled}
+        labelled = {example.target for example in self.sides.labelled}
         found: list[tuple[Path, list[Example]]] = []
         for part in range(PARTS):
             examples = [example for example in unlabelled if part_of(example.target) == part]
@@ -91,14 +91,14 @@ class Ngrams:
 
 
 def transcripts_in_text(transcripts: Sequence[str], sentences: Iterable[str]) -> str:
-    """How many transcripts are word for word in a text, alone on a line or within a longer one.
+    """Number of transcripts that are in a text word for word, alone on a line or within a longer one.
 
     Args:
         transcripts: normalised ones.
         sentences: the text, normalised.
 
     Returns:
-        Such as `3 of 24 test transcripts of 4 or more words`.
+        Text such as `3 of 24 test transcripts of 4 or more words`.
 
     >>> transcripts_in_text(["a b c d", "b c d e", "a"], ["z a b c d y", "a"])
     '1 of 2 test transcripts of 4 or more words'
@@ -118,13 +118,13 @@ def transcripts_in_text(transcripts: Sequence[str], sentences: Iterable[str]) ->
 
 
 def write_text_record(path: Path, sentences: Iterable[str]) -> None:
-    """Write digests of an n-gram's sentences, by which a later evaluation finds the transcripts that it tests on."""
+    """Write digests of an n-gram's sentences, with which a later evaluation finds its test transcripts in the text."""
     ids = sorted({_sentence_id(each) for each in sentences if len(each.split()) >= MIN_WORDS})
     write_atomic(path, json.dumps({"version": 1, "min_words": MIN_WORDS, "sentences": ids}).encode())
 
 
 def transcripts_in_record(transcripts: Sequence[str], path: Path) -> str:
-    """As `transcripts_in_text`, for whole lines of the text of a model's n-gram; `unknown` without its record.
+    """Like `transcripts_in_text`, for whole lines of the text of a model's n-gram; `unknown` without its record.
 
     Raises:
         UserError: the file is not such a record.
@@ -148,7 +148,7 @@ def _sentence_id(sentence: str) -> str:
 
 
 def part_of(sentence: str) -> int:
-    """The part of a sentence, the same for every recording of it.
+    """Number of the part that holds a sentence, the same for every recording of it.
 
     >>> 0 <= part_of("a sentence") < PARTS
     True
@@ -157,11 +157,11 @@ def part_of(sentence: str) -> int:
 
 
 def read_sentences(path: Path, *, language: str | None = None) -> list[str]:
-    """The sentences of a text file, a line each, normalised.
+    """Read the sentences of a text file, one per line, normalised.
 
     Args:
         path: a text file, UTF-8.
-        language: of the text, as in `normalize_transcript`.
+        language: language of the text, as in `normalize_transcript`.
 
     Raises:
         UserError: the file cannot be read, is not UTF-8, or holds no sentence.

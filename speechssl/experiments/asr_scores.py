@@ -1,4 +1,4 @@
-"""What a speech recognition experiment writes down: rows, answers for paired comparisons, the worst utterances."""
+"""Results of a speech recognition experiment: rows, answers for paired comparisons, the worst utterances."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from speechssl.data.names import is_synthetic
 from speechssl.data.waveforms import WaveformStore
-from speechssl.experiments.asr_division import Division, names_of
+from speechssl.experiments.asr_sides import RecognitionSides, names_of
 from speechssl.metrics.items import Answers
 from speechssl.metrics.results import ResultRow
 from speechssl.metrics.wer import EditCounts, count_errors, error_rate, error_rate_difference
@@ -17,7 +17,7 @@ WORST = 20  # utterances shown in the report
 
 @dataclass(frozen=True)
 class Scores:
-    """A model's answers for the test side with one way of decoding."""
+    """A model's transcripts of the test side with one decoding."""
 
     contender: str
     probe: str
@@ -27,26 +27,26 @@ class Scores:
     model_hash: str
 
     def counts(self, metric: str) -> list[EditCounts]:
-        """Of words for the WER, of characters for the CER."""
+        """Edit counts of words for the WER, of characters for the CER."""
         return self.words if metric == "WER" else self.characters
 
 
-def score(contender: str, probe: str, written: list[str], *, division: Division, model_hash: str) -> Scores:
-    """Count the errors of what was written for the test side."""
-    said = [example.target for example in division.test]
-    words, characters = count_errors(said, written), count_errors(said, written, unit="character")
+def score(contender: str, probe: str, written: list[str], *, sides: RecognitionSides, model_hash: str) -> Scores:
+    """Count the errors of the transcripts of the test side."""
+    references = [example.target for example in sides.test]
+    words, characters = count_errors(references, written), count_errors(references, written, unit="character")
     return Scores(contender, probe, words=words, characters=characters, written=written, model_hash=model_hash)
 
 
-def minutes_of(store: WaveformStore, division: Division) -> int:
-    """Labelled minutes, to the nearest; one at least."""
-    return max(1, round(sum(store.utterances[example.index].duration for example in division.labelled) / 60))
+def minutes_of(store: WaveformStore, sides: RecognitionSides) -> int:
+    """Labelled minutes, rounded, at least 1."""
+    return max(1, round(sum(store.utterances[example.index].duration for example in sides.labelled) / 60))
 
 
 def rows_of(
-    store: WaveformStore, division: Division, scores: Sequence[Scores], *, corpus: Path, command: str
+    store: WaveformStore, sides: RecognitionSides, scores: Sequence[Scores], *, corpus: Path, command: str
 ) -> list[ResultRow]:
-    """A row of WER and one of CER for each; ``gains`` are what it has less than the others, with paired intervals."""
+    """One row of WER and one of CER per score; ``gains`` are the others' rates minus its own, with paired intervals."""
     rows: list[ResultRow] = []
     for each in scores:
         rivals = [other for other in scores if other.probe == each.probe and other.contender != each.contender]
@@ -61,38 +61,38 @@ def rows_of(
                     task="asr",
                     contender=each.contender,
                     probe=each.probe,
-                    labels=minutes_of(store, division),
+                    labels=minutes_of(store, sides),
                     metric=metric,
                     value=rate.value,
                     low=rate.low,
                     high=rate.high,
                     n=rate.utterances,
                     seeds=1,
-                    split=division.rule,
+                    split=sides.rule,
                     command=command,
                     gains=gains,
                     corpus=str(corpus),
                     synthetic=is_synthetic(store),
                     unit="minutes",
-                    split_hash=division.split_hash,
+                    split_hash=sides.split_hash,
                     model_hash=each.model_hash,
                 )
             )
     return rows
 
 
-def answers_of(store: WaveformStore, division: Division, scores: Sequence[Scores]) -> list[Answers]:
-    """What every model wrote, counted utterance by utterance, for paired comparisons of runs."""
+def answers_of(store: WaveformStore, sides: RecognitionSides, scores: Sequence[Scores]) -> list[Answers]:
+    """Error counts of every model per utterance, for paired comparisons of runs."""
     names = names_of(store)
-    ids = [names[example.index] for example in division.test]
+    ids = [names[example.index] for example in sides.test]
     return [
         Answers(
             task="asr",
             contender=each.contender,
             probe=each.probe,
-            labels=minutes_of(store, division),
+            labels=minutes_of(store, sides),
             unit="minutes",
-            split_hash=division.split_hash,
+            split_hash=sides.split_hash,
             ids=ids,
             groups=ids,
             repetitions=[0] * len(ids),
@@ -105,8 +105,8 @@ def answers_of(store: WaveformStore, division: Division, scores: Sequence[Scores
     ]
 
 
-def worst_of(store: WaveformStore, division: Division, scores: Sequence[Scores]) -> dict[str, object]:
-    """`worst.json`: errors by kind of every model, and the utterances with the most wrong words of the best one."""
+def worst_of(store: WaveformStore, sides: RecognitionSides, scores: Sequence[Scores]) -> dict[str, object]:
+    """Content of `worst.json`: errors by kind of every model, and the best model's utterances with the most errors."""
     best = min(scores, key=lambda each: sum(count.errors for count in each.words))
     order = sorted(range(len(best.words)), key=lambda i: (-best.words[i].errors, i))[:WORST]
     kinds: list[dict[str, object]] = []
@@ -117,8 +117,8 @@ def worst_of(store: WaveformStore, division: Division, scores: Sequence[Scores])
         kinds.append({"contender": each.contender, "probe": each.probe, **kind})
     utterances: list[dict[str, object]] = []
     for i in order:
-        item = store.utterances[division.test[i].index]
-        told: dict[str, object] = {"audio": item.audio, "offset": item.offset, "duration": item.duration}
-        told |= {"said": division.test[i].target, "written": best.written[i], "errors": best.words[i].errors}
-        utterances.append(told)
+        item = store.utterances[sides.test[i].index]
+        entry: dict[str, object] = {"audio": item.audio, "offset": item.offset, "duration": item.duration}
+        entry |= {"said": sides.test[i].target, "written": best.written[i], "errors": best.words[i].errors}
+        utterances.append(entry)
     return {"contender": best.contender, "probe": best.probe, "kinds": kinds, "utterances": utterances}

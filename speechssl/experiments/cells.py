@@ -1,7 +1,7 @@
-"""Cells: the answers of one contender at one number of shots in one draw, each computed once and kept in a file.
+"""Cells: the answers of one contender at one number of shots in one draw, each computed once and stored in a file.
 
-A run that is killed goes on behind its last cell. A cell carries a key, a hash of everything that its answers depend on
-(samples, who trains and who is tested, model, settings); a cell with another key is never used, but computed anew.
+A run that is killed resumes after its last cell. A cell has a key, a hash of everything that its answers depend on
+(samples, training and test utterances, model, settings); a cell with another key is computed again.
 """
 
 import json
@@ -15,16 +15,16 @@ from speechssl.files import write_atomic
 
 @dataclass(frozen=True)
 class Cell:
-    """Where it stands, and its answers.
+    """The answers of a cell, with its position.
 
     Attributes:
-        contender: whose answers.
-        shots: labelled utterances a class; 0 for all.
+        contender: name of the contender.
+        shots: labelled utterances per class; 0 for all.
         draw: number of the draw.
         key: hash of everything that the answers depend on.
         test: ids of the test utterances.
         predicted: the answers, in that order.
-        seconds: that it took.
+        seconds: time of the computation.
     """
 
     contender: str
@@ -37,7 +37,7 @@ class Cell:
 
 
 def cell_path(folder: Path, contender: str, *, shots: int, draw: int) -> Path:
-    """The file of a cell.
+    """Path of a cell.
 
     >>> cell_path(Path("cells"), "MFCC + SVM", shots=0, draw=3).name
     'mfcc-svm-all-3.json'
@@ -47,17 +47,17 @@ def cell_path(folder: Path, contender: str, *, shots: int, draw: int) -> Path:
 
 
 def write_cell(folder: Path, cell: Cell) -> None:
-    """Keep a cell, whole or not at all."""
+    """Write a cell, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     path = cell_path(folder, cell.contender, shots=cell.shots, draw=cell.draw)
     write_atomic(path, (json.dumps(asdict(cell), ensure_ascii=False) + "\n").encode())
 
 
 def read_cell(folder: Path, contender: str, *, shots: int, draw: int) -> Cell | None:
-    """The cell that is kept there, whatever its key; None when there is none.
+    """Read a stored cell, with any key; None when there is none.
 
     Raises:
-        UserError: the file holds something else.
+        UserError: the file is not a cell.
     """
     path = cell_path(folder, contender, shots=shots, draw=draw)
     try:
@@ -65,4 +65,4 @@ def read_cell(folder: Path, contender: str, *, shots: int, draw: int) -> Cell | 
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: not a cell of an experiment ({error}); remove it to have it computed anew") from None
+        raise UserError(f"{path}: not a cell of an experiment ({error}); remove it to compute it again") from None

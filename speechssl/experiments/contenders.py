@@ -1,12 +1,12 @@
-"""The contenders of an experiment with few labels, and those of them that need no training of a network.
+"""The contenders of a few-label experiment, and those of them that train no network.
 
 - `frozen probe`: logistic regression on mean and standard deviation over frames of the mean of the encoder's layers.
-- `frozen random encoder`: the same on the same network freshly initialised: what the architecture gives by itself.
+- `frozen random encoder`: the same on the same network with random weights: the part of the architecture alone.
 - `MFCC + SVM`: statistics of 20 MFCC and their deltas, standardised, into a support vector machine (Cortes and Vapnik,
   "Support-Vector Networks", 1995), the classic of the field (Schuller, Steidl and Batliner, 2009). Kernel, C and gamma
-  are chosen on the shots alone, by balanced accuracy under folds that are grouped by speaker where that can be.
-- `MFCC + SVM, level removed`: the same after every utterance was scaled to unit variance, as an encoder hears it. The
-  difference is what loudness is worth on a corpus; recordings from one desk at one gain often give it away.
+  are chosen on the shots alone, by balanced accuracy under folds that are grouped by speaker where possible.
+- `MFCC + SVM, level removed`: the same after every utterance was scaled to unit variance, as for an encoder. The
+  difference is the information in the loudness, which recordings with one gain keep.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -38,9 +38,9 @@ CONTENDERS = {
     "scratch": SCRATCH,
     "mfcc-svm-level": SVM_NO_LEVEL,
 }
-"""By the word on the command line. Chance always runs."""
+"""Contenders by their name on the command line. Chance always runs."""
 DEFAULT = ("fine-tuned", "frozen-probe", "random-encoder", "mfcc-svm", "logmel-cnn", "scratch")
-OURS = (FINE_TUNED, FROZEN)  # whose gains over the others are told
+WITH_GAINS = (FINE_TUNED, FROZEN)  # contenders whose gains over the others are reported
 TRAINED = (FINE_TUNED, CNN, SCRATCH)
 
 Source = Literal["model", "random encoder", "MFCC", "MFCC without level"]
@@ -63,7 +63,7 @@ def contender_names(words: Sequence[str]) -> list[str]:
     """The names of the contenders in the table, in the table's order.
 
     Raises:
-        UserError: an unknown word, or none.
+        UserError: an unknown name, or none.
 
     >>> contender_names(["mfcc-svm", "fine-tuned"])
     ['fine-tuned', 'MFCC + SVM']
@@ -77,7 +77,7 @@ def contender_names(words: Sequence[str]) -> list[str]:
 
 @dataclass
 class FeatureBank:
-    """Features of the frozen contenders, computed when first asked for."""
+    """Features of the frozen contenders, computed on first use."""
 
     store: WaveformStore
     encoder: Path
@@ -88,7 +88,7 @@ class FeatureBank:
         self._known: dict[Source, Features] = {}
 
     def get(self, source: Source) -> Features:
-        """One row an utterance; rows of utterances that nobody uses are zero."""
+        """One row per utterance; rows of unused utterances are zero."""
         if source not in self._known:
             with Display() as display:
                 self._known[source] = self._compute(source, display)
@@ -114,7 +114,7 @@ def mfcc_features(
         store: the corpus.
         used: the utterances that need features.
         remove_level: scale every utterance to unit variance first.
-        display: for a progress bar.
+        display: shows a progress bar.
     """
     from threadpoolctl import threadpool_limits
 
@@ -128,7 +128,7 @@ def mfcc_features(
     words = "features: MFCC without level" if remove_level else "features: MFCC"
     with (
         display.progress(words, total=len(used)) as advance,
-        threadpool_limits(limits=1),  # clips run side by side; threads inside each would fight
+        threadpool_limits(limits=1),  # clips are computed in parallel
         ThreadPoolExecutor() as pool,
     ):
         for index, values in zip(used.tolist(), pool.map(row, used.tolist()), strict=True):
@@ -157,12 +157,12 @@ def answer_frozen(
 
     Args:
         contender: `frozen probe`, `frozen random encoder`, `MFCC + SVM` or the last with its level removed.
-        features: one row an utterance of the corpus.
+        features: one row per utterance of the corpus.
         train: training utterances.
         targets: their classes.
         test: test utterances.
-        speakers: of every utterance of the corpus.
-        seed: of the folds that settings are chosen on.
+        speakers: speaker of every utterance of the corpus.
+        seed: seed of the folds that settings are chosen on.
     """
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
@@ -196,7 +196,7 @@ def predict_svm(
         targets: numbers of classes.
         test: features standardised as `train` was.
         groups: the speaker of each training row.
-        seed: of the folds.
+        seed: seed of the folds.
     """
     import warnings
 

@@ -1,10 +1,10 @@
-"""What the evaluation shows on the terminal: progress bars, notes, and the table of results. All of it on stderr."""
+"""Output of an evaluation on stderr: progress bars, notes, and the table of results."""
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
-from speechssl.metrics.results import ResultRow, clear_winner, columns_of, plain, tallies
+from speechssl.metrics.results import ResultRow, baseline_summaries, clear_winner, columns_of, plain
 from speechssl.terminal import printable
 
 CAPTION = (
@@ -17,7 +17,7 @@ _NAME_WIDTH, _CELL_WIDTH = 35, 14  # characters of the longest contender and of 
 
 
 class Display:
-    """Progress bars while the block runs."""
+    """Context manager that shows progress bars."""
 
     def __enter__(self) -> "Display":
         from rich.console import Console
@@ -40,28 +40,28 @@ class Display:
         self._bars.stop()
 
     def say(self, sentence: str) -> None:
-        """One line above the bars."""
+        """Print one line above the bars."""
         self.console.print(printable(sentence), markup=False, highlight=False)
 
     @contextmanager
     def progress(self, words: str, *, total: int) -> Generator[Callable[[int], None]]:
-        """A bar; what it yields is called with the number of things done since the last call."""
+        """Show a bar; the yielded function is called with the number of items done since the last call."""
         task = self._bars.add_task(words, total=total)
         yield lambda done: self._bars.advance(task, done)
 
     def results(self, rows: Sequence[ResultRow]) -> None:
-        """The tables and the verdict, after the bars."""
+        """Print the tables and the summaries, after the bars."""
         self._bars.stop()
         for task in dict.fromkeys(row.task for row in rows):
             columns = list(columns_of(rows, task=task))
             probes = dict.fromkeys(probe for probe, _ in columns)
-            # One table where it fits, else one a probe: a table that wraps cannot be read.
+            # One table where it fits, else one per probe: a table that wraps cannot be read.
             fits = _NAME_WIDTH + _CELL_WIDTH * len(columns) <= self.console.width
             for part in [columns] if fits else [[key for key in columns if key[0] == probe] for probe in probes]:
                 self.console.print(_table(rows, task, part))
         self.say(CAPTION)
-        for tally in tallies(rows):
-            self.say(f"{tally.task}: the model {tally.verdict} {tally.baseline}: {tally.count}")
+        for each in baseline_summaries(rows):
+            self.say(f"{each.task}: the model {each.verdict} {each.baseline}: {each.count}")
 
 
 def _table(rows: Sequence[ResultRow], task: str, keys: Sequence[tuple[str, int]]):

@@ -1,10 +1,9 @@
 """Label efficiency of utterance classification: six contenders on exactly the same shots and test utterances.
 
-The question a practitioner has is what so many labelled utterances give, and what else would have given as much. Folds
-are speaker-disjoint (`metrics.folds`), draws and levels are those of `metrics.shots`, the contenders those of
-`experiments.contenders`. Nothing but the shots is ever looked at in training: no validation labels, no early stopping.
+Folds are speaker-disjoint (`metrics.folds`), draws and levels are those of `metrics.shots`, the contenders those of
+`experiments.contenders`. Training uses the shots alone: no validation labels, no early stopping.
 
-The run folder holds `cells/` (one file a contender, level and draw; a killed run goes on behind the last of them),
+The run folder holds `cells/` (one file per contender, level and draw; a killed run resumes after the last of them),
 `results.json`, `results.items.json.gz` (answers item by item, for `speechssl compare`) and `confusion.json`.
 """
 
@@ -50,12 +49,12 @@ from speechssl.metrics.shots import ALL, Draw, FewLabels, few_labels
 from speechssl.models.storage import load_encoder, model_hash
 from speechssl.terminal import say
 
-_VERSION = 1  # of what a cell's answers depend on beyond its settings; raised when the code gives other answers
+_VERSION = 1  # part of a cell's key; raised when the code gives other answers for equal settings
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a cell stands."""
+    """Position of a cell."""
 
     contender: str
     shots: int
@@ -83,18 +82,18 @@ def label_efficiency(
     """Run every contender at every number of shots in every draw, write the results, show the table on stderr.
 
     Args:
-        corpus: a prepared corpus with labels and speakers; where it knows sessions (`extras.session`), one is left out
-            at a time.
+        corpus: a prepared corpus with labels and speakers; where it has sessions (`extras.session`), one is left out at
+            a time.
         encoder: a model folder.
-        out: the run folder; what an earlier call left in it is used where nothing that matters has changed.
-        shots: labelled utterances a class; 0 for every one of the training speakers.
-        draws: how many; five of five folds test every speaker once.
+        out: the run folder; cells of an earlier call are reused where their inputs have not changed.
+        shots: labelled utterances per class; 0 for every one of the training speakers.
+        draws: number of draws; five with five folds test every speaker once.
         folds: see `metrics.folds.make_folds`.
         contenders: words of `CONTENDERS`.
         sets: changes to the settings of training, `a.b=c`.
-        test_limit: about how many test utterances a draw has.
+        test_limit: approximate number of test utterances per draw.
         command: the command line, kept in every row.
-        trainer: who trains; None for speechssl itself.
+        trainer: trains the networks; None for speechssl's own.
 
     Returns:
         The rows.
@@ -102,17 +101,17 @@ def label_efficiency(
     Raises:
         UserError: no corpus, no model, unknown contender, a corpus that cannot give such draws, or another process
             that writes into ``out``.
-        KeyboardInterrupt: stopped by a signal; the same call goes on from there.
+        KeyboardInterrupt: stopped by a signal; the same call resumes.
     """
     store = WaveformStore(corpus)
     names = contender_names(contenders)
-    load_encoder(encoder)  # an encoder that cannot be read is told before anything is computed
+    load_encoder(encoder)  # an unreadable encoder fails before anything is computed
     task = _task(store, shots=shots, draws=draws, folds=folds, test_limit=test_limit)
     audio = read_training_audio(encoder)
     tested = sorted({i for draw in task.draws for i in draw.test.tolist()})
     refuse_trained(audio, store, tested, model=encoder)
-    heard = pretraining_overlap(audio, store, tested)
-    for note in (*task.notes, f"in the audio of pretraining: {heard}"):
+    overlap = pretraining_overlap(audio, store, tested)
+    for note in (*task.notes, f"in the audio of pretraining: {overlap}"):
         say(note)
     run = _Run(
         store=store,
@@ -132,7 +131,7 @@ def label_efficiency(
             corpus=str(corpus),
             synthetic=is_synthetic(store),
             model_hash=run.encoder_hash,
-            pretraining_audio=heard,
+            pretraining_audio=overlap,
         )
         rows = result_rows(task, found, origin=origin, with_model=(FINE_TUNED, FROZEN))
         results = out / "results.json"
@@ -161,7 +160,7 @@ def _task(store: WaveformStore, *, shots: Sequence[int], draws: int, folds: int,
         raise UserError(f"{store.folder}: {error}") from None
     tested = {store.speakers[i] for draw in task.draws for i in draw.test.tolist()}
     if len(tested) < 2:
-        raise UserError(f"{store.folder}: {draws} draws test one speaker, an interval needs two; ask for more draws")
+        raise UserError(f"{store.folder}: {draws} draws test one speaker, an interval needs two; raise --draws")
     return replace(task, notes=(*task.notes, copies_note(store, again))) if again else task
 
 
@@ -178,7 +177,7 @@ class _Run:
     seconds: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
 
     def all_cells(self, names: Sequence[str]) -> list[Cell]:
-        """Every cell, kept or computed: what needs no training first, then few shots before many."""
+        """Every cell, stored or computed: contenders without training first, then few shots before many."""
         order = sorted(names, key=lambda name: name in TRAINED)
         bank = FeatureBank(self.store, self.encoder, self.task.utterances())
         places = [
@@ -200,9 +199,9 @@ class _Run:
                 todo.append(place)
                 stale += kept is not None
         if cells:
-            say(f"{len(cells)} of {len(places)} cells are there already")
+            say(f"{len(cells)} of {len(places)} cells are computed already")
         if stale:
-            say(f"{stale} cells in {self.folder} are of other settings, another model or corpus; computed anew")
+            say(f"{stale} cells in {self.folder} have other settings, another model or corpus; computed again")
         for number, place in enumerate(todo):
             cell = self._compute(place, bank)
             write_cell(self.folder, cell)
@@ -211,7 +210,7 @@ class _Run:
             left = self._left(todo[number + 1 :])
             score = plain(uar(self._truth(place), cell.predicted))
             say(f"{len(cells)}/{len(places)} {place}: UAR {score} ({cell.seconds:.0f} s){left}")
-        for leftover in self.folder.glob("training-*"):  # of trainings that were cut off and are no longer asked for
+        for leftover in self.folder.glob("training-*"):  # of interrupted trainings that this run does not need
             shutil.rmtree(leftover)
         return cells
 
@@ -246,7 +245,7 @@ class _Run:
         )
 
     def _job(self, place: _Place, *, folder: Path) -> TrainingJob:
-        """The folder's name carries the key, so that a training that was cut off goes on only if it is the same one."""
+        """The folder's name has the key, so that an interrupted training resumes only if it is the same one."""
         train = place.draw.train(place.shots)
         return TrainingJob(
             store=self.store,
@@ -284,7 +283,7 @@ class _Run:
         self.seconds.setdefault(cell.contender, []).append(cell.seconds)
 
     def _left(self, todo: Sequence[_Place]) -> str:
-        """About how long the rest takes, by each contender's mean so far; nothing before one was trained."""
+        """Estimate of the time left from each contender's mean so far; empty before the first training."""
         means = {name: sum(values) / len(values) for name, values in self.seconds.items()}
         trained = any(place.contender in TRAINED for place in todo)
         if not todo or (trained and not means.keys() & set(TRAINED)):

@@ -1,16 +1,16 @@
-"""Few-shot evaluation of a frozen model beside the baselines it has to beat.
+"""Few-shot evaluation of a frozen model beside its baselines.
 
 Contenders, each with the same shots and the same test utterances:
 
 - the model: mean and standard deviation over frames, of its last layer and of the mean of all hidden states. Both are
-  reported under their own names. No layer is chosen by its score: choosing on the test side is how a table flatters.
-- the random encoder: the same configuration freshly initialised (seed RANDOM_SEED), its front end included, pooled in
-  the same ways. With a good front end it already beats MFCC; what training added is the difference from it. It is one
+  reported under their own names. No layer is chosen by its score, since that would be a choice on the test side.
+- the random encoder: the same configuration with random weights (seed RANDOM_SEED), its front end included, pooled in
+  the same ways. With a good front end it already beats MFCC; the gain of training is the difference from it. It is one
   draw: other seeds move its score by about two points.
 - MFCC and log-mel statistics, and chance.
 
-Gains over the baselines carry a paired interval (the same draws of speakers for both sides), which is what a claim
-should rest on; the two plain intervals of a table may overlap while one contender is better for nearly every speaker.
+Gains over the baselines have a paired interval (the same draws of speakers for both sides). Claims should use it: the
+two plain intervals of a table may overlap while one contender is better for nearly every speaker.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,7 +39,7 @@ from speechssl.metrics.probe import ProbeScore, chance_scores, probe_scores
 from speechssl.metrics.results import CHANCE, LOGMEL, MFCC, MODEL, RANDOM, ResultRow, write_results
 from speechssl.models.encoder import SpeechEncoder
 
-RANDOM_SEED = 1000  # of the random encoder; pretraining starts from small seeds, so the two are different draws
+RANDOM_SEED = 1000  # of the random encoder; pretraining uses small seeds, so the two are different draws
 LAYERS: dict[str, Layer] = {"last layer": -1, "mean of layers": ALL_LAYERS}
 MAP_POINTS = 1500  # of the 2-D map; t-SNE takes some ten seconds for them on two cores
 _CHUNK_SECONDS = 240.0
@@ -65,45 +65,46 @@ def evaluate(
 
     Args:
         model_folder: a model folder.
-        corpus: a prepared corpus whose manifest knows what is to be predicted.
-        out: the JSON file of rows; beside it goes `map.npz`, a 2-D map of some of the embeddings.
+        corpus: a prepared corpus whose manifest has the targets.
+        out: the JSON file of rows; `map.npz`, a 2-D map of some of the embeddings, is written beside it.
         tasks: any of `label`, `speaker`, `text`.
         shots: labelled utterances per class.
-        seeds: how many draws.
+        seeds: number of draws.
         baselines: whether the random encoder, MFCC and log-mel run as well (chance always does).
         command: the command line, kept in every row.
         device: as in `embedder.load`.
-        test_limit: about how many test utterances a draw has.
+        test_limit: approximate number of test utterances per draw.
 
     Returns:
         The rows.
 
     Raises:
-        UserError: no model, no corpus, a folder as `out`, or a task that the corpus cannot give; says what is missing.
+        UserError: no model, no corpus, a folder as `out`, or a task without targets in the corpus; says what is
+            missing.
     """
     if out.is_dir():
         raise UserError(f"{out}: is a folder; give the name of a JSON file")
     store = WaveformStore(corpus)
     audio = read_training_audio(model_folder)
-    drawn = [_task(store, name, shots=shots, seeds=seeds, test_limit=test_limit) for name in tasks]
+    probe_tasks = [_task(store, name, shots=shots, seeds=seeds, test_limit=test_limit) for name in tasks]
     model = load(model_folder, device=device)
-    used = np.unique(np.concatenate([task.utterances() for task in drawn]))
-    heard = {task.name: pretraining_overlap(audio, store, _tested(task)) for task in drawn}
-    refuse_trained(audio, store, [index for task in drawn for index in _tested(task)], model=model_folder)
+    used = np.unique(np.concatenate([task.utterances() for task in probe_tasks]))
+    overlaps = {task.name: pretraining_overlap(audio, store, _tested(task)) for task in probe_tasks}
+    refuse_trained(audio, store, [index for task in probe_tasks for index in _tested(task)], model=model_folder)
     with Display() as display:
-        for task in drawn:
-            for note in (*task.notes, f"in the audio of pretraining: {heard[task.name]}"):
+        for task in probe_tasks:
+            for note in (*task.notes, f"in the audio of pretraining: {overlaps[task.name]}"):
                 display.say(note)
         features = _features(store, model, used, baselines=baselines, display=display)
         scores: list[ProbeScore] = []
-        with display.progress("probes", total=len(drawn) * len(features)) as advance:
-            for task in drawn:
+        with display.progress("probes", total=len(probe_tasks) * len(features)) as advance:
+            for task in probe_tasks:
                 for contender, matrix in features.items():
                     scores += probe_scores(task, matrix, contender=contender)
                     advance(1)
-        rows = _rows(drawn, scores)
+        rows = _rows(probe_tasks, scores)
         names = utterance_ids(store.utterances)
-        splits = {(task.name, level): _split_hash(task, level, names) for task in drawn for level in task.shots}
+        splits = {(task.name, level): _split_hash(task, level, names) for task in probe_tasks for level in task.shots}
         own = model.digest
         rows = [
             replace(
@@ -113,14 +114,14 @@ def evaluate(
                 synthetic=is_synthetic(store),
                 split_hash="" if row.contender == CHANCE else splits[row.task, row.labels],  # chance answers nothing
                 model_hash=own if row.family == MODEL else "",
-                pretraining_audio=heard[row.task] if row.family == MODEL else "",
+                pretraining_audio=overlaps[row.task] if row.family == MODEL else "",
             )
             for row in rows
         ]
         with display.progress("map", total=1) as advance:
-            write_map(out.with_name("map.npz"), store, drawn[0], features=features[f"{MODEL} (last layer)"])
+            write_map(out.with_name("map.npz"), store, probe_tasks[0], features=features[f"{MODEL} (last layer)"])
             advance(1)
-        tasks_by_name = {task.name: task for task in drawn}
+        tasks_by_name = {task.name: task for task in probe_tasks}
         items = [
             _answers(tasks_by_name[score.task], score, store, names=names, split_hash=splits[score.task, score.shots])
             for score in scores
@@ -138,7 +139,7 @@ def _tested(task: ProbeTask) -> list[int]:
 
 
 def _split_hash(task: ProbeTask, shots: int, names: Sequence[str]) -> str:
-    """Sixteen hexadecimal digits of who trains and who is tested in every draw at this number of shots."""
+    """Sixteen hexadecimal digits of the training and test utterances of every draw at this number of shots."""
     return digest(
         [
             [sorted(names[int(i)] for i in side) for side in (draw.shots[:, :shots].ravel(), draw.test)]
@@ -150,7 +151,7 @@ def _split_hash(task: ProbeTask, shots: int, names: Sequence[str]) -> str:
 def _answers(
     task: ProbeTask, score: ProbeScore, store: WaveformStore, *, names: Sequence[str], split_hash: str
 ) -> Answers:
-    """What a probe answered, item by item; the interval of a comparison resamples speakers in every task."""
+    """Answers of a probe per item; the interval of a comparison resamples speakers in every task."""
     places = [(number, int(i)) for number, draw in enumerate(task.divisions) for i in draw.test]
     return Answers(
         task=score.task,
@@ -168,7 +169,7 @@ def _answers(
 
 
 def random_encoder(model: EmbeddingModel) -> EmbeddingModel:
-    """The model's configuration freshly initialised with RANDOM_SEED; the global random state is left as it was."""
+    """The model's configuration with random weights (seed RANDOM_SEED); the global random state does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         encoder = SpeechEncoder(model.encoder.config)
@@ -178,7 +179,7 @@ def random_encoder(model: EmbeddingModel) -> EmbeddingModel:
 def write_map(
     path: Path, store: WaveformStore, task: ProbeTask, *, features: Float32[np.ndarray, "utterances dim"]
 ) -> None:
-    """Two dimensions for up to MAP_POINTS test utterances of the first draw: `points`, `label`, `speaker`, `method`.
+    """Write a 2-D map of up to MAP_POINTS test utterances of the first draw: `points`, `label`, `speaker`, `method`.
 
     t-SNE (van der Maaten and Hinton, 2008) of the standardised features after PCA to at most 50 dimensions, as its
     authors do; plain PCA where there are fewer than 100 utterances. Unknown labels and speakers are empty strings.
@@ -215,7 +216,7 @@ def _task(store: WaveformStore, name: str, *, shots: Sequence[int], seeds: int, 
             name,
             labels=[None if i in again else item.label for i, item in enumerate(items)],
             speakers=[None if i in again else speaker for i, speaker in enumerate(store.speakers)],
-            texts=[said(item) or item.text for item in items],  # one sentence, however it is punctuated
+            texts=[said(item) or item.text for item in items],  # one sentence, regardless of its punctuation
             shots=shots,
             seeds=seeds,
             test_limit=test_limit,
@@ -245,7 +246,7 @@ def encoder_features(
         model: the encoder.
         used: the utterances that need features; the rows of the others stay zero.
         family: the name of the encoder in the table.
-        display: for a progress bar.
+        display: shows a progress bar.
     """
     names = [f"{family} ({layer})" for layer in LAYERS]
     features = {name: np.zeros((len(store), 2 * model.dim), dtype=np.float32) for name in names}
@@ -270,7 +271,7 @@ def _fixed_features(store: WaveformStore, used: Int[np.ndarray, " used"], *, dis
     rows: list[Float32[np.ndarray, " dim"]] = []
     with (
         display.progress(f"features: {MFCC}, {LOGMEL}", total=len(used)) as advance,
-        threadpool_limits(limits=1),  # clips run side by side; threads inside each would fight
+        threadpool_limits(limits=1),  # clips are computed in parallel
         ThreadPoolExecutor() as pool,
     ):
         for row in pool.map(both, used.tolist()):
@@ -282,7 +283,7 @@ def _fixed_features(store: WaveformStore, used: Int[np.ndarray, " used"], *, dis
 
 
 def chunks_by_length(store: WaveformStore, used: Int[np.ndarray, " used"]) -> Iterator[list[int]]:
-    """By rising length, so that each chunk pads little; cut so that the memory for waveforms is bounded."""
+    """Utterances in chunks of ascending length, so that padding is small; the seconds per chunk are bounded."""
     chunk: list[int] = []
     samples = 0
     for index in used[np.argsort(store.lengths[used], kind="stable")].tolist():

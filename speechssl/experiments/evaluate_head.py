@@ -1,10 +1,10 @@
 """A fine-tuned model scored on a prepared corpus without the recordings and speakers that it is known to be trained on.
 
-The model's `training_audio.json` and `config.json` say on what and on whom it was trained. A recording or a speaker on
-both sides is refused, or left out where that is asked for: the score would be that of a model that knows the voice.
-Recordings are known by their samples, so a copy under another name is found and an altered one is not. Speakers are
-known by their names in a manifest, so in another corpus the same name may be another person; whoever knows that it is
-says so.
+The model's `training_audio.json` and `config.json` record the recordings and speakers that it was trained on. A
+recording or a speaker on both sides is refused, or left out on request: the score would be that of a known voice.
+Recordings are compared by their samples, so a copy under another name is found and an altered one is not. Speakers are
+compared by their names in a manifest; in another corpus the same name may be another person, which `other_speakers`
+declares.
 """
 
 from collections import Counter
@@ -47,9 +47,9 @@ def evaluate_head(
     Args:
         model: the folder of a fine-tuned model.
         corpus: a prepared corpus with labels, or transcripts.
-        out: the JSON file of rows; beside it go the answers item by item, for `speechssl compare`.
-        split: only utterances of this split, whatever its capitals; None for all.
-        other_speakers: speakers of this corpus that have a name of the training corpus are other people.
+        out: the JSON file of rows; the answers per item, for `speechssl compare`, are written beside it.
+        split: only utterances of this split, case-insensitive; None for all.
+        other_speakers: speakers of this corpus with a name of the training corpus are other people.
         leave_out: leave out utterances that the model was trained on, and those of its training speakers.
         command: the command line, kept in every row.
 
@@ -57,8 +57,8 @@ def evaluate_head(
         The rows: UAR, WA and macro F1 with intervals by speaker; WER and CER with intervals by utterance.
 
     Raises:
-        UserError: no model or corpus, a model without a head, a recording or a speaker that was trained on, nothing to
-            score.
+        UserError: no model or corpus, a model without a head, a recording or a speaker that was trained on, or no
+            utterance to score.
     """
     if out.is_dir():
         raise UserError(f"{out}: is a folder; give the name of a JSON file")
@@ -70,7 +70,7 @@ def evaluate_head(
         side = untrained(model, config, store, found, other_speakers=other_speakers, leave_out=leave_out)
         return evaluate_recogniser(model, store, side, out, config=config, command=command)
     if kind != "classifier":
-        raise UserError(f"{model}: a head of kind {kind!r} is not scored here; a classifier or a recogniser is")
+        raise UserError(f"{model}: cannot score a head of kind {kind!r}; allowed are classifiers and recognisers")
     classes = [str(name) for name in config["head"]["classes"]]
     found = _labelled(store, split=split, classes=classes)
     side = untrained(model, config, store, found, other_speakers=other_speakers, leave_out=leave_out)
@@ -146,25 +146,25 @@ def _labelled(store: WaveformStore, *, split: str | None, classes: Sequence[str]
     if not known:
         labels = sorted({str(store.utterances[i].label) for i in wanted})
         raise UserError(
-            f"{store.folder}: no utterance has a label that the model knows; it knows {', '.join(classes)}, "
+            f"{store.folder}: no utterance has a label of the model; the model has {', '.join(classes)}, "
             f"the corpus has {some(labels) or 'none'}"
         )
     if len(known) < len(wanted):
         others = Counter(str(store.utterances[i].label) for i in set(wanted).difference(known))
         names = some([_unknown(name, count, classes) for name, count in sorted(others.items())])
-        say(f"{len(wanted) - len(known)} utterances left out: the model does not know their labels: {names}")
+        say(f"{len(wanted) - len(known)} utterances left out: the model does not have their labels: {names}")
     return known
 
 
 def _unknown(label: str, count: int, classes: Sequence[str]) -> str:
-    """A label that the model does not know, with the class that may be meant."""
+    """Label that the model does not have, with the class that may be meant."""
     near = next((name for name in classes if alike(name) == alike(label)), None)
     meant = f", the model has {near!r}" if near is not None else ""
     return f"{label!r} ({count} x{meant})"
 
 
 def _groups(speakers: Sequence[str | None], ids: Sequence[str], side: HeldOut) -> tuple[list[str], str]:
-    """What the interval resamples, an entry an item, and the split in words."""
+    """The group of each item that the interval resamples, and the split in words."""
     if None not in speakers and len(set(speakers)) > 1:
         return [str(speaker) for speaker in speakers], f"{side.rule('speakers')}, interval by speaker"
     if len(ids) < 2:

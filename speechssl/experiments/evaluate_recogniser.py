@@ -1,4 +1,4 @@
-"""A fine-tuned recogniser scored on a prepared corpus without what it is known to be trained on."""
+"""Evaluation of a fine-tuned recogniser on a prepared corpus, without its known training recordings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +22,7 @@ from speechssl.text import TEXT_RULES, dotless_i
 
 TASK = "recognition"
 UNITS: dict[str, Unit] = {"WER": "word", "CER": "character"}
-_CHUNK = 64  # utterances whose waveforms are held at once
+_CHUNK = 64  # utterances whose waveforms are in memory at once
 
 
 def transcribed(store: WaveformStore, *, split: str | None) -> list[int]:
@@ -47,10 +47,10 @@ def evaluate_recogniser(
     """Word and character error rates, greedy and with the n-gram of the model's folder where there is one.
 
     Args:
-        model: the folder of a model that writes.
+        model: the folder of a model with a CTC head.
         store: the test corpus.
         side: its utterances with transcripts that are scored, and what is known about them.
-        out: the JSON file of rows; beside it go the errors of each utterance, for `speechssl compare`.
+        out: the JSON file of rows; the errors of each utterance, for `speechssl compare`, are written beside it.
         config: the model's `config.json`.
         command: the command line, kept in every row.
 
@@ -85,7 +85,7 @@ def evaluate_recogniser(
 
 
 def rules_notes(config: Mapping[str, Any], items: Sequence[Utterance]) -> list[str]:
-    """Where the transcripts that a model learnt were normalised in another way than those it is scored on.
+    """Notes on differences in normalisation between a model's training transcripts and the test transcripts.
 
     Args:
         config: the model's `config.json`.
@@ -97,7 +97,7 @@ def rules_notes(config: Mapping[str, Any], items: Sequence[Utterance]) -> list[s
     if rules != TEXT_RULES:
         notes.append(
             f"the model learnt transcripts by version {rules} of the rules for words, and is scored by version "
-            f"{TEXT_RULES}: where the two differ (tone letters, 3.14, ｶﾞ, …), it is counted wrong; train it again"
+            f"{TEXT_RULES}: where the two differ (tone letters, 3.14, ｶﾞ, …), errors are counted; train it again"
         )
     learnt = {dotless_i(name) for name in training.get("languages", ())} or {False}
     scored = {dotless_i(item.language) for item in items}

@@ -1,4 +1,4 @@
-"""The test side of a fine-tuned model: without what it was trained on, and with what is known about that in words.
+"""Test side of a fine-tuned model, without its training recordings and speakers.
 
 Recordings are compared sample by sample and speakers by their names, so that an altered copy of a training recording
 (see `data.training_audio`) and a speaker under another name are not found.
@@ -19,15 +19,15 @@ from speechssl.terminal import say
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The utterances that a model is scored on.
+    """Utterances that a model is scored on, with what is known about its training data.
 
     Attributes:
-        chosen: their places in the corpus.
-        left_out: how many were left out because the model was trained on them or their speakers.
+        chosen: their indices in the corpus.
+        left_out: number of utterances left out because the model was trained on them or their speakers.
         known: whether all audio of the model's fine-tuning is known.
-        speakers_known: whether all speakers of it are.
-        pretraining: how many of `chosen` are in the audio of pretraining, in words.
-        declared: whether names of training speakers are among those of `chosen`, and said to be other people.
+        speakers_known: whether all its speakers are known.
+        pretraining: number of `chosen` utterances in the audio of pretraining, in words.
+        declared: whether names of training speakers are among those of `chosen`, declared to be other people.
     """
 
     chosen: list[int]
@@ -39,11 +39,11 @@ class HeldOut:
 
     @property
     def training(self) -> str:
-        """What is known of the utterances that are scored, for a result row: `NO_COPY` or `unknown`."""
+        """The field `training_audio` of a result row: `NO_COPY` or `unknown`."""
         return NO_COPY if self.known else "unknown"
 
     def rule(self, what: str) -> str:
-        """What is disjoint, in words, for `speakers` (compared by name) or `utterances` (by their samples).
+        """Description of what is disjoint, for `speakers` (compared by name) or `utterances` (by their samples).
 
         >>> HeldOut([], 0, known=True, speakers_known=True, pretraining="unknown").rule("utterances")
         'utterances that are no copies, sample by sample, of training audio'
@@ -68,18 +68,18 @@ def untrained(
     other_speakers: bool,
     leave_out: bool,
 ) -> HeldOut:
-    """The test utterances of which no copy, sample by sample, was trained on, and no speaker by name.
+    """Test utterances of which neither a copy, sample by sample, nor the speaker, by name, was trained on.
 
     Args:
         model: the model folder.
         config: its `config.json`, whose key `training` holds `content_hash` and `speakers`.
         store: the test corpus.
-        chosen: its utterances that are meant to be tested.
-        other_speakers: equal names in another corpus are other people. In the corpus that was trained on they are not.
-        leave_out: leave out utterances that were trained on, and those of speakers that were, instead of refusing.
+        chosen: its utterances to test on.
+        other_speakers: equal names in another corpus are other people; ignored for the training corpus itself.
+        leave_out: leave out training utterances and utterances of training speakers instead of refusing.
 
     Raises:
-        UserError: something was trained on (names an example) and is not to be left out, or nothing is left.
+        UserError: an utterance or a speaker was trained on (names an example) without `leave_out`, or none is left.
     """
     audio = read_training_audio(model)
     trained = _trained(audio, config, store, chosen)
@@ -94,7 +94,7 @@ def untrained(
     if spoken and not leave_out:
         shared = sorted({str(store.utterances[index].speaker) for index in spoken})
         same = config.get("training", {}).get("content_hash") == store.content_hash()
-        way = "" if same else "; if the name is that of somebody else, say so with --other-speakers"
+        way = "" if same else "; if it is another person of the same name, give --other-speakers"
         raise UserError(f"{store.folder}: the model was trained on speaker {shared[0]!r} ({len(shared)} such){way}")
     rest = [index for index in rest if index not in set(spoken)]
     if trained or spoken:
@@ -120,7 +120,7 @@ def untrained(
 
 
 def _unknown(audio: TrainingAudio) -> str:
-    """What is not known of the audio of fine-tuning, in words.
+    """Message about unknown audio of fine-tuning.
 
     >>> from speechssl.data.training_audio import UNKNOWN, AudioRecord
     >>> _unknown(TrainingAudio(fine_tuning=AudioRecord(known=False, ids=frozenset({"a", "b"}))))
@@ -152,6 +152,6 @@ def _of_trained_speakers(
     training: Mapping[str, Any] = config.get("training", {})
     if other_speakers and training.get("content_hash") != store.content_hash():
         return []
-    used = audio.fine_tuning.speakers | audio.selection.speakers  # early stopping and tuning have seen the latter
+    used = audio.fine_tuning.speakers | audio.selection.speakers  # early stopping and tuning used the latter
     names = {alike(str(name)) for name in used | set(training.get("speakers", ()))}
     return [index for index in chosen if alike(store.utterances[index].speaker or "") in names - {""}]

@@ -1,4 +1,4 @@
-"""From cells to what a run leaves behind: result rows, answers item by item, confusion matrices, and a table."""
+"""Results computed from cells: result rows, answers per item, confusion matrices, and a table."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from speechssl.experiments.cells import Cell
-from speechssl.experiments.contenders import CHANCE, OURS
+from speechssl.experiments.contenders import CHANCE, WITH_GAINS
 from speechssl.files import write_atomic
 from speechssl.metrics.classification import (
     METRICS,
@@ -26,7 +26,7 @@ TASK = "emotion"
 
 @dataclass(frozen=True)
 class Origin:
-    """What only the caller knows about a run's rows."""
+    """Fields of a run's rows that the caller gives."""
 
     command: str
     corpus: str
@@ -58,7 +58,7 @@ def answers_of(task: FewLabels, cells: Sequence[Cell], *, contender: str, shots:
 def result_rows(
     task: FewLabels, found: Sequence[Answers], *, origin: Origin, with_model: Iterable[str]
 ) -> list[ResultRow]:
-    """Every metric of every contender with its interval by speaker, our gains over the others, and chance.
+    """Rows of every metric and contender with the interval by speaker and gains over the others, and rows of chance.
 
     Args:
         task: the draws.
@@ -72,7 +72,7 @@ def result_rows(
     for each in found:
         mine = counts[each.contender, each.labels]
         for metric in METRICS:
-            gains = _gains(each, counts, metric) if each.contender in OURS else {}
+            gains = _gains(each, counts, metric) if each.contender in WITH_GAINS else {}
             row = _row(task, each, metric, bootstrap_interval(mine, metric))
             if each.contender in with_model:
                 row = replace(row, model_hash=origin.model_hash, pretraining_audio=origin.pretraining_audio)
@@ -86,7 +86,7 @@ def result_rows(
 
 
 def chance_values(truth: Sequence[str]) -> dict[Metric, float]:
-    """What ignoring the audio gives: UAR and macro F1 of a uniform guess, WA of always naming the commonest class.
+    """Scores without the audio: UAR and macro F1 of a uniform guess, WA of always predicting the most frequent class.
 
     >>> chance_values(["a", "a", "a", "b"])
     {'UAR': 0.5, 'WA': 0.75, 'macro F1': 0.4666666666666667}
@@ -99,7 +99,7 @@ def chance_values(truth: Sequence[str]) -> dict[Metric, float]:
 
 
 def confusion_path(results: Path) -> Path:
-    """Where the confusion matrices of a result file lie; the report looks for those of `results.json`.
+    """Path of the confusion matrices of a result file; the report reads those of `results.json`.
 
     >>> confusion_path(Path("a/results.json")).as_posix(), confusion_path(Path("a/test.json")).as_posix()
     ('a/confusion.json', 'a/test.confusion.json')
@@ -108,7 +108,7 @@ def confusion_path(results: Path) -> Path:
 
 
 def write_confusion(path: Path, classes: Sequence[str], found: Iterable[Answers]) -> None:
-    """`confusion.json`: how often a class (row) was taken for another (column), by contender and number of shots."""
+    """Write `confusion.json`: how often a class (row) was predicted as another (column), by contender and shots."""
     cells = [
         {
             "contender": each.contender,
@@ -122,7 +122,7 @@ def write_confusion(path: Path, classes: Sequence[str], found: Iterable[Answers]
 
 
 def show_table(rows: Sequence[ResultRow], *, metric: str = "UAR") -> None:
-    """The table on stderr: contenders by amount of labels, and how ours fare against the others."""
+    """Print a table on stderr: contenders by amount of labels, and the gains of WITH_GAINS over the others."""
     from rich.console import Console
     from rich.table import Table
 
@@ -143,7 +143,7 @@ def show_table(rows: Sequence[ResultRow], *, metric: str = "UAR") -> None:
 
 
 def gain_lines(rows: Sequence[ResultRow]) -> list[str]:
-    """How each of ours fares against each other contender over the amounts of labels, one line a pair.
+    """Outcome of each contender with gains against each other one over the amounts of labels, one line per pair.
 
     >>> row = ResultRow("emotion", "fine-tuned", "", 5, "UAR", .5, .4, .6, 9, 5, gains={"MFCC + SVM": [.1, .02, .2]})
     >>> gain_lines([row])
@@ -155,17 +155,17 @@ def gain_lines(rows: Sequence[ResultRow]) -> list[str]:
         for name, gain in row.gains.items():
             pairs.setdefault((row.contender, name), {}).setdefault(words[outcome(gain)], []).append(row)
     return [
-        f"{ours} against {other}: " + "; ".join(f"{word} at {amounts(at)}" for word, at in found.items())
-        for (ours, other), found in pairs.items()
+        f"{contender} against {other}: " + "; ".join(f"{word} at {amounts(at)}" for word, at in found.items())
+        for (contender, other), found in pairs.items()
     ]
 
 
 def _gains(each: Answers, counts: Mapping[tuple[str, int], GroupCounts], metric: Metric) -> dict[str, list[float]]:
-    """Over every other contender at this number of shots, paired; among ours, over those that come later only."""
+    """Paired gains over every other contender at this number of shots; within WITH_GAINS, over later ones only."""
     gains: dict[str, list[float]] = {}
-    later = OURS[OURS.index(each.contender) + 1 :]
+    later = WITH_GAINS[WITH_GAINS.index(each.contender) + 1 :]
     for (other, shots), theirs in counts.items():
-        if shots == each.labels and other != each.contender and (other not in OURS or other in later):
+        if shots == each.labels and other != each.contender and (other not in WITH_GAINS or other in later):
             gain = bootstrap_difference(counts[each.contender, shots], theirs, metric=metric)
             gains[other] = [gain.value, gain.low, gain.high]
     return gains

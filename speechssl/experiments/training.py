@@ -1,7 +1,7 @@
 """Contenders that are trained: fine-tuned from an encoder, from scratch with its architecture, and a log-mel CNN.
 
 One job is one training and its answers for the test side. Schedules have a fixed length: no label beyond the shots is
-looked at, not even to stop early. The model folder is removed once the test side is answered.
+used, so there is no early stopping. The model folder is removed when the test side is predicted.
 """
 
 import shutil
@@ -26,24 +26,24 @@ from speechssl.train.finetune import finetune
 from speechssl.train.finetune_config import FinetuneConfig, finetune_settings
 
 Network = Literal["encoder", "logmel-cnn"]
-_CHUNK_SECONDS = 240.0  # of audio in memory at once
+_CHUNK_SECONDS = 240.0  # s of audio in memory at once
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What is trained on what, and who is then asked.
+    """One training: model, training utterances and test utterances.
 
     Attributes:
         store: the corpus.
         folder: for the model while it is needed.
         network: an encoder with a head, or the log-mel CNN.
-        start: model folder whose encoder is fine-tuned; None to start from nothing.
-        like: model folder whose architecture is taken when an encoder starts from nothing.
+        start: model folder whose encoder is fine-tuned; None to train from scratch.
+        like: model folder that gives the architecture of an encoder trained from scratch.
         train: training utterances.
         targets: their classes.
         test: test utterances.
-        shots: training utterances a class, on average.
-        seed: of the initialisation and the order of the batches.
+        shots: training utterances per class, on average.
+        seed: seed of the initialisation and the order of the batches.
         sets: changes to the settings, `a.b=c`.
         command: the command line.
     """
@@ -64,30 +64,30 @@ class TrainingJob:
 
 @runtime_checkable
 class Trainer(Protocol):
-    """Whatever can do a job: tests have a quick one."""
+    """Runs jobs; the tests use a fast one."""
 
     def settings(self, job: TrainingJob) -> str:
-        """Everything about the training that is not in the data, as text; a change makes old answers void."""
+        """Everything about the training that is not in the data, as text; a change invalidates stored answers."""
         ...
 
     def answers(self, job: TrainingJob) -> list[str]:
-        """Train, and name the class of each test utterance."""
+        """Train, and return the class of each test utterance."""
         ...
 
 
 class FineTuner:
-    """The trainer of speechssl itself: `train.finetune` with its settings for so many shots."""
+    """Speechssl's own trainer: `train.finetune` with its settings for the number of shots."""
 
     def settings(self, job: TrainingJob) -> str:
         """The resolved configuration of the training.
 
         Raises:
-            UserError: a setting that there is not, or a value that cannot be.
+            UserError: an unknown setting, or a value that is not allowed.
         """
         return dump_config(self._config(job))
 
     def answers(self, job: TrainingJob) -> list[str]:
-        """Train, and name the class of each test utterance.
+        """Train, and return the class of each test utterance.
 
         Raises:
             KeyboardInterrupt: the training was stopped by a signal.
@@ -119,14 +119,14 @@ class FineTuner:
 
 
 def predict_classes(folder: Path, store: WaveformStore, indices: Int[np.ndarray, " clips"]) -> list[str]:
-    """The class that a fine-tuned model gives each utterance, in the order asked.
+    """Class predicted by a fine-tuned model for each utterance, in the order of `indices`.
 
     Raises:
-        UserError: not a model folder, or no classifier in it.
+        UserError: not a model folder, or one without a classifier.
     """
     model = load_head(folder)
     if isinstance(model, CTCModel):
-        raise UserError(f"{folder}: not a classifier; it writes transcripts")
+        raise UserError(f"{folder}: not a classifier but a recogniser")
     model.to(device_of("auto"))
     answers = [""] * len(indices)
     for part in _parts(store, indices):
@@ -137,7 +137,7 @@ def predict_classes(folder: Path, store: WaveformStore, indices: Int[np.ndarray,
 
 
 def _parts(store: WaveformStore, indices: Int[np.ndarray, " clips"]) -> Iterator[list[int]]:
-    """Places in `indices` by rising length, cut so that the memory for waveforms is bounded."""
+    """Positions in `indices` in chunks of ascending length; the seconds per chunk are bounded."""
     part: list[int] = []
     samples = 0
     for place in np.argsort(store.lengths[indices], kind="stable").tolist():

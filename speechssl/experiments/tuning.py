@@ -1,9 +1,10 @@
-"""The decoder's weights, chosen on a development set by word error rate.
+"""Tuning of the decoder's weights on a development set by word error rate.
 
 wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477, appendix B) searches lm_weight in [0, 5] and word_score in [-5, 5]
-with 128 trials of Bayesian optimisation. Here a coordinate search over those ranges: one weight at a time over a
-coarse grid, in turns until neither improves, then halfway to the neighbours of the best. About 20 to 30 trials, no
-chance in it, and every trial is told, so that it can be stored with the results. Never tune on the test set.
+with 128 trials of Bayesian optimisation. Here it is a coordinate search over those ranges: one weight at a time over a
+coarse grid, in turns until neither improves, then halfway to the neighbours of the best. It needs about 20 to 30
+trials, is deterministic, and returns every trial, so that they can be stored with the results. Never tune on the test
+set.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ WORD_SCORES = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
 
 @dataclass(frozen=True)
 class Trial:
-    """Weights that were tried, and the share of errors in words and in characters."""
+    """Weights of a trial with its word and character error rates."""
 
     lm_weight: float
     word_score: float
@@ -31,7 +32,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuning:
-    """The chosen weights and all trials, in the order in which they were made."""
+    """The chosen weights and all trials in their order."""
 
     config: DecoderConfig
     trials: tuple[Trial, ...]
@@ -58,16 +59,16 @@ def tune(
     The lowest word error rate wins, then the lowest character error rate, then the smaller weights.
 
     Args:
-        emissions: of the development set, one an utterance.
+        emissions: of the development set, one per utterance.
         references: its transcripts, normalised.
         decoder: the search whose weights are tuned; its own weights are tried first.
-        lm_weights: the coarse grid; a decoder without a language model has no use for it, and keeps its own weight.
+        lm_weights: the coarse grid; a decoder without a language model keeps its own weight.
         word_scores: the coarse grid; without a lexicon there is no word score.
-        limit: at most this many utterances, drawn with `seed`; None: all. Every trial decodes them all.
-        seed: of that draw.
+        limit: maximum number of utterances, drawn with `seed`; None: all. Every trial decodes them all.
+        seed: seed of that draw.
 
     Raises:
-        ValueError: no utterance, different numbers of emissions and references, or references without a word.
+        ValueError: no utterance, different numbers of emissions and references, or references without any word.
     """
     if len(emissions) != len(references) or len(references) == 0:
         raise ValueError(f"need as many references as emissions, got {len(references)} and {len(emissions)}")
@@ -76,12 +77,12 @@ def tune(
     chosen = list(range(len(references)))
     if limit is not None and limit < len(references):
         chosen = sorted(np.random.default_rng(seed).permutation(len(references))[:limit].tolist())
-    heard, said = [emissions[i] for i in chosen], [references[i] for i in chosen]
+    outputs, transcripts = [emissions[i] for i in chosen], [references[i] for i in chosen]
     trials: dict[tuple[float, float], Trial] = {}
 
     def rank(weights: tuple[float, float]) -> tuple[float, ...]:
         if weights not in trials:
-            trials[weights] = _try(decoder, heard, said, weights=weights)
+            trials[weights] = _try(decoder, outputs, transcripts, weights=weights)
         trial = trials[weights]
         return trial.wer, trial.cer, trial.lm_weight, abs(trial.word_score), trial.word_score
 

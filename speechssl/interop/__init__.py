@@ -1,1 +1,1 @@
-"""What other projects call a weight or a setting: the only files that know. None of them imports the peer."""
+"""Names of weights and settings in other projects. None of these modules imports the other project."""

@@ -1,6 +1,6 @@
-"""Models out: a Hugging Face folder, a torchaudio state dict, or an ONNX file, each whole or not at all.
+"""Export of models: a Hugging Face folder, a torchaudio state dict, or an ONNX file, each whole or not at all.
 
-What stands at the target is replaced only where an earlier export wrote it.
+Existing files at the target are replaced only where an earlier export wrote them.
 """
 
 import json
@@ -23,23 +23,23 @@ from speechssl.models.files import is_json_with, read_json
 
 Target = Literal["huggingface", "torchaudio", "onnx"]
 
-MARKER = "speechssl.json"  # in a folder: that export wrote it, and which files
-_KEY = "speechssl"  # in metadata: that export wrote it
+MARKER = "speechssl.json"  # marks a folder written by an export, with its list of files
+_KEY = "speechssl"  # in metadata: marks a file written by an export
 _SUFFIXES = {"torchaudio": ".pt", "onnx": ".onnx"}
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written.
+    """Result of an export.
 
     Attributes:
-        path: the folder or file that was asked for.
-        to: whose form it has.
-        kind: what the model is there.
-        files: every file, by name.
-        size: of all of them, bytes.
-        max_error: largest difference from torch that was seen; only an ONNX file is run before it appears.
-        notes: what its users should know.
+        path: the written folder or file.
+        to: format.
+        kind: kind of the model.
+        files: names of all files.
+        size: bytes of all files.
+        max_error: largest difference from torch; measured for ONNX files only.
+        notes: notes for users of the model.
     """
 
     path: Path
@@ -58,15 +58,15 @@ def export_model(
 
     Args:
         model: a model folder, or a run folder with one in it.
-        out: a folder for ``huggingface``, a ``.pt`` file for ``torchaudio`` (a ``.json`` file of the same name comes
-            beside it), an ``.onnx`` file.
-        to: for whom.
+        out: a folder for ``huggingface``, a ``.pt`` file for ``torchaudio`` (a ``.json`` file of the same name is
+            written beside it), an ``.onnx`` file.
+        to: format.
         encoder_only: leave out a head, or the objective of pretraining.
-        hidden_states: let an ONNX file give all layers too.
+        hidden_states: whether an ONNX file also outputs all layers.
 
     Raises:
-        UserError: no such model, a model that cannot be expressed there, a target with another suffix, or one that
-            holds something which no export wrote.
+        UserError: no such model, a model that the format does not support, a target with another suffix, or one with
+            files that no export wrote.
 
     Example:
         >>> import tempfile
@@ -108,7 +108,7 @@ def export_model(
     kind = stored.kind
     if kind == "pretraining" and to != "huggingface":
         kind = "encoder"
-        said.append("The objective of pretraining stays behind: there is no place for it.")
+        said.append("The objective of pretraining is left out: the format does not support it.")
     return ExportReport(
         path=out,
         to=to,
@@ -121,7 +121,7 @@ def export_model(
 
 
 def _huggingface(out: Path, stored: StoredModel, *, about: Mapping[str, Any]) -> list[Path]:
-    """Write the folder beside its place, then exchange the two."""
+    """Write to a temporary folder beside the target, then replace the target."""
     _check_folder(out)
     partial, old = (out.with_name(f".{out.name}.{word}-{os.getpid()}") for word in ("partial", "old"))
     try:
@@ -143,7 +143,7 @@ def _huggingface(out: Path, stored: StoredModel, *, about: Mapping[str, Any]) ->
 
 
 def _check_folder(folder: Path) -> None:
-    """Raises `UserError` where a folder holds anything that no export wrote."""
+    """Raise `UserError` where a folder holds files that no export wrote."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -160,7 +160,7 @@ def _check_file(path: Path, *, written: bool) -> None:
     if path.is_dir():
         raise UserError(f"{path}: a folder; the target is a file")
     if path.exists() and not written:
-        raise UserError(f"{path}: is there already and no export wrote it; name another file, or move it away")
+        raise UserError(f"{path}: exists and was not written by an export; name another file, or move it away")
 
 
 def _onnx_has_key(path: Path) -> bool:

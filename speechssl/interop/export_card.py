@@ -1,4 +1,4 @@
-"""The card of an exported model: ``README.md`` with what is known of it, and how it is loaded."""
+"""Model card of an exported model: ``README.md`` with its facts and how to load it."""
 
 import json
 from collections.abc import Mapping
@@ -33,9 +33,9 @@ def card(model: StoredModel, *, facts: Mapping[str, str], model_class: str) -> s
     """The text of ``README.md``.
 
     Args:
-        model: what was exported.
-        facts: further ones, in words.
-        model_class: of transformers.
+        model: the exported model.
+        facts: further facts, as text.
+        model_class: class of transformers.
     """
     head = ["---", "library_name: transformers", f"pipeline_tag: {_TASKS[model.kind]}", "tags:", "- audio", "- speech"]
     rows = {**_facts(model), "class in transformers": f"`{model_class}`", **facts}
@@ -47,17 +47,17 @@ def card(model: StoredModel, *, facts: Mapping[str, str], model_class: str) -> s
 
 
 def notes(model: StoredModel) -> list[str]:
-    """What whoever uses the model elsewhere should know, one sentence or two each."""
+    """Notes for users of the model in other programs, of one or two sentences each."""
     found: list[str] = []
     if model.encoder.config.conv.norm == "group":
         found.append(
-            "Padding changes what this model gives (group norm over time): run recordings one by one, or in batches of "
-            "equal length."
+            "Padding changes the output of this model (group norm over time): run recordings one by one, or in batches "
+            "of equal length."
         )
     if model.kind == "ctc":
         found.append(
             "Where two word boundaries follow one another, transformers writes two spaces and speechssl one: "
-            '`" ".join(text.split())` makes them the same.'
+            '`" ".join(text.split())` removes the difference.'
         )
     return found
 
@@ -96,5 +96,5 @@ def _usage(kind: Kind) -> list[str]:
         "",
         'prepare = AutoFeatureExtractor.from_pretrained("path/to/this/folder")',
         f'model = {_AUTO[kind]}.from_pretrained("path/to/this/folder").eval()',
-        'model(**prepare(waveform, sampling_rate=16000, return_tensors="pt"), output_hidden_states=True)',
+        f'model(**prepare(waveform, sampling_rate={SAMPLE_RATE}, return_tensors="pt"), output_hidden_states=True)',
     ]

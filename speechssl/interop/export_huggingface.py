@@ -2,14 +2,15 @@
 
 Four kinds: the encoder (``AutoModel``), pretraining with its quantizer (``AutoModelForPreTraining``), a recogniser
 (``AutoModelForCTC``) and a classifier (``AutoModelForAudioClassification``). transformers itself is not needed to write
-them. What is not the same there:
+them. Differences:
 
-* its heads for CTC read the last layer without a norm of their own: a recogniser with ``ctc.layers="mix"`` stays here;
-* its classifier mixes layers, projects, takes the mean over frames. The projection holds our standardisation, a
-  diagonal and a shift; the mean and a shift can be swapped. Other poolings stay here;
+* its heads for CTC read the last layer without a norm of their own: a recogniser with ``ctc.layers="mix"`` cannot be
+  exported;
+* its classifier mixes layers, projects, takes the mean over frames. The projection has our standardisation, a diagonal
+  and a shift, which commutes with the mean. Other poolings cannot be exported;
 * its list of hidden states ends before the final norm of a pre-norm encoder unless ``tie_last_hidden_states`` is set
   (transformers 4 needs no such setting): it is set;
-* its tokenizer keeps a space for each word boundary that it hears, ours makes one of several in a row.
+* its tokenizer keeps a space for each word boundary, ours merges consecutive ones.
 """
 
 import json
@@ -33,7 +34,7 @@ from speechssl.models.classifier import Classifier
 from speechssl.models.ctc import CTCModel
 from speechssl.text import BLANK, WORD_BOUNDARY
 
-PAD = "<pad>"  # the name of CTC's blank there
+PAD = "<pad>"  # transformers' name of CTC's blank
 _CLASSES = {  # model type: beginning of the class names, name of the encoder in a model with a head
     "wav2vec2": ("Wav2Vec2", "wav2vec2"),
     "hubert": ("Hubert", "hubert"),
@@ -46,7 +47,7 @@ _ENDINGS = {
     "ctc": "ForCTC",
     "classifier": "ForSequenceClassification",
 }
-_MASK_SHARE = 0.05  # mask_time_prob, their default; above zero it makes room for the mask embedding
+_MASK_SHARE = 0.05  # mask_time_prob, their default; above zero the model has a mask embedding
 
 
 class _Mask(Config, extra="ignore"):
@@ -63,7 +64,7 @@ class _Quantizer(Config, extra="ignore"):
 
 
 class _Objective(Config, extra="ignore"):
-    """What of :class:`speechssl.objectives.wav2vec2.Wav2Vec2Config` has a name there."""
+    """Settings of :class:`speechssl.objectives.wav2vec2.Wav2Vec2Config` that transformers has, too."""
 
     mask: _Mask
     quantizer: _Quantizer
@@ -77,12 +78,12 @@ def write_folder(folder: Path, model: StoredModel, *, facts: Mapping[str, str]) 
     """Write the folder.
 
     Args:
-        folder: made when missing; files in it are replaced.
-        model: what to write.
-        facts: for the card, in words.
+        folder: created when missing; files in it are replaced.
+        model: the model to write.
+        facts: facts for the card, as text.
 
     Raises:
-        UserError: what transformers cannot express; says by which setting, and what can be done.
+        UserError: a model that transformers does not support; names the setting, and a way out.
     """
     config = _config(model)
     weights = _weights(model, prefix=_CLASSES[config["model_type"]][1])
@@ -196,7 +197,7 @@ def _tokenizer(model: CTCModel) -> dict[str, dict[str, Any]]:
         **special,
         "word_delimiter_token": WORD_BOUNDARY,
         "replace_word_delimiter_char": " ",
-        "do_lower_case": False,  # theirs would make everything upper case first
+        "do_lower_case": False,  # transformers would convert to upper case
         "clean_up_tokenization_spaces": False,
     }
     return {

@@ -27,12 +27,12 @@ def write_torchaudio(path: Path, model: StoredModel, *, about: dict[str, Any]) -
     """Write ``path`` and, beside it, the same name with ``.json``.
 
     Args:
-        path: of the state dict.
-        model: what to write.
-        about: JSON that tells where it comes from.
+        path: path of the state dict.
+        model: the model to write.
+        about: JSON with the model's origin.
 
     Raises:
-        UserError: what torchaudio cannot express; says by which setting, and what can be done.
+        UserError: a model that torchaudio does not support; names the setting, and a way out.
     """
     head = model.head
     reason = None if head is None else head_reason("torchaudio", head.config)
@@ -61,7 +61,7 @@ def write_torchaudio(path: Path, model: StoredModel, *, about: dict[str, Any]) -
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     beside = path.with_suffix(".json")
     before = beside.read_bytes() if beside.exists() else None
-    # Both are on the disk before either gets its name.
+    # Both are on disk before either is renamed.
     with written_beside(beside, text.encode()) as facts, written_beside(path, buffer.getvalue()) as state:
         facts.replace(beside)
         try:

@@ -1,6 +1,6 @@
-"""Which heads and encoders other programs cannot express, from settings alone: known before a model is trained.
+"""Heads and encoders that other programs do not support, determined from settings before a model is trained.
 
-The exporters refuse by these reasons, and fine-tuning says them before its first step.
+The exporters refuse a model with these reasons, and fine-tuning prints them before its first step.
 """
 
 from typing import Literal
@@ -17,7 +17,7 @@ HeadConfig = CTCConfig | ClassifierConfig
 
 
 def head_reason(program: Program, head: HeadConfig) -> str | None:
-    """Why a program cannot express a head, and what to train instead; None where it can.
+    """Reason why a program does not support a head, with an alternative; None where it does.
 
     >>> head_reason("transformers", ClassifierConfig(pooling="mean")) is None
     True
@@ -35,14 +35,14 @@ def head_reason(program: Program, head: HeadConfig) -> str | None:
         )
     if isinstance(head, ClassifierConfig) and head.pooling != "mean":
         return (
-            f"classifier.pooling={head.pooling!r}, transformers' classifiers know the mean over frames only; "
+            f"classifier.pooling={head.pooling!r}, transformers' classifiers support only the mean over frames; "
             "fine-tune with --for transformers (it sets classifier.pooling=mean)"
         )
     return None
 
 
 def encoder_reason(program: Program, encoder: EncoderConfig) -> str | None:
-    """Why a program cannot express an encoder; None where it can."""
+    """Reason why a program does not support an encoder; None where it does."""
     try:
         if program == "transformers":
             huggingface.export_config(encoder)
@@ -56,7 +56,7 @@ def encoder_reason(program: Program, encoder: EncoderConfig) -> str | None:
 
 
 def reasons(encoder: EncoderConfig | None, head: HeadConfig | None) -> dict[Program, str]:
-    """Why each program cannot express a model; those that can are not in it.
+    """Reasons of the programs that do not support a model.
 
     Args:
         encoder: None for a model without one (the log-mel CNN).

@@ -1,8 +1,8 @@
-"""Reading fairseq's checkpoints of wav2vec 2.0, HuBERT and data2vec-audio, and unilm's of WavLM, without either.
+"""Readers of fairseq's checkpoints of wav2vec 2.0, HuBERT and data2vec-audio, and unilm's of WavLM.
 
 A checkpoint is ``{"args": Namespace or None, "cfg": settings, "model": tensors, ...}``: ``args`` until the end of 2020,
 ``cfg`` since then, as plain dictionaries or as omegaconf's objects. A fine-tuned model (CTC) has the prefix
-``w2v_encoder.w2v_model.`` and the settings of its encoder in ``w2v_args``. WavLM's settings lie in ``cfg`` directly.
+``w2v_encoder.w2v_model.`` and the settings of its encoder in ``w2v_args``. WavLM's settings are directly in ``cfg``.
 Names and defaults are those of ``fairseq/models/wav2vec/wav2vec2.py``.
 
 Where a file has no settings of its encoder, the shapes of its tensors must be those of a published architecture
@@ -54,7 +54,7 @@ NAMES: Table = (
     ("project_q.", "project_target."),
 )
 _FINE_TUNED, _HEAD = "w2v_encoder.w2v_model.", "w2v_encoder."
-# HuBERT's labels, data2vec's targets, and parts of the objective that ours does not have
+# HuBERT's labels, data2vec's targets, and parts of objectives that are not supported here
 _HEADS = ("label_embs_concat", "final_proj", "_ema", "target_glu.", "project_q.", "quantizer.", "mask_emb")
 
 _SETTINGS = (  # (theirs, ours, their default)
@@ -79,7 +79,7 @@ _FIXED = (
     ("quantize_input", False),
     ("conv_pos_batch_norm", False),
 )
-# What fine-tuning sets anew in the encoder's settings; theirs outside, theirs inside.
+# Settings of fine-tuning that override the encoder's: fairseq's outer name, fairseq's inner name.
 _OVERRIDES = {"layerdrop": "encoder_layerdrop"} | {
     name: name for name in ("dropout", "attention_dropout", "activation_dropout", "dropout_input")
 }
@@ -87,7 +87,7 @@ _OVERRIDES = {"layerdrop": "encoder_layerdrop"} | {
 
 @dataclass(frozen=True)
 class _Settings:
-    """``model`` is empty where the file has none of the encoder; ``normalize`` None where it does not say."""
+    """``model`` is empty where the file has no encoder settings; ``normalize`` None where it is not set."""
 
     model: Mapping[str, Any]
     criterion: Mapping[str, Any]
@@ -95,20 +95,20 @@ class _Settings:
 
 
 def is_checkpoint(content: Any) -> bool:
-    """Whether what a ``.pt`` file holds is laid out as fairseq does it."""
+    """Whether the content of a ``.pt`` file has fairseq's layout."""
     model = content.get("model") if isinstance(content, dict) else None
     return bool(model) and is_state_dict(model)
 
 
 def read_content(path: Path, content: Mapping[str, Any]) -> Checkpoint:
-    """Encoder, and objective where there is one, of what :func:`speechssl.interop.pickled.load_pickled` gave.
+    """Encoder, and objective where there is one, of the result of :func:`speechssl.interop.pickled.load_pickled`.
 
     Args:
-        path: where it came from, for errors.
-        content: for which :func:`is_checkpoint` holds.
+        path: the file, for errors.
+        content: content for which :func:`is_checkpoint` is true.
 
     Raises:
-        UserError: another model, a setting that our encoder cannot follow, or tensors that do not fit the settings.
+        UserError: another model, a setting that is not supported, or tensors that do not fit the settings.
     """
     tensors: Mapping[str, Tensor] = content["model"]
     fine_tuned = any(name.startswith(_FINE_TUNED) for name in tensors)
@@ -118,9 +118,9 @@ def read_content(path: Path, content: Mapping[str, Any]) -> Checkpoint:
         objective = None if fine_tuned else _objective(settings, tensors)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
-    except (TypeError, AttributeError, KeyError, ArithmeticError) as error:  # none or a word where a number is due
+    except (TypeError, AttributeError, KeyError, ArithmeticError) as error:  # None or a word instead of a number
         raise UserError(f"{path}: a setting is missing or of another kind ({brief(error)})") from None
-    peer = Peer(ours=_our_name, theirs=_back_to(_FINE_TUNED if fine_tuned else ""), is_head=_is_head)
+    peer = Peer(to_ours=_our_name, to_theirs=_fairseq_names(_FINE_TUNED if fine_tuned else ""), is_head=_is_head)
     kind = f"fairseq {settings.model.get('_name') or 'wav2vec2'}{' ctc' if fine_tuned else ''}"
     return read_checkpoint(path, tensors, config, kind=kind, peer=peer, objective=objective)
 
@@ -129,12 +129,12 @@ def _our_name(name: str) -> str | None:
     return rename(modern_weight_norm(name.removeprefix(_FINE_TUNED)), NAMES)
 
 
-def _back_to(prefix: str) -> Callable[[str], str | None]:
-    def theirs(name: str) -> str | None:
+def _fairseq_names(prefix: str) -> Callable[[str], str | None]:
+    def to_fairseq(name: str) -> str | None:
         found = rename(name, NAMES, back=True)
         return None if found is None else prefix + found
 
-    return theirs
+    return to_fairseq
 
 
 def _is_head(name: str) -> bool:
@@ -158,7 +158,7 @@ def _find_settings(content: Mapping[str, Any], *, fine_tuned: bool) -> _Settings
     resolved = {name: _resolved(value, root) for name, value in inner.items()}
     places = (_table(root, "task"), root, outer, _table(inside, "task"), inside)
     said = [place["normalize"] for place in places if isinstance(place.get("normalize"), bool)]
-    # A file of WavLM or of an old version may have other things at the top; a model has a dimension.
+    # A file of WavLM or of an old version may have other keys at the top level; a model has a dimension.
     model = resolved if "encoder_embed_dim" in resolved or "encoder_layers" in resolved else {}
     return _Settings(model, _table(root, "criterion") or root, said[0] if said else None)
 
@@ -169,7 +169,7 @@ def _table(table: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def _resolved(value: Any, root: Mapping[str, Any]) -> Any:
-    """What omegaconf's ``${a.b}`` points to; None, as if it were not there, where it leads nowhere."""
+    """Resolve omegaconf's ``${a.b}``; None, like a missing value, if the target does not exist."""
     match = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
     if match is None:
         return value
@@ -235,7 +235,7 @@ def _conv_layers(text: Any) -> Any:
     if not isinstance(text, str):
         return text
     if len(text) > _LONGEST_LIST:
-        raise ValueError(f"conv_feature_layers is a text of {len(text)} characters; at most {_LONGEST_LIST} are read")
+        raise ValueError(f"conv_feature_layers is a string of {len(text)} characters; at most {_LONGEST_LIST} are read")
 
     def value(node: ast.expr) -> Any:
         match node:
@@ -264,7 +264,7 @@ def _conv_layers(text: Any) -> Any:
 def _objective(settings: _Settings, tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
     """Settings of the contrastive objective; its sizes are those of its tensors. None where there is no such objective.
 
-    The schedule of the temperature is a decay a step there and a share of the run here: only its ends are read.
+    The temperature decays per step in fairseq and by fraction of the run here: only its start and end are read.
     """
     needed = ("quantizer.vars", "quantizer.weight_proj.weight", "project_q.weight", "final_proj.weight")
     if any(name not in tensors for name in needed) or any(name.startswith("target_glu.") for name in tensors):
@@ -290,7 +290,7 @@ def _objective(settings: _Settings, tensors: Mapping[str, Tensor]) -> dict[str, 
 
 
 def _numbers(value: Any) -> list[float]:
-    """Numbers of a list, or of a list that is written out.
+    """Numbers of a list, or of a list given as text.
 
     >>> _numbers("(2,0.5,0.999995)")
     [2.0, 0.5, 0.999995]

@@ -1,15 +1,15 @@
-"""Weights and settings of transformers' wav2vec2, HuBERT, WavLM and data2vec-audio, both ways, by name only.
+"""Conversion of names of weights and settings to and from transformers' wav2vec2, HuBERT, WavLM and data2vec-audio.
 
 Pure functions on plain dicts; transformers itself is not needed. Names on our side are those of a model folder:
 ``encoder.`` for :class:`~speechssl.models.encoder.SpeechEncoder`, the rest as in
 :class:`~speechssl.objectives.wav2vec2.Wav2Vec2`.
 
-What differs from ours: queries, keys and values are three layers there and one here; their codebooks lie behind one
-another; they know no feature penalty, no gradient scale, no padding of the waveform and no Gabor front. HuBERT may
-leave out a norm, WavLM adds relative positions, data2vec-audio has a stack of positional convolutions.
+Differences: queries, keys and values are three layers there and one here; their codebooks are concatenated; they have
+no feature penalty, no gradient scale, no padding of the waveform and no Gabor front. HuBERT may leave out a norm, WavLM
+adds relative positions, data2vec-audio has a stack of positional convolutions.
 
-A setting that one side cannot express is an error. Settings of fine-tuning heads (vocabulary, CTC) are not looked at.
-Input normalisation is a setting of their ``Wav2Vec2FeatureExtractor``, not of the model.
+A setting that one side does not support is an error. Settings of fine-tuning heads (vocabulary, CTC) are ignored. Input
+normalisation is a setting of their ``Wav2Vec2FeatureExtractor``, not of the model.
 """
 
 from collections.abc import Mapping
@@ -93,19 +93,19 @@ _OBJECTIVE_SETTINGS = (
     ("contrastive_logits_temperature", "logit_temperature", 0.1),
     ("diversity_loss_weight", "diversity_weight", 0.1),
 )
-_CONV_SETTINGS = (  # theirs and their default; ours has one triple a layer
+_CONV_SETTINGS = (  # theirs and their default; ours has one triple per layer
     ("conv_dim", (512,) * 7),
     ("conv_kernel", (10, 3, 3, 3, 3, 2, 2)),
     ("conv_stride", (5, 2, 2, 2, 2, 2, 2)),
 )
 _FIXED = (("hidden_act", "gelu"), ("feat_extract_activation", "gelu"))
-_FIXED_OF = {  # what only some types of model know
+_FIXED_OF = {  # settings that only some types of model have
     "wav2vec2": (("add_adapter", False), ("adapter_attn_dim", None)),
     "hubert": (("conv_pos_batch_norm", False),),
     "wavlm": (("add_adapter", False),),
     "data2vec-audio": (("add_adapter", False),),
 }
-_DATA2VEC_IGNORES = {"feat_extract_norm", "do_stable_layer_norm"}  # always "layer" and False, whatever a file says
+_DATA2VEC_IGNORES = {"feat_extract_norm", "do_stable_layer_norm"}  # always "layer" and False, ignored in files
 _FIXED_OBJECTIVE = (("feat_quantizer_dropout", 0.0), ("mask_feature_prob", 0.0))
 
 
@@ -113,11 +113,11 @@ def import_config(config: Mapping[str, Any], *, normalize: bool = True) -> Encod
     """Encoder settings from a transformers config.
 
     Args:
-        config: what their ``config.json`` or ``Wav2Vec2Config.to_dict()`` holds; a missing key has their default.
+        config: content of their ``config.json`` or ``Wav2Vec2Config.to_dict()``; a missing key has their default.
         normalize: ``do_normalize`` of their ``preprocessor_config.json`` (their default: True).
 
     Raises:
-        ValueError: another type of model, or a setting that our encoder cannot follow.
+        ValueError: another type of model, or a setting that is not supported.
 
     Example:
         >>> encoder = import_config({"hidden_size": 1024, "do_stable_layer_norm": True, "feat_extract_norm": "layer"})
@@ -133,7 +133,7 @@ def import_config(config: Mapping[str, Any], *, normalize: bool = True) -> Encod
     shapes = {name: config.get(name, default) for name, default in _CONV_SETTINGS}
     if len({len(values) for values in shapes.values()}) > 1:
         found = ", ".join(f"{name}={brief_value(list(values))}" for name, values in shapes.items())
-        raise ValueError(f"one value a layer is needed: {found}")
+        raise ValueError(f"one value per layer is needed: {found}")
     table = _encoder_settings(kind)
     settings = _from_table(config, table)
     settings["conv"]["layers"] = tuple(zip(*shapes.values(), strict=True))
@@ -154,8 +154,8 @@ def import_config(config: Mapping[str, Any], *, normalize: bool = True) -> Encod
 def import_objective(config: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of the contrastive objective from a transformers config, for ``Wav2Vec2Config.model_validate``.
 
-    Published files mostly carry the mask of fine-tuning (``mask_time_prob`` 0.05 or 0.075), pretraining used 0.65. The
-    feature penalty and the gradient scale, which they do not have, are set to what has no effect.
+    Published files mostly have the mask settings of fine-tuning (``mask_time_prob`` 0.05 or 0.075); pretraining used
+    0.65. The feature penalty and the gradient scale, which they do not have, are set to values without effect.
 
     Example:
         >>> import_objective({"num_codevectors_per_group": 64, "mask_time_prob": 0.65})["quantizer"]
@@ -166,10 +166,10 @@ def import_objective(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def model_type(encoder: EncoderConfig) -> str:
-    """Which of :data:`MODEL_TYPES` an encoder can be written as; wav2vec2 wherever that can.
+    """The one of :data:`MODEL_TYPES` that an encoder is exported as; wav2vec2 where possible.
 
     Raises:
-        ValueError: what no single one of them has.
+        ValueError: a combination that none of them has.
 
     Example:
         >>> from speechssl.models.encoder import PRESETS
@@ -183,7 +183,7 @@ def model_type(encoder: EncoderConfig) -> str:
         *([] if encoder.feature_norm else ["hubert"]),
     ]
     if len(needed) > 1:
-        raise ValueError(f"no model of transformers has at once what {' and '.join(needed)} have")
+        raise ValueError(f"no model of transformers combines what {' and '.join(needed)} have")
     if transformer.position_stack and (transformer.pre_norm or encoder.conv.norm != "layer"):
         raise ValueError("data2vec-audio has norm='layer' and pre_norm=False; no model of transformers has another")
     return needed[0] if needed else "wav2vec2"
@@ -195,12 +195,12 @@ def export_config(encoder: EncoderConfig, objective: Config | None = None) -> di
     The class is that of :func:`model_type`: ``Wav2Vec2Config``, ``HubertConfig``, ``WavLMConfig`` or
     ``Data2VecAudioConfig``.
 
-    Of the objective, the feature penalty, the gradient scale and the temperature schedule stay behind: there they are
-    the training script's. Initialisations stay behind too, the weights carry them.
+    Of the objective, the feature penalty, the gradient scale and the temperature schedule are left out: there they are
+    settings of the training script. Initialisations are left out, too.
 
     Raises:
-        ValueError: the Gabor front, a padded front, a causal encoder, a quantizer that normalises its input, what
-            :func:`model_type` cannot name, or an objective where the type has none.
+        ValueError: the Gabor front, a padded front, a causal encoder, a quantizer that normalises its input, an error
+            of :func:`model_type`, or an objective where the type has none.
 
     Example:
         >>> from speechssl.models.encoder import PRESETS
@@ -237,7 +237,7 @@ def import_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         New dict; tensors are shared where they need no new layout.
 
     Raises:
-        ValueError: names that are no part of those two models, a head's for example.
+        ValueError: names that are not in those two models, for example a head's.
 
     Example:
         >>> import torch
@@ -263,7 +263,7 @@ def import_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def our_name(name: str) -> str | None:
-    """Our name of a weight of theirs, q, k and v unfused; None for one that is in no encoder and no objective.
+    """Our name of one of their weights, q, k and v unfused; None if it is in neither the encoder nor the objective.
 
     >>> our_name("hubert.encoder.layers.3.final_layer_norm.bias")
     'encoder.transformer.layers.3.output_norm.bias'
@@ -279,8 +279,8 @@ def export_weights(weights: Mapping[str, Tensor], *, weight_norm: WeightNorm = "
 
     Args:
         weights: an encoder's, with the prefix ``encoder.``, or a whole objective's.
-        weight_norm: naming of the positional convolution: ``"parametrizations"`` is what their modules hold today,
-            ``"weight_g"`` what published files hold.
+        weight_norm: naming of the positional convolution: ``"parametrizations"`` as in their current modules,
+            ``"weight_g"`` as in published files.
 
     Returns:
         State dict of ``Wav2Vec2ForPreTraining`` where the quantizer is among the weights, else of ``Wav2Vec2Model``.
@@ -349,7 +349,7 @@ def _check_fixed(config: Mapping[str, Any], fixed: tuple[tuple[str, Any], ...]) 
 
 def _padding_message(encoder: EncoderConfig) -> str:
     return (
-        f"convolutions that see {encoder.conv.receptive_field} samples get {encoder.conv.padding} zeros on both sides "
+        f"a receptive field of {encoder.conv.receptive_field} samples gets {encoder.conv.padding} zeros on both sides "
         "here and none in transformers; only a receptive field of 400 samples or less is the same in both"
     )
 

@@ -1,9 +1,9 @@
-"""Reading a model as Hugging Face's hub and ``save_pretrained`` store it: a folder, or the name of one on the hub.
+"""Readers of models stored by Hugging Face's hub and ``save_pretrained``: a folder, or a name on the hub.
 
 Needed are ``config.json`` and the weights: ``model.safetensors`` or ``pytorch_model.bin`` (read with
-``weights_only=True``), whole or in shards with an index. Whether waveforms are to be normalised is in
+``weights_only=True``), whole or in shards with an index. Whether waveforms are normalised is in
 ``preprocessor_config.json`` or, from transformers 5 on, in ``processor_config.json``; without both it is the default of
-``Wav2Vec2FeatureExtractor``: they are.
+``Wav2Vec2FeatureExtractor``: True.
 """
 
 import re
@@ -44,8 +44,8 @@ def read_folder(folder: Path) -> Checkpoint:
     """Encoder, and objective where there is one, of a folder.
 
     Raises:
-        UserError: no such files, another kind of model, a setting that our encoder cannot follow, or tensors that do
-            not fit the settings; names file and key.
+        UserError: no such files, another kind of model, a setting that is not supported, or tensors that do not fit the
+            settings; names file and key.
     """
     path = folder / "config.json"
     config = read_json(path)
@@ -54,21 +54,21 @@ def read_folder(folder: Path) -> Checkpoint:
         encoder = huggingface.import_config(config, normalize=_normalizes(folder))
     except ValueError as error:
         raise error if isinstance(error, UserError) else UserError(f"{path}: {error}") from None
-    except (TypeError, AttributeError, KeyError) as error:  # null or a word where a list is due
+    except (TypeError, AttributeError, KeyError) as error:  # null or a word instead of a list
         raise UserError(f"{path}: a setting is missing or of another kind ({brief(error)})") from None
     try:
         objective = checked_objective(huggingface.import_objective(config)) if kind == "wav2vec2" else None
     except (ValueError, TypeError, KeyError):
-        objective = None  # an objective that cannot be followed is left out, and named
+        objective = None  # an objective that is not supported is left out, and listed
     weights = _read_weights(folder)
-    peer = Peer(ours=huggingface.our_name, theirs=_their_name, is_head=lambda name: name.startswith(_HEADS))
+    peer = Peer(to_ours=huggingface.our_name, to_theirs=_their_name, is_head=lambda name: name.startswith(_HEADS))
     return read_checkpoint(folder, weights, encoder, kind=f"transformers {kind}", peer=peer, objective=objective)
 
 
 def download(name: str) -> Path:
-    """The folder of a model of the hub, ``hf:org/name`` or ``hf:org/name@revision``; only what is read is downloaded.
+    """Download a model of the hub, ``hf:org/name`` or ``hf:org/name@revision``, and return its folder.
 
-    What is in Hugging Face's cache is found offline, too.
+    Only needed files are downloaded. Files in Hugging Face's cache are found offline, too.
 
     Raises:
         UserError: not such a name, no such model, or no connection.
@@ -93,12 +93,12 @@ def _snapshot(name: str, repository: str, revision: str | None, patterns: list[s
     try:
         return Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=patterns))
     except errors.GatedRepoError:
-        raise UserError(f"{name}: its owner asks for a login first: hf auth login") from None
+        raise UserError(f"{name}: the model needs a login: hf auth login") from None
     except errors.RevisionNotFoundError:
         raise UserError(f"{name}: the model has no revision {revision!r}") from None
     except errors.RepositoryNotFoundError:
         raise UserError(f"{name}: huggingface.co has no such model, or it is private (hf auth login)") from None
-    except Exception as error:  # noqa: BLE001 -- the HTTP client below has errors of its own, which change by version
+    except Exception as error:  # noqa: BLE001 -- the HTTP client has its own errors, which change by version
         status = status_of(error)
         if status is not None:
             login = " (hf auth login)" if status in (401, 403) else ""
@@ -125,7 +125,7 @@ def _normalizes(folder: Path) -> bool:
         kind = settings.get("feature_extractor_type", "Wav2Vec2FeatureExtractor")
         if kind != "Wav2Vec2FeatureExtractor":
             raise UserError(
-                f"{path}: feature_extractor_type={brief_value(kind)}; only Wav2Vec2FeatureExtractor takes waveforms"
+                f"{path}: feature_extractor_type={brief_value(kind)}; only Wav2Vec2FeatureExtractor is supported"
             )
         rate = settings.get("sampling_rate", SAMPLE_RATE)
         if rate != SAMPLE_RATE:
@@ -138,7 +138,7 @@ def _normalizes(folder: Path) -> bool:
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """Every tensor, from whichever of the four forms is there."""
+    """Read every tensor from the one of the four formats that exists."""
     for name, read in ((SAFETENSORS, _read_safetensors), (PICKLED, load_state_dict)):
         index = folder / f"{name}.index.json"
         if (folder / name).is_file():

@@ -1,7 +1,7 @@
-"""Renaming weights by a table, either way, and the two layouts that all peers have and we do not.
+"""Renaming of weights by a table, in both directions, and two conversions of layout.
 
-Queries, keys and values are three layers with most peers and one here. The positional convolution is weight-normalised,
-and torch has had two namings of that.
+Queries, keys and values are three layers in most projects and one here. The positional convolution is
+weight-normalised, for which torch has had two namings.
 """
 
 import re
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 Table = tuple[tuple[str, str], ...]
-"""(theirs, ours): ``#`` stands for the number of a layer; a pattern that ends in a dot for all names that begin so."""
+"""(theirs, ours): ``#`` stands for the number of a layer; a pattern that ends in a dot matches all names with that
+prefix."""
 
 WEIGHT_NORM = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
 _QKV = re.compile(r"(.*\.attention\.)(q|k|v)(\..*)")
@@ -57,7 +58,7 @@ def split_qkv(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def modern_weight_norm(name: str) -> str:
-    """Torch's naming from 2.0 on for the older one of published files; other names as they are.
+    """Convert the older weight-norm naming of published files to torch's naming from 2.0 on; other names are unchanged.
 
     >>> modern_weight_norm("encoder.pos_conv.0.weight_g")
     'encoder.pos_conv.0.parametrizations.weight.original0'

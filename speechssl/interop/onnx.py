@@ -1,17 +1,17 @@
-"""A model as one ONNX file: any batch, any length, checked in onnxruntime before the file gets its name.
+"""Export of a model as one ONNX file for any batch and length, checked in onnxruntime before it is renamed.
 
-Inputs are ``waveforms`` (batch, samples; float32, mono, 16 kHz, in [-1, 1], padded at the end with anything) and
+Inputs are ``waveforms`` (batch, samples; float32, mono, 16 kHz, in [-1, 1], padded at the end with any values) and
 ``num_samples`` (batch; int64). Outputs are ``num_frames`` (batch) with ``frames`` (batch, frames, dim), with
 ``log_probs`` (batch, frames, symbols; natural logarithms) or, without it, ``probabilities`` (batch, classes); on
 request ``hidden_states`` (layers + 1, batch, frames, dim).
 
-The zero mean and unit variance that a model wants are made inside: whoever hands in normalised waveforms loses nothing.
-Padding never changes a result, whatever it holds (NaN and infinities too), not even with the group norm of public BASE
-models, whose statistics are taken over each utterance's own frames here. An utterance shorter than one frame, one of
-zero samples for example, has ``num_frames`` 0 and ``probabilities`` of zero; the rest of the batch is not affected.
-Dropout and layer drop are gone, and the weight norm is multiplied out.
+The normalisation of a model (zero mean and unit variance) is part of the file; normalised waveforms are valid input,
+too. Padding does not change a result, with any values (NaN and infinities too), not even with the group norm of public
+BASE models, whose statistics are computed over each utterance's own frames here. An utterance shorter than one frame,
+one of zero samples for example, has ``num_frames`` 0 and ``probabilities`` of zero; the rest of the batch is not
+affected. Dropout and layer drop are removed, and the weight norm is folded into the weights.
 
-Traced by torch.export, which knows dynamic lengths; the older tracer of torch fixed the example's length in places.
+Traced by torch.export, which supports dynamic lengths; torch's older tracer fixed the example's length in places.
 """
 
 import contextlib
@@ -42,11 +42,11 @@ from speechssl.nn.pooling import valid_frames, zero_padding
 from speechssl.nn.time_norm import TimeNorm
 
 OPSET = 20  # the first with GELU as one operator
-TOLERANCE = 1e-4  # largest difference from torch that is let through
+TOLERANCE = 1e-4  # largest allowed difference from torch
 EXTRA = "ONNX needs the extra 'onnx': pip install 'speechssl[onnx]'"
 
 _FLOOR = 1e-7  # of the variance, as in speechssl.audio.normalize
-_PROTOBUF_LIMIT = 2**31 - 2**20  # bytes of one message, and a little room
+_PROTOBUF_LIMIT = 2**31 - 2**20  # bytes of one message, with a margin
 _CHECKS = ((1.0,), (0.31, 0.8), (1.7, 0.6, 0.05))  # seconds of each utterance in the batches that are compared
 
 Model = SpeechEncoder | CTCModel | Classifier
@@ -55,7 +55,7 @@ _MAIN: dict[type[Model], str] = {SpeechEncoder: "frames", CTCModel: "log_probs",
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """What was written: ``outputs`` in their order, and the largest difference from torch that was seen."""
+    """Result of the export: ``outputs`` in their order, and the largest difference from torch."""
 
     outputs: tuple[str, ...]
     max_error: float
@@ -69,7 +69,7 @@ def export_onnx(
     Args:
         model: an encoder, a recogniser or a classifier; it is not changed.
         path: replaced in one step, after the check.
-        hidden_states: give all layers too; of an encoder, a recogniser or a classifier.
+        hidden_states: also output all layers.
         metadata: further entries of the file's ``metadata_props``.
 
     Raises:
@@ -83,7 +83,7 @@ def export_onnx(
     network = _Network(model, hidden_states=hidden_states).eval()
     program = _traced(network)
     for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()  # where in whose files each operation was called
+        node.metadata_props.clear()  # source locations of the operations
     program.model.metadata_props.update({**_metadata(model), **(metadata or {})})
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -102,7 +102,7 @@ def export_onnx(
 def largest_error(model: Model, path: Path) -> float:
     """The largest difference of an ONNX file's outputs from a model's, over batches of unequal lengths.
 
-    torch gets each utterance by itself: what padding does in the file is part of the difference.
+    torch gets each utterance alone, so an effect of padding in the file is part of the difference.
     """
     import onnxruntime
 
@@ -132,14 +132,14 @@ def largest_error(model: Model, path: Path) -> float:
 
 
 def _difference(got: np.ndarray, expected: np.ndarray, *, frames: bool) -> float:
-    """The largest one; of frames in units of their layer's size where that is above one, as inner layers' may be."""
+    """Largest difference; for frames relative to the largest value of their layer where that is above one."""
     size = np.sqrt(np.square(expected).mean(axis=(-2, -1), keepdims=True)).clip(min=1.0) if frames else 1.0
     return float((np.abs(got - expected) / size).max())
 
 
 @torch.no_grad()
 def _alone(model: Model, waveform: np.ndarray) -> dict[str, np.ndarray]:
-    """All that the model itself says of one utterance."""
+    """All outputs of the model for one utterance."""
     encoder = model if isinstance(model, SpeechEncoder) else model.trunk.encoder
     ready = torch.from_numpy(normalize(waveform) if encoder.config.normalize else waveform)[None]
     num_samples = torch.tensor([len(waveform)])
@@ -154,7 +154,7 @@ def _alone(model: Model, waveform: np.ndarray) -> dict[str, np.ndarray]:
 
 
 class _Network(nn.Module):
-    """A model without a branch that looks at numbers: every frame is masked, whether or not any needs it."""
+    """A model without data-dependent branches: the mask is applied to every batch."""
 
     def __init__(self, model: Model, *, hidden_states: bool):
         super().__init__()
@@ -165,7 +165,7 @@ class _Network(nn.Module):
         self.outputs = (_MAIN[type(model)], "num_frames", *(["hidden_states"] if hidden_states else []))
 
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, ...]:
-        """What is named in ``outputs``."""
+        """The outputs listed in ``outputs``."""
         waveforms = zero_padding(waveforms, num_samples)
         if self.encoder.config.normalize:
             waveforms = _normalized(waveforms, num_samples)
@@ -180,7 +180,7 @@ class _Network(nn.Module):
         return (self.main(output, num_frames), num_frames, *layers)
 
     def main(self, output: EncoderOutput, num_frames: Tensor) -> Tensor:
-        """What the model is for; probabilities of an utterance without a frame are zeros."""
+        """Main output of the model; probabilities of an utterance without a frame are zeros."""
         if isinstance(self.model, CTCModel):
             return self.model.logits(output).log_softmax(dim=-1)
         if isinstance(self.model, Classifier):
@@ -189,7 +189,7 @@ class _Network(nn.Module):
         return output.frames
 
     def latents(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
-        """As the encoder's own, but for a group norm over each utterance's own frames."""
+        """Latents as in the encoder, with a group norm over each utterance's own frames."""
         config = self.encoder.config.conv
         x = F.pad(waveforms, (config.padding, config.padding)).unsqueeze(-1)
         for layer in self.encoder.features.layers:
@@ -202,9 +202,9 @@ class _Network(nn.Module):
 
 
 def _multiply_weight_norms(model: nn.Module) -> None:
-    """Put plain convolutions in the place of those whose weight is a product, in a copy.
+    """Replace weight-normalised convolutions of a copied model by plain ones.
 
-    torch's own way changes their class, which a copy has in common with the model that it is of.
+    torch's own function changes the class of the module, which the copy shares with the original.
     """
     for parent in list(model.modules()):
         for name, conv in list(parent.named_children()):
@@ -219,7 +219,7 @@ def _multiply_weight_norms(model: nn.Module) -> None:
 def _normalized(
     waveforms: Float[Tensor, "batch samples"], num_samples: Int[Tensor, " batch"]
 ) -> Float[Tensor, "batch samples"]:
-    """Zero mean and unit variance of each; ``waveforms`` are zero behind their end, and stay so."""
+    """Zero mean and unit variance of each; ``waveforms`` are zero beyond their end, and remain so."""
     count = num_samples.clamp(min=1).unsqueeze(-1).to(waveforms.dtype)
     mean = waveforms.sum(dim=-1, keepdim=True) / count
     centred = zero_padding(waveforms - mean, num_samples)
@@ -227,7 +227,7 @@ def _normalized(
 
 
 def _time_normed(layer: ConvLayer, norm: TimeNorm, x: Tensor, num_frames: Tensor) -> Tensor:
-    """A first layer whose norm over time leaves out frames behind an utterance's end."""
+    """A first layer whose norm over time leaves out frames beyond an utterance's end."""
     y = convolve(x, layer.conv.weight, layer.conv.bias, stride=layer.conv.stride[0])
     count = num_frames.clamp(min=1)[:, None, None].to(y.dtype)
     centred = y - zero_padding(y, num_frames).sum(dim=1, keepdim=True) / count
@@ -248,7 +248,7 @@ def _strided(length: Tensor, kernel: int, stride: int) -> Tensor:
 
 
 def _traced(network: _Network) -> Any:
-    """What torch.export and torch.onnx make of a network."""
+    """The network traced by torch.export and torch.onnx."""
     example = (torch.zeros(2, SAMPLE_RATE), torch.tensor([SAMPLE_RATE, SAMPLE_RATE // 2]))
     batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples")
     with torch.no_grad(), _tracing():
@@ -268,9 +268,9 @@ def _traced(network: _Network) -> Any:
 
 @contextlib.contextmanager
 def _tracing() -> Generator[None]:
-    """Shapes are symbols and no integers meanwhile: they are not checked. What the exporter says of itself is dropped.
+    """Disable shape checks, as shapes are symbolic during tracing, and silence the exporter's warnings.
 
-    That is its own deprecations, and that torchvision is not installed.
+    The warnings are about its own deprecations and about torchvision, which is not installed.
     """
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level, unchecked = logger.level, jaxtyping.config.jaxtyping_disable

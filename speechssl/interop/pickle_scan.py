@@ -1,8 +1,8 @@
-"""What is looked at in a file of ``torch.save`` before torch reads it: its size when read, and the names in it.
+"""Checks of a file of ``torch.save`` before torch reads it: its size when read, and the names in it.
 
 The pickles of a checkpoint hold names, settings and shapes, some hundred kilobytes; the numbers are beside them. A
-hostile file may be an archive that unpacks to gigabytes, or a pickle of a billion instructions. Pickles are walked over
-here, instruction by instruction, and nothing of them is executed.
+hostile file may be an archive that unpacks to gigabytes, or a pickle of a billion instructions. Pickles are parsed
+here, instruction by instruction, and not executed.
 """
 
 import io
@@ -14,21 +14,21 @@ from pathlib import Path
 _PICKLE_BYTES = 1 << 25  # of the pickles
 _INSTRUCTIONS = 500_000  # of all pickles together; a thousand tensors take thirty thousand
 _INTEGER = 1 << 64  # numbers of a checkpoint are sizes; larger ones can be made to collide in a dictionary
-_NAME = 1000  # characters of what a pickle names
+_NAME = 1000  # characters of a name in a pickle
 _DIRECTORY_BYTES = 1 << 22  # of an archive's list of members
 _PICKLES_BEFORE_ZIP = 4  # before torch 1.6: a magic number, the format, the machine, the content
 
 
 class ScanError(ValueError):
-    """A file that is not given to torch; says why."""
+    """Error for a file that is not passed to torch, with the reason."""
 
 
 def scan(path: Path) -> set[str]:
-    """Every global that a file of ``torch.save`` names.
+    """Every global named in a file of ``torch.save``.
 
     Raises:
-        ScanError: it is larger when read than a checkpoint is, or is of another kind.
-        Exception: whatever damaged bytes lead `zipfile` and `pickletools` to.
+        ScanError: it is larger when read than a checkpoint, or of another kind.
+        Exception: any error of `zipfile` and `pickletools` on damaged bytes.
     """
     if not zipfile.is_zipfile(path):
         with path.open("rb") as stream:
@@ -46,7 +46,7 @@ def scan(path: Path) -> set[str]:
 
 
 def _check_directory(path: Path) -> None:
-    """The list of members, before it is read: it ends a few bytes before the end of the file, which says its size."""
+    """Check the size of the list of members, which is stored near the end of the file, before it is read."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - (1 << 16) - 22 - 76))
         tail = file.read()
@@ -66,7 +66,7 @@ def _check_members(members: list[zipfile.ZipInfo], *, size: int) -> None:
     if len(set(names)) < len(names):
         raise ScanError("a zip archive in which two files have one name")
     for member in members:
-        # torch maps members into memory as they are in the file: what is compressed would be read as numbers.
+        # torch maps members into memory without decompression: compressed bytes would be read as numbers.
         if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
             raise ScanError(f"{member.filename} is compressed to {member.compress_size} of {member.file_size} bytes")
         if member.file_size > size:
@@ -80,7 +80,7 @@ def _globals(content: bytes, *, pickles: int) -> set[str]:
             raise ScanError(f"its pickles have more than {_INSTRUCTIONS} instructions")
         if name == "GLOBAL":
             if len(str(argument)) > _NAME:  # torch searches its own message for names, in quadratic time
-                raise ScanError(f"its pickles name something of {len(str(argument))} characters")
+                raise ScanError(f"its pickles have a name of {len(str(argument))} characters")
             names.add(str(argument).replace(" ", ".").replace("__builtin__.", "builtins."))
         # The first pickle of an old file is torch's magic number, of ten bytes.
         elif isinstance(argument, int) and abs(argument) >= _INTEGER and argument != _MAGIC:
@@ -92,7 +92,7 @@ _MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
 
 
 def _instructions(content: bytes, *, pickles: int) -> Iterator[tuple[str, object]]:
-    stream = io.BytesIO(content)  # what claims more bytes than there are is read as far as they go
+    stream = io.BytesIO(content)  # arguments longer than the content are truncated
     for _ in range(pickles):
         for opcode, argument, _ in pickletools.genops(stream):
             yield opcode.name, argument

@@ -1,10 +1,9 @@
-"""Reading what ``torch.save`` wrote, objects of other projects included, without running anything.
+"""Readers of files of ``torch.save``, with objects of other projects, without running code.
 
 Checkpoints of fairseq hold, besides tensors, settings as ``argparse.Namespace``, as omegaconf's objects or as fairseq's
-own, and a dictionary of symbols. Torch's restricted unpickler (``weights_only=True``) creates nothing but tensors and
-plain values. Here it may also create *stand-ins*: each name of a known project becomes an empty class of our own that
-keeps what it was made from and does nothing. No class of that project is imported, let alone called, and a file that
-names anything else is refused.
+own, and a dictionary of symbols. Torch's restricted unpickler (``weights_only=True``) creates only tensors and plain
+values. Here it may also create *stand-ins*: each name of a known project becomes an empty class of ours that stores its
+arguments and does nothing. No class of that project is imported or called, and a file with any other name is refused.
 """
 
 import re
@@ -22,7 +21,7 @@ from speechssl.interop.pickle_scan import scan
 from speechssl.models.files import MOST_TENSORS, brief
 
 _PROJECTS = ("argparse.", "omegaconf.", "fairseq.", "fairseq_cli.", "examples.", "hydra.", "typing.", "enum.", "numpy.")
-_SINGLE = {  # of the standard library: how types and enumerations are written
+_SINGLE = {  # of the standard library: pickled types and enumerations
     "_operator.getitem",
     "operator.getitem",
     "_codecs.encode",
@@ -36,14 +35,14 @@ _SINGLE = {  # of the standard library: how types and enumerations are written
 }
 _DEPTH = 64  # of settings inside settings
 _VALUES = 20_000  # of all settings together
-_SHARED = 2  # how many times over a file's bytes may be used, where tensors share them
+_SHARED = 2  # how many times a file's bytes may be used, where tensors share them
 
 
 class StandIn:
-    """An object of a class that is not here: what it was called with, and its state."""
+    """Stand-in for an object of an unavailable class: its arguments and its state."""
 
     origin = ""
-    args: tuple[Any, ...] = ()  # here, because an object may be made without being initialised
+    args: tuple[Any, ...] = ()  # class attribute, because an object may be created without being initialised
     state: Any = None
 
     def __init__(self, *args: object):
@@ -57,7 +56,7 @@ def load_pickled(path: Path) -> Any:
     """The content of a file, with :class:`StandIn` for every object that is neither a tensor nor plain.
 
     Raises:
-        UserError: not such a file, or one that names code of other projects than those known; nothing of it has run.
+        UserError: not such a file, or one that names code outside the known projects; none of it is run.
     """
     try:
         names = [name for name in sorted(scan(path)) if _is_known(name)]
@@ -69,7 +68,7 @@ def load_pickled(path: Path) -> Any:
 
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict that ``torch.save`` wrote; nothing else is unpickled.
+    """Read the tensors of a state dict written by ``torch.save``; nothing else is unpickled.
 
     Raises:
         UserError: not such a file.
@@ -86,7 +85,7 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def is_state_dict(content: Any) -> bool:
-    """Whether something is a table of tensors by name."""
+    """Whether an object is a dictionary of tensors by name."""
     return isinstance(content, dict) and all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     )
@@ -96,17 +95,17 @@ def _load(path: Path, stand_ins: list[tuple[Callable[..., Any], str]]) -> Any:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(list(stand_ins)):
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            # Mapped where possible: what is left out, the state of an optimiser above all, is then never read, and a
-            # storage that claims more bytes than the file has is cut to those.
+            # Memory-mapped where possible: unused parts, above all the state of an optimiser, are then not read, and a
+            # storage that claims more bytes than the file has is truncated.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # noqa: BLE001 -- damaged bytes lead torch to errors of every kind
         raise UserError(f"{path}: {_reason(error)}") from None
 
 
 def _check_tensors(path: Path, content: Any) -> None:
-    """Refuse tensors that are none in memory, and more numbers than the file holds.
+    """Refuse tensors that are not plain and in memory, and more numbers than the file holds.
 
-    A tensor may have steps of zero, or share its numbers with a thousand others: copied, it would be of any size.
+    A tensor may have strides of zero, or share its storage with a thousand others: copies could be of any size.
     """
     outer = [content] if isinstance(content, dict) else []
     tables = outer + [value for table in outer for value in table.values() if isinstance(value, dict)]
@@ -122,14 +121,14 @@ def _check_tensors(path: Path, content: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Settings without stand-ins: dictionaries, lists and values; None for what is no setting.
+    """Settings without stand-ins: dictionaries, lists and values; None for anything else.
 
     Raises:
-        ValueError: nested without an end, or more values than settings have (lists that are shared can be few bytes in
-            a file and 2^50 values when they are written out).
+        ValueError: nested too deep, or too many values (shared lists can be few bytes in a file and 2^50 values when
+            expanded).
     """
     stack, count = [(value, 0)], 0
-    while stack:  # counted before they are written out, and without a call for each
+    while stack:  # counted before expansion, without recursion
         each, depth = stack.pop()
         each = _inside(each)
         count += 1
@@ -152,12 +151,12 @@ def _written_out(value: Any) -> Any:
 
 
 def _inside(value: Any) -> Any:
-    """What a stand-in stands for; other values as they are."""
+    """The value of a stand-in; other values are unchanged."""
     for _ in range(_DEPTH):
         if not isinstance(value, StandIn):
             return value
         state = value.state if isinstance(value.state, dict) else {}
-        content = next((key for key in ("_content", "_val") if key in state), None)  # omegaconf's containers and leaves
+        content = next((key for key in ("_content", "_val") if key in state), None)  # omegaconf's containers and values
         if content is not None:
             value = state[content]
         elif value.origin == "argparse.Namespace":
@@ -168,7 +167,7 @@ def _inside(value: Any) -> Any:
 
 
 def _stand_in(name: str) -> Callable[..., Any]:
-    if name == "collections.defaultdict":  # is filled as it is read, which an empty class cannot be
+    if name == "collections.defaultdict":  # it gets items while it is read, which an empty class does not support
         return _table
     return type(name.rpartition(".")[2], (StandIn,), {"origin": name})
 
@@ -182,11 +181,11 @@ def _is_known(name: str) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """One line on why a file cannot be read; never torch's advice to read it without any check."""
+    """Reason in one line why a file cannot be read, without torch's advice to read it without any check."""
     text = str(error)
     refused = re.search(r"GLOBAL (\S+)", text)
     if refused:
-        return f"names {refused[1].rstrip('.')[:200]}, which is no part of a checkpoint; refused, nothing of it was run"
+        return f"names {refused[1].rstrip('.')[:200]}, which is not part of a checkpoint; refused, no code was run"
     if "eights_only" in text or "eights only" in text:
         found = re.search(r"WeightsUnpickler error: (.*)", text)
         return f"not readable as a checkpoint of torch: {found[1][:200] if found else 'it holds more than tensors'}"

@@ -1,7 +1,7 @@
-"""Architectures that were published: what tells a heap of tensors apart when no settings come with it.
+"""Published architectures, recognised by tensor shapes where a file has no settings.
 
-Strides, the number of heads, the order of the norms and whether waveforms are normalised leave no trace in the shapes
-of tensors. A file of tensors alone is therefore read only if its shapes are exactly those of one of these.
+Strides, the number of heads, the order of the norms and whether waveforms are normalised do not show in the shapes of
+tensors. A file of tensors alone is therefore read only if its shapes are exactly those of one of these.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ PUBLISHED: tuple[EncoderConfig, ...] = (
 
 
 def _unfused(shapes: Shapes) -> Shapes:
-    """Shapes with queries, keys and values as three layers, as :func:`speechssl.interop.naming.split_qkv` has them."""
+    """Shapes with queries, keys and values as three layers, as after :func:`speechssl.interop.naming.split_qkv`."""
     found: Shapes = {}
     for name, shape in shapes.items():
         if ".attention.qkv." in name:
@@ -56,7 +56,7 @@ def _unfused(shapes: Shapes) -> Shapes:
 
 
 def recognised(shapes: Mapping[str, Sequence[int]]) -> EncoderConfig | None:
-    """The published encoder that has exactly these tensors, by our names (q, k, v unfused); others are not looked at.
+    """The published encoder that has exactly these tensors, by our names (q, k, v unfused); other tensors are ignored.
 
     >>> recognised({"encoder.projection.weight": (32, 16)}) is None
     True

@@ -1,7 +1,7 @@
-"""A foreign checkpoint in our words, and the check that nothing of an encoder is missing, misshapen or left over.
+"""Conversion of a foreign checkpoint, with a check for missing, misshapen and left-over tensors.
 
-The readers of each peer (huggingface_folder.py, fairseq.py, torchaudio.py) end here: settings and weights must fit one
-another exactly, or there is one line that names the file and the tensors. Nothing is ever left as it was drawn.
+All readers (huggingface_folder.py, fairseq.py, torchaudio_read.py) use this module: settings and weights must fit
+exactly, or there is one line that names the file and the tensors. No parameter keeps its random initialisation.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,11 +27,11 @@ _SHOWN = 4  # names in an error
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a reader found.
+    """A checkpoint converted to our names.
 
     ``weights`` are those of a :class:`SpeechEncoder` by its own names, in float32; ``objective`` the settings of the
-    contrastive objective and ``tensors`` what belongs to it, where the source has it; ``left_out`` are the names, in
-    the source, of heads and whatever else is no part of either; ``kind`` says in words where it came from.
+    contrastive objective and ``tensors`` its tensors, where the source has it; ``left_out`` are the names, in the
+    source, of heads and other tensors outside both; ``kind`` describes the source.
     """
 
     path: Path
@@ -49,38 +49,38 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Peer:
-    """How one peer calls things.
+    """Naming of one other project.
 
-    ``ours`` gives our name of a tensor (q, k, v unfused) or None; ``theirs`` the way back; ``is_head`` whether one that
-    has no name here is known and may be left out.
+    ``to_ours`` gives our name of a tensor (q, k, v unfused) or None; ``to_theirs`` is its inverse; ``is_head`` whether
+    a tensor without a name here is known and may be left out.
     """
 
-    ours: Callable[[str], str | None]
-    theirs: Callable[[str], str | None]
+    to_ours: Callable[[str], str | None]
+    to_theirs: Callable[[str], str | None]
     is_head: Callable[[str], bool]
 
 
 def assemble(config: EncoderConfig, weights: Mapping[str, Tensor]) -> SpeechEncoder:
-    """An encoder that takes the given tensors as its own; nothing is drawn at random and no generator is touched."""
+    """Build an encoder with the given tensors, without random initialisation or use of a random generator."""
     encoder = skeleton(config)
     encoder.load_state_dict(dict(weights), assign=True)
     return encoder.eval()
 
 
 def skeleton(config: EncoderConfig) -> SpeechEncoder:
-    """An encoder with shapes and without numbers; no generator is touched.
+    """Encoder with uninitialised parameters; no random generator is used.
 
-    Not on torch's meta device: drawing numbers there makes torch import its compiler, which takes seconds.
+    Not on torch's meta device: random initialisation there makes torch import its compiler, which takes seconds.
 
     Raises:
-        ValueError: settings that contradict one another.
+        ValueError: contradictory settings.
     """
     with torch.random.fork_rng(devices=[]), _NothingDrawn():
         return SpeechEncoder(config)
 
 
 class _NothingDrawn(TorchFunctionMode):
-    """Initialisation leaves tensors as memory was."""
+    """Skips random initialisation: tensors keep the content of their memory."""
 
     def __torch_function__(
         self,
@@ -107,16 +107,16 @@ def read_checkpoint(
     """Rename and check every tensor of a source.
 
     Args:
-        path: what to call the source in an error.
+        path: name of the source in errors.
         given: its tensors by its names.
-        config: the encoder's settings as the source has them.
-        kind: in words, for provenance.
-        peer: its names.
-        objective: settings of the contrastive objective (``quantizer`` and ``dim`` are looked at); None: its tensors
-            are left out.
+        config: the encoder's settings from the source.
+        kind: description for the provenance.
+        peer: naming of the source's project.
+        objective: settings of the contrastive objective (``quantizer`` and ``dim`` are used); None: its tensors are
+            left out.
 
     Raises:
-        UserError: tensors that are missing, unknown or of another shape; settings that contradict one another.
+        UserError: tensors that are missing, unknown or of another shape; contradictory settings.
     """
     try:
         check_size(config, {name: tuple(value.shape) for name, value in given.items()})
@@ -125,7 +125,7 @@ def read_checkpoint(
     try:
         expected = {PREFIX + name: value for name, value in skeleton(config).state_dict().items()}
     except (ValueError, RuntimeError) as error:
-        raise UserError(f"{path}: its settings make no encoder: {brief(error)}") from None
+        raise UserError(f"{path}: its settings give no valid encoder: {brief(error)}") from None
     shapes = {name: tuple(value.shape) for name, value in split_qkv(expected).items()}
     optional = {"mask_embedding": (config.dim,)}
     found = _sorted_names(given, peer)
@@ -137,18 +137,18 @@ def read_checkpoint(
         left_out += [names[name] for name in extra]
         renamed = {name: value for name, value in renamed.items() if name not in extra}
     unknown += [names[name] for name in renamed if name not in shapes and name not in optional]
-    missing = [peer.theirs(name) or name for name in shapes if name not in renamed]
+    missing = [peer.to_theirs(name) or name for name in shapes if name not in renamed]
     if missing or unknown:
-        problems = [_listed("missing tensors", missing), _listed("tensors that have no place", unknown)]
+        problems = [_listed("missing tensors", missing), _listed("unknown tensors", unknown)]
         raise UserError(f"{path}: does not fit its settings: {'; '.join(filter(None, problems))}")
     for name, shape in (optional | shapes).items():
         if name in renamed and tuple(renamed[name].shape) != shape:
             found = list(renamed[name].shape)
-            raise UserError(f"{path}: {names[name]} has the shape {found}, its settings make it {list(shape)}")
+            raise UserError(f"{path}: {names[name]} has the shape {found}, its settings need {list(shape)}")
     for name, value in renamed.items():
         if not value.is_floating_point():
             raise UserError(f"{path}: {names[name]} holds {value.dtype}, weights are floating-point numbers")
-    # Copies: the source may be a file that is mapped into memory.
+    # Copies: the source may be a memory-mapped file.
     fused = fuse_qkv({name: value.to(torch.float32, copy=True) for name, value in renamed.items()})
     if "quantizer.codebooks" in fused:
         codebooks = fused["quantizer.codebooks"]  # 1 groups*codes dim/groups
@@ -178,7 +178,7 @@ class _Sorted:
 def _sorted_names(given: Mapping[str, Tensor], peer: Peer) -> _Sorted:
     found = _Sorted({}, {}, [], [])
     for name, value in given.items():
-        ours = peer.ours(name)
+        ours = peer.to_ours(name)
         if ours is not None and ours not in found.renamed:
             found.renamed[ours], found.names[ours] = value, name
         elif ours is None and peer.is_head(name):
@@ -211,7 +211,7 @@ def checked_objective(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of a contrastive objective, unchanged.
 
     Raises:
-        ValueError: one is of another kind or out of its range.
+        ValueError: a setting of another type or out of its range.
     """
     try:
         _Objective.model_validate(settings)

@@ -1,4 +1,4 @@
-"""Every place that an encoder can come from, by one name.
+"""Sources of encoders, each given by a name.
 
     runs/mine                      a run folder or a model folder of speechssl
     NAME                           a model that comes with the package
@@ -7,7 +7,7 @@
     wav2vec_small.pt               a checkpoint of fairseq, of WavLM, or a state dict of torchaudio
     torchaudio:HUBERT_BASE         a bundle of torchaudio
 
-A path that exists wins over a bundled model of the same name. Nothing but these is read, and no code of a file is run.
+A path that exists wins over a bundled model of the same name. Nothing else is read, and no code of a file is run.
 """
 
 from dataclasses import dataclass
@@ -36,10 +36,10 @@ _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
 @dataclass(frozen=True)
 class Source:
-    """An encoder ready to be used: in evaluation mode, on the CPU, in float32.
+    """An encoder in evaluation mode, on the CPU, in float32.
 
-    ``name`` is what it was asked for by; ``folder`` the speechssl model folder it was read from, where its head lies if
-    it has one, and None for what other projects wrote; ``digest`` sixteen hexadecimal digits of settings and weights,
+    ``name`` is the requested name; ``folder`` the speechssl model folder it was read from, which has its head if there
+    is one, and None for models of other projects; ``digest`` sixteen hexadecimal digits of settings and weights,
     :func:`speechssl.models.storage.model_hash` of the folder that :func:`import_model` would write.
     """
 
@@ -51,7 +51,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Imported:
-    """What :func:`import_model` wrote: where, what it was, whether with the objective, and what it left out by name."""
+    """Result of :func:`import_model`: folder, kind, whether the objective is included, and names left out."""
 
     folder: Path
     kind: str
@@ -86,11 +86,11 @@ def open_source(name: str | Path) -> Source:
 
 
 def import_model(name: str | Path, out: Path, *, replace: bool = False) -> Imported:
-    """Write a foreign model as a speechssl model folder, its objective with it where the source has one.
+    """Write a foreign model as a speechssl model folder, with its objective where the source has one.
 
     Args:
-        name: as in :func:`open_source`, but no model of speechssl.
-        out: the folder to write, made when missing.
+        name: as in :func:`open_source`, but not a model of speechssl.
+        out: the folder to write, created when missing.
         replace: whether an older speechssl model in ``out`` may be replaced.
 
     Raises:
@@ -123,7 +123,7 @@ def import_model(name: str | Path, out: Path, *, replace: bool = False) -> Impor
 
 
 def bundled_models() -> list[str]:
-    """Names of the models that come with the package."""
+    """Names of the models included in the package."""
     return sorted(path.parent.name for path in ASSETS.glob(f"*/{_CONFIG}") if _is_own(path.parent))
 
 
@@ -131,7 +131,7 @@ def bundled_models() -> list[str]:
 
 
 def _find(name: str) -> Path | Checkpoint:
-    """A speechssl model folder, or what another project wrote."""
+    """A speechssl model folder, or the checkpoint of another project."""
     if name.startswith("hf:"):
         return huggingface_folder.read_folder(huggingface_folder.download(name))
     if name.startswith(torchaudio_read.SCHEME):
@@ -157,14 +157,14 @@ def _in_folder(folder: Path) -> Path | Checkpoint:
         return folder
     if huggingface_folder.is_folder(folder):
         return huggingface_folder.read_folder(folder)
-    # A run of several stages, as `make demo` leaves it, has its model in a folder of its own.
+    # A run of several stages, such as `make demo`, has its model in a subfolder.
     within = sorted(path.parent for path in folder.glob(f"*/{_CONFIG}") if _is_own(path.parent))
     if folder / "pretrain" in within or len(within) == 1:
         return folder / "pretrain" if folder / "pretrain" in within else within[0]
     if within:
         raise UserError(f"{folder}: holds several models, name one: {', '.join(path.name for path in within)}")
     if (folder / _CONFIG).is_file():
-        read_json(folder / _CONFIG)  # says what is wrong with it
+        read_json(folder / _CONFIG)  # raises an error with the reason
     if (folder / "last.pt").exists():
         raise UserError(f"{folder}: a run that has not saved its model yet")
     raise UserError(
@@ -175,7 +175,7 @@ def _in_folder(folder: Path) -> Path | Checkpoint:
 
 def _in_file(path: Path) -> Checkpoint:
     if path.name in (_CONFIG, _WEIGHTS, huggingface_folder.PICKLED) or path.suffix == ".safetensors":
-        raise UserError(f"{path}: name the folder that it lies in")
+        raise UserError(f"{path}: name its folder instead")
     content = load_pickled(path)
     if fairseq.is_checkpoint(content):
         return fairseq.read_content(path, content)
@@ -185,12 +185,12 @@ def _in_file(path: Path) -> Checkpoint:
 
 
 def _is_own(folder: Path) -> bool:
-    """Whether a folder holds a speechssl model, or one that was meant to be."""
+    """Whether a folder holds a speechssl model, complete or not."""
     return is_json_with(folder / _CONFIG, "encoder", "format")
 
 
 def _open_own(folder: Path) -> SpeechEncoder:
-    """As :func:`speechssl.models.storage.load_encoder`, without drawing numbers that the file then replaces."""
+    """Like :func:`speechssl.models.storage.load_encoder`, without random initialisation."""
     config = read_encoder_config(folder)
     path = folder / _WEIGHTS
     weights = read_tensors(path, prefix=PREFIX)
@@ -198,9 +198,9 @@ def _open_own(folder: Path) -> SpeechEncoder:
     if odd:
         raise UserError(f"{path}: {PREFIX}{odd[0]} holds {weights[odd[0]].dtype}, weights are floating-point numbers")
     try:
-        # Copies: a run that goes on replaces the file, which may be mapped.
+        # Copies: a training run replaces the file, which may be memory-mapped.
         return assemble(config, {name: value.to(torch.float32, copy=True) for name, value in weights.items()})
     except RuntimeError as error:
         raise UserError(f"{path}: weights do not fit the config: {brief(error)}") from None
     except ValueError as error:
-        raise UserError(f"{folder / _CONFIG}: its settings make no encoder: {brief(error)}") from None
+        raise UserError(f"{folder / _CONFIG}: its settings give no valid encoder: {brief(error)}") from None

@@ -1,4 +1,4 @@
-"""A model folder as the exporters see it: what kind of model it is, its encoder, its head or objective, its facts."""
+"""Model folder read for export: kind, encoder, head or objective, and config."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from speechssl.models.files import read_tensors
 from speechssl.models.heads import load_head
 from speechssl.models.storage import load_encoder, model_hash, read_model_config
 
-_EXPORTED_OBJECTIVE = "wav2vec2"  # whose quantizer and projections others can hold
+_EXPORTED_OBJECTIVE = "wav2vec2"  # its quantizer and projections are supported by other programs
 Kind = Literal["encoder", "pretraining", "ctc", "classifier"]
 
-_OBJECTIVE = "objective."  # prefix of what pretraining keeps beside the encoder
+_OBJECTIVE = "objective."  # prefix of the objective's tensors
 _MASK = "mask_embedding"
 
 
@@ -27,14 +27,14 @@ class StoredModel:
     """A model, in evaluation mode on the CPU.
 
     Attributes:
-        folder: where it lies.
-        kind: what it is, or what is wanted of it.
+        folder: the model folder.
+        kind: kind of the model, or of the requested part.
         encoder: its encoder.
         head: a fine-tuned model, the encoder included; None for the first two kinds.
         objective: tensors of the objective without their prefix, for the kind ``pretraining``; else empty.
-        mask_embedding: what masked frames become in training, where the folder has it.
+        mask_embedding: replaces masked frames in training, where the folder has it.
         config: ``config.json``.
-        digest: as :func:`speechssl.models.storage.model_hash` gives it.
+        digest: :func:`speechssl.models.storage.model_hash` of the folder.
     """
 
     folder: Path
@@ -52,7 +52,7 @@ def read_stored(folder: Path, *, encoder_only: bool = False) -> StoredModel:
 
     Args:
         folder: a model folder, or a run folder with one named ``model`` in it.
-        encoder_only: leave out what is beside the encoder.
+        encoder_only: leave out everything but the encoder.
 
     Raises:
         UserError: not a model folder, or a model that has no encoder.
@@ -84,7 +84,7 @@ def read_stored(folder: Path, *, encoder_only: bool = False) -> StoredModel:
     else:
         head, encoder = None, load_encoder(folder)
         named = dict(config.get("objective") or {}).get("name")
-        objective = objective if named == _EXPORTED_OBJECTIVE else {}  # no other method has a place in other programs
+        objective = objective if named == _EXPORTED_OBJECTIVE else {}  # other programs support no other method
         kind = "pretraining" if objective else "encoder"
     if encoder_only:
         kind, head, objective = "encoder", None, {}

@@ -1,6 +1,6 @@
-"""Weights and settings of ``torchaudio.models.wav2vec2_model`` and ``wavlm_model``, both ways, by name only.
+"""Conversion of names of weights and settings to and from ``torchaudio.models.wav2vec2_model`` and ``wavlm_model``.
 
-Its names are transformers' with the projection moved into the encoder, so this is a rename in front of
+Its names are transformers' with the projection moved into the encoder, so this is a renaming before
 :mod:`speechssl.interop.huggingface`. WavLM's queries, keys and values are one layer, as ours are. It has no objective:
 encoder weights only.
 """
@@ -51,7 +51,7 @@ def export_config(encoder: EncoderConfig) -> dict[str, Any]:
         raise ValueError("front='gabor' cannot be expressed in torchaudio's wav2vec2_model; only front='conv' can")
     if encoder.conv.padding:
         raise ValueError(
-            f"convolutions that see {encoder.conv.receptive_field} samples get {encoder.conv.padding} zeros on both "
+            f"a receptive field of {encoder.conv.receptive_field} samples gets {encoder.conv.padding} zeros on both "
             "sides here and none in torchaudio; only a receptive field of 400 samples or less is the same in both"
         )
     transformer = encoder.transformer
@@ -72,11 +72,11 @@ def import_config(arguments: Mapping[str, Any], *, normalize: bool) -> EncoderCo
     """Encoder settings from the arguments of ``wav2vec2_model`` or ``wavlm_model``.
 
     Args:
-        arguments: as a bundle of torchaudio holds them.
-        normalize: whether it is given waveforms of zero mean and unit variance.
+        arguments: arguments of a bundle of torchaudio.
+        normalize: whether its waveforms have zero mean and unit variance.
 
     Raises:
-        ValueError: a setting that our encoder cannot follow.
+        ValueError: a setting that is not supported.
 
     Example:
         >>> from speechssl.models.encoder import PRESETS
@@ -124,7 +124,7 @@ def export_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def replace_prefix(name: str, table: tuple[tuple[str, str], ...]) -> str:
-    """A name with the first prefix of the table that fits replaced."""
+    """Replace the first prefix of the table that matches the name."""
     for prefix, replacement in table:
         if name.startswith(prefix):
             return replacement + name.removeprefix(prefix)

@@ -1,4 +1,4 @@
-"""Reading models of torchaudio: its bundles by name, and state dicts that were saved from its models.
+"""Readers of torchaudio's models: bundles by name, and state dicts saved from its models.
 
     torchaudio:WAV2VEC2_BASE          downloaded by torchaudio into torch's cache, or found there
     model.pt                          torch.save(model.state_dict(), "model.pt"), any of the published architectures
@@ -31,7 +31,7 @@ _OUT_PROJ = ".attention.attention.out_proj."
 
 
 def read_bundle(name: str) -> Checkpoint:
-    """The encoder of ``torchaudio:BUNDLE``.
+    """Read the encoder of ``torchaudio:BUNDLE``.
 
     Raises:
         UserError: no such bundle (the known ones are listed), or no connection.
@@ -54,21 +54,21 @@ def read_bundle(name: str) -> Checkpoint:
 
 
 def is_state_dict(content: Any) -> bool:
-    """Whether what a ``.pt`` file holds is the state dict of one of torchaudio's models."""
+    """Whether the content of a ``.pt`` file is the state dict of one of torchaudio's models."""
     return isinstance(content, dict) and any(
         isinstance(name, str) and name.removeprefix(_WRAPPED).startswith("encoder.transformer.") for name in content
     )
 
 
 def read_content(path: Path, content: Mapping[str, Any]) -> Checkpoint:
-    """The encoder of a state dict, whose settings are told by its shapes.
+    """Read the encoder of a state dict, with settings recognised by its shapes.
 
     Args:
-        path: where it came from, for errors.
-        content: for which :func:`is_state_dict` holds.
+        path: the file, for errors.
+        content: content for which :func:`is_state_dict` is true.
 
     Raises:
-        UserError: its shapes are those of no published architecture, or it holds more than tensors.
+        UserError: its shapes are not those of a published architecture, or it holds more than tensors.
     """
     if not is_tensors(content):
         raise UserError(f"{path}: not a state dict: it holds more than tensors by name")
@@ -84,16 +84,16 @@ def read_content(path: Path, content: Mapping[str, Any]) -> Checkpoint:
 
 
 def _bundles() -> dict[str, Any]:
-    """Those of wav2vec 2.0, HuBERT and WavLM, by name."""
+    """Bundles of wav2vec 2.0, HuBERT and WavLM, by name."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torchaudio 2.11 announces its own retirement on import
+        warnings.simplefilter("ignore")  # torchaudio 2.11 warns about its own deprecation on import
         from torchaudio import pipelines
     found = {name: getattr(pipelines, name) for name in pipelines.__all__}
     return {name: bundle for name, bundle in found.items() if hasattr(bundle, "_normalize_waveform")}
 
 
 def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without a wrapper's prefix, and queries, keys and values of WavLM as three."""
+    """Tensors without a wrapper's prefix, and with WavLM's queries, keys and values as three layers."""
     flat: dict[str, Tensor] = {}
     for name, value in tensors.items():
         name = name.removeprefix(_WRAPPED).replace(_OUT_PROJ, ".attention.out_proj.")
@@ -115,4 +115,4 @@ def _their_name(ours: str) -> str | None:
     return None if shared is None else replace_prefix(shared, tuple((new, old) for old, new in RENAMES))
 
 
-_PEER = Peer(ours=_our_name, theirs=_their_name, is_head=lambda name: name.startswith("aux."))
+_PEER = Peer(to_ours=_our_name, to_theirs=_their_name, is_head=lambda name: name.startswith("aux."))

@@ -1,1 +1,1 @@
-"""Metrics and their intervals, probes and baselines, draws of few labels, result tables."""
+"""Metrics and their intervals, probes, baselines, few-label draws and result tables."""

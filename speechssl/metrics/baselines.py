@@ -1,4 +1,4 @@
-"""Fixed-length features without learning, which any learned encoder has to beat: MFCC and log-mel statistics.
+"""Fixed-length baseline features without learning: MFCC and log-mel statistics.
 
 Both take one waveform at 16 kHz and are librosa's (McFee et al., "librosa: Audio and Music Signal Analysis in Python",
 2015), with windows of 25 ms every 10 ms. Statistics of short-time features over the utterance ("functionals") are the
@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from speechssl.audio import SAMPLE_RATE
 
-WINDOW = 400  # samples: 25 ms, also the shortest clip that is taken
+WINDOW = 400  # samples: 25 ms, also the shortest clip that is accepted
 HOP = 160  # samples: 10 ms
 N_FFT = 512  # the next power of two above the window
 MEL_BANDS = 40  # of the MFCC; with 40 bands every mel filter spans at least one bin of a 512-point transform
@@ -38,7 +38,7 @@ def mfcc_statistics(waveform: Float[np.ndarray, " samples"]) -> Float[np.ndarray
     Raises:
         ValueError: when the clip is shorter than 400 samples.
 
-    >>> mfcc_statistics(np.sin(np.arange(16000) / 10, dtype=np.float32)).shape
+    >>> mfcc_statistics(np.sin(np.arange(SAMPLE_RATE) / 10, dtype=np.float32)).shape
     (80,)
     """
     import librosa
@@ -62,11 +62,11 @@ def logmel_statistics(waveform: Float[np.ndarray, " samples"]) -> Float[np.ndarr
     Raises:
         ValueError: when the clip is shorter than 400 samples.
 
-    >>> logmel_statistics(np.sin(np.arange(16000) / 10, dtype=np.float32)).shape
+    >>> logmel_statistics(np.sin(np.arange(SAMPLE_RATE) / 10, dtype=np.float32)).shape
     (160,)
     """
     mel = _mel(waveform, bands=LOGMEL_BANDS, n_fft=2 * N_FFT)
-    return _statistics(np.log(np.maximum(mel, 1e-10)))  # librosa.power_to_db's floor
+    return _statistics(np.log(np.maximum(mel, 1e-10)))  # librosa.power_to_db's minimum
 
 
 def _mel(waveform: Float[np.ndarray, " samples"], *, bands: int, n_fft: int) -> Float[np.ndarray, "bands frames"]:
@@ -74,8 +74,8 @@ def _mel(waveform: Float[np.ndarray, " samples"], *, bands: int, n_fft: int) -> 
 
     if waveform.ndim != 1 or len(waveform) < WINDOW:
         raise ValueError(f"need one waveform of at least {WINDOW} samples, got shape {waveform.shape}")
-    # Frames centred on multiples of the hop with zeros beyond the edges, as librosa does by itself, except that it
-    # warns about clips shorter than the transform.
+    # Frames centred on multiples of the hop with zeros beyond the edges, as in librosa, which however warns about clips
+    # shorter than the transform.
     padded = np.pad(waveform.astype(np.float32), n_fft // 2)
     spectrum = librosa.stft(padded, n_fft=n_fft, win_length=WINDOW, hop_length=HOP, center=False)  # (bins, frames)
     return _filters(bands, n_fft) @ np.square(np.abs(spectrum))
@@ -83,7 +83,7 @@ def _mel(waveform: Float[np.ndarray, " samples"], *, bands: int, n_fft: int) -> 
 
 @functools.lru_cache(maxsize=4)
 def _filters(bands: int, n_fft: int) -> Float[np.ndarray, "bands bins"]:
-    """Mel filters as librosa makes them; making them anew for each clip would take longer than the clip."""
+    """Librosa's mel filters, cached: computing them per clip would take longer than the clip's features."""
     import librosa
 
     return librosa.filters.mel(sr=SAMPLE_RATE, n_fft=n_fft, n_mels=bands)

@@ -1,8 +1,8 @@
 """Utterance classification scores (UAR, WA, macro F1, confusion) and bootstrap intervals by group.
 
 UAR (unweighted average recall, also balanced accuracy; "UA" in the IEMOCAP literature) is the mean over classes of the
-share of that class's utterances that were found. WA is plain accuracy. Both definitions follow Schuller, Steidl and
-Batliner, "The INTERSPEECH 2009 Emotion Challenge" (2009), section 3. The point values are scikit-learn's.
+fraction of that class's utterances that were recognised. WA is plain accuracy. Both definitions follow Schuller, Steidl
+and Batliner, "The INTERSPEECH 2009 Emotion Challenge" (2009), section 3. The point values are scikit-learn's.
 
 Intervals are percentile bootstrap intervals (Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979) that
 resample whole groups, usually speakers: utterances of one speaker are not independent, and an interval over utterances
@@ -31,7 +31,7 @@ REPLICATES = 1000
 
 @dataclass(frozen=True)
 class Interval:
-    """A score in [0, 1], or a difference of two, with the ends of its interval; `low <= high`."""
+    """A score in [0, 1], or the difference of two scores, with its interval; `low <= high`."""
 
     value: float
     low: float
@@ -48,7 +48,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class GroupCounts:
-    """What every metric here needs, counted per repetition (seed), group (speaker) and class.
+    """Counts that every metric here is computed from, per repetition (seed), group (speaker) and class.
 
     `correct`: utterances of the class predicted as the class; `truth`: utterances of the class; `predicted`:
     utterances predicted as the class. All three have shape (seeds, groups, classes).
@@ -98,7 +98,7 @@ def macro_f1(truth: Sequence[Hashable], predicted: Sequence[Hashable]) -> float:
 def confusion(
     truth: Sequence[Hashable], predicted: Sequence[Hashable], *, classes: Sequence[Hashable]
 ) -> Int[np.ndarray, "classes classes"]:
-    """How often class i (row) was predicted as class j (column), in the order of `classes`.
+    """Confusion matrix: how often class i (row) was predicted as class j (column), in the order of `classes`.
 
     Raises:
         ValueError: when the lengths differ or a value is not among `classes`.
@@ -119,7 +119,7 @@ def confusion(
 def count(
     truth: Sequence[Hashable], predicted: Sequence[Hashable], *, groups: Sequence[Hashable] | None = None
 ) -> GroupCounts:
-    """Counts of one repetition; without `groups` everything is one group.
+    """Counts of one repetition; without `groups` all utterances are one group.
 
     Classes and groups are sorted by their text, so that the result does not depend on the order of the utterances.
 
@@ -154,11 +154,11 @@ def count_repetitions(
     group_index = {name: number for number, name in enumerate(group_names)}
     shape = (len(truth), len(group_names), len(classes))
     correct, total, answered = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    for seed, (wanted, got, members) in enumerate(zip(truth, predicted, groups, strict=True)):
-        _check_lengths(wanted, got)
-        _check_lengths(wanted, members)
+    for seed, (right, got, members) in enumerate(zip(truth, predicted, groups, strict=True)):
+        _check_lengths(right, got)
+        _check_lengths(right, members)
         rows = np.array([group_index[name] for name in members])
-        truths = np.array([class_index[name] for name in wanted])
+        truths = np.array([class_index[name] for name in right])
         answers = np.array([class_index[name] for name in got])
         np.add.at(total[seed], (rows, truths), 1.0)
         np.add.at(answered[seed], (rows, answers), 1.0)
@@ -187,11 +187,11 @@ def bootstrap_interval(
     Args:
         counts: from `count` or `count_repetitions`.
         metric: one of `METRICS`.
-        resample: `groups`, or `classes` where the classes themselves are the sample, as in telling speakers apart:
+        resample: `groups`, or `classes` where the classes themselves are the sample, as in speaker classification:
             there a speaker who is drawn twice counts twice in the mean over classes.
         seed: seed of the resampling; one seed gives one interval.
         replicates: number of bootstrap replicates.
-        level: share of the replicates inside the interval, in (0, 1).
+        level: fraction of the replicates inside the interval, in (0, 1).
 
     Returns:
         The value (mean over repetitions of the metric over all groups) and the interval. When groups are resampled, a
@@ -220,8 +220,8 @@ def bootstrap_difference(
 ) -> Interval:
     """The metric of `counts` minus that of `other` on the same test utterances, with a paired interval.
 
-    Both see the same draws of speakers and repetitions, so what makes a speaker hard for both cancels. Two contenders
-    whose own intervals overlap may differ clearly; this interval then lies on one side of zero.
+    Both use the same draws of speakers and repetitions, so what makes a speaker hard for both cancels. Two contenders
+    whose own intervals overlap may differ clearly; this interval then excludes zero.
 
     Raises:
         ValueError: when the two were not tested on the same utterances; otherwise as `bootstrap_interval`.
@@ -257,13 +257,13 @@ def _replicates(
         values = _metric(counts, metric, np.ones((1, groups)), unit_weights)  # (replicates, seeds)
     seed_weights = np.where(np.isnan(values), 0.0, seed_weights)
     mass = seed_weights.sum(axis=1)
-    drawn = mass > 0  # a draw can miss every tested speaker of every seed it holds; it then has no value
+    drawn = mass > 0  # a draw without a tested speaker has no value
     return (seed_weights * np.nan_to_num(values)).sum(axis=1)[drawn] / mass[drawn]
 
 
 def _percentile(means: Float[np.ndarray, " drawn"], value: float, *, level: float) -> Interval:
     if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level}")
+        raise ValueError(f"level must be in (0, 1), got {level}")
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value=value, low=float(low), high=float(high))
 
@@ -274,7 +274,7 @@ def _metric(
     group_weights: Float[np.ndarray, "#replicates groups"],
     class_weights: Float[np.ndarray, "#replicates classes"],
 ) -> Float[np.ndarray, "replicates seeds"]:
-    """The metric with groups and classes counted by weight; NaN where nothing with a weight was tested.
+    """The metric with weighted groups and classes; NaN where nothing with a weight was tested.
 
     One of the two has a single row (weights of one), the other a row per replicate.
     """
@@ -283,7 +283,7 @@ def _metric(
     weights = class_weights[:, None, :]  # (draws, 1, classes)
     correct = np.einsum("bg,sgc->bsc", group_weights, counts.correct, optimize=True)
     truth = np.einsum("bg,sgc->bsc", group_weights, counts.truth, optimize=True)
-    with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 is the NaN promised above
+    with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 gives the NaN of the docstring
         if metric == "WA":
             return (weights * correct).sum(axis=-1) / (weights * truth).sum(axis=-1)
         if metric == "UAR":

@@ -1,6 +1,6 @@
-"""Two result files, paired: what B gains over A on the same test items, with the interval of the difference.
+"""Paired comparison of two result files: gain of B over A on the same test items, with its interval.
 
-Both sides see the same draws of speakers (or whatever the items' groups are), so what makes a speaker hard for both
+Both sides use the same draws of speakers (in general, of the items' groups), so what makes a speaker hard for both
 cancels: Bisani and Ney, "Bootstrap Estimates for Confidence Intervals in ASR Performance Evaluation" (ICASSP 2004),
 section 4, for word errors; `classification.bootstrap_difference` for classes.
 """
@@ -25,9 +25,9 @@ _NAMES = {"groups": "speakers", "words": "number of words", "truth": "labels"}  
 
 @dataclass(frozen=True)
 class Comparison:
-    """One row of A against the row of B that it answers to. `difference` is B minus A, paired.
+    """A row of A and the matching row of B. `difference` is B minus A, paired.
 
-    `amount` is how much was labelled, in words; `n` the test items.
+    `amount` is the amount of labels, in words; `n` the number of test items.
     """
 
     task: str
@@ -49,7 +49,7 @@ class Comparison:
         return "B is better" if (found == "beats") != (self.metric in LOWER_IS_BETTER) else "A is better"
 
     def line(self) -> str:
-        """The comparison in words.
+        """The comparison as one line of text.
 
         >>> Comparison("emotion", "UAR", "5 shots", "fine-tuned", "fine-tuned", 0.5, 0.6, Interval(0.1, 0.05, 0.15),
         ...            100).line()
@@ -69,14 +69,14 @@ def compare(
     Args:
         a: a result file with its items beside it.
         b: another, or the same with other contenders.
-        contender_a: only this contender of A, against `contender_b` of B, whatever their names.
-        contender_b: see above; None: the contender of the same name. A contender that stands alone in both files is
-            compared whatever its names.
-        seed: of the resampling.
+        contender_a: only this contender of A, against `contender_b` of B; the names may differ.
+        contender_b: see above; None: the contender of the same name. A contender that is the only one in both files is
+            compared even if the names differ.
+        seed: seed of the resampling.
 
     Raises:
-        UserError: a file that cannot be read, nothing in common, another split, corpus or test side (says which), or
-            items that the rows were not made from.
+        UserError: a file that cannot be read, no row in common, a different split, corpus or test side (says which), or
+            items that the rows were not computed from.
     """
     rows_a, rows_b = _chosen(a, contender_a), _chosen(b, contender_b or contender_a)
     pairs = _pairs(rows_a, rows_b, any_name=contender_a is not None)
@@ -104,7 +104,7 @@ def compare(
 
 
 def rate(answers: Answers) -> float:
-    """Errors per word, all items together.
+    """Errors per word over all items.
 
     >>> rate(Answers("asr", "x", "", 10, "minutes", "", ["a", "b"], ["a", "b"], [0, 0], metric="WER",
     ...              errors=[1, 0], words=[3, 1]))
@@ -140,7 +140,7 @@ def _pairs(
 
 
 def _name(row: ResultRow) -> str:
-    """With the way of decoding, or the probe, where there is one: `fine-tuned (n-gram)`."""
+    """Contender with its decoding or probe, where there is one: `fine-tuned (n-gram)`."""
     return f"{row.contender} ({row.probe})" if row.probe else row.contender
 
 
@@ -149,11 +149,11 @@ def _refuse_other_split(row_a: ResultRow, row_b: ResultRow, *, a: Path, b: Path)
         return
     corpora = [Path(row.corpus).as_posix() for row in (row_a, row_b)]
     if row_a.corpus != row_b.corpus:
-        raise UserError(f"{a} and {b} were tested on other corpora: {corpora[0]} and {corpora[1]}")
+        raise UserError(f"{a} and {b} were tested on different corpora: {corpora[0]} and {corpora[1]}")
     draws = f", {row_a.seeds} and {row_b.seeds} draws" if row_a.seeds != row_b.seeds else ""
     raise UserError(
-        f"{a} and {b} have other splits of {corpora[0]} at {row_a.amount}: {row_a.split_hash} and {row_b.split_hash}"
-        f" ({row_a.n} and {row_b.n} test items{draws})"
+        f"{a} and {b} have different splits of {corpora[0]} at {row_a.amount}: "
+        f"{row_a.split_hash} and {row_b.split_hash} ({row_a.n} and {row_b.n} test items{draws})"
     )
 
 
@@ -165,7 +165,7 @@ def _answers(row: ResultRow, items: Sequence[Answers], path: Path) -> Answers:
     if abs(value - row.value) > _TOLERANCE:
         raise UserError(
             f"{items_path(path)}: its answers give {row.metric} {value:.4f} for {row.contender} at {row.amount}, "
-            f"{path.name} says {row.value:.4f}; the two files are of different runs"
+            f"{path.name} has {row.value:.4f}; the two files are of different runs"
         )
     return answers
 
@@ -173,10 +173,10 @@ def _answers(row: ResultRow, items: Sequence[Answers], path: Path) -> Answers:
 def _aligned(answers: Answers, model: Answers, *, a: Path, b: Path) -> Answers:
     """The answers in the order of the model's items."""
     place = {key: i for i, key in enumerate(zip(answers.repetitions, answers.ids, strict=True))}
-    wanted = list(zip(model.repetitions, model.ids, strict=True))
-    if len(place) != len(wanted) or set(place) != set(wanted):
-        raise UserError(f"{a} and {b} were not tested on the same items ({len(place)} and {len(wanted)})")
-    order = [place[key] for key in wanted]
+    keys = list(zip(model.repetitions, model.ids, strict=True))
+    if len(place) != len(keys) or set(place) != set(keys):
+        raise UserError(f"{a} and {b} were not tested on the same items ({len(place)} and {len(keys)})")
+    order = [place[key] for key in keys]
     columns = {
         name: [getattr(answers, name)[i] for i in order] if getattr(answers, name) else []
         for name in ("ids", "groups", "repetitions", "truth", "predicted", "errors", "words")
@@ -191,7 +191,7 @@ def _aligned(answers: Answers, model: Answers, *, a: Path, b: Path) -> Answers:
 def _difference(answers: Answers, other: Answers, metric: str, *, seed: int) -> Interval:
     if answers.metric:
         return _rate_difference(answers, other, seed=seed)
-    # Over the classes of both sides, so that the two have one shape.
+    # Over the classes of both sides, so that the two have the same shape.
     classes = sorted({*answers.truth, *answers.predicted, *other.predicted})
     counts, others = answers.counts(classes), other.counts(classes)
     return bootstrap_difference(counts, others, metric=_metric(metric), seed=seed)

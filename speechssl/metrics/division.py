@@ -1,10 +1,9 @@
-"""Who is trained on and who is tested on: group-disjoint divisions, nested shots, and the refusal of leaks.
+"""Group-disjoint train/test divisions with nested shots; leaks are refused.
 
-A few-shot probe is only worth as much as its division. Random divisions of emotional speech leak speakers: several
-published figures on IEMOCAP do, and they read five to ten points higher than speaker-disjoint ones. Here a division is
-drawn over *groups*. For the tasks `label` and `text` a group is a speaker. For the task `speaker` the classes are the
-speakers themselves, so the groups are the texts (or single utterances, where a corpus has none), and nobody is
-recognised by a sentence that was heard in training.
+Random divisions of emotional speech leak speakers: several published figures on IEMOCAP do, and they are five to ten
+points higher than speaker-disjoint ones. Here a division is drawn over *groups*. For the tasks `label` and `text` a
+group is a speaker. For the task `speaker` the classes are the speakers themselves, so the groups are the texts (or
+single utterances, where a corpus has none), and no speaker is recognised by a sentence that is in the training side.
 
 Intervals resample speakers in every task: as groups in the first two, as classes in the third.
 
@@ -21,8 +20,8 @@ from jaxtyping import Bool, Int
 
 from speechssl.metrics.classification import Resample
 
-Task = Literal["label", "speaker", "text"]
-TASKS: tuple[Task, ...] = ("label", "speaker", "text")
+TaskName = Literal["label", "speaker", "text"]
+TASKS: tuple[TaskName, ...] = ("label", "speaker", "text")
 
 # How many divisions are tried for one in which every class has its shots; the greedy draw needs one almost always.
 _ATTEMPTS = 50
@@ -30,10 +29,10 @@ _ATTEMPTS = 50
 
 @dataclass(frozen=True)
 class Division:
-    """One seed's draw. Indices point into the corpus.
+    """Train/test division of one seed, as indices into the corpus.
 
-    `shots[c]` holds the training utterances of class c in the order in which they are handed out: the first k columns
-    are the k-shot training set, so that a larger set contains the smaller ones. `test` are the test utterances.
+    `shots[c]` holds the training utterances of class c in the order in which they are used: the first k columns are the
+    k-shot training set, so that a larger set contains the smaller ones. `test` are the test utterances.
     """
 
     seed: int
@@ -43,15 +42,15 @@ class Division:
 
 @dataclass(frozen=True)
 class ProbeTask:
-    """A task over a corpus: its classes, its divisions, and what had to be left out.
+    """A probe task on a corpus: its classes, its divisions, and notes on what was left out.
 
-    `targets[i]` and `groups[i]` belong to utterance i of the corpus; None where the utterance takes no part.
-    `rule` says in words what is disjoint, and goes into every result row as `split`; `resample` is what the bootstrap
-    draws, so that it always draws speakers. `notes` are sentences about
-    classes and shot numbers that were left out; they are meant to be shown.
+    `targets[i]` and `groups[i]` belong to utterance i of the corpus; None where the utterance takes no part. `rule`
+    describes what is disjoint, and goes into every result row as `split`; `resample` is what the bootstrap resamples,
+    so that it always resamples speakers. `notes` are sentences for the user about classes and shot numbers that were
+    left out.
     """
 
-    name: Task
+    name: TaskName
     rule: str
     resample: Resample
     classes: tuple[str, ...]
@@ -81,12 +80,12 @@ def make_task(
     """Draw the divisions of a task.
 
     A class takes part when it has at least two groups and twice the smallest number of shots in utterances; where more
-    than `max_classes` do, those with the most utterances. A number of shots that some class cannot fill under some
-    seed is left out for all. Both are told in `notes`.
+    than `max_classes` do, those with the most utterances. A number of shots that some class cannot fill under some seed
+    is left out for all. `notes` reports both.
 
     Args:
-        name: `label`, `speaker` or `text`: what is to be told apart.
-        labels: one entry an utterance of the corpus; None where unknown.
+        name: what is classified: `label`, `speaker` or `text`.
+        labels: one entry per utterance of the corpus; None where unknown.
         speakers: the same.
         texts: the same.
         shots: training utterances per class.
@@ -107,7 +106,7 @@ def make_task(
     (20, (2, 5))
     """
     _check_sizes(name, labels=labels, speakers=speakers, texts=texts, shots=shots, seeds=seeds)
-    kind = cast(Task, name)
+    kind = cast(TaskName, name)
     levels = sorted(set(shots))
     targets: list[str | None] = list({"label": labels, "speaker": speakers, "text": texts}[kind])
     groups, rule = _groups(kind, speakers=speakers, texts=texts)
@@ -120,12 +119,12 @@ def make_task(
     divisions: list[Division] = []
     usable = levels
     for seed in range(seeds):
-        train = _divide(table, unit=unit, seed=seed, wanted=levels[-1])
+        train = _divide(table, unit=unit, seed=seed, shots=levels[-1])
         fits, scarcest, count = _fitting(table, train, levels)
         if not fits:
             raise ValueError(
                 f"task {name!r}: class {scarcest!r} has {count} training utterances in the division of seed {seed}, "
-                f"fewer than the {levels[0]} shots asked for; ask for fewer shots or add utterances of that class"
+                f"fewer than the {levels[0]} requested shots; request fewer shots or add utterances of that class"
             )
         if len(fits) < len(usable):
             missing = ", ".join(str(level) for level in usable if level not in fits)
@@ -151,7 +150,7 @@ def make_task(
 
 
 def unit_of(rule: str) -> str:
-    """What a group is called, from what is disjoint.
+    """Name of a group, from the `rule` of a task.
 
     >>> unit_of("speakers disjoint")
     'speaker'
@@ -166,20 +165,20 @@ def refuse_leak(
     groups: Sequence[Hashable | None],
     what: str = "speaker",
 ) -> None:
-    """Raise when a group or an utterance is on both sides; ``what`` is what a group is called.
+    """Raise when a group or an utterance is on both sides; ``what`` is the name of a group.
 
     Raises:
         ValueError: naming one of the groups.
 
     >>> refuse_leak(np.array([0, 1]), np.array([2]), groups=["anna", "ben", "ben"])
     Traceback (most recent call last):
-    ValueError: 1 speaker lies on both the training and the test side, for example 'ben'
+    ValueError: 1 speaker is on both the training and the test side, for example 'ben'
     """
     shared = {groups[i] for i in train.tolist()} & {groups[i] for i in test.tolist()}
     if shared:
         example = sorted(str(group) for group in shared)[0]
-        lie = f"{what} lies" if len(shared) == 1 else f"{what}s lie"
-        raise ValueError(f"{len(shared)} {lie} on both the training and the test side, for example {example!r}")
+        who = f"{what} is" if len(shared) == 1 else f"{what}s are"
+        raise ValueError(f"{len(shared)} {who} on both the training and the test side, for example {example!r}")
 
 
 @dataclass(frozen=True)
@@ -222,7 +221,7 @@ def _check_sizes(
 
 
 def _groups(
-    name: Task, *, speakers: Sequence[str | None], texts: Sequence[str | None]
+    name: TaskName, *, speakers: Sequence[str | None], texts: Sequence[str | None]
 ) -> tuple[tuple[Hashable | None, ...], str]:
     if name != "speaker":
         if all(speaker is None for speaker in speakers):
@@ -235,7 +234,7 @@ def _groups(
 
 
 def _choose_classes(
-    name: Task,
+    name: TaskName,
     targets: Sequence[str | None],
     groups: Sequence[Hashable | None],
     *,
@@ -269,13 +268,13 @@ def _choose_classes(
     return tuple(sorted(able)), notes
 
 
-def _divide(table: _Table, *, unit: str, seed: int, wanted: int) -> Bool[np.ndarray, " groups"]:
-    """Which groups train: the first of several draws that gives every class `wanted` shots, else the best of them."""
+def _divide(table: _Table, *, unit: str, seed: int, shots: int) -> Bool[np.ndarray, " groups"]:
+    """Which groups train: the first of several draws that gives every class `shots` shots, else the best of them."""
     best, best_score = None, (-1, -1)
     for attempt in range(_ATTEMPTS):
         train = _draw_groups(table.counts, np.random.default_rng([seed, attempt]))
         trains, tests = table.counts[train].sum(axis=0), table.counts[~train].sum(axis=0)
-        if trains.min() >= wanted and tests.min() >= 1:
+        if trains.min() >= shots and tests.min() >= 1:
             return train
         score = (min(int(tests.min()), 1), int(trains.min()))
         if score > best_score:

@@ -1,8 +1,8 @@
-"""Speaker-disjoint folds: every speaker is tested exactly once in a partition.
+"""Speaker-disjoint folds: every speaker is tested exactly once per partition.
 
 - Sessions are known (IEMOCAP has five of two speakers each): leave one session out.
-- No more speakers than folds are asked for: leave one speaker out.
-- Else that many folds, with as equal a number of speakers and of utterances a class as a seeded search finds.
+- No more speakers than requested folds: leave one speaker out.
+- Else that many folds, with numbers of speakers and of utterances per class as equal as a seeded search finds.
 
 The folds are those of EmoBox (Ma et al., "EmoBox: Multilingual Multi-corpus Speech Emotion Recognition Toolkit and
 Benchmark", 2024, arXiv 2406.07162) in kind, not in membership.
@@ -16,12 +16,12 @@ from jaxtyping import Int
 
 from speechssl.metrics.division import refuse_leak
 
-_ATTEMPTS = 100  # partitions tried for a balanced one; more gains nothing that is visible in the counts
+_ATTEMPTS = 100  # partitions tried for a balanced one; more do not improve the counts visibly
 
 
 @dataclass(frozen=True)
 class Folds:
-    """One partition: `of[i]` is the fold of utterance i, -1 where it takes no part; `rule` is it in words."""
+    """One partition: `of[i]` is the fold of utterance i, -1 where it takes no part; `rule` describes the partition."""
 
     of: Int[np.ndarray, " utterances"]
     count: int
@@ -39,11 +39,11 @@ def make_folds(
     """One partition of the speakers.
 
     Args:
-        labels: one entry an utterance; None where it takes no part.
+        labels: one entry per utterance; None where it takes no part.
         speakers: the same.
         sessions: where the corpus has sessions; each becomes a fold.
-        folds: how many, where there are neither sessions nor few speakers.
-        seed: of the search for balanced folds (the other two rules have nothing to draw).
+        folds: number of folds, where there are neither sessions nor few speakers.
+        seed: seed of the search for balanced folds (the other two rules draw nothing).
 
     Raises:
         ValueError: fewer than two speakers or folds, or a speaker in two sessions; names what is wrong.
@@ -73,14 +73,14 @@ def make_folds(
 def refuse_shared_speaker(
     train: Int[np.ndarray, " trains"], test: Int[np.ndarray, " tests"], *, speakers: Sequence[str | None]
 ) -> None:
-    """Raise when a speaker lies on both sides, or an utterance has no speaker at all.
+    """Raise when a speaker is on both sides, or an utterance has no speaker.
 
     Raises:
         ValueError: naming one of the speakers.
 
     >>> refuse_shared_speaker(np.array([0, 1]), np.array([2]), speakers=["anna", "ben", "ben"])
     Traceback (most recent call last):
-    ValueError: 1 speaker lies on both the training and the test side, for example 'ben'
+    ValueError: 1 speaker is on both the training and the test side, for example 'ben'
     """
     if any(speakers[i] is None for i in (*train.tolist(), *test.tolist())):
         raise ValueError("an utterance without a speaker cannot be kept apart from anybody")
@@ -114,15 +114,15 @@ def _balanced_folds(
 ) -> dict[str, int]:
     """The most balanced of several random partitions.
 
-    scikit-learn's StratifiedGroupKFold is greedy from the largest speaker on, so that most of its seeds give one and
-    the same partition where speakers differ in size; here every seed gives another.
+    scikit-learn's StratifiedGroupKFold is greedy from the largest speaker on, so that most of its seeds give the same
+    partition where speakers differ in size; here every seed gives a different one.
     """
     classes = sorted({str(labels[i]) for i in used})
     counts = np.zeros((len(names), len(classes)))
     np.add.at(
         counts, ([names.index(str(speakers[i])) for i in used], [classes.index(str(labels[i])) for i in used]), 1.0
     )
-    share = counts.sum(axis=0) / folds  # utterances a class that a perfectly balanced fold would have
+    share = counts.sum(axis=0) / folds  # utterances per class that a perfectly balanced fold would have
     rng = np.random.default_rng([seed, len(names)])
     best, best_score = np.zeros(len(names), dtype=np.int64), np.inf
     for _ in range(_ATTEMPTS):

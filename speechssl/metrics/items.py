@@ -1,7 +1,7 @@
-"""What every contender answered, item by item: the file beside `results.json` that paired comparisons are made from.
+"""Answers of every contender per test item: the file beside `results.json` that paired comparisons read.
 
-`results.json` has `results.items.json.gz` beside it: compressed JSON, a list of `Answers`, each with one entry an item
-in every column. An item is a test utterance; one that is tested in several repetitions has an entry in each. Two kinds:
+`results.json` has `results.items.json.gz` beside it: compressed JSON, a list of `Answers`, with one entry per item in
+every column. An item is a test utterance; one that is tested in several repetitions has an entry for each. Two kinds:
 
 - classes: `truth` and `predicted` are names, and every classification metric can be computed;
 - errors: `errors` and `words` (or characters) are counts, and the rate of one metric can be computed.
@@ -23,7 +23,7 @@ from speechssl.metrics.results import ResultRow
 
 @dataclass(frozen=True)
 class Answers:
-    """One contender's answers at one amount of labels; the names are those of its rows.
+    """Answers of one contender at one amount of labels; the names are those of its rows.
 
     Attributes:
         task: as in the row.
@@ -32,14 +32,14 @@ class Answers:
         labels: as in the row.
         unit: as in the row.
         split_hash: as in the row.
-        ids: a name an item, the same for every contender.
-        groups: what a bootstrap resamples, an entry an item.
+        ids: one name per item, the same for every contender.
+        groups: what a bootstrap resamples, one entry per item.
         repetitions: from 0; all zero where there is one.
         truth: classes only.
         predicted: classes only.
-        metric: errors only: the rate they make, for example `WER`.
-        errors: errors only: wrong words an item.
-        words: errors only: words an item has in truth.
+        metric: errors only: the rate computed from them, for example `WER`.
+        errors: errors only: wrong words per item.
+        words: errors only: reference words per item.
     """
 
     task: str
@@ -84,7 +84,7 @@ class Answers:
 
 
 def items_path(results: Path) -> Path:
-    """Where the items of a result file lie.
+    """Path of the items of a result file.
 
     >>> items_path(Path("runs/a/results.json")).as_posix()
     'runs/a/results.items.json.gz'
@@ -105,7 +105,7 @@ def write_items(path: Path, items: Iterable[Answers]) -> None:
 
 
 def read_items(path: Path) -> list[Answers]:
-    """The answers; keys this version does not know are passed over.
+    """Read the answers; unknown keys are ignored.
 
     Raises:
         UserError: cannot be read, or not such a file.
@@ -115,6 +115,6 @@ def read_items(path: Path) -> list[Answers]:
         content = json.loads(gzip.decompress(path.read_bytes()))
         return [Answers(**{key: value for key, value in each.items() if key in known}) for each in content]
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; the answers item by item lie there, and nothing is paired without") from None
+        raise UserError(f"{path}: missing; it holds the answers per item that a paired comparison needs") from None
     except (OSError, EOFError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a file of answers ({parse_reason(error)})") from None

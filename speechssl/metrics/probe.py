@@ -1,4 +1,4 @@
-"""Few-shot probes on frozen features: k-NN and logistic regression on k shots a class, over several seeds.
+"""Few-shot probes on frozen features: k-NN and logistic regression on k shots per class, over several seeds.
 
 Benchmarks change their ranking with the probe ("Speech Self-Supervised Representation Benchmarking: Are We Doing it
 Right?", 2023, arXiv 2306.00452), so both are reported: the k-NN, which has nothing to tune, and the linear one.
@@ -7,9 +7,9 @@ Right?", 2023, arXiv 2306.00452), so both are reported: the k-NN, which has noth
   is only centred.
 - k-NN: cosine similarity of standardised features, votes weighted by inverse distance, k = the odd number nearest to
   the square root of the shots per class (1, 3, 3, 5 for 1, 5, 10, 25 shots).
-- Logistic regression: L2, multinomial, scikit-learn's lbfgs. C is chosen on the shots alone, by accuracy under
-  three folds (ties by log loss): grouped by speaker where every class has shots of three speakers or more, else
-  stratified where there are at least three shots a class, else C = FIXED_C.
+- Logistic regression: L2, multinomial, scikit-learn's lbfgs. C is chosen on the shots alone, by accuracy under three
+  folds (ties by log loss): grouped by speaker where every class has shots of three speakers or more, else stratified
+  where there are at least three shots per class, else C = FIXED_C.
 - Scores: UAR and WA on the test side, mean over seeds; intervals by `classification.bootstrap_interval`.
 """
 
@@ -35,22 +35,22 @@ ProbeName = Literal["k-NN", "logistic", "none"]
 PROBES: tuple[ProbeName, ...] = ("k-NN", "logistic")
 METRICS: tuple[Metric, ...] = ("UAR", "WA")
 
-# Measured on MFCC and log-mel statistics of three small corpora (digits, emotions; 1 to 25 shots): the best C lies
+# Measured on MFCC and log-mel statistics of three small corpora (digits, emotions; 1 to 25 shots): the best C is
 # between 0.01 and 1, and 0.1 is the best single value at one and two shots. Choosing by log loss alone picked far too
 # small a C where few speakers train (digits, 25 shots: .41 instead of .50).
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-FIXED_C = 1e-1  # one or two shots a class leave nothing to choose on
+FIXED_C = 1e-1  # where one or two shots per class are too few to choose on
 _FOLDS = 3
 _TIE = 1e-3  # weight of the log loss against one hit: it decides between equal numbers of hits and never outvotes one
 
 
 @dataclass(frozen=True)
 class ProbeScore:
-    """One score with what it was computed from.
+    """One score with the counts and answers it was computed from.
 
-    `shots` are training utterances per class, `tests` test utterances summed over seeds, `split` says what is
+    `shots` are training utterances per class, `tests` test utterances summed over seeds, `split` describes what is
     disjoint between training and test. `counts` are what the value was computed from (None for chance), `predicted` the
-    answers that were counted: a tuple a seed, in the order of its test utterances.
+    answers that were counted: one tuple per seed, in the order of its test utterances.
     """
 
     task: str
@@ -73,7 +73,7 @@ class ProbeScore:
         return bootstrap_difference(self.counts, other.counts, metric=self.metric, resample=task.resample, seed=seed)
 
     def as_result(self) -> ResultRow:
-        """The row as it goes into `results.json`, without what only the caller knows."""
+        """The row of `results.json`, without the fields that the caller fills in."""
         return ResultRow(
             task=self.task,
             contender=self.contender,
@@ -102,13 +102,13 @@ def probe_scores(
 
     Args:
         task: from `division.make_task`.
-        features: one row an utterance of the corpus (rows that `task.utterances()` does not name may hold anything).
+        features: one row per utterance of the corpus (rows that `task.utterances()` does not list are not read).
         contender: the name of the features in the rows.
         probes: which probes.
         bootstrap_seed: seed of the intervals.
 
     Raises:
-        ValueError: when a group lies on both sides of a division, the number of rows is not that of the corpus, or a
+        ValueError: when a group is on both sides of a division, the number of rows is not that of the corpus, or a
             needed row holds a value that is not finite.
 
     >>> from speechssl.metrics.division import make_task
@@ -130,7 +130,7 @@ def probe_scores(
     rows: list[ProbeScore] = []
     # The matrices are small: on many cores the threads of the linear algebra cost more than they save.
     with threadpool_limits(limits=1), warnings.catch_warnings():
-        # scikit-learn suspects a regression when there is one shot a class; it is none.
+        # With one shot per class, scikit-learn warns that the task may be a regression.
         warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%")
         for probe in probes:
             for shots in task.shots:
@@ -140,10 +140,10 @@ def probe_scores(
 
 
 def chance_scores(task: ProbeTask) -> list[ProbeScore]:
-    """What no features at all would give, without fitting anything.
+    """Scores at chance, computed without fitting anything.
 
-    UAR: one over the number of classes, exactly, for any guess that ignores the input. WA: the share of the commonest
-    class on the test side (mean over seeds), which always guessing it would reach.
+    UAR: one over the number of classes, exactly, for any guess that ignores the input. WA: the fraction of the most
+    frequent class on the test side (mean over seeds), which always guessing that class gives.
     """
     classes = len(task.classes)
     shares: list[float] = []
@@ -170,7 +170,7 @@ def chance_scores(task: ProbeTask) -> list[ProbeScore]:
 
 
 def knn_neighbours(shots: int) -> int:
-    """Neighbours that vote, for so many shots a class.
+    """Number of neighbours that vote, for a number of shots per class.
 
     >>> [knn_neighbours(shots) for shots in (1, 2, 5, 10, 25, 100)]
     [1, 1, 3, 3, 5, 9]
@@ -185,7 +185,7 @@ def predict_knn(
     *,
     neighbours: int,
 ) -> Int[np.ndarray, " tests"]:
-    """Answers of the cosine k-NN for `test`; features are taken as they are."""
+    """Answers of the cosine k-NN for `test`; features are used as given."""
     from sklearn.neighbors import KNeighborsClassifier
 
     model = KNeighborsClassifier(n_neighbors=neighbours, metric="cosine", weights="distance", algorithm="brute")
@@ -212,8 +212,8 @@ def fit_logistic(
     Args:
         train: standardised features.
         targets: class numbers from 0, every one present.
-        groups: whose each row is, such as the speaker.
-        seed: of the folds.
+        groups: group of each row, such as its speaker.
+        seed: seed of the folds.
     """
     # An L2-regularised linear model never leaves the span of its training rows. Where there are more dimensions than
     # shots, the rotation into that span changes no answer and makes the fit several times faster.
@@ -224,7 +224,7 @@ def fit_logistic(
     strength = choose_strength(train, targets, groups=groups, seed=seed)
     model = _logistic(strength).fit(train, targets)
     weights = model.coef_ if basis is None else model.coef_ @ basis
-    if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes: the difference of theirs
+    if len(model.classes_) == 2:  # for two classes scikit-learn keeps one row, the difference
         return LogisticProbe(
             np.concatenate([-weights, weights]) / 2, np.concatenate([-model.intercept_, model.intercept_]) / 2
         )
@@ -271,7 +271,7 @@ def choose_strength(
 def _logistic(strength: float):
     from sklearn.linear_model import LogisticRegression
 
-    # Balanced weights are all one where every class has the same shots, and count for UAR where it has not.
+    # Balanced weights are all one where every class has the same number of shots; elsewhere they optimise UAR.
     return LogisticRegression(C=strength, max_iter=2000, warm_start=True, class_weight="balanced")
 
 
@@ -287,7 +287,7 @@ def shot_folds(
     if min(len(np.unique(members[targets == name])) for name in classes) >= _FOLDS:
         grouped = StratifiedGroupKFold(n_splits=_FOLDS, shuffle=True, random_state=seed)
         folds = list(grouped.split(targets, targets, members))
-        # The folds may still leave a class out of what is fitted, when few speakers carry it.
+        # A class that few speakers have may still be missing from the fitted part of a fold.
         if all(len(held) and len(np.unique(targets[fitted])) == len(classes) for fitted, held in folds):
             return folds
     if sizes.min() < _FOLDS:

@@ -1,7 +1,7 @@
-"""Result rows: how they are stored, which contender clearly wins a column, and what the rows say in a sentence.
+"""Result rows: storage, the clear winner of a column, and summaries against the baselines.
 
-`results.json` is a list of objects, one a row. Embedding writes it and the report reads it; both tell winners and
-losers by the functions here, so that the terminal and the page never disagree.
+`results.json` is a list of objects, one per row. Experiments write it and the report reads it; both find winners and
+losers with the functions here, so that the terminal and the page agree.
 """
 
 import json
@@ -32,9 +32,9 @@ class ResultRow:
 
     Attributes:
         task: of a probe `label`, `speaker` or `text`; else what was learned, for example `emotion` or `asr`.
-        contender: whose features, for example `model (last layer)` or `MFCC`, or the whole method.
+        contender: the features, for example `model (last layer)` or `MFCC`, or the whole method.
         probe: `k-NN`, `logistic`, or `none` for chance; empty where the contender is a whole method.
-        labels: how much was labelled, in `unit`; 0 for everything on the training side.
+        labels: amount of labels, in `unit`; 0 for everything on the training side.
         metric: `UAR`, `WA`, `macro F1`, `WER` or `CER`.
         value: mean over seeds.
         low: lower end of the 95 % interval.
@@ -43,23 +43,23 @@ class ResultRow:
         seeds: repetitions.
         split: what is disjoint between training and test.
         classes: number of classes.
-        command: the command line that made the row.
-        gains: by name of a baseline: how much better this value is, with the ends of the paired interval. This minus
-            the baseline's, and for error rates the baseline's minus this: above zero is better for every metric.
+        command: the command line that produced the row.
+        gains: per baseline: how much better this value is, with the ends of the paired interval. This value minus the
+            baseline's, and for error rates the baseline's minus this: above zero is better for every metric.
         corpus: name of the prepared corpus.
-        synthetic: whether a machine made the speech.
+        synthetic: whether the speech is synthesised.
         unit: of `labels`: `shots` (labelled utterances per class) or `minutes` (of transcribed speech).
-        split_hash: sixteen hexadecimal digits of who trained and who was tested; equal where two rows can be compared.
+        split_hash: sixteen hexadecimal digits of the training and test sides; equal where two rows can be compared.
         model_hash: sixteen hexadecimal digits of the encoder; empty where there is none.
-        training_audio: whether the audio that a fine-tuned model was trained on is `known, no copy sample by sample` of
-            it being tested on, or `unknown`; empty where the row is not about one.
+        training_audio: of a fine-tuned model: `known, no copy sample by sample` where its training audio is known and
+            no copy of it is in the test side, or `unknown`; empty for other rows.
         pretraining_audio: how many test utterances are in the audio that the encoder was pretrained on, compared sample
             by sample, in words, or `unknown`; empty where there is no pretrained encoder.
         left_out: test utterances left out because the model was trained on them or on their speakers.
         lm_text: how many test transcripts are in the text of the n-gram, in words, or `unknown`; empty without one.
     """
 
-    # When rows are read: numbers are numbers, not texts that look like them, and finite. Who is best depends on them.
+    # When rows are read, numbers must be finite numbers, not strings: the winner depends on them.
     __pydantic_config__ = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
 
     task: str
@@ -88,12 +88,12 @@ class ResultRow:
 
     @property
     def is_probe(self) -> bool:
-        """Whether this is a probe on frozen features, and not a whole experiment with few labels."""
+        """Whether the row is of a probe on frozen features, not of a whole experiment with few labels."""
         return self.task in PROBE_TASKS
 
     @property
     def amount(self) -> str:
-        """How much was labelled, in words.
+        """Amount of labels, in words.
 
         >>> from dataclasses import replace
         >>> row = ResultRow("asr", "a", "", 10, "WER", 1.0, 1.0, 1.0, 1, 1, unit="minutes")
@@ -126,10 +126,10 @@ def write_results(rows: Iterable[ResultRow], path: Path) -> None:
 
 
 def read_results(path: Path) -> list[ResultRow]:
-    """The rows of `results.json`; keys this version does not know are passed over.
+    """Read the rows of `results.json`; unknown keys are ignored.
 
     Raises:
-        UserError: cannot be read, not a list of rows, a row without a needed key, or with a value of another kind.
+        UserError: cannot be read, not a list of rows, a row without a required key, or with a value of another type.
     """
     try:
         return _ROWS.validate_json(path.read_bytes())
@@ -145,7 +145,7 @@ def read_results(path: Path) -> list[ResultRow]:
 
 
 def amounts(rows: Iterable[ResultRow]) -> str:
-    """How much was labelled in each row, in words.
+    """Amounts of labels of the rows, in words.
 
     >>> amounts([ResultRow("emotion", "a", "", labels, "UAR", 1.0, 1.0, 1.0, 1, 1) for labels in (5, 10, 0)])
     '5, 10 shots, all'
@@ -158,7 +158,7 @@ def amounts(rows: Iterable[ResultRow]) -> str:
 
 
 def clear_winner(rows: Sequence[ResultRow]) -> str | None:
-    """The contender with the best value, if its interval overlaps that of no other family; else None.
+    """Contender with the best value, if its interval overlaps that of no other family; else None.
 
     Two layers of one encoder do not compete with each other here.
 
@@ -176,18 +176,18 @@ def clear_winner(rows: Sequence[ResultRow]) -> str | None:
 
 
 def columns_of(rows: Iterable[ResultRow], *, task: str, metric: str = "UAR") -> dict[tuple[str, int], list[ResultRow]]:
-    """Rows of a task by (probe, shots), in a fixed order; chance stands in every column."""
+    """Rows of a task by (probe, shots), in a fixed order; chance is in every column."""
     mine = [row for row in rows if row.task == task and row.metric == metric]
     keys = sorted({(row.probe, row.labels) for row in mine if row.probe != "none"})
     return {key: [row for row in mine if row.labels == key[1] and row.probe in (key[0], "none")] for key in keys}
 
 
 @dataclass(frozen=True)
-class Tally:
-    """How the model fares against one baseline on one task, over all layers, probes and numbers of shots.
+class BaselineSummary:
+    """Wins and losses of the model against one baseline on one task, over all layers, probes and numbers of shots.
 
-    A comparison is won or lost when the whole 95 % interval of the paired difference lies on one side of zero.
-    `lowest` and `highest` are the ends of the differences' values. The random encoder is the one of the same layer.
+    A comparison is won or lost when the 95 % interval of the paired difference excludes zero. `lowest` and `highest`
+    are the ends of the differences' values. The random encoder is the one of the same layer.
     """
 
     task: str
@@ -202,7 +202,7 @@ class Tally:
     def verdict(self) -> str:
         """`beats`, `loses to`, `is level with`, or `both beats and loses to` (as often one as the other).
 
-        With `partly` before it where no more than half of the comparisons came out so.
+        With `partly` before it where at most half of the comparisons have this outcome.
         """
         if self.wins == self.losses:
             return "both beats and loses to" if self.wins else "is level with"
@@ -211,9 +211,9 @@ class Tally:
 
     @property
     def count(self) -> str:
-        """The rest of the sentence: in how many comparisons, and how large the differences are.
+        """The number of wins and losses, and the range of the differences, in words.
 
-        >>> Tally("label", "MFCC", wins=5, losses=0, total=6, lowest=0.01, highest=0.12).count
+        >>> BaselineSummary("label", "MFCC", wins=5, losses=0, total=6, lowest=0.01, highest=0.12).count
         'wins 5 of 6 comparisons, 1 undecided (+.01 to +.12)'
         """
         undecided = self.total - self.wins - self.losses
@@ -223,12 +223,12 @@ class Tally:
         return f"{words} ({signed(self.lowest)} to {signed(self.highest)})"
 
 
-def tallies(rows: Sequence[ResultRow], *, metric: str = "UAR") -> list[Tally]:
-    """Does the model beat the random encoder and the fixed features? One tally a task and baseline.
+def baseline_summaries(rows: Sequence[ResultRow], *, metric: str = "UAR") -> list[BaselineSummary]:
+    """Summaries of the model against the random encoder and the fixed features, one per task and baseline.
 
     >>> row = ResultRow("label", "model (last layer)", "k-NN", 5, "UAR", 0.5, 0.4, 0.6, 10, 1,
     ...                 gains={"random encoder (last layer)": [0.1, 0.05, 0.15]})
-    >>> [(tally.baseline, tally.verdict) for tally in tallies([row])]
+    >>> [(summary.baseline, summary.verdict) for summary in baseline_summaries([row])]
     [('random encoder', 'beats')]
     """
     found: dict[tuple[str, str], list[list[float]]] = {}
@@ -237,7 +237,7 @@ def tallies(rows: Sequence[ResultRow], *, metric: str = "UAR") -> list[Tally]:
             if row.metric == metric:
                 found.setdefault((row.task, name.split(" (")[0]), []).append(gain)
     return [
-        Tally(
+        BaselineSummary(
             task=task,
             baseline=baseline,
             wins=sum(outcome(gain) == "beats" for gain in gains),

@@ -1,11 +1,12 @@
-"""Whole experiments with few labels: k shots a class drawn from the training side of speaker-disjoint folds.
+"""Few-label experiments: k shots per class drawn from the training side of speaker-disjoint folds.
 
-Draw s tests fold s mod F of partition s div F, F being the number of folds, and takes its shots from everybody else.
+Draw s tests fold s mod F of partition s div F, F being the number of folds, and takes its shots from the other folds.
 The first F draws are therefore one repetition of the whole experiment: their answers are pooled, and the interval
-resamples speakers. Shots are nested: the first k of one seeded order a class. No label beyond the shots is used, so
-there is no validation side; whatever is trained here has a schedule of fixed length.
+resamples speakers. Shots are nested: the first k of one seeded order per class. No label beyond the shots is used, so
+there is no validation side, and trainings have a schedule of fixed length.
 
-Everything is a function of (draw, ids, labels, speakers), never of the order of the manifest nor of the levels asked.
+Everything is a function of (draw, ids, labels, speakers), never of the order of the manifest nor of the requested
+levels.
 """
 
 from collections.abc import Sequence
@@ -22,9 +23,9 @@ ALL = 0  # the level at which every utterance of the training speakers is used
 
 @dataclass(frozen=True)
 class Draw:
-    """One draw. Indices point into the corpus.
+    """One draw, as indices into the corpus.
 
-    `orders[c]` holds all training utterances of class c in the order in which shots are handed out.
+    `orders[c]` holds all training utterances of class c in the order in which they are used as shots.
     """
 
     number: int
@@ -34,7 +35,7 @@ class Draw:
     test: Int[np.ndarray, " tests"]
 
     def train(self, shots: int) -> Int[np.ndarray, " trains"]:
-        """The training utterances with so many shots a class, class by class; `ALL` for every one there is.
+        """Training utterances at `shots` per class, class by class; `ALL` for all of them.
 
         >>> draw = Draw(0, 0, 0, orders=(np.array([4, 1, 2]), np.array([3, 0])), test=np.array([5]))
         >>> draw.train(1).tolist(), draw.train(ALL).tolist()
@@ -45,10 +46,10 @@ class Draw:
 
 @dataclass(frozen=True)
 class FewLabels:
-    """The draws of an experiment and what had to be left out.
+    """The draws of an experiment, with notes on what was left out.
 
     `targets[i]`, `speakers[i]` and `ids[i]` belong to utterance i of the corpus; a target is None where the utterance
-    takes no part. `levels` are the shots that every class can fill in every draw, rising, `ALL` last.
+    takes no part. `levels` are the numbers of shots that every class has in every draw, ascending, `ALL` last.
     """
 
     rule: str
@@ -61,7 +62,7 @@ class FewLabels:
     notes: tuple[str, ...]
 
     def split_hash(self, shots: int) -> str:
-        """Sixteen hexadecimal digits of who trains and who is tested in every draw at this level."""
+        """Sixteen hexadecimal digits of the training and test utterances of every draw at this level."""
         sides = [[self._names(draw.train(shots)), self._names(draw.test)] for draw in self.draws]
         return digest(sides)
 
@@ -75,17 +76,17 @@ class FewLabels:
 
 
 def read_shots(text: str) -> list[int]:
-    """Numbers of shots as they are written on the command line.
+    """Parse numbers of shots as given on the command line.
 
     Raises:
-        UserError: something else than whole numbers above zero and the word `all`.
+        UserError: anything but whole numbers above zero and the word `all`.
 
     >>> read_shots("5, 10,all")
     [5, 10, 0]
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part == "all" or (part.isdecimal() and int(part) > 0) for part in parts):
-        raise UserError(f"--shots {text}: whole numbers or all, by commas, for example 5,10,all")
+        raise UserError(f"--shots {text}: must be whole numbers or all, separated by commas, for example 5,10,all")
     return [ALL if part == "all" else int(part) for part in parts]
 
 
@@ -100,24 +101,25 @@ def few_labels(
     sessions: Sequence[str | None] | None = None,
     test_limit: int = 1000,
 ) -> FewLabels:
-    """Draw who trains and who is tested.
+    """Draw training and test utterances.
 
     A class takes part when two speakers have it. A level that some class cannot fill in some draw is left out for all,
-    which `notes` tells. Draws beyond one partition are rounded up to whole partitions, so that every speaker counts the
-    same; fewer draws than folds test some speakers only, and `notes` tells that too.
+    which `notes` reports. Draws beyond one partition are rounded up to whole partitions, so that every speaker counts
+    the same; fewer draws than folds test some speakers only, and `notes` reports that too.
 
     Args:
-        labels: one entry an utterance; None where unknown.
+        labels: one entry per utterance; None where unknown.
         speakers: the same.
-        ids: one name an utterance, all different.
-        shots: levels: training utterances a class; `ALL` (0) for every utterance of the training speakers.
-        draws: how many.
+        ids: one name per utterance, all different.
+        shots: levels: training utterances per class; `ALL` (0) for every utterance of the training speakers.
+        draws: number of draws.
         folds: see `make_folds`.
         sessions: see `make_folds`.
-        test_limit: the test side of a draw is cut to about this many utterances, with equal shares a class.
+        test_limit: the test side of a draw is cut to about this many utterances, with equal shares per class.
 
     Raises:
-        ValueError: lengths that differ, no usable level, fewer than two classes, or a class that only one fold has.
+        ValueError: lengths that differ, no level that can be filled, fewer than two classes, or a class that only one
+            fold has.
 
     >>> task = few_labels(["a", "b"] * 20, [f"s{i // 8}" for i in range(40)], ids=[str(i) for i in range(40)],
     ...                   shots=[2, 5, 50, ALL])
@@ -131,15 +133,15 @@ def few_labels(
     who = _choose_classes(labels, speakers)
     targets, classes, notes = who.targets, who.classes, list(who.notes)
     made: list[Draw] = []
-    rule, wanted = "", draws
-    while len(made) < wanted:
-        partition = len(made)  # any number that is new will do as a seed, and this one is also the first draw's
+    rule, total = "", draws
+    while len(made) < total:
+        partition = len(made)  # a seed that no other partition has; it is also the number of its first draw
         folded = make_folds(targets, speakers, sessions=sessions, folds=folds, seed=partition)
         rule = folded.rule
         if not made:
-            wanted = draws if draws <= folded.count else -(-draws // folded.count) * folded.count
-            notes += _draw_notes(draws, wanted, folded.count)
-        for fold in range(min(folded.count, wanted)):
+            total = draws if draws <= folded.count else -(-draws // folded.count) * folded.count
+            notes += _draw_notes(draws, total, folded.count)
+        for fold in range(min(folded.count, total)):
             made.append(
                 _draw(targets, folded, classes=classes, ids=ids, fold=fold, number=len(made), test_limit=test_limit)
             )
@@ -166,7 +168,7 @@ class _Participants:
 
 
 def _choose_classes(labels: Sequence[str | None], speakers: Sequence[str | None]) -> "_Participants":
-    """Who takes part: targets with None for the rest, the classes, and a sentence about what is left out."""
+    """Participating utterances: targets (None for the others), the classes, and notes on what is left out."""
     known = [
         label if label is not None and speaker is not None else None
         for label, speaker in zip(labels, speakers, strict=True)
@@ -189,11 +191,11 @@ def _choose_classes(labels: Sequence[str | None], speakers: Sequence[str | None]
     return _Participants(targets=targets, classes=classes, notes=notes)
 
 
-def _draw_notes(asked: int, wanted: int, count: int) -> list[str]:
-    if wanted < count:
-        return [f"{wanted} of {count} folds are tested; the other speakers only train"]
-    if wanted > asked:
-        return [f"{wanted} draws instead of {asked}, so that every speaker is tested equally often"]
+def _draw_notes(requested: int, used: int, count: int) -> list[str]:
+    if used < count:
+        return [f"{used} of {count} folds are tested; the other speakers only train"]
+    if used > requested:
+        return [f"{used} draws instead of {requested}, so that every speaker is tested equally often"]
     return []
 
 
@@ -207,7 +209,7 @@ def _draw(
     number: int,
     test_limit: int,
 ) -> Draw:
-    # In the order of the ids, so that the order of the manifest cannot matter.
+    # In the order of the ids, so that the order of the manifest makes no difference.
     by_id = np.array(sorted(np.flatnonzero(folded.of >= 0).tolist(), key=lambda i: ids[i]))
     tested = folded.of[by_id] == fold
     share = min(1.0, test_limit / max(1, int(tested.sum())))
@@ -229,14 +231,14 @@ def _draw(
 
 
 def _levels(draws: Sequence[Draw], classes: Sequence[str], shots: Sequence[int]) -> tuple[tuple[int, ...], list[str]]:
-    """The levels that can be filled, `ALL` last, and a sentence about the others."""
+    """Levels that can be filled, `ALL` last, and a note on the others."""
     sizes = np.array([[len(order) for order in draw.orders] for draw in draws])  # (draws, classes)
     fewest = int(sizes.min())
     number, scarcest = np.unravel_index(int(sizes.argmin()), sizes.shape)
-    asked = sorted(set(shots) - {ALL}) + [ALL] * (ALL in shots)
-    levels = [level for level in asked if max(level, 1) <= fewest]
+    requested = sorted(set(shots) - {ALL}) + [ALL] * (ALL in shots)
+    levels = [level for level in requested if max(level, 1) <= fewest]
     where = f"class {classes[int(scarcest)]!r} has only {fewest} training utterances in draw {int(number)}"
     if not levels:
         raise ValueError(f"no number of shots can be filled: {where}")
-    missing = [str(level) for level in asked if level not in levels]
+    missing = [str(level) for level in requested if level not in levels]
     return tuple(levels), [f"{', '.join(missing)} shots left out, {where}"] if missing else []

@@ -5,7 +5,7 @@ the sum of errors over the sum of reference words, never a mean of rates. Interv
 speakers: Bisani and Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation" (ICASSP 2004),
 sections 3 (one system) and 4 (two systems on the same draws).
 
-Texts are compared as they are, but for runs of spaces: normalise them first (`speechssl.text.normalize_transcript`).
+Texts are compared as they are, except for runs of spaces: normalise them first (`speechssl.text.normalize_transcript`).
 """
 
 from collections.abc import Hashable, Iterator, Sequence
@@ -18,18 +18,18 @@ from jaxtyping import Float
 from speechssl.metrics.classification import REPLICATES, Interval
 
 Unit = Literal["word", "character"]
-_CHUNK = 100  # replicates drawn at a time: a draw holds a number an utterance
+_CHUNK = 100  # replicates drawn at a time: a draw holds one number per utterance
 
 
 @dataclass(frozen=True)
 class EditCounts:
-    """What turns the reference of one utterance into its hypothesis.
+    """Edits that turn the reference of one utterance into its hypothesis.
 
     Attributes:
-        substitutions: reference words that became another word.
+        substitutions: reference words that were recognised as another word.
         deletions: reference words that are missing.
         insertions: words that are in the hypothesis only.
-        hits: reference words that were found.
+        hits: reference words that were recognised.
 
     >>> counts = EditCounts(substitutions=1, deletions=0, insertions=2, hits=4)
     >>> counts.errors, counts.words
@@ -54,7 +54,7 @@ class EditCounts:
 
 @dataclass(frozen=True)
 class ErrorRate:
-    """The error rate of a corpus; a share, 1.0 is 100 %, and more than 1 where much was inserted.
+    """The error rate of a corpus; a fraction (1.0 is 100 %), above 1 where much was inserted.
 
     Attributes:
         value: errors over reference words.
@@ -64,7 +64,7 @@ class ErrorRate:
         deletions: of all utterances.
         insertions: of all utterances.
         words: of all references; characters where those were counted.
-        utterances: how many.
+        utterances: number of utterances.
     """
 
     value: float
@@ -79,7 +79,7 @@ class ErrorRate:
 
 @dataclass(frozen=True)
 class Edit:
-    """One place of an alignment; `reference` is None at an insertion, `hypothesis` at a deletion."""
+    """One position of an alignment; `reference` is None at an insertion, `hypothesis` at a deletion."""
 
     reference: str | None
     hypothesis: str | None
@@ -93,7 +93,7 @@ class Edit:
 def count_errors(references: Sequence[str], hypotheses: Sequence[str], *, unit: Unit = "word") -> list[EditCounts]:
     """Errors of each utterance.
 
-    An empty reference counts what was inserted; an empty hypothesis deletes every word.
+    With an empty reference every word is an insertion; with an empty hypothesis every word is a deletion.
 
     Args:
         references: what was said, normalised.
@@ -102,7 +102,7 @@ def count_errors(references: Sequence[str], hypotheses: Sequence[str], *, unit: 
             most papers' CER.
 
     Returns:
-        One an utterance, in the given order.
+        One entry per utterance, in the given order.
 
     Raises:
         ValueError: the two lengths differ or are zero.
@@ -120,7 +120,7 @@ def count_errors(references: Sequence[str], hypotheses: Sequence[str], *, unit: 
 
 
 def align_words(reference: str, hypothesis: str) -> list[Edit]:
-    """The words of the two side by side, for showing what went wrong.
+    """Word alignment of a reference and a hypothesis.
 
     >>> [(edit.reference, edit.hypothesis) for edit in align_words("the cat sat", "the bat sat down")]
     [('the', 'the'), ('cat', 'bat'), ('sat', 'sat'), (None, 'down')]
@@ -147,13 +147,13 @@ def error_rate(
 
     Args:
         counts: from `count_errors`.
-        groups: what is drawn as a whole, one entry an utterance, usually the speaker; None draws utterances.
-        seed: of the draws; one seed gives one interval.
+        groups: what is drawn as a whole, one entry per utterance, usually the speaker; None draws utterances.
+        seed: seed of the draws; one seed gives one interval.
         replicates: number of draws.
-        level: share of the draws inside the interval, in (0, 1).
+        level: fraction of the draws inside the interval, in (0, 1).
 
     Raises:
-        ValueError: no reference word at all, fewer than two utterances (groups), or a setting out of range.
+        ValueError: no reference word, fewer than two utterances (groups), or a setting out of range.
 
     >>> rate = error_rate([EditCounts(1, 0, 0, 3), EditCounts(0, 0, 1, 3), EditCounts(0, 1, 0, 1)])
     >>> round(rate.value, 3), rate.words, rate.low <= rate.value <= rate.high
@@ -186,7 +186,7 @@ def error_rate_difference(
 ) -> Interval:
     """The error rate of `counts` minus that of `other` on the same utterances; below zero: `counts` is better.
 
-    Both see the same draws, so what makes an utterance hard for both cancels (Bisani and Ney 2004, section 4). The
+    Both use the same draws, so what makes an utterance hard for both cancels (Bisani and Ney 2004, section 4). The
     arguments are those of `error_rate`.
 
     Raises:
@@ -270,6 +270,6 @@ def _replicates(
 
 def _percentile(rates: Float[np.ndarray, " drawn"], value: float, *, level: float) -> Interval:
     if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level}")
+        raise ValueError(f"level must be in (0, 1), got {level}")
     low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value=value, low=float(low), high=float(high))

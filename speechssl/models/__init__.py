@@ -1,1 +1,1 @@
-"""Whole models and the folders they are stored in."""
+"""Models and their folders."""

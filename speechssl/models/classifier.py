@@ -22,14 +22,14 @@ from speechssl.nn.transformer import Share
 
 
 class ClassifierConfig(Config):
-    """The head."""
+    """Settings of the head."""
 
     pooling: Literal["mean", "mean+std", "attention"] = "mean+std"
     dropout: Share = 0.1
 
 
 class Classifier(nn.Module):
-    """An encoder that tells classes apart.
+    """Encoder with a classification head.
 
     Attributes:
         classes: their names, in the order of the logits.
@@ -68,7 +68,7 @@ class Classifier(nn.Module):
         Args:
             waveforms: padded at the end.
             num_samples: valid samples of each.
-            hidden: what to hide of the projected frames.
+            hidden: masks of the projected frames.
             frozen: no gradient reaches the encoder.
         """
         return self.logits(self.pooled(waveforms, num_samples, hidden=hidden, frozen=frozen))
@@ -86,13 +86,13 @@ class Classifier(nn.Module):
         hidden: Hidden | None = None,
         frozen: bool = False,
     ) -> Float[Tensor, "batch features"]:
-        """One vector an utterance, before standardisation."""
+        """One vector per utterance, before standardisation."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             output = self.trunk(waveforms, num_samples, hidden=hidden)
         return self.pool(output)
 
     def pool(self, output: EncoderOutput) -> Float[Tensor, "batch features"]:
-        """One vector an utterance from all of an encoder's layers."""
+        """One vector per utterance from all layers of an encoder."""
         assert output.hidden_states is not None
         frames = self.mix(output.hidden_states)
         if self.attention is not None:
@@ -102,9 +102,9 @@ class Classifier(nn.Module):
 
 
 class LogMelClassifier(nn.Module):
-    """The log-mel CNN with names for its classes: the usual supervised baseline, trained like any other model here."""
+    """Log-mel CNN with class names, the usual supervised baseline; it is trained like the other models."""
 
-    normalized = False  # loudness is a cue it may use
+    normalized = False  # loudness is used as a feature
 
     def __init__(self, classes: tuple[str, ...], config: LogMelCNNConfig):
         super().__init__()

@@ -1,9 +1,9 @@
-"""Speech recognition on an encoder: one linear layer a frame, trained with connectionist temporal classification.
+"""Speech recognition on an encoder: a linear layer per frame, trained with connectionist temporal classification.
 
 Graves et al. 2006, "Connectionist Temporal Classification"; the head is that of wav2vec 2.0 (Baevski et al. 2020, arXiv
-2006.11477, section 3.3), on a learned mix of layers (SUPERB, arXiv 2105.01051): which layer tells sounds apart differs
-between encoders, and the last one of a contrastive model rarely does so best. Public models have the paper's own head:
-the linear layer on the last layer, nothing between.
+2006.11477, section 3.3), on a learned mix of layers (SUPERB, arXiv 2105.01051): the best layer for phones differs
+between encoders, and is rarely the last one of a contrastive model. Public models have the paper's own head: the linear
+layer directly on the last layer.
 """
 
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ from speechssl.text import Vocabulary
 
 
 class CTCConfig(Config):
-    """The head."""
+    """Settings of the head."""
 
     dropout: Share = 0.1
-    layers: Literal["mix", "last"] = "mix"  # "last" is the paper's head, and what other toolkits can load
+    layers: Literal["mix", "last"] = "mix"  # "last" is the paper's head, which other toolkits can load
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class CTCOutput:
 
 
 class CTCModel(nn.Module):
-    """An encoder that writes.
+    """Encoder with a CTC head.
 
     Example:
         >>> from speechssl.models.encoder import PRESETS
@@ -75,7 +75,7 @@ class CTCModel(nn.Module):
         Args:
             waveforms: padded at the end.
             num_samples: valid samples of each.
-            hidden: what to hide of the projected frames.
+            hidden: masks of the projected frames.
             frozen: no gradient reaches the encoder.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
@@ -86,7 +86,7 @@ class CTCModel(nn.Module):
             return CTCOutput(logits.float().log_softmax(dim=-1), output.num_frames)
 
     def logits(self, output: EncoderOutput) -> Float[Tensor, "batch frames symbols"]:
-        """Scores of the symbols from all of an encoder's layers."""
+        """Scores of the symbols from all layers of an encoder."""
         frames = output.frames
         if self.mix is not None and self.norm is not None:
             assert output.hidden_states is not None
@@ -98,7 +98,7 @@ def ctc_loss(output: CTCOutput, targets: Sequence[Sequence[int]], *, blank: int 
     """Negative log-likelihood of each target in nats; zero, with a zero gradient, where it cannot be aligned.
 
     >>> even = CTCOutput(torch.full((1, 2, 2), 0.5).log(), torch.tensor([2]))
-    >>> round(ctc_loss(even, [[1]]).exp().item(), 3)  # three of four paths spell it
+    >>> round(ctc_loss(even, [[1]]).exp().item(), 3)  # three of four paths give the target
     1.333
     """
     device = output.log_probs.device
@@ -114,7 +114,7 @@ def ctc_loss(output: CTCOutput, targets: Sequence[Sequence[int]], *, blank: int 
 
 
 def frames_needed(target: Sequence[int]) -> int:
-    """Frames without which a target cannot be aligned: one a symbol, and a blank between equal neighbours.
+    """Minimum number of frames to align a target: one per symbol, and a blank between equal neighbours.
 
     >>> frames_needed([2, 2, 3])
     4

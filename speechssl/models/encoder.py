@@ -1,9 +1,9 @@
-"""SpeechEncoder: normalised waveforms to context frames, and the presets in one table.
+"""SpeechEncoder (normalised waveforms to context frames) and its presets.
 
 wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477): convolutional feature encoder, layer norm and projection,
 Transformer. The default mode (layer-norm convolutions, pre-norm blocks, input of zero mean and unit variance) is
 padding-invariant: an utterance gives the same output alone and in any batch. The group-norm mode exists for public BASE
-checkpoints and takes equal-length batches only. HuBERT, WavLM and data2vec-audio are the same encoder with other
+checkpoints and accepts only batches of equal length. HuBERT, WavLM and data2vec-audio are the same encoder with other
 settings (:mod:`speechssl.interop`).
 """
 
@@ -22,17 +22,17 @@ from speechssl.nn.transformer import Share, Transformer, TransformerConfig
 
 
 class EncoderConfig(Config):
-    """Everything that gives the encoder its shape."""
+    """Settings of the encoder."""
 
     conv: ConvConfig = ConvConfig()
     transformer: TransformerConfig = TransformerConfig(pre_norm=True)
-    normalize: bool = True  # callers hand in waveforms of zero mean and unit variance
+    normalize: bool = True  # callers pass waveforms of zero mean and unit variance
     feature_dropout: Share = 0.0  # after the projection
     feature_norm: bool = True  # of the latents, before the projection; DistilHuBERT has none
 
     @model_validator(mode="after")
     def _causal_throughout(self) -> "EncoderConfig":
-        """What is computed over a whole crop would carry the future into the past."""
+        """Refuse statistics over a whole crop, which would make frames depend on later samples."""
         if self.transformer.causal and (self.normalize or self.conv.norm == "group"):
             raise ValueError(
                 "transformer.causal needs normalize=false and conv.norm=layer: a mean and a deviation over the whole "
@@ -106,7 +106,7 @@ PRESETS: dict[str, EncoderConfig] = {
 
 @dataclass(frozen=True)
 class EncoderOutput:
-    """Context frames with their counts; ``hidden_states`` (on request): first block's input to final output."""
+    """Context frames with their counts; ``hidden_states`` (on request) from the first block's input to the output."""
 
     frames: Float[Tensor, "batch frames dim"]
     num_frames: Int[Tensor, " batch"] | None
@@ -133,7 +133,7 @@ class SpeechEncoder(nn.Module):
         self.transformer = Transformer(config.transformer)
 
     def num_frames(self, num_samples: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
-        """Frames that so many samples give."""
+        """Number of frames for a number of samples."""
         return self.features.num_frames(num_samples)
 
     def forward(
@@ -158,7 +158,7 @@ class SpeechEncoder(nn.Module):
             latents = self.latents(waveforms)
             return self.contextualize(self.project(latents), None, all_layers=all_layers)
         if self.config.conv.norm == "group" and bool((num_samples != waveforms.shape[1]).any()):
-            raise ValueError("a group-norm encoder takes batches of equal length: padding would change its result")
+            raise ValueError("a group-norm encoder accepts batches of equal length only: padding changes its result")
         num_frames = self.num_frames(num_samples)
         if bool((num_frames < 1).any()):
             raise ValueError(f"an utterance of {int(num_samples.min())} samples is shorter than one frame")

@@ -1,8 +1,8 @@
-"""Settings and tensors of a model's files, read with bounds on time and memory.
+"""Readers of a model's settings and tensors, with bounds on time and memory.
 
-A model folder may come from anywhere, and a file in it may claim anything: lists nested without an end, a header of
-2^60 bytes, more numbers than the file holds. Whatever is wrong is a `UserError` that names the file. Nothing is
-allocated by a claim: JSON is bounded by the size of its file, tensors by what their file really holds.
+A model folder may come from an untrusted source, and a file in it may be malformed: very deep lists, a header of 2^60
+bytes, more numbers than the file holds. Each such fault is a `UserError` that names the file. Sizes that a file states
+are not trusted for allocations: JSON is bounded by the size of its file, tensors by the actual content.
 """
 
 import json
@@ -17,17 +17,17 @@ from torch import Tensor
 
 from speechssl.config import UserError, parse_reason, readable
 
-JSON_BYTES = 1 << 28  # the list of all recordings that a model was trained on is part of its settings
+JSON_BYTES = 1 << 28  # the list of all training recordings of a model is part of its settings
 _BRACKETS = 200_000  # lists and tables of one JSON file: each takes fifty times its two characters in memory
 _HEADER_BYTES = 1 << 24  # of a safetensors file: names and shapes, 100 kB for a thousand tensors
 MOST_TENSORS = 20_000  # of one model; the largest published encoders have about a thousand
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The table that a JSON file holds.
+    """Read a JSON file with an object at the top level.
 
     Raises:
-        UserError: no such file, or it is too large, nested too deep, not JSON, or holds something else than a table.
+        UserError: no such file, or it is too large, nested too deep, not JSON, or not an object.
     """
     try:
         if path.stat().st_size > JSON_BYTES:
@@ -50,7 +50,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def is_json_with(path: Path, *keys: str) -> bool:
-    """Whether a file is a JSON table that has these keys; False for whatever cannot be read."""
+    """Whether a file is a JSON object with these keys; False if it cannot be read."""
     try:
         return path.is_file() and set(keys) <= read_json(path).keys()
     except UserError:
@@ -59,14 +59,14 @@ def is_json_with(path: Path, *keys: str) -> bool:
 
 @dataclass(frozen=True)
 class TensorFile:
-    """What the header of a safetensors file says: the shape of each tensor, by name."""
+    """Header of a safetensors file: the shape of each tensor, by name."""
 
     path: Path
     shapes: Mapping[str, tuple[int, ...]]
 
     @property
     def numbers(self) -> int:
-        """Numbers in all tensors together."""
+        """Total number of elements of all tensors."""
         return sum(math.prod(shape) for shape in self.shapes.values())
 
 
@@ -102,7 +102,7 @@ def read_tensors(path: Path, *, prefix: str) -> dict[str, Tensor]:
 
 
 def _check_header_size(path: Path) -> None:
-    """Before anything is made of it: eight bytes say how long the header is, and may say anything."""
+    """Check the header's length, which the first eight bytes give, before the header is read."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -118,7 +118,7 @@ def _check_header_size(path: Path) -> None:
 
 
 def brief(error: Exception, *, longest: int = 300) -> str:
-    """What an error says, as the end of one line.
+    """Message of an error, as the end of one line.
 
     >>> brief(ValueError("first,   second")), brief(KeyError())
     ('first, second', 'KeyError')

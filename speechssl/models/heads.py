@@ -1,7 +1,7 @@
 """Fine-tuned models on disk: a model folder with a head (`inference.heads` runs it).
 
 The folder is that of an encoder (:mod:`speechssl.models.storage`) with the key ``head`` in ``config.json`` and the
-prefix ``head.`` in the weights: one file says and holds all that is needed to classify or to write down.
+prefix ``head.`` in the weights: the folder has all that is needed to classify or to recognise.
 """
 
 import json
@@ -22,7 +22,7 @@ Head = Classifier | LogMelClassifier | CTCModel
 
 
 def encoder_of(model: Head) -> SpeechEncoder | None:
-    """The encoder of a model, None where it has none."""
+    """The encoder of a model; None if it has none."""
     return None if isinstance(model, LogMelClassifier) else model.trunk.encoder
 
 
@@ -30,9 +30,9 @@ def save_head(folder: Path, model: Head, *, extra: Mapping[str, Any]) -> None:
     """Write a fine-tuned model as one folder.
 
     Args:
-        folder: made when missing.
+        folder: created when missing.
         model: the model.
-        extra: further keys of ``config.json``, such as what it was trained on.
+        extra: further keys of ``config.json``, such as its training data.
     """
     head: dict[str, Any] = {"kind": "ctc" if isinstance(model, CTCModel) else "classifier"}
     head["config"] = model.config.model_dump(mode="json")
@@ -48,7 +48,7 @@ def save_head(folder: Path, model: Head, *, extra: Mapping[str, Any]) -> None:
 
 
 def load_head(folder: Path) -> Head:
-    """The fine-tuned model of a folder, in evaluation mode on the CPU.
+    """Load the fine-tuned model of a folder, in evaluation mode on the CPU.
 
     Raises:
         UserError: not a model folder, a model without a head, or weights that do not fit its config.

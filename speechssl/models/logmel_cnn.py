@@ -2,10 +2,10 @@
 
 After the CNN6/CNN10 of PANNs (Kong et al. 2020, "PANNs: Large-Scale Pretrained Audio Neural Networks for Audio Pattern
 Recognition", section II-A, arXiv 1912.10211): 64 log-mel bands, blocks of a 3x3 convolution, norm, ReLU and 2x2 mean
-pooling, maximum and mean over time, a linear layer. Differences: one convolution a block and fewer channels (0.24 M
-parameters: a few hundred labels do not feed 5 M), 10 ms hop at 16 kHz, maximum and mean stay side by side, so do the
-last four bands (their mean would hide where the energy lies), and layer norm over channels instead of batch norm, which
-would let padding and neighbours in.
+pooling, maximum and mean over time, a linear layer. Differences: one convolution per block and fewer channels (0.24 M
+parameters: a few hundred labels are too few for 5 M), 10 ms hop at 16 kHz, maximum and mean are concatenated, and so
+are the last four bands (their mean would lose the frequency of the energy), and layer norm over channels instead of
+batch norm, whose statistics would include padding and other utterances.
 
 Loudness is kept: bands are shifted and scaled by constants, never by the utterance's own statistics.
 """
@@ -29,8 +29,8 @@ BANDS = 64  # PANNs, section IV-A
 WINDOW = 400  # samples, 25 ms
 HOP = 160  # samples, 10 ms
 _MEL = MelConfig(bands=BANDS, window=WINDOW, n_fft=512)  # the next power of two
-_FRAMES = Framing(hop=HOP, field=WINDOW)  # no frame of an utterance sees its padding
-_FLOOR = 1e-8  # power; below what 16 bits can hold in any band
+_FRAMES = Framing(hop=HOP, field=WINDOW)  # no frame of an utterance depends on its padding
+_FLOOR = 1e-8  # power; below the resolution of 16 bits in any band
 _MEAN, _STD = -10.0, 4.0  # of natural log powers, all bands: read speech (LibriSpeech, 26 speakers) has -9.6 and 3.8
 
 _Width = Annotated[int, Field(ge=1, le=4096)]
@@ -54,11 +54,11 @@ class LogMelCNNConfig(Config):
 
 
 class LogMelCNN(nn.Module):
-    """Logits of classes from raw waveforms; an utterance gives the same alone and in any batch.
+    """Logits of classes from raw waveforms; an utterance gives the same result alone and in any batch.
 
     Args:
-        classes: how many.
-        config: shape.
+        classes: number of classes.
+        config: shape of the network.
 
     >>> model = LogMelCNN(4, LogMelCNNConfig(channels=(8, 8)))
     >>> model(torch.zeros(2, 8000), torch.tensor([8000, 4000])).shape
@@ -93,7 +93,7 @@ class LogMelCNN(nn.Module):
         num_frames = _FRAMES.num_frames(num_samples)
         x = self.scale * scaled_log_mel(waveforms, num_samples) + self.shift  # (batch, frames, bands)
         x = x.unsqueeze(-1)  # (batch, frames, bands, channels)
-        x = zero_padding(x, num_frames)  # as beyond the edges of an utterance that stands alone
+        x = zero_padding(x, num_frames)  # as beyond the edges of a single utterance
         for block in self.blocks:
             x = _halve(zero_padding(block(x), num_frames))
             num_frames = torch.div(num_frames + 1, 2, rounding_mode="floor")
@@ -107,9 +107,9 @@ class LogMelCNN(nn.Module):
 def scaled_log_mel(
     waveforms: Float[Tensor, "batch samples"], num_samples: Int[Tensor, " batch"]
 ) -> Float[Tensor, "batch frames bands"]:
-    """Log powers of mel bands in fp32, shifted and scaled by constants so that speech lies around zero.
+    """Log powers of mel bands in fp32, shifted and scaled by constants so that speech is around zero.
 
-    Frame t sees samples 160 t to 160 t + 399: no frame of an utterance sees its padding.
+    Frame t depends on samples 160 t to 160 t + 399: no frame of an utterance depends on its padding.
 
     Args:
         waveforms: 16 kHz, 400 samples or more; anything beyond an utterance's length is ignored.
@@ -133,6 +133,6 @@ class _Block(nn.Module):
 
 
 def _halve(x: Float[Tensor, "batch frames bands channels"]) -> Float[Tensor, "batch half_frames half_bands channels"]:
-    """Means of 2x2 points; an odd last frame is paired with zeros, which is what padding holds in a batch."""
+    """Means of 2x2 points; an odd last frame is paired with zeros, like the padding in a batch."""
     x = F.pad(x, (0, 0, 0, 0, 0, x.shape[1] % 2))
     return F.avg_pool2d(x.movedim(-1, 1), kernel_size=2).movedim(1, -1)

@@ -1,7 +1,7 @@
-"""Context of an encoder some of whose projected frames are hidden: for pretraining on masked frames, and fine-tuning.
+"""Context frames of an encoder with masked projected frames, for pretraining and fine-tuning.
 
 Baevski et al. 2020 (wav2vec 2.0, arXiv 2006.11477), sections 3.1 and 4.2: a learnt embedding replaces hidden frames
-before the positional convolution, so that no frame of the context has seen what was there.
+before the positional convolution, so that the context does not depend on them.
 """
 
 from jaxtyping import Bool, Float, Int
@@ -20,12 +20,12 @@ def masked_context(
     num_frames: Int[Tensor, " batch"] | None = None,
     all_layers: bool = False,
 ) -> EncoderOutput:
-    """Context frames of latents, some of which are hidden.
+    """Context frames of latents, some of which are masked.
 
     Args:
         encoder: its projection and Transformer are used.
-        latents: normalised, as `SpeechEncoder.latents` gives them.
-        mask_embedding: what stands in the place of a hidden frame.
+        latents: normalised, from `SpeechEncoder.latents`.
+        mask_embedding: replaces hidden frames.
         hidden: True where a frame is hidden.
         channels: True where a channel of all frames of an utterance is zero.
         num_frames: valid frames of each utterance; None when nothing is padded.

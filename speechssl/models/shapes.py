@@ -1,7 +1,7 @@
-"""Names and shapes of an encoder's tensors from its settings alone, and whether a file can hold them.
+"""Names and shapes of an encoder's tensors computed from its settings, to compare with a file.
 
-Settings that come with a file may describe an encoder of any size. They are compared with the file's tensors before
-anything of that size is made.
+Settings in a file may describe an encoder of any size. They are compared with the file's tensors before an encoder is
+allocated.
 """
 
 import math
@@ -11,8 +11,8 @@ from speechssl.models.encoder import EncoderConfig
 from speechssl.nn.conv import ConvConfig
 from speechssl.nn.transformer import TransformerConfig
 
-_MARGIN = 4  # how many times what a file holds may be missing, so that an error can name the tensors that are
-_SMALL = 1 << 24, 1000  # numbers and tensors that are never too many
+_MARGIN = 4  # allowed ratio of described to stored elements, so that a later error can name missing tensors
+_SMALL = 1 << 24, 1000  # numbers of elements and tensors that are always allowed
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -32,14 +32,14 @@ def encoder_shapes(config: EncoderConfig) -> Shapes:
 
 
 def check_size(config: EncoderConfig, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Compare settings with the tensors of the file that they come with, before an encoder is made.
+    """Compare settings with the tensors of their file, before an encoder is built.
 
     Args:
         config: the settings.
-        shapes: of all tensors of the file, under any names.
+        shapes: shapes of all tensors of the file, with any names.
 
     Raises:
-        ValueError: the settings describe an encoder that is several times as large as the file.
+        ValueError: the settings describe an encoder several times larger than the file.
     """
     tensors = config.transformer.layers + config.transformer.position_stack + len(config.conv.layers)
     numbers = sum(math.prod(shape) for shape in shapes.values())

@@ -1,8 +1,8 @@
-"""A model on disk: one folder with ``config.json`` (what it is) and ``model.safetensors`` (its weights).
+"""Model folders: ``config.json`` (settings) and ``model.safetensors`` (weights).
 
-Encoder tensors have the prefix ``encoder.``; other prefixes belong to whoever trained it (the objective, a head) and
-are kept, not read, by :func:`load_encoder`. Both files are written under a temporary name, flushed to disk and renamed:
-a reader never sees half a model.
+Encoder tensors have the prefix ``encoder.``; other prefixes belong to the objective or a head, and are not read by
+:func:`load_encoder`. Both files are written under a temporary name, flushed to disk and renamed: a reader never gets
+half a model.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from speechssl.models.shapes import check_size
 
 FORMAT = 1
 PREFIX = "encoder."
-HEAD = "head."  # what fine-tuning adds
+HEAD = "head."  # prefix of tensors that fine-tuning adds
 _TABLES = ("head", "objective", "provenance", "training")
 
 
@@ -38,8 +38,8 @@ def save_model(
     """Write a model folder.
 
     Args:
-        folder: made when missing; an older model in it is replaced.
-        encoder: its config and weights; None for a model that has none.
+        folder: created when missing; an older model in it is replaced.
+        encoder: its config and weights are saved; None for a model without an encoder.
         extra: further JSON keys for ``config.json`` (objective, provenance); may not be ``format`` or ``encoder``.
         tensors: further weights by full name, outside the prefix ``encoder.``.
 
@@ -49,7 +49,7 @@ def save_model(
     extra, tensors = dict(extra or {}), dict(tensors or {})
     taken = ({"format", "encoder"} & extra.keys()) | {name for name in tensors if name.startswith(PREFIX)}
     if taken:
-        raise ValueError(f"names kept for the encoder: {', '.join(sorted(taken))}")
+        raise ValueError(f"names reserved for the encoder: {', '.join(sorted(taken))}")
     own = {} if encoder is None else encoder.state_dict()
     weights = {PREFIX + name: value for name, value in own.items()} | tensors
     config = {"format": FORMAT, "encoder": encoder and encoder.config.model_dump(mode="json"), **extra}
@@ -61,7 +61,7 @@ def save_model(
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:
-    """The ``config.json`` of a model folder.
+    """Read the ``config.json`` of a model folder.
 
     Raises:
         UserError: not a model folder, or written by a newer speechssl.
@@ -81,7 +81,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
 
 
 def read_encoder_config(folder: Path) -> EncoderConfig:
-    """Settings of the encoder of a model folder.
+    """Read the settings of the encoder of a model folder.
 
     Raises:
         UserError: not a model folder, a model without an encoder, settings of another version, or of an encoder that is
@@ -89,7 +89,7 @@ def read_encoder_config(folder: Path) -> EncoderConfig:
     """
     config = read_model_config(folder)
     if config["encoder"] is None:
-        raise UserError(f"{folder}: a model without an encoder; it can classify, and has no embeddings")
+        raise UserError(f"{folder}: a model without an encoder; it can classify, but gives no embeddings")
     path = folder / "config.json"
     try:
         found = EncoderConfig.model_validate_json(json.dumps(config["encoder"]))
@@ -105,7 +105,7 @@ def read_encoder_config(folder: Path) -> EncoderConfig:
 
 
 def load_encoder(folder: Path) -> SpeechEncoder:
-    """The encoder of a model folder, in evaluation mode on the CPU.
+    """Load the encoder of a model folder, in evaluation mode on the CPU.
 
     Raises:
         UserError: not a model folder, or weights that do not fit its config; names the file.
@@ -114,8 +114,8 @@ def load_encoder(folder: Path) -> SpeechEncoder:
     weights = read_tensors(path, prefix=PREFIX)
     try:
         encoder = SpeechEncoder(config)
-    except (ValueError, RuntimeError) as error:  # settings that contradict one another
-        raise UserError(f"{folder / 'config.json'}: its settings make no encoder: {brief(error)}") from None
+    except (ValueError, RuntimeError) as error:  # contradictory settings
+        raise UserError(f"{folder / 'config.json'}: its settings give no valid encoder: {brief(error)}") from None
     try:
         encoder.load_state_dict(weights)
     except RuntimeError as error:
@@ -137,7 +137,7 @@ def encoder_dim(folder: Path | None) -> int:
 def model_hash(folder: Path) -> str:
     """Sixteen hexadecimal digits that change with the config or weights of the encoder, or of the head if there is one.
 
-    What pretraining keeps beside the encoder does not count.
+    Tensors of a pretraining objective are not included.
     """
     config = read_model_config(folder)
     parts = [config["encoder"]] + ([config["head"]] if "head" in config else [])

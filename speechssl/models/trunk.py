@@ -1,4 +1,4 @@
-"""The part of a fine-tuned model that was pretrained: an encoder whose projected frames may be hidden at random.
+"""Pretrained part of a fine-tuned model: an encoder with random masking of projected frames.
 
 Baevski et al. 2020 (wav2vec 2.0, arXiv 2006.11477), section 4.2: fine-tuning masks frames with the embedding that
 pretraining learnt and channels with zeros, a SpecAugment in the latent space.
@@ -20,14 +20,14 @@ from speechssl.nn.pooling import zero_padding
 
 @dataclass(frozen=True)
 class Hidden:
-    """What is hidden: True where a frame becomes the mask embedding, or a channel zero."""
+    """Masks: True where a frame is replaced by the mask embedding, or a channel by zero."""
 
     frames: Bool[Tensor, "batch frames"]
     channels: Bool[Tensor, "batch dim"]
 
 
 class Trunk(nn.Module):
-    """An encoder with a mask embedding; padding never changes its result, whatever the convolutions' norm.
+    """Encoder with a mask embedding; padding does not change its result, with any norm of the convolutions.
 
     Example:
         >>> from speechssl.models.encoder import PRESETS
@@ -51,9 +51,9 @@ class Trunk(nn.Module):
         """All hidden states of a padded batch.
 
         Args:
-            waveforms: normalised where ``encoder.config.normalize`` is set; what is beyond ``num_samples`` is ignored.
+            waveforms: normalised where ``encoder.config.normalize`` is set; samples beyond ``num_samples`` are ignored.
             num_samples: valid samples of each.
-            hidden: what to hide, from :meth:`draw`.
+            hidden: masks from :meth:`draw`.
 
         Raises:
             ValueError: an utterance is shorter than one frame.
@@ -78,7 +78,7 @@ class Trunk(nn.Module):
     def _latents(
         self, waveforms: Float[Tensor, "batch samples"], num_samples: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch frames channels"]:
-        if self.encoder.config.conv.norm == "group":  # normalises over time, padding included: each by itself
+        if self.encoder.config.conv.norm == "group":  # statistics over time would include padding
             alone = [row[:count].unsqueeze(0) for row, count in zip(waveforms, num_samples.tolist(), strict=True)]
             return nn.utils.rnn.pad_sequence([self.encoder.latents(each)[0] for each in alone], batch_first=True)
         return self.encoder.latents(zero_padding(waveforms, num_samples))
@@ -86,7 +86,7 @@ class Trunk(nn.Module):
     def draw(
         self, num_samples: Int[Tensor, " batch"], config: HideConfig, *, rngs: Sequence[np.random.Generator]
     ) -> Hidden:
-        """What to hide in a batch, one random stream an utterance."""
+        """Draw the masks of a batch, with one random stream per utterance."""
         dim = self.encoder.config.dim
         length = max(1, round(config.channel_length * dim))
         num_frames = self.encoder.num_frames(num_samples).tolist()

@@ -1,1 +1,1 @@
-"""Neural building blocks, each named for the part of the paper it is: no training logic, no file formats."""
+"""Neural network modules and functions, named as in their papers; no training logic, no file formats."""

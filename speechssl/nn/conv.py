@@ -3,10 +3,10 @@
 wav2vec 2.0 (Baevski et al. 2020, section 2, arXiv 2006.11477): a stack of strided 1-D convolutions, each followed by a
 norm and GELU. Two additions, both off under the paper's presets:
 
-* ``init="tap-average"``: every tap of a kernel starts from the same random channel mix plus a little He noise. A
-  randomly initialised stack makes frames that depend on the phase of the waveform; codes of such frames cannot be
-  predicted from context and small runs never leave chance. Averaging over taps makes frames stable under shifts of a
-  few milliseconds from the first update on.
+* ``init="tap-average"``: every tap of a kernel starts from the same random channel mix plus a little He noise. Frames
+  of a randomly initialised stack depend on the phase of the waveform; codes of such frames cannot be predicted from
+  context and small runs stay at chance. Averaging over taps makes frames stable under shifts of a few milliseconds from
+  the first update on.
 * ``front="gabor"``: the first layer starts as mel-spaced Gabor quadrature pairs after pre-emphasis and gives their
   log power (the idea of LEAF, Zeghidour et al. 2021, arXiv 2101.08596); it stays trainable.
 
@@ -43,11 +43,11 @@ class ConvConfig(Config):
     bias: bool = True
     front: Literal["conv", "gabor"] = "conv"
     init: Literal["he", "tap-average"] = "he"
-    tap_noise: float = Field(default=0.1, ge=0, le=1)  # share of He noise in a tap-averaged kernel
+    tap_noise: float = Field(default=0.1, ge=0, le=1)  # fraction of He noise in a tap-averaged kernel
 
     @pydantic.model_validator(mode="after")
     def _short(self) -> "ConvConfig":
-        """A hop or field of years would be padded with as many zeros."""
+        """Refuse a very large hop or receptive field, since inputs are padded to it."""
         if self.hop > SAMPLE_RATE or self.receptive_field > 10 * SAMPLE_RATE:
             raise ValueError(
                 f"a hop of {_shown(self.hop)} samples and a receptive field of {_shown(self.receptive_field)}; "
@@ -62,7 +62,7 @@ class ConvConfig(Config):
 
     @property
     def hop(self) -> int:
-        """Samples from one frame to the next.
+        """Samples per frame (stride of the whole stack).
 
         >>> ConvConfig().hop
         320
@@ -71,7 +71,7 @@ class ConvConfig(Config):
 
     @property
     def receptive_field(self) -> int:
-        """Samples one frame sees.
+        """Receptive field of a frame, samples.
 
         >>> ConvConfig().receptive_field
         400
@@ -83,12 +83,12 @@ class ConvConfig(Config):
 
     @property
     def padding(self) -> int:
-        """Zeros added on both sides so that any stack gives as many frames as the paper's."""
+        """Zeros added on both sides so that the number of frames equals that of the paper's stack."""
         return max(0, math.ceil((self.receptive_field - RECEPTIVE_FIELD) / 2))
 
 
 def _shown(count: int) -> str:
-    """A count for a message; Python refuses to write numbers of thousands of digits."""
+    """A count for a message; Python refuses to format numbers of thousands of digits."""
     return str(count) if count < 10**12 else "more than 10^12"
 
 
@@ -154,12 +154,12 @@ class ConvLayer(nn.Module):
     def normed(
         self, x: Float[Tensor, "batch time inputs"], norm: nn.Module | FixedNorm
     ) -> Float[Tensor, "batch frames channels"]:
-        """The layer with another norm than its own."""
+        """Output of the layer with another norm."""
         return F.gelu(norm(convolve(x, self.conv.weight, self.conv.bias, stride=self.conv.stride[0])))
 
 
 class GaborLayer(nn.Module):
-    """Log powers of trainable filters that start as mel-spaced Gabor quadrature pairs, after pre-emphasis."""
+    """Log powers of trainable filters, initialised as mel-spaced Gabor quadrature pairs, after pre-emphasis."""
 
     def __init__(self, channels: int, kernel: int, stride: int):
         super().__init__()
@@ -179,7 +179,7 @@ class GaborLayer(nn.Module):
 
 
 def pre_emphasis(x: Float[Tensor, "batch time 1"]) -> Float[Tensor, "batch time 1"]:
-    """Each sample less most of the one before it.
+    """Each sample minus 0.97 times the previous one.
 
     >>> pre_emphasis(torch.tensor([[[1.0], [1.0], [0.97]]])).flatten().round(decimals=2)
     tensor([1.0000, 0.0300, 0.0000])
@@ -198,8 +198,9 @@ def convolve(
 ) -> Float[Tensor, "batch frames outputs"]:
     """Convolution of channels-last sequences.
 
-    As a 2-D convolution of height one, because that has a channels-last kernel in oneDNN and cuDNN: no transposed copy
-    before and after. One gradient of that kernel is slow, and worth the copies: fp32 and strides over shared samples.
+    Computed as a 2-D convolution of height one, which has a channels-last kernel in oneDNN and cuDNN: no transposed
+    copies before and after. One gradient of that kernel is slower than the copies: fp32 with strides over shared
+    samples.
     """
     in_fp32 = x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
     shared = 1 < stride < weight.shape[2] and weight.shape[1] > 1

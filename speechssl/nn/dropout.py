@@ -1,7 +1,7 @@
-"""Dropout with cheap masks on processors.
+"""Dropout with fast mask generation on CPUs.
 
-torch draws one Bernoulli variable for each element there, which takes longer than the matrix product it regularises: a
-third of a whole attention at 250 frames. Here a 64-bit draw of torch's generator gives the masks of four elements.
+On CPUs torch draws one Bernoulli variable per element, which takes a third of the time of a whole attention at 250
+frames. Here a 64-bit draw of torch's generator gives the masks of four elements.
 """
 
 import torch
@@ -13,11 +13,11 @@ _LEVELS = 2**16  # a mask is decided by 16 bits: the probability is rounded to a
 
 
 def dropout(x: Float[Tensor, "*shape"], probability: float, *, training: bool) -> Float[Tensor, "*shape"]:
-    """Zero each element with a probability and divide the others by what is kept on average; the same law as torch's.
+    """Zero each element with a probability and scale the others by 1 / (1 - probability); same distribution as torch's.
 
     Args:
         x: any floating tensor.
-        probability: of an element to be dropped.
+        probability: probability of an element to be dropped.
         training: False gives ``x`` itself.
 
     Example:
@@ -32,6 +32,6 @@ def dropout(x: Float[Tensor, "*shape"], probability: float, *, training: bool) -
         return F.dropout(x, probability)
     words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)  # every bit is random
     bits = words.view(torch.int16)[: x.numel()].view(x.shape)  # uniform from -_LEVELS / 2 on
-    # Written as numbers at once: products of booleans with numbers, and torch.where, are ten times slower.
+    # The mask is floating-point: products of booleans with numbers, and torch.where, are ten times slower.
     mask = torch.ge(bits, dropped - _LEVELS // 2, out=torch.empty(x.shape, dtype=x.dtype))
     return x * mask.mul_(_LEVELS / (_LEVELS - dropped))

@@ -3,8 +3,8 @@
 Tarvainen and Valpola 2017, "Mean teachers are better role models" (arXiv 1703.01780); Grill et al. 2020, BYOL, section
 3.1 (arXiv 2006.07733); Baevski et al. 2022, data2vec (arXiv 2202.03555).
 
-The average is part of the state of the module that holds it, so that checkpoints carry it and a resumed run equals one
-that never stopped.
+The average is part of the state of the module that holds it, so that checkpoints contain it and a resumed run equals an
+uninterrupted one.
 """
 
 import copy
@@ -21,11 +21,11 @@ from speechssl.config import Config
 
 
 class DecayConfig(Config):
-    """Decay of the average over a run: how much of it one update keeps. Equal ends give a constant.
+    """Decay of the average over a run: weight of the old average in an update. Equal ends give a constant.
 
     Attributes:
-        start: at the first update (data2vec BASE: 0.999; BYOL: 0.996).
-        end: from ``ramp`` on (data2vec BASE: 0.9999; BYOL: 1).
+        start: decay at the first update (data2vec BASE: 0.999; BYOL: 0.996).
+        end: decay from ``ramp`` on (data2vec BASE: 0.9999; BYOL: 1).
         ramp: fraction of the run after which the end is reached (data2vec BASE: 30k of 400k updates).
         shape: "linear" as in data2vec, "cosine" as in BYOL and DINO.
     """
@@ -51,8 +51,8 @@ class DecayConfig(Config):
 class EMA(nn.Module):
     """Moving average of a module's parameters and floating-point buffers, without gradients and always in eval mode.
 
-    Half-precision tensors are kept in fp32: in 16 bits, the steps of a decay near 1 are lost in rounding. Integer
-    buffers are copied. The module must be the plain one, not wrapped for compilation or data parallelism.
+    Half-precision tensors are stored in fp32: in 16 bits, the updates of a decay near 1 are lost in rounding. Integer
+    buffers are copied. The module must not be wrapped for compilation or data parallelism.
 
     Args:
         source: the module to average; the average starts as a copy of it.
@@ -60,7 +60,7 @@ class EMA(nn.Module):
             (data2vec's feature encoder).
 
     Attributes:
-        module: the average, to be called.
+        module: the averaged module.
 
     Raises:
         ValueError: a name in ``exclude`` that the source does not have.
@@ -86,7 +86,7 @@ class EMA(nn.Module):
         self._copied = {name for name in names if any(_within(name, each) for each in exclude)}
 
     def train(self, mode: bool = True) -> "EMA":  # noqa: ARG002 -- torch passes it
-        """Stays in eval mode, whatever the mode of the module around it."""
+        """Stay in eval mode, independent of the mode of the parent module."""
         return super().train(mode=False)
 
     @torch.no_grad()
@@ -94,7 +94,7 @@ class EMA(nn.Module):
         """One step: ``average = decay * average + (1 - decay) * source``, all tensors at once, in fp32.
 
         Args:
-            source: the module that was given at the start, or one with tensors of the same names and shapes.
+            source: the initial module, or one with tensors of the same names and shapes.
             decay: from 0 to 1, see :meth:`DecayConfig.at`.
 
         Raises:

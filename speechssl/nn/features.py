@@ -7,12 +7,12 @@ on whole batches, on the device of the waveforms, in fp32 with autocast off. In 
 
 **Frames.** Frame t is centred on sample ``hop * t + field / 2`` and there are ``(samples - field) // hop + 1`` of them.
 With ``field = 400`` and ``hop = 320`` (the default) these are the frames of the encoder. With ``field = 0`` they are
-those of librosa's ``center=True``. A window reaches half its length to both sides; what lies outside the utterance is
+those of librosa's ``center=True``. A window extends by half its length to both sides; samples outside the utterance are
 zero (librosa's ``pad_mode="constant"``). Each window is centred in its transform, as in ``librosa.stft``.
 
-Samples beyond an utterance's length, NaN and infinities included, reach nothing; frames beyond its number of frames are
-zero. So an utterance has the same features alone and in any batch. Waveforms are 16 kHz, in [-1, 1] as recorded: energy
-and log-mel depend on the level, so pass them before any normalisation if the level matters.
+Samples beyond an utterance's length, NaN and infinities included, have no effect; frames beyond its number of frames
+are zero. An utterance therefore has the same features alone and in any batch. Waveforms are 16 kHz, in [-1, 1] as
+recorded: energy and log-mel depend on the level, so pass them before any normalisation if the level matters.
 """
 
 import functools
@@ -33,18 +33,18 @@ from speechssl.config import Config
 from speechssl.nn.pooling import zero_padding
 from speechssl.nn.yin import PITCH, Pitch, PitchConfig, yin
 
-FLOOR = 1e-10  # power below which logarithms are cut; librosa.power_to_db's ``amin``
+FLOOR = 1e-10  # smallest power before the logarithm; librosa.power_to_db's ``amin``
 TILT_BAND = (100.0, 4000.0)  # Hz; above hum, and below the end of telephone speech
 _DB = 10 / math.log(10)  # dB per nat of power
-_BLOCK, _BLOCK_CPU = 8192, 256  # frames whose pitch is computed at once: bounds memory, and fits a processor's cache
+_BLOCK, _BLOCK_CPU = 8192, 256  # frames whose pitch is computed at once: bounds memory, and fits the CPU's cache
 
 
 class Framing(Config):
-    """Where frames are; see the head of this file.
+    """Position of the frames; see the head of this file.
 
     Attributes:
         hop: samples from one frame to the next.
-        field: samples that belong to a frame, even. Shorter utterances have no frame.
+        field: samples per frame, even. Shorter utterances have no frame.
     """
 
     hop: PositiveInt = 320
@@ -86,12 +86,12 @@ class MelConfig(Config):
 
 @dataclass(frozen=True)
 class Prosody:
-    """How something is said.
+    """Prosody of each frame.
 
     Attributes:
         f0: Hz, as in :class:`Pitch`.
         voicing: from 0 to 1, as in :class:`Pitch`.
-        energy: dB of full scale, mean square over 25 ms; -100 is the floor.
+        energy: dB of full scale, mean square over 25 ms; -100 is the minimum.
         tilt: dB per octave, slope of the mel spectrum from 100 Hz to 4 kHz. White noise has 0; voices fall.
     """
 
@@ -117,7 +117,7 @@ def mel_power(
         waveforms: 16 kHz; anything beyond ``num_samples`` is ignored.
         num_samples: length of each utterance.
         config: bands, window and transform.
-        framing: where the frames are.
+        framing: position of the frames.
 
     >>> mel_power(torch.randn(2, 16000), torch.tensor([16000, 8000])).shape
     torch.Size([2, 49, 80])
@@ -141,9 +141,9 @@ def log_mel(
     config: MelConfig = MEL,
     framing: Framing = ENCODER_FRAMES,
 ) -> Float[Tensor, "batch frames bands"]:
-    """Natural logarithm of :func:`mel_power`, floored at 1e-10; ``librosa.power_to_db(..., top_db=None)`` in nats.
+    """Natural logarithm of :func:`mel_power`, of at least 1e-10; ``librosa.power_to_db(..., top_db=None)`` in nats.
 
-    A floor relative to the loudest frame (librosa's default ``top_db=80``) would make frames depend on one another.
+    A minimum relative to the loudest frame (librosa's default ``top_db=80``) would make frames depend on one another.
 
     >>> round(log_mel(torch.zeros(1, 400), torch.tensor([400])).mean().item(), 3)  # ln 1e-10
     -23.026
@@ -191,10 +191,10 @@ def delta(
     """Derivative per frame by local polynomial regression; ``librosa.feature.delta(..., mode="nearest")``.
 
     Args:
-        frames: anything over time.
+        frames: features over time.
         num_frames: frames of each utterance; its last one is repeated beyond its end, its first one before its start.
-        width: frames that are fitted, odd, 3 or more.
-        order: of the derivative and of the polynomial, from 1 to ``width - 1``.
+        width: frames in the fit, odd, 3 or more.
+        order: order of the derivative and of the polynomial, from 1 to ``width - 1``.
 
     Raises:
         ValueError: a width that is even or below 3, or an order outside its range.
@@ -229,8 +229,8 @@ def pitch(
 ) -> Pitch:
     """F0 and voicing by YIN (:mod:`speechssl.nn.yin`); no gradients.
 
-    On a glide the estimate belongs to a moment up to 8 ms before the centre of the frame: the window that is compared
-    and its shifted copy end one longest period less the period found before the frame does.
+    On a glide the estimate is of a time up to 8 ms before the centre of the frame: the compared window and its shifted
+    copy end before the frame does, by the longest period minus the found period.
 
     Args:
         waveforms: 16 kHz; anything beyond ``num_samples`` is ignored.
@@ -238,7 +238,7 @@ def pitch(
         config: range and windows.
         framing: where the frames are.
 
-    >>> tone = torch.sin(2 * torch.pi * 220 / 16000 * torch.arange(3200))[None]
+    >>> tone = torch.sin(2 * torch.pi * 220 / SAMPLE_RATE * torch.arange(3200))[None]
     >>> pitch(tone, torch.tensor([3200])).f0[0, 4].round(decimals=1)
     tensor(220.)
     """
@@ -265,7 +265,7 @@ def prosody(
     Args:
         waveforms: 16 kHz, in [-1, 1] as recorded; anything beyond ``num_samples`` is ignored.
         num_samples: length of each utterance.
-        config: of the pitch.
+        config: settings of the pitch.
         framing: where the frames are.
 
     >>> prosody(torch.ones(1, 800), torch.tensor([800])).energy
@@ -285,9 +285,9 @@ def prosody(
 
 
 def _aligned(waveforms: Tensor, num_samples: Tensor, framing: Framing, length: int) -> Float[Tensor, "batch padded"]:
-    """Zeros around each utterance, so that ``length`` samples from ``hop * t`` on are centred as frame t is.
+    """Pad each utterance with zeros such that ``length`` samples from ``hop * t`` on have the centre of frame t.
 
-    At least one frame long, also where the batch has none.
+    The result has at least one frame, also where the batch has none.
     """
     frames = max(1, int(framing.num_frames(torch.tensor(waveforms.shape[1]))))
     left = (length - framing.field) // 2
@@ -296,14 +296,14 @@ def _aligned(waveforms: Tensor, num_samples: Tensor, framing: Framing, length: i
 
 
 def _inside(x: Tensor, waveforms: Tensor, num_samples: Tensor, framing: Framing) -> Tensor:
-    """The frames that a batch of this width has, zeros beyond each utterance's own."""
+    """The frames of a batch of this width, zeros beyond each utterance's own."""
     frames = int(framing.num_frames(torch.tensor(waveforms.shape[1])))
     return zero_padding(x[:, :frames], framing.num_frames(num_samples))
 
 
 @functools.lru_cache(maxsize=8)
 def _mel_filters(bands: int, n_fft: int, low: float, high: float, device: torch.device) -> Float[Tensor, "bands bins"]:
-    """Mel filters as librosa makes them: Slaney's scale, unit area."""
+    """Librosa's mel filters: Slaney's scale, unit area."""
     import librosa
 
     with warnings.catch_warnings():
@@ -324,7 +324,7 @@ def _cosines(bands: int, coefficients: int, device: torch.device) -> Float[Tenso
 
 @functools.lru_cache(maxsize=8)
 def _tilt_weights(device: torch.device) -> Float[Tensor, " bands"]:
-    """Weights whose product with the levels of MEL's bands is their slope over octaves (least squares)."""
+    """Weights that give the least-squares slope over octaves when multiplied with the levels of MEL's bands."""
     import librosa
 
     centres = librosa.mel_frequencies(MEL.bands + 2, fmin=MEL.low, fmax=MEL.high)[1:-1]

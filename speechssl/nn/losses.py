@@ -1,11 +1,11 @@
 """Losses of self-supervised learning as pure functions: no model, no random draw, no process group.
 
 Each returns a :class:`LossSum`: the *sum* over its targets and the number of targets, so that micro-batches and ranks
-add up to the same loss and gradient as one big batch. All arithmetic is fp32 with autocast off, whatever the inputs'
+add up to the same loss and gradient as one large batch. All arithmetic is fp32 with autocast off, for inputs of any
 type. Without targets the total is zero and still has a gradient path, as data parallelism needs.
 
-Losses that compare the rows of a batch (NT-Xent, triplets) depend on which rows they are given; across ranks, gather
-the rows first.
+Losses that compare the rows of a batch (NT-Xent, triplets) depend on the given rows; across ranks, gather the rows
+first.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class LossSum:
 def cosine_scores(
     queries: Float[Tensor, "*batch queries dim"], keys: Float[Tensor, "*batch keys dim"], *, temperature: float
 ) -> Float[Tensor, "*batch queries keys"]:
-    """Cosine similarities of all pairs divided by a temperature, fp32; the scores that contrastive losses take.
+    """Cosine similarities of all pairs divided by a temperature, fp32; the scores of contrastive losses.
 
     >>> cosine_scores(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 3.0]]), temperature=0.5).tolist()
     [[2.0, 0.0]]
@@ -57,7 +57,7 @@ def info_nce(
     same: Bool[Tensor, "*shape negatives"] | None = None,
     mask: Bool[Tensor, "*shape"] | None = None,
 ) -> LossSum:
-    """InfoNCE: cross-entropy of finding each positive among its negatives, in nats.
+    """InfoNCE: cross-entropy of each positive among its negatives, in nats.
 
     van den Oord et al. 2018, "Representation Learning with Contrastive Predictive Coding", equation 4 (arXiv
     1807.03748).
@@ -98,7 +98,7 @@ def nt_xent(
     start: int = 0,
     groups: Int[Tensor, " all_rows"] | None = None,
 ) -> LossSum:
-    """NT-Xent of two views of each row: every view has to find the other view of its row, in nats.
+    """NT-Xent of two views of each row: cross-entropy of the other view of the same row among all views, in nats.
 
     Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations" (SimCLR), algorithm 1
     (arXiv 2002.05709). The similarity is the cosine. The negatives are both views of all other rows.
@@ -108,10 +108,10 @@ def nt_xent(
         second: the other view.
         temperature: divides the cosines (paper: 0.1 on ImageNet, 0.5 on CIFAR-10).
         gathered: both views of the rows of all processes, in the order (view, row). The rows of this process are
-            replaced by ``first`` and ``second``, so that they have gradients. The other rows need them too where the
-            gradient is to equal that of one big batch: gather with gradients.
-        start: place of this process's first row among the gathered rows.
-        groups: a number per gathered row, such as its recording; rows with the same number are no negatives.
+            replaced by ``first`` and ``second``, so that they have gradients. For a gradient equal to that of one large
+            batch the other rows need gradients too: gather with gradients.
+        start: index of this process's first row among the gathered rows.
+        groups: one number per gathered row, such as its recording; rows with the same number are not negatives.
 
     Returns:
         Two targets per row; ``stats`` as :func:`info_nce`.
@@ -150,7 +150,7 @@ def negative_cosine(
     """Minus the cosine of each prediction and its target, from -1 to 1.
 
     Grill et al. 2020, "Bootstrap Your Own Latent" (BYOL), equation 2 (arXiv 2006.07733), whose loss is 2 plus twice
-    this one. Gradients reach both arguments: detach the targets, or make them without gradients.
+    this one. Both arguments get gradients: detach the targets, or compute them without gradients.
 
     Args:
         predictions: any length, not zero.
@@ -178,20 +178,20 @@ def semi_hard_triplet(
 
     Schroff et al. 2015, "FaceNet", section 3.2 (arXiv 1503.03832); for speech, Shor et al. 2020 (TRILL, arXiv
     2002.12764). Vectors are scaled to unit length, distances are squared. Where no allowed candidate is farther than
-    the positive, the farthest one is taken (as TensorFlow Addons does), so that the worst anchors have a gradient.
+    the positive, the farthest one is used (as in TensorFlow Addons), so that the worst anchors have a gradient.
 
     Args:
         anchors: one vector per row.
-        positives: what has to be near each anchor.
+        positives: positive of each anchor.
         candidates: possible negatives, those of other processes included.
         allowed: which candidates may be the negative of which anchor: not the anchor itself, nor its positive, nor
             others of the same recording.
-        margin: by which a negative should be farther than the positive, in squared distance (0 to 4).
+        margin: required difference of the squared distances to negative and positive (0 to 4).
 
     Returns:
-        Anchors without an allowed candidate are no targets. ``stats``: ``correct``, anchors nearer to the positive than
-        to the negative; ``active``, anchors with a loss above zero; ``near`` and ``far``, squared distances to positive
-        and negative, summed.
+        Anchors without an allowed candidate are not targets. ``stats``: ``correct``, anchors nearer to the positive
+        than to the negative; ``active``, anchors with a loss above zero; ``near`` and ``far``, squared distances to
+        positive and negative, summed.
 
     >>> rows = torch.eye(2)
     >>> loss = semi_hard_triplet(rows, rows, rows, allowed=~torch.eye(2, dtype=torch.bool), margin=3.0)
@@ -218,11 +218,11 @@ def code_cross_entropy(
     *,
     mask: Bool[Tensor, "*shape"] | None = None,
 ) -> LossSum:
-    """Cross-entropy of predicting a frame's code in each codebook, in nats, mean over the codebooks.
+    """Cross-entropy of a frame's code in each codebook, in nats, mean over the codebooks.
 
     Args:
         logits: scores of all codes.
-        targets: indices of the right codes; anything where there is no target.
+        targets: indices of the correct codes; any value where there is no target.
         mask: True at frames that are targets; default everywhere.
 
     Returns:
@@ -251,12 +251,12 @@ def regression(
     """Distance of each predicted vector from its target, mean over the vector's elements.
 
     Args:
-        predictions: gradients reach both arguments; detach the targets where they should not.
+        predictions: both arguments get gradients; detach the targets to prevent that.
         targets: of the same shape.
         distance: "l1", "mse" (no factor of one half) or "smooth_l1", which is the square divided by ``2 * beta`` up to
             ``beta`` and the absolute value less ``beta / 2`` beyond.
         beta: where "smooth_l1" becomes linear; for that distance alone.
-        mask: True at frames that are targets; default everywhere. NaN elsewhere reaches neither loss nor gradient.
+        mask: True at frames that are targets; default everywhere. NaN elsewhere affects neither loss nor gradient.
 
     Raises:
         ValueError: a ``beta`` that is missing, not above zero, or given for another distance.
@@ -279,7 +279,7 @@ def regression(
 
 
 def _selected(mask: Tensor | None, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """The targets, by selection and not by a factor of zero, which would keep NaN."""
+    """Select the targets; multiplication by zero would keep NaN."""
     return (first, second) if mask is None else (first[mask], second[mask])
 
 

@@ -1,9 +1,9 @@
-"""Span masking: which frames the context network must fill in, and what fine-tuning hides of frames and channels.
+"""Span masking of frames for pretraining, and masking of frames and channels for fine-tuning.
 
-wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477, section 3.1): a share of all frames is drawn without replacement as
-span starts and the following ``length`` frames are masked; spans may overlap. The counting is fairseq's
+wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477, section 3.1): a fraction of all frames is drawn without replacement
+as span starts and the following ``length`` frames are masked; spans may overlap. The number of spans is fairseq's
 ``compute_mask_indices`` (static, overlap allowed, two spans at least, every row trimmed to the same number of masked
-frames), so that a batch of masked frames is a plain rectangle.
+frames), so that the masked frames of a batch form a rectangular tensor.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from speechssl.config import Config
 
 
 class MaskConfig(Config):
-    """``probability`` is the share masked if spans did not overlap (paper: 0.065 a start x 10 frames)."""
+    """Settings; ``probability`` is the masked fraction if spans did not overlap (paper: 0.065 starts x 10 frames)."""
 
     probability: float = 0.65
     length: int = 10  # frames
@@ -27,7 +27,7 @@ def span_mask(
     """Draw a mask for a batch; every row has the same number of masked frames.
 
     Args:
-        num_frames: frames of each utterance; no frame beyond is ever masked.
+        num_frames: frames of each utterance; frames beyond are not masked.
         config: probability, span length, smallest number of spans.
         rng: source of all randomness; the same state gives the same mask.
 
@@ -51,7 +51,7 @@ def span_mask(
     rows: list[np.ndarray] = []
     for frames in num_frames:
         spans = max(config.min_spans, int(config.probability * frames / config.length + rounding))
-        # Whole spans while there is room for so many; in a shorter utterance fairseq lets the last ones stick out.
+        # Spans are whole where there are enough starts; in a shorter utterance fairseq truncates the last ones.
         starts = rng.choice(max(frames - config.length, spans + 1), spans, replace=False)
         masked = np.unique(starts[:, None] + np.arange(config.length))
         rows.append(masked[masked < frames])
@@ -65,12 +65,12 @@ def span_mask(
 def sample_negatives(
     batch: int, masked: int, negatives: int, *, rng: np.random.Generator
 ) -> Int[np.ndarray, "batch masked negatives"]:
-    """Distractors: places among the masked frames of the same utterance, uniform with replacement, never the positive.
+    """Draw negatives: indices of masked frames of the same utterance, uniform with replacement, without the positive.
 
     Args:
         batch: utterances.
         masked: masked frames in each.
-        negatives: distractors for each masked frame (paper: 100).
+        negatives: negatives per masked frame (paper: 100).
         rng: source of all randomness.
 
     Example:
@@ -79,17 +79,17 @@ def sample_negatives(
         (False, 4)
     """
     if masked < 2:
-        raise ValueError(f"{masked} masked frame leaves no distractor; at least 2 are needed")
+        raise ValueError(f"{masked} masked frame leaves no negative; at least 2 are needed")
     drawn = rng.integers(0, masked - 1, size=(batch, masked, negatives))
     return drawn + (drawn >= np.arange(masked)[:, None])
 
 
 class HideConfig(Config):
-    """What fine-tuning hides of the projected frames: a SpecAugment in the latent space.
+    """Masking of projected frames in fine-tuning: SpecAugment in the latent space.
 
-    Park et al. 2019 (arXiv 1904.08779), as wav2vec 2.0's fine-tuning has it (Baevski et al. 2020, section 4.2). The
-    shares are those masked if spans did not overlap; fairseq's configuration for ten minutes of labels masks .65 of the
-    frames in spans of 10 and .25 of the 768 channels in spans of 64.
+    Park et al. 2019 (arXiv 1904.08779), as in wav2vec 2.0's fine-tuning (Baevski et al. 2020, section 4.2). The
+    fractions are those masked if spans did not overlap; fairseq's configuration for ten minutes of labels masks .65 of
+    the frames in spans of 10 and .25 of the 768 channels in spans of 64.
     """
 
     frames: float = Field(default=0.65, ge=0, le=1)
@@ -99,9 +99,9 @@ class HideConfig(Config):
 
 
 def hide_spans(size: int, share: float, length: int, *, rng: np.random.Generator) -> Bool[np.ndarray, " size"]:
-    """Spans of one row; an expected ``share`` of its ``size`` places if they did not overlap.
+    """Spans of one row; an expected ``share`` of its ``size`` positions if they did not overlap.
 
-    Unlike :func:`span_mask` there is no smallest number of spans: a row too short for one span is left whole.
+    Unlike :func:`span_mask` there is no smallest number of spans: a row shorter than one span is not masked.
 
     >>> hidden = hide_spans(200, 0.5, 10, rng=np.random.default_rng(0))
     >>> 50 < int(hidden.sum()) <= 110, bool(hide_spans(9, 0.5, 10, rng=np.random.default_rng(0)).any())

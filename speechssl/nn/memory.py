@@ -1,20 +1,20 @@
-"""Memory of CPU tensors: keep what was freed, or give it back to the kernel.
+"""Memory of CPU tensors: keep freed memory, or return it to the kernel.
 
-glibc maps every large block anew and unmaps it when freed. A training step frees and asks for the same blocks again and
-again, and pays a page fault for each 4 KiB of them: on virtual machines more than half of an element-wise operation's
-time.
+glibc maps every large block again and unmaps it when freed. A training step frees and allocates the same blocks
+repeatedly, with a page fault per 4 KiB: on virtual machines these take more than half of the time of an element-wise
+operation.
 """
 
 import ctypes
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
-_PAD = 64 * 2**20  # bytes asked of the kernel at a time
+_PAD = 64 * 2**20  # bytes requested from the kernel at a time
 
 
 def keep_freed_memory() -> bool:
-    """Tell the C library to keep freed memory for the next step, for the whole process and for good.
+    """Make the C library keep freed memory, for the whole process until it ends.
 
-    The process then holds its peak until it ends. Where the C library has no ``mallopt`` (musl, macOS) nothing happens.
+    The process then keeps its peak memory. Where the C library has no ``mallopt`` (musl, macOS) nothing happens.
 
     Returns:
         Whether it was done.
@@ -30,13 +30,13 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_freed_memory() -> bool:
-    """Tell the C library to give the kernel what is free, also between blocks that are in use.
+    """Make the C library return free memory to the kernel, also between blocks that are in use.
 
-    Threads that decode recordings of all lengths leave holes that no other fits: without this an extraction grew by
-    half over 10,000 files. Takes milliseconds. Nothing happens where the C library has no ``malloc_trim``.
+    Threads that decode recordings of all lengths fragment the memory: without this an extraction grew by half over
+    10,000 files. Takes milliseconds. Nothing happens where the C library has no ``malloc_trim``.
 
     Returns:
-        Whether there was anything to give.
+        Whether memory was returned.
     """
     try:
         return bool(ctypes.CDLL(None).malloc_trim(0))

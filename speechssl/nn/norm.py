@@ -1,8 +1,8 @@
-"""Layer norm whose gradients can be trusted in bf16 on processors.
+"""Layer norm with accurate bf16 gradients on CPUs.
 
-torch's kernel adds the gradients of weight and bias up in the type of its input there. In bf16 a running sum stands
-still once it is 256 times a summand: over 25,600 rows, four crops of 2 s behind the first convolution, the gradient of
-the bias came out wrong by 90 %. On GPUs that kernel adds in fp32.
+On CPUs torch's kernel sums the gradients of weight and bias in the type of its input. In bf16 a running sum stops
+growing once it is 256 times a summand: over 25,600 rows, four crops of 2 s after the first convolution, the gradient of
+the bias was wrong by 90 %. On GPUs that kernel sums in fp32.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class LayerNorm(nn.LayerNorm):
-    """As torch's, over the last axis; bf16 on a processor goes through fp32 where gradients are wanted.
+    """Layer norm over the last axis like torch's; bf16 on CPUs is computed in fp32 where gradients are needed.
 
     Example:
         >>> norm = LayerNorm(4)

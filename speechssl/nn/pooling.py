@@ -1,4 +1,4 @@
-"""Frames to one vector an utterance, and layers to one sequence; padding never counts.
+"""Pooling of frames to one vector per utterance, and of layers to one sequence; padding is excluded.
 
 Attention pooling: Okabe et al. 2018 (arXiv 1803.10963) without the deviation. Learned softmax mix of layers: SUPERB
 (arXiv 2105.01051), after ELMo.
@@ -21,9 +21,9 @@ def valid_frames(num_frames: Int[Tensor, " batch"], frames: int) -> Bool[Tensor,
 
 
 def zero_padding(x: Float[Tensor, "batch steps *features"], count: Int[Tensor, " batch"]) -> Tensor:
-    """Zeros in the place of everything beyond the first ``count`` steps of each row.
+    """Set everything beyond the first ``count`` steps of each row to zero.
 
-    By selection, not multiplication: NaN and infinities in the padding reach neither results nor gradients.
+    By selection, not multiplication: NaN and infinities in the padding affect neither results nor gradients.
 
     >>> zero_padding(torch.tensor([[1.0, 2.0, float("nan")]]), torch.tensor([2])).tolist()
     [[1.0, 2.0, 0.0]]
@@ -53,7 +53,7 @@ def mean_std_pool(
     >>> mean_std_pool(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([2])).tolist()
     [[2.0, 1.0]]
     """
-    if num_frames is not None:  # before the square, whose gradient at NaN is NaN even where its factor is zero
+    if num_frames is not None:  # before the square, whose gradient at NaN is NaN even when multiplied by zero
         frames = zero_padding(frames, num_frames)
     mean = mean_pool(frames, num_frames)
     variance = mean_pool((frames - mean.unsqueeze(1)).square(), num_frames)
@@ -84,7 +84,7 @@ class AttentionPool(nn.Module):
 
 
 class LayerMix(nn.Module):
-    """Learned softmax-weighted sum of hidden states; starts as their mean.
+    """Learned softmax-weighted sum of hidden states; initialised as their mean.
 
     >>> LayerMix(2)([torch.zeros(1, 3, 4), torch.ones(1, 3, 4)]).mean().item()
     0.5

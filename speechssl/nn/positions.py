@@ -1,9 +1,9 @@
-"""Other ways to tell a Transformer where a frame is than wav2vec 2.0's one convolution.
+"""Position encodings other than wav2vec 2.0's single convolution.
 
 * data2vec (Baevski et al. 2022, arXiv 2202.03555, section 4.2): a stack of small convolutions, each followed by a norm
   without weights.
 * WavLM (Chen et al. 2021, arXiv 2110.13900, section on the structure of the model): attention scores have a bias for
-  the distance of key and query, one a head and bucket of distances (the buckets are T5's, Raffel et al. 2019, arXiv
+  the distance of key and query, one per head and bucket of distances (the buckets are T5's, Raffel et al. 2019, arXiv
   1910.10683), shared by all layers; a gate, which is a function of the query's frame, scales it in each layer.
 
 Public models of both kinds are read into these modules; neither is trained here by default.
@@ -22,8 +22,8 @@ from speechssl.nn.conv import convolve
 class PositionalStack(nn.Module):
     """Grouped convolutions over time, each with a norm over channels that has no weights, and GELU.
 
-    Frames beyond an utterance's end are zeros again for each convolution, so that padding changes nothing. Peers zero
-    them once, and the stack then carries the padding into the last frames of an utterance.
+    Frames beyond an utterance's end are set to zero before each convolution, so that padding changes nothing. Other
+    implementations zero them once, so that padding affects the last frames of an utterance.
     """
 
     def __init__(self, dim: int, kernel: int, groups: int, *, depth: int):
@@ -34,7 +34,7 @@ class PositionalStack(nn.Module):
         for conv in self.layers:
             assert isinstance(conv, nn.Conv1d)
             assert conv.bias is not None
-            nn.init.normal_(conv.weight, std=math.sqrt(4 / (kernel * dim)))  # as the single convolution has it
+            nn.init.normal_(conv.weight, std=math.sqrt(4 / (kernel * dim)))  # as in the single convolution
             nn.init.zeros_(conv.bias)
 
     def forward(
@@ -53,10 +53,10 @@ class PositionalStack(nn.Module):
 
 
 class RelativeBias(nn.Module):
-    """Learned biases of the distance between key and query, one a head and bucket.
+    """Learned biases of the distance between key and query, one per head and bucket.
 
-    Half of the buckets is for keys after the query. Of each half, the first half holds one distance each, and the other
-    buckets widen logarithmically up to ``distance``; the last one holds all that are farther.
+    Half of the buckets are for keys after the query. Of each half, the first half has one distance per bucket, and the
+    other buckets widen logarithmically up to ``distance``; the last one has all larger distances.
 
     Example:
         >>> RelativeBias(4, buckets=32, distance=80)(10).shape
@@ -77,14 +77,14 @@ class RelativeBias(nn.Module):
         half = self.biases.shape[0] // 2
         exact = half // 2
         away = torch.arange(frames, device=self.biases.device)
-        # In the order of transformers and torchaudio, so that no rounding puts a distance into the next bucket.
+        # In the order of operations of transformers and torchaudio, so that rounding gives the same buckets.
         far = torch.log(away.clamp(min=1).float() / exact) / math.log(self.distance / exact) * (half - exact)
         bucket = torch.where(away < exact, away, (exact + far).to(torch.long).clamp(max=half - 1))
         return self.biases[torch.cat([bucket.flip(0), half + bucket[1:]])].t()  # up to the query; after it
 
 
 class RelativeGate(nn.Module):
-    """How much the distance matters to each query of each head: two gates, each the sigmoid of a sum of four scores."""
+    """Gate of the relative position bias per head and query: two gates, each the sigmoid of a sum of four scores."""
 
     def __init__(self, dim: int, heads: int):
         super().__init__()
@@ -92,7 +92,7 @@ class RelativeGate(nn.Module):
         self.scale = nn.Parameter(torch.ones(1, heads, 1, 1))
 
     def forward(self, x: Float[Tensor, "batch frames dim"]) -> Float[Tensor, "batch heads frames 1"]:
-        """Factors of the bias; 2 where the first gate is shut."""
+        """Factors of the bias; 2 where the first gate is closed."""
         scores = self.scores(x.unflatten(-1, (self.scale.shape[1], -1))).unflatten(-1, (2, 4)).sum(dim=-1)
         update, reset = scores.sigmoid().transpose(1, 2).chunk(2, dim=-1)  # each: batch heads frames 1
         return update * (reset * self.scale - 1.0) + 2.0

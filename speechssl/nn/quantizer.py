@@ -1,11 +1,11 @@
 """Gumbel product quantizer.
 
 wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477, section 2) after vq-wav2vec (1910.05453): a linear layer scores the
-entries of each of G codebooks, one entry a group is chosen by a straight-through Gumbel softmax, and the chosen entries
-are concatenated.
+entries of each of G codebooks, one entry per group is chosen by a straight-through Gumbel softmax, and the chosen
+entries are concatenated.
 
-The scale of the first logits decides whether codes carry anything: too small and the Gumbel noise chooses, too large
-and a few codes take all. ``logit_std`` sets their standard deviation for a normalised input; None keeps the paper's
+The scale of the initial logits matters: if it is too small, the Gumbel noise chooses the codes; if it is too large, a
+few codes are always chosen. ``logit_std`` sets their standard deviation for a normalised input; None keeps the paper's
 code default, weights drawn from N(0, 1).
 """
 
@@ -21,10 +21,10 @@ from speechssl.config import Config
 
 
 class QuantizerConfig(Config):
-    """Size and start of the codebooks; defaults are the paper's."""
+    """Size and initialisation of the codebooks; defaults are the paper's."""
 
     groups: PositiveInt = 2
-    codes: PositiveInt = 320  # entries a group
+    codes: PositiveInt = 320  # entries per group
     dim: PositiveInt = 256  # of the concatenated vector
     logit_std: float | None = None
     normalize_input: bool = False  # zero mean, unit variance over the frames of each crop
@@ -32,7 +32,7 @@ class QuantizerConfig(Config):
 
 @dataclass(frozen=True)
 class QuantizerOutput:
-    """``probs`` is the softmax of the logits in fp32, without noise and temperature; ``codes`` are the choice."""
+    """``probs`` is the softmax of the logits in fp32, without noise and temperature; ``codes`` the chosen entries."""
 
     vectors: Float[Tensor, "frames dim"]
     codes: Int[Tensor, "frames groups"]
@@ -74,7 +74,7 @@ class GumbelQuantizer(nn.Module):
 
         Args:
             x: latent frames.
-            temperature: of the straight-through softmax; it shapes the gradient, not the choice.
+            temperature: temperature of the straight-through softmax; it affects the gradient, not the choice.
             noise: Gumbel(0, 1) draws added to the logits (:func:`gumbel_noise`); None chooses the likeliest entry.
         """
         with torch.autocast(x.device.type, enabled=False):
@@ -83,7 +83,7 @@ class GumbelQuantizer(nn.Module):
             soft = (noisy / temperature).softmax(dim=-1)
             codes = noisy.argmax(dim=-1)
             hard = torch.zeros_like(soft).scatter_(-1, codes.unsqueeze(-1), 1.0)
-            choice = hard + (soft - soft.detach())  # value of the one, exactly; gradient of the other
+            choice = hard + (soft - soft.detach())  # exactly the value of `hard`, with the gradient of `soft`
             vectors = torch.einsum("fgv,gvd->fgd", choice, self.codebooks).flatten(1)  # frames dim
             return QuantizerOutput(vectors=vectors, codes=codes, probs=logits.softmax(dim=-1))
 
@@ -91,7 +91,7 @@ class GumbelQuantizer(nn.Module):
 def gumbel_noise(*shape: int, generator: torch.Generator) -> Float[Tensor, "*shape"]:
     """Standard Gumbel draws on the generator's device.
 
-    Uniform draws are kept off 0 and 1, where the double logarithm is infinite (a known source of NaN in peers).
+    Uniform draws exclude 0 and 1, where the double logarithm is infinite (a known source of NaN elsewhere).
 
     >>> bool(gumbel_noise(2, 3, generator=torch.Generator().manual_seed(0)).isfinite().all())
     True

@@ -1,8 +1,8 @@
 """The group norm of BASE's first layer: every channel is normalised over the time axis of its utterance.
 
-What it needs to know of an utterance is a mean and a variance a channel. Both follow from the moments of the few
-samples that a tap of the convolution sees (:class:`WindowMoments`): the channels themselves need not be computed for
-them, and a clip of hours can be added up in blocks.
+It needs the mean and the variance of each channel of an utterance. Both follow from the moments of the windows of
+samples that the convolution reads (:class:`WindowMoments`): the channels need not be computed for them, and a clip of
+hours can be processed in blocks.
 """
 
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 
 class TimeNorm(nn.Module):
-    """Group norm with one group a channel: each is normalised over the whole time axis, as in BASE's first layer.
+    """Group norm with one group per channel: each is normalised over the whole time axis, as in BASE's first layer.
 
-    Padding changes its result: run it on batches of equal length only. Written as a batch norm over the frames of each
-    utterance: its kernel takes channels-last frames as they are, and is six times as fast as the variance in steps.
+    Padding changes its result: use it on batches of equal length only. Implemented as a batch norm over the frames of
+    each utterance, whose kernel reads channels-last frames directly and is six times as fast as separate operations.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5):
@@ -34,12 +34,12 @@ class TimeNorm(nn.Module):
 
 @dataclass(frozen=True)
 class FixedNorm:
-    """The norm over time of a convolution where mean and variance are known before.
+    """Norm over time of a convolution with precomputed mean and variance.
 
     Attributes:
-        scale: of each channel.
-        shift: of each channel after that.
-        centre: about the mean of the samples.
+        scale: scale per channel.
+        shift: shift per channel, after the scale.
+        centre: approximate mean of the samples.
     """
 
     scale: Float64[Tensor, " channels"]
@@ -47,13 +47,13 @@ class FixedNorm:
     centre: float
 
     def __call__(self, x: Float[Tensor, "batch frames channels"]) -> Float[Tensor, "batch frames channels"]:
-        """Channels scaled and shifted."""
+        """Scale and shift the channels."""
         return x * self.scale.to(x.dtype) + self.shift.to(x.dtype)
 
 
 @dataclass(frozen=True)
 class WindowMoments:
-    """Count, mean and summed products of deviations of the windows of samples that a convolution sees.
+    """Count, mean and summed products of deviations of the windows of samples that a convolution reads.
 
     >>> samples = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0])
     >>> found = WindowMoments.of(samples, nn.Conv1d(1, 3, kernel_size=2))
@@ -67,7 +67,7 @@ class WindowMoments:
 
     @classmethod
     def of(cls, samples: Float[Tensor, " samples"], conv: nn.Conv1d) -> "WindowMoments":
-        """Those of a stretch of at least a kernel of samples, as a convolution of one input sees them."""
+        """Moments of a segment of at least one kernel of samples, for a convolution with one input channel."""
         (kernel,), (stride,) = conv.kernel_size, conv.stride
         windows = samples.unfold(0, kernel, stride).double()  # frames kernel
         mean = windows.mean(dim=0)
@@ -75,14 +75,14 @@ class WindowMoments:
         return cls(len(windows), mean, away.t() @ away)
 
     def merged(self, other: "WindowMoments") -> "WindowMoments":
-        """Both together (Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983)."""
+        """Moments of both together (Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983)."""
         count = self.count + other.count
         step = other.mean - self.mean
         products = self.products + other.products + torch.outer(step, step) * self.count * other.count / count
         return WindowMoments(count, self.mean + step * other.count / count, products)
 
     def norm(self, conv: nn.Conv1d, norm: TimeNorm) -> FixedNorm:
-        """What the norm does to the channels of a convolution of one input with such moments."""
+        """Scale and shift of the norm for a convolution with one input channel and these moments."""
         filters = conv.weight.detach()[:, 0].double()  # channels kernel
         mean = filters @ self.mean
         if conv.bias is not None:

@@ -2,7 +2,7 @@
 
 wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477, section 2): a grouped convolution gives relative positions, then
 BERT-like blocks. Post-norm is the paper's BASE, pre-norm its LARGE (``do_stable_layer_norm`` elsewhere). Layer drop
-after Fan et al. 2019 (arXiv 1909.11556). Positions as data2vec and WavLM have them are off by default.
+after Fan et al. 2019 (arXiv 1909.11556). The positions of data2vec and WavLM are off by default.
 """
 
 import math
@@ -23,7 +23,7 @@ from speechssl.nn.positions import PositionalStack, RelativeBias, RelativeGate
 
 LONG_SEQUENCE = 2048  # frames, 41 s; from here on the scores of all pairs would take too much memory
 Share = Annotated[float, Field(ge=0, le=1)]
-_QUERIES = 512  # whose scores are held at once in a long sequence, where they cannot be left to the fused kernel
+_QUERIES = 512  # queries whose scores are in memory at once in a long sequence without the fused kernel
 
 
 class TransformerConfig(Config):
@@ -67,7 +67,7 @@ class TransformerOutput:
 class PositionalConvolution(nn.Module):
     """Convolutional relative positional embedding: weight-normalised grouped convolution over time, GELU.
 
-    A causal one sees the ``kernel - 1`` frames before a frame and the frame itself.
+    A causal one depends on a frame and the ``kernel - 1`` frames before it.
     """
 
     def __init__(self, dim: int, kernel: int, groups: int, *, causal: bool = False):
@@ -80,7 +80,7 @@ class PositionalConvolution(nn.Module):
         self.conv = conv
 
     def forward(self, x: Float[Tensor, "batch frames dim"]) -> Float[Tensor, "batch frames dim"]:
-        """Position features of the same shape; frames outside count as zeros."""
+        """Position features of the same shape; frames outside the input are zeros."""
         (kernel,), groups, frames = self.conv.kernel_size, self.conv.groups, x.shape[1]
         if self.causal:
             x = F.pad(x, (0, 0, kernel - 1, 0))
@@ -102,7 +102,7 @@ class SelfAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch frames dim"], mask: Bool[Tensor, "batch 1 1 frames"] | None
     ) -> Float[Tensor, "batch frames dim"]:
-        """Attention over frames where ``mask`` is True; a causal one takes none, as padding is behind the frames."""
+        """Attention over frames where ``mask`` is True; causal attention has no mask, as padding follows the frames."""
         q, k, v = self.project(x)
         assert not self.causal or mask is None
         return self.out(self.attend(q, k, v, mask).transpose(1, 2).flatten(2))
@@ -113,7 +113,7 @@ class SelfAttention(nn.Module):
         return heads.permute(2, 0, 3, 1, 4)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Attention in the faster of two ways, with dropout in training; a mask of numbers is added to the scores."""
+        """Attention by the faster implementation, with dropout in training; a float mask is added to the scores."""
         probability = self.dropout if self.training else 0.0
         attention = plain_attention if prefers_plain(q, probability) else F.scaled_dot_product_attention
         return attention(q, k, v, mask, probability, self.causal)
@@ -122,7 +122,7 @@ class SelfAttention(nn.Module):
 class GatedAttention(SelfAttention):
     """Self-attention with WavLM's gated relative position bias on its scores.
 
-    No matrix of biases for all pairs is stored: it is one vector of distances, read through a sliding window.
+    The biases of all pairs are not stored as a matrix: they are a sliding-window view of a vector over distances.
     """
 
     def __init__(self, dim: int, heads: int, dropout: float):
@@ -135,14 +135,14 @@ class GatedAttention(SelfAttention):
         mask: Bool[Tensor, "batch 1 1 frames"] | None,
         distances: Float[Tensor, "heads distances"] | None = None,
     ) -> Float[Tensor, "batch frames dim"]:
-        """Attention over frames where ``mask`` is True; ``distances`` as :class:`RelativeBias` gives them."""
+        """Attention over frames where ``mask`` is True; ``distances`` from :class:`RelativeBias`."""
         assert distances is not None
         frames, (q, k, v) = x.shape[1], self.project(x)
-        # From the last query to the first: the biases of a query are those of the one after it, moved by one, and a
-        # window that slides over the vector of distances is the matrix.
+        # From the last query to the first: the biases of consecutive queries are shifted by one, so a sliding window
+        # over the vector of distances gives the matrix.
         q, gate = q.flip(2), self.gate(x).flip(2)
         compiling = torch.compiler.is_compiling()
-        if compiling:  # the size of a window would be fixed for good, that of a look-up is not
+        if compiling:  # the compiled window would have a fixed size; indexing does not
             steps = torch.arange(frames, device=x.device)
             biases = distances[:, steps[:, None] + steps]  # heads frames frames
         else:
@@ -177,7 +177,7 @@ def plain_attention(
     probability: float,
     causal: bool = False,
 ) -> Float[Tensor, "batch heads queries dim"]:
-    """Attention with dropout, in matrix products; arguments as torch's fused kernel takes them."""
+    """Attention with dropout, in matrix products; with the arguments of torch's fused kernel."""
     scores = q @ (k * q.shape[-1] ** -0.5).transpose(-1, -2)  # batch heads queries frames
     if causal:
         after = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
@@ -266,8 +266,8 @@ class Transformer(nn.Module):
 
         Args:
             x: projected latent frames.
-            valid: True where a frame belongs to its utterance; None when nothing is padded. Invalid frames are
-                zeroed before the positional convolution and never attended to.
+            valid: True where a frame belongs to its utterance; None when nothing is padded. Invalid frames are zeroed
+                before the positional convolution and masked in attention.
             all_layers: keep every block's output.
         """
         mask = None
@@ -291,7 +291,7 @@ class Transformer(nn.Module):
 
 
 def _init_linear(module: nn.Module) -> None:
-    """BERT's initialisation, as fairseq has it: normal with deviation 0.02, no bias."""
+    """BERT's initialisation, as in fairseq: normal with deviation 0.02, no bias."""
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

@@ -1,9 +1,9 @@
 """Fundamental frequency and voicing of frames.
 
 de Cheveigne and Kawahara 2002, "YIN, a fundamental frequency estimator for speech and music", steps 2 to 5, with the
-difference function computed by FFT. Choice of the period and interpolation are those of ``librosa.yin``; with
-``window = frame`` the numbers are too. The default integration window is the paper's: librosa's reaches beyond the end
-of the frame, so that its difference function rises with the period and low voices in short frames look noisy.
+difference function computed by FFT. Choice of the period and interpolation are those of ``librosa.yin``; with ``window
+= frame`` the numbers are too. The default integration window is the paper's: librosa's extends beyond the end of the
+frame, so that its difference function rises with the period and low voices in short frames have low voicing.
 """
 
 import math
@@ -28,10 +28,10 @@ class PitchConfig(Config):
     Attributes:
         low: Hz, the lowest F0.
         high: Hz, the highest F0.
-        frame: samples that the estimate may see, even (50 ms).
+        frame: samples of the estimate, even (50 ms).
         window: samples that are compared with those one period later. None: as many as the longest period leaves in a
             frame, the paper's choice. ``window = frame`` is librosa's, which compares the end of a frame with zeros.
-        threshold: the first trough below it is taken; the paper's value.
+        threshold: the first minimum below it is chosen; the paper's value.
     """
 
     low: PositiveFloat = 60.0
@@ -74,7 +74,7 @@ class Pitch:
     """F0 estimates.
 
     Attributes:
-        f0: Hz. Every frame has an estimate; it means something where ``voicing`` is high.
+        f0: Hz. Every frame has an estimate; it is meaningful where ``voicing`` is high.
         voicing: from 0 (noise, silence) to 1 (exactly periodic): 1 minus the normalised difference at the period.
     """
 
@@ -96,7 +96,7 @@ def yin(frames: Float[Tensor, "batch frames samples"], *, config: PitchConfig = 
     Raises:
         ValueError: frames of another length.
 
-    >>> tone = torch.sin(2 * torch.pi * 220 / 16000 * torch.arange(800))
+    >>> tone = torch.sin(2 * torch.pi * 220 / SAMPLE_RATE * torch.arange(800))
     >>> yin(tone.view(1, 1, 800)).f0.round(decimals=1)
     tensor([[220.]])
     """
@@ -107,9 +107,9 @@ def yin(frames: Float[Tensor, "batch frames samples"], *, config: PitchConfig = 
 
 
 def _estimate(ratio: Float[Tensor, "batch frames periods"], config: PitchConfig) -> Pitch:
-    """From the normalised difference of each period."""
+    """Estimate from the normalised difference of each period."""
     before, after = F.pad(ratio, (1, 0), value=math.inf)[..., :-1], F.pad(ratio, (0, 1), value=math.inf)[..., 1:]
-    good = (ratio <= after) & (ratio < config.threshold)  # the first of them is a trough
+    good = (ratio <= after) & (ratio < config.threshold)  # the first of them is a minimum
     lowest = ratio == ratio.amin(dim=-1, keepdim=True)
     good = torch.where(good.any(dim=-1, keepdim=True), good, lowest)
     places = torch.arange(ratio.shape[-1], device=ratio.device)
@@ -139,5 +139,5 @@ def _normalised_difference(
     periods = torch.arange(1, longest + 1, device=frames.device)
     mean = difference.cumsum(dim=-1) / periods
     constant = mean <= _ROUNDING * energy[..., :1]
-    ratio = torch.where(constant, 1.0, difference / mean)  # what does not vary has no period
+    ratio = torch.where(constant, 1.0, difference / mean)  # a constant signal has no period
     return ratio[..., config.shortest - 1 :]

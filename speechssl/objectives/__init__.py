@@ -6,10 +6,10 @@
     RUNS: Mapping[str, Mapping[str, Mapping]]             what a run of a size changes in encoder, crops, optim …
     CURVES: tuple[Curve, ...]                             what the report draws
 
-What an objective is to the loop is in :mod:`speechssl.objectives.base`.
+The interface between an objective and the loop is in :mod:`speechssl.objectives.base`.
 
 To add an objective: write a module here and add its name to `OBJECTIVES`. `tests/objectives/test_contract.py` then
-tests what every objective has to hold.
+tests the contract of every objective.
 """
 
 import importlib
@@ -18,7 +18,7 @@ from types import ModuleType
 from speechssl.config import UserError
 
 OBJECTIVES: tuple[str, ...] = ("wav2vec2",)
-"""The names `load_objective` takes; the first one is the default."""
+"""The names that `load_objective` accepts; the first one is the default."""
 
 
 def load_objective(name: str) -> ModuleType:

@@ -1,9 +1,9 @@
-"""The seam between the training loop and a method.
+"""Interface between the training loop and an objective.
 
-The loop knows precision, accumulation, data parallelism, clipping, schedules, validation, checkpoints and logs. An
-objective knows its loss, what is logged of it, how it fails, and what must be summed over a batch that is processed in
+The loop handles precision, accumulation, data parallelism, clipping, schedules, validation, checkpoints and logs. An
+objective defines its loss, its logged metrics, its symptoms of failure, and the sums over a batch that is processed in
 parts. Losses are *sums* over targets: the loop divides gradients by ``stats["count"]``, summed over micro-batches and
-ranks, so that accumulation, data parallelism and one big batch give the same update.
+ranks, so that accumulation, data parallelism and one large batch give the same update.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ class ObjectiveConfig(Config):
     """Settings of an objective.
 
     Attributes:
-        name: which objective, one of :data:`speechssl.objectives.OBJECTIVES`.
+        name: name of the objective, one of :data:`speechssl.objectives.OBJECTIVES`.
     """
 
     name: str
@@ -35,11 +35,11 @@ class ObjectiveConfig(Config):
         return self
 
     def shapes(self, encoder: EncoderConfig) -> dict[str, tuple[int, ...]]:  # noqa: ARG002 -- a default
-        """Shapes of the largest tensors beside the encoder, to compare with a file before anything is allocated."""
+        """Shapes of the largest tensors outside the encoder, compared with a file before anything is allocated."""
         return {}
 
     def in_words(self) -> str:
-        """The settings that shape the method most, for people."""
+        """The main settings, as text for users."""
         return ""
 
 
@@ -48,8 +48,8 @@ class StepOutput:
     """Sums over the targets of one (micro-)batch, and what to log.
 
     Attributes:
-        total: differentiable, to be divided by the number of targets of the whole effective batch.
-        terms: its weighted parts, detached.
+        total: differentiable sum, to be divided by the number of targets of the whole effective batch.
+        terms: its weighted terms, detached.
         stats: detached sums that add up over micro-batches and ranks; ``count`` is the number of targets.
     """
 
@@ -60,11 +60,11 @@ class StepOutput:
 
 @dataclass(frozen=True)
 class Symptom:
-    """A way to fail, and whether an update shows it.
+    """A failure mode, and whether an update shows it.
 
     Attributes:
         state: its name, in two or three words.
-        present: whether it shows.
+        present: whether the update shows it.
         evidence: the numbers.
         advice: which settings to change.
     """
@@ -80,17 +80,18 @@ class Curve:
     """A metric that the report draws over updates.
 
     Attributes:
-        metric: key of a row of the log; a list of numbers gives a line each.
-        title: of its panel, with the unit; neighbours of one title share a panel.
-        label: of its line, where a panel has several.
-        caption: how to read it, in whole sentences; the report shows it under the figure.
-        chance: key of the value of a model that knows nothing, drawn as a dashed line.
-        bound: setting of the objective that is the metric's largest value, as `quantizer.codes`; a dashed line.
-        alarm: setting of the objective beyond which the metric is a symptom, as `symptoms.max_constant_share`; dotted.
-        limits: of the vertical axis; None where the values decide, for both ends or one.
+        metric: key of a row of the log; a list of numbers gives one line per number.
+        title: title of its panel, with the unit; consecutive curves with the same title share a panel.
+        label: label of its line, where a panel has several.
+        caption: explanation in whole sentences; the report shows it under the figure.
+        chance: key of the metric's value at chance, drawn as a dashed line.
+        bound: setting of the objective that is the metric's largest value, such as `quantizer.codes`; a dashed line.
+        alarm: setting of the objective beyond which the metric is a symptom, such as `symptoms.max_constant_share`;
+            dotted.
+        limits: limits of the vertical axis; None for automatic, for both ends or one.
         training: whether updates log it.
         validation: whether validations log it.
-        headline: whether its last validation value stands at the top of the report.
+        headline: whether its last validation value is shown at the top of the report.
     """
 
     metric: str
@@ -108,11 +109,11 @@ class Curve:
 
 @dataclass(frozen=True)
 class Context:
-    """Frames that an objective predicts from, and what of the audio each of them must not depend on.
+    """Context frames of an objective, with the input frames that they must not depend on.
 
     Attributes:
         frames: output of the context network.
-        hidden: True where the input frame is hidden from the whole context (masked); None: none is.
+        hidden: True where the input frame is hidden from the whole context (masked); None without masking.
         causal: whether a frame must not depend on input frames after it.
     """
 
@@ -122,11 +123,11 @@ class Context:
 
 
 class Trainable(nn.Module):
-    """What the training loop can train: a model and its loss. A subclass writes :meth:`forward` and :meth:`metrics`.
+    """Model and loss that the training loop trains. A subclass implements :meth:`forward` and :meth:`metrics`.
 
     Attributes:
-        criterion: the metric whose smallest validation value is the best; None: the last state is the model, as with
-            moving teachers, whose losses do not compare over time.
+        criterion: the metric whose smallest validation value selects the model; None: the last state is the model, as
+            with moving teachers, whose losses cannot be compared over time.
     """
 
     criterion: str | None = "loss"
@@ -137,27 +138,27 @@ class Trainable(nn.Module):
         """Loss of a (micro-)batch.
 
         Args:
-            batch: on the device of the parameters.
-            step: number of the update; of a validation batch, the batch's number.
+            batch: a batch on the device of the parameters.
+            step: number of the update; for a validation batch, number of the batch.
             progress: fraction of the run done.
             shared: sums of :meth:`gather` over the whole effective batch, where it is processed in parts.
         """
-        raise NotImplementedError  # every objective has its own
+        raise NotImplementedError  # implemented by each objective
 
     def metrics(self, terms: dict[str, Tensor], stats: dict[str, Tensor]) -> Metrics:
         """Numbers to log from terms and stats that are summed over an effective batch; ``loss`` is one of them."""
         raise NotImplementedError  # every objective has its own
 
     def summary(self, metrics: Mapping[str, Any]) -> str:
-        """The few numbers to watch."""
+        """Main metrics as text."""
         return f"loss {metrics['loss']:.3f}"
 
     def gather(self, parts: Sequence[Any], *, step: int) -> dict[str, Tensor]:  # noqa: ARG002 -- a default
-        """Sums over the parts of a batch that the loss of each part needs, without gradients; the loop adds ranks."""
+        """Sums over a whole batch that the loss of each part needs, without gradients; the loop adds ranks."""
         return {}
 
     def after_update(self, *, step: int, progress: float) -> None:
-        """Runs after each update of the weights; a moving teacher follows here."""
+        """Runs after each update of the weights; a moving teacher is updated here."""
 
     def probe(self, batch: Any) -> Metrics:  # noqa: ARG002 -- a default
         """Slower measurements on a fixed batch, at validations; in evaluation mode, without gradients."""
@@ -168,11 +169,11 @@ class Trainable(nn.Module):
         metrics: Mapping[str, Any],  # noqa: ARG002 -- a default
         probed: Mapping[str, Any],  # noqa: ARG002 -- a default
     ) -> list[Symptom]:
-        """Ways to fail, the most specific first.
+        """Failure modes, the most specific first.
 
         Args:
-            metrics: of an update.
-            probed: of the last :meth:`probe`; empty before it.
+            metrics: metrics of an update.
+            probed: metrics of the last :meth:`probe`; empty before it.
         """
         return []
 
@@ -182,10 +183,10 @@ class Objective(Trainable):
 
     Args:
         encoder: trained in place; its parameters are named ``encoder.*``.
-        seed: of every random draw, which is a function of (seed, step, place in the global batch).
+        seed: seed of every random draw, which is a function of (seed, step, position in the global batch).
 
     Attributes:
-        exact_in_parts: whether micro-batches and ranks give the gradient of one big batch.
+        exact_in_parts: whether micro-batches and ranks give the gradient of one large batch.
     """
 
     exact_in_parts: bool = True
@@ -196,25 +197,25 @@ class Objective(Trainable):
 
     @property
     def batch_spec(self) -> BatchSpec:
-        """What the batches have beside the crops."""
+        """Contents of the batches besides the crops."""
         return CROPS_ALONE
 
     @property
     def min_frames(self) -> int:
-        """Frames that a crop must have at least."""
+        """Minimum number of frames of a crop."""
         return 1
 
     def context(self, batch: CropBatch, *, step: int) -> "Context | None":  # noqa: ARG002 -- a default
-        """What the loss predicts from, with the draws of a step; None of a method that hides nothing."""
+        """Context frames of the loss, with the draws of a step; None for a method without masking."""
         return None
 
     @property
     def released(self) -> SpeechEncoder:
-        """The encoder that the model folder keeps: the trained one, or a teacher; a module of this one."""
+        """The encoder saved in the model folder: the trained one, or a teacher; a submodule."""
         return self.encoder
 
     @property
     def released_prefix(self) -> str:
-        """What the names of the released encoder's parameters begin with."""
+        """Prefix of the names of the released encoder's parameters."""
         released = self.released
         return next(name for name, module in self.named_modules() if module is released) + "."

@@ -6,9 +6,9 @@ encoder. Loss arithmetic is fp32 with autocast off.
 
 Differences from the paper, each a setting: schedules are fractions of the run; small presets start with phase-robust
 frames and logits of a chosen scale, without feature penalty. Terms are *sums* over masked frames: the loop divides by
-the count over micro-batches and ranks, so that accumulation, data parallelism and one big batch give the same gradient.
-The diversity term is not a sum over frames, but its gradient is, once the mean code distribution of the whole batch is
-known; see :func:`diversity_term`.
+the count over micro-batches and ranks, so that accumulation, data parallelism and one large batch give the same
+gradient. The diversity term is not a sum over frames, but its gradient is, given the mean code distribution of the
+whole batch; see :func:`diversity_term`.
 """
 
 import math
@@ -32,7 +32,7 @@ from speechssl.nn.masking import MaskConfig, sample_negatives, span_mask
 from speechssl.nn.quantizer import GumbelQuantizer, QuantizerConfig, gumbel_noise
 from speechssl.objectives.base import Context, Curve, Metrics, Objective, ObjectiveConfig, StepOutput, Symptom
 
-_MASK, _NEGATIVES, _GUMBEL = 11, 12, 13  # what a random stream is for; part of its seed
+_MASK, _NEGATIVES, _GUMBEL = 11, 12, 13  # part of the seed, so that the random streams differ
 
 
 ADVICE = {
@@ -44,7 +44,7 @@ ADVICE = {
     "raise objective.diversity_weight, or lower optim.reference_lr",
     "constant features": "the features are the same in every frame: "
     "lower objective.feature_penalty (0 for short runs) or optim.conv_lr_scale",
-    "not learning": "the loss stays at chance, ln(1 + negatives), though codes look sound: "
+    "not learning": "the loss stays at chance, ln(1 + negatives), though the codes are good: "
     "more updates, a larger batch (crops.batch_seconds), or another optim.reference_lr",
 }
 
@@ -56,14 +56,14 @@ class SymptomConfig(BaseConfig):
     min_determinism: float = 0.2  # mean largest code probability
     min_information: float = 0.3  # nats of codes about frames
     max_constant_share: float = 0.99  # of the features' power
-    min_stability: float = 0.12  # share of codes that survive a shift by 5 ms
-    chance_perplexity: float = 10.0  # below it a loss at chance is laid to collapsed codes
-    chance_constant_share: float = 0.9  # above it a loss at chance is laid to constant features
-    chance_margin: float = 0.01  # a loss within this share of that of equal scores counts as chance
+    min_stability: float = 0.12  # fraction of codes that stay the same under a shift by 5 ms
+    chance_perplexity: float = 10.0  # below it, collapsed codes explain a loss at chance
+    chance_constant_share: float = 0.9  # above it, constant features explain a loss at chance
+    chance_margin: float = 0.01  # a loss within this fraction of the loss of equal scores counts as chance
 
 
 class Wav2Vec2Config(ObjectiveConfig):
-    """The objective; defaults are the paper's BASE (fairseq ``wav2vec2_base_librispeech.yaml``)."""
+    """Settings; defaults are the paper's BASE (fairseq ``wav2vec2_base_librispeech.yaml``)."""
 
     name: Literal["wav2vec2"] = "wav2vec2"  # pyright: ignore[reportIncompatibleVariableOverride] -- frozen
     mask: MaskConfig = MaskConfig()
@@ -144,8 +144,8 @@ CURVES = (
     Curve(
         "contrastive_loss",
         "Contrastive loss (nats per masked frame)",
-        caption="The model picks the true target of a masked frame among negatives from the same utterance. At the "
-        "dashed line it knows nothing; a healthy run may stay there for its first few hundred updates.",
+        caption="The model picks the true target of a masked frame among negatives from the same utterance. The "
+        "dashed line is chance; a healthy run may stay there for its first few hundred updates.",
         chance="chance_loss",
         headline=True,
     ),
@@ -169,7 +169,7 @@ CURVES = (
         "constant_share",
         "Health of the codes",
         label="constant share of features",
-        caption="Constant share: how much of the features' power never changes.",
+        caption="Constant share: fraction of the features' power that is the same in every frame.",
         alarm="symptoms.max_constant_share",
         limits=(0.0, 1.0),
     ),
@@ -177,7 +177,7 @@ CURVES = (
         "shift_stability",
         "Health of the codes",
         label="codes kept under a 5 ms shift",
-        caption="Stability: share of codes that survive a shift of the audio by 5 ms.",
+        caption="Stability: fraction of codes that stay the same when the audio is shifted by 5 ms.",
         alarm="symptoms.min_stability",
         limits=(0.0, 1.0),
         training=False,
@@ -186,13 +186,13 @@ CURVES = (
 
 
 def build(encoder: SpeechEncoder, config: Wav2Vec2Config, *, seed: int) -> "Wav2Vec2":
-    """The objective around an encoder."""
+    """Build the objective around an encoder."""
     return Wav2Vec2(encoder, config, seed=seed)
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Which frames are masked (equally many a row), and each one's negatives among the row's masked frames."""
+    """Masked frames (equally many per row), and the negatives of each among the row's masked frames."""
 
     mask: Bool[Tensor, "batch frames"]
     negatives: Int[Tensor, "batch masked negatives"]
@@ -204,7 +204,7 @@ class Wav2Vec2(Objective):
     Args:
         encoder: trained in place.
         config: the objective.
-        seed: of masks, negatives and Gumbel noise.
+        seed: seed of masks, negatives and Gumbel noise.
 
     Example:
         >>> from speechssl.models.encoder import PRESETS as ENCODERS
@@ -224,12 +224,12 @@ class Wav2Vec2(Objective):
 
     @property
     def min_frames(self) -> int:
-        """Frames that the fewest spans need."""
+        """Frames that the minimum number of spans needs."""
         return self.config.mask.length + self.config.mask.min_spans
 
     @property
     def chance_loss(self) -> float:
-        """Contrastive loss of a model that cannot tell the target from its negatives, nats."""
+        """Contrastive loss at chance, when target and negatives have equal scores, nats."""
         return math.log(1 + self.config.negatives)
 
     def temperature(self, progress: float) -> float:
@@ -240,10 +240,10 @@ class Wav2Vec2(Objective):
     def forward(
         self, batch: CropBatch, *, step: int, progress: float, shared: Mapping[str, Tensor] | None = None
     ) -> StepOutput:
-        """Loss of a (micro-)batch; masks, negatives and noise are functions of (seed, step, place in the batch)."""
+        """Loss of a (micro-)batch; masks, negatives and noise are functions of (seed, step, position in the batch)."""
         draws = self.draw(batch, step=step)
         noise = self._noise(batch, draws.negatives.shape[1], step=step) if self.training else None
-        mean_probs = None if shared is None else shared["probs"] / shared["probs"][0].sum()  # a group's row sums to 1
+        mean_probs = None if shared is None else shared["probs"] / shared["probs"][0].sum()  # rows sum to 1
         return self.loss(
             batch.waveforms, draws, temperature=self.temperature(progress), noise=noise, mean_probs=mean_probs
         )
@@ -259,7 +259,7 @@ class Wav2Vec2(Objective):
         return Draws(torch.from_numpy(mask[crops.rows]).to(device), torch.from_numpy(negatives[crops.rows]).to(device))
 
     def _noise(self, crops: CropBatch, masked: int, *, step: int) -> Float[Tensor, "frames groups codes"]:
-        """Gumbel noise with one random stream a row, so that slices of a batch draw what the whole batch would."""
+        """Gumbel noise with one random stream per row, so that slices of a batch have its draws."""
         shape = (masked, self.config.quantizer.groups, self.config.quantizer.codes)
         generator = torch.Generator(crops.waveforms.device)
         rows: list[Tensor] = []
@@ -277,7 +277,7 @@ class Wav2Vec2(Objective):
         noise: Float[Tensor, "frames groups codes"] | None = None,
         mean_probs: Float[Tensor, "groups codes"] | None = None,
     ) -> StepOutput:
-        """The loss for given masks, negatives and noise: no randomness but dropout."""
+        """Loss for given masks, negatives and noise; the only randomness is dropout."""
         features = self.encoder.features(waveforms)  # batch frames channels
         if features.requires_grad and self.config.feature_gradient != 1.0:
             features.register_hook(lambda gradient: gradient * self.config.feature_gradient)
@@ -320,7 +320,7 @@ class Wav2Vec2(Objective):
         return StepOutput(total=total, terms={name: term.detach() for name, term in terms.items()}, stats=stats)
 
     def context(self, batch: CropBatch, *, step: int) -> Context:
-        """The context network's output with the masks of a step."""
+        """Output of the context network with the masks of a step."""
         mask = self.draw(batch, step=step).mask
         latents = self.encoder.latents(batch.waveforms)
         return Context(masked_context(self.encoder, latents, self.mask_embedding, mask).frames, hidden=mask)
@@ -351,9 +351,9 @@ class Wav2Vec2(Objective):
 
     @torch.no_grad()
     def shift_stability(self, waveforms: Float[Tensor, "batch samples"], *, shift: int = 80) -> float:
-        """Share of frames and groups that keep their code when the waveform moves by ``shift`` samples (80: 5 ms).
+        """Fraction of frames and groups that keep their code under a shift by ``shift`` samples (80: 5 ms).
 
-        About 1 for codes of what is said, about 1 / perplexity for codes of the waveform's phase.
+        About 1 for codes of the speech content, about 1 / perplexity for codes of the waveform's phase.
         """
         everything = torch.ones(1, 1, dtype=torch.bool, device=waveforms.device)
         kept: list[Tensor] = []
@@ -365,8 +365,8 @@ class Wav2Vec2(Objective):
     def metrics(self, terms: dict[str, Tensor], stats: dict[str, Tensor]) -> Metrics:
         """Numbers to log from the summed terms and stats of an effective batch.
 
-        ``loss`` and ``contrastive_loss`` in nats a masked frame; ``chance_loss`` that of a model that knows nothing,
-        lower than ln(1 + K) by the negatives that were left out; ``accuracy`` as fairseq's; perplexities a group;
+        ``loss`` and ``contrastive_loss`` in nats per masked frame; ``chance_loss`` the loss of equal scores, lower than
+        ln(1 + K) because of the negatives that were left out; ``accuracy`` as fairseq's; perplexities per group;
         ``determinism`` the mean largest code probability; ``mutual_information`` of codes and frames in nats, mean over
         groups; ``constant_share`` the part of the features' power that is the same in every frame.
         """
@@ -405,16 +405,17 @@ class Wav2Vec2(Objective):
     def symptoms(
         self, metrics: Mapping[str, float | Sequence[float]], probed: Mapping[str, float | Sequence[float]]
     ) -> list[Symptom]:
-        """Five ways to fail: constant features, collapsed, random or phase-hashing codes, a loss that stays at chance.
+        """Five failure modes: constant features, collapsed, random or phase-hashing codes, a loss that stays at chance.
 
-        Small contrastive runs fail in ways that one number does not show. Codes may be random (Gumbel noise chooses),
-        may hash the waveform's phase (they look busy and balanced, but move with every shift by a few milliseconds), or
-        may collapse to a few entries; or the features become constant; or nothing is learnt though codes are sound.
+        Small contrastive runs fail in ways that one number does not show. Codes may be random (chosen by the Gumbel
+        noise), may hash the waveform's phase (balanced usage, but they change with every shift by a few milliseconds),
+        or may collapse to a few entries; or the features become constant; or nothing is learnt though the codes are
+        good.
         """
         limits = self.config.symptoms
         perplexity, determinism = _mean(metrics["code_perplexity"]), _mean(metrics["determinism"])
         information, constant = _mean(metrics["mutual_information"]), _mean(metrics["constant_share"])
-        # Negatives with the target's codes are left out, so a low loss is easy: chance counts those that stayed.
+        # Negatives with the target's codes are left out, which lowers the loss: chance counts the remaining ones.
         loss, chance = _mean(metrics["contrastive_loss"]), _mean(metrics.get("chance_loss", self.chance_loss))
         at_chance = loss > (1 - limits.chance_margin) * chance
         stable = _mean(probed.get("shift_stability", math.inf))
@@ -432,9 +433,9 @@ class Wav2Vec2(Objective):
                 f"mean largest code probability {determinism:.2f}, {information:.2f} nats of information",
             ),
             "phase hash": (
-                # Survival by accident: about 1 / perplexity, two to four times that where measured.
+                # Expected by chance: about 1 / perplexity; two to four times that was measured.
                 at_chance and stable < max(limits.min_stability, 3 / perplexity),
-                f"loss {loss:.2f} at chance {chance:.2f}, {100 * stable:.0f} % of codes survive a 5 ms shift",
+                f"loss {loss:.2f} at chance {chance:.2f}, {100 * stable:.0f} % of codes kept under a 5 ms shift",
             ),
             "not learning": (at_chance, f"loss {loss:.3f} at chance {chance:.3f}"),
         }
@@ -442,7 +443,7 @@ class Wav2Vec2(Objective):
 
 
 def _mean(value: float | Sequence[float]) -> float:
-    """A metric, or the mean of one that has a value per group."""
+    """A metric, or its mean where it has a value per group."""
     return float(value) if isinstance(value, int | float) else sum(value) / len(value)
 
 
@@ -454,10 +455,10 @@ def contrastive_term(
     *,
     temperature: float,
 ) -> LossSum:
-    """InfoNCE of finding each target among its negatives by cosine similarity (paper, equation 3).
+    """InfoNCE loss of each target among its negatives by cosine similarity (paper, equation 3).
 
     Scores of all pairs are one matrix product; negatives are looked up in it. A negative with the same codes as the
-    target is left out, judged by the code indices: comparing float vectors fails in bf16 and lets runs collapse.
+    target is left out, by comparison of code indices: comparing float vectors fails in bf16, and runs collapse.
     """
     scores = cosine_scores(context, targets, temperature=temperature)  # batch masked masked
     same = (codes.unsqueeze(1) == codes.unsqueeze(2)).all(dim=-1)
@@ -471,7 +472,7 @@ def diversity_term(
 
     The value and gradient are those of the diversity of ``mean_probs`` (default: the mean of ``probs``), whose gradient
     with respect to each frame's distribution is linear in that frame: summed over micro-batches it equals the gradient
-    of one big batch.
+    of one large batch.
     """
     frames, groups, codes = probs.shape
     mean = (probs.mean(dim=0) if mean_probs is None else mean_probs).detach().requires_grad_()
@@ -483,7 +484,7 @@ def diversity_term(
 
 
 def entropy(probs: Float[Tensor, "*shape codes"]) -> Float[Tensor, "*shape"]:
-    """Entropy in nats over the last axis; 1e-7 inside the logarithm, as fairseq has it.
+    """Entropy in nats over the last axis; 1e-7 inside the logarithm, as in fairseq.
 
     >>> round(float(entropy(torch.full((4,), 0.25)).exp()), 3)
     4.0

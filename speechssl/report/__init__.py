@@ -1,1 +1,1 @@
-"""One HTML page about a run, made from the files in its folder alone."""
+"""HTML report of a run, made from the files of its folder alone."""

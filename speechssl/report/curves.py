@@ -1,4 +1,4 @@
-"""Label-efficiency curves: a score over the amount of labels, one line a contender, with a band for its interval."""
+"""Label-efficiency curves: a score over the amount of labels, one line per contender, with a band for its interval."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -20,14 +20,14 @@ from speechssl.report.plots import (
     SKY,
     YELLOW,
     as_svg,
-    drawn,
+    label_text,
     page_figure,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Colour and mark of each, so that a contender looks the same on every page; others take what is left over.
+# Colour and mark of each, so that a contender looks the same on every page; others get the remaining ones.
 LOOKS = {
     "fine-tuned": (BLUE, "o"),
     "frozen probe": (SKY, "s"),
@@ -38,12 +38,12 @@ LOOKS = {
     "MFCC + SVM, level removed": (YELLOW, "X"),
 }
 _MARKS = "o^sDvPX*"
-_ALL_FACTOR = 2.2  # "all" stands this much to the right of the largest number of labels
-_BAND = 0.10  # opacity: seven bands must not hide each other
+_ALL_FACTOR = 2.2  # "all" is placed at this factor times the largest number of labels
+_BAND = 0.10  # opacity: seven overlapping bands stay visible
 
 
 def levels_of(rows: Sequence[ResultRow]) -> list[int]:
-    """The amounts of labels, rising; 0, which is all of them, comes last.
+    """The amounts of labels, ascending; 0, which is all of them, is last.
 
     >>> levels_of([ResultRow("emotion", "a", "", n, "UAR", 1.0, 1.0, 1.0, 1, 1) for n in (0, 25, 5)])
     [5, 25, 0]
@@ -69,7 +69,7 @@ def efficiency_curves(rows: Sequence[ResultRow]) -> Element:
         if chance is not None:
             axes.axhline(chance, color=GREY, linestyle=DASHES, linewidth=1.2, label=CHANCE)
         _ticks(axes, rows, levels, place)
-        axes.set_ylabel(drawn(rows[0].metric))
+        axes.set_ylabel(label_text(rows[0].metric))
         figure.legend(loc="outside right upper", frameon=False)
         return as_svg(figure, f"{rows[0].metric} over the amount of labels, with 95 % intervals")
 
@@ -86,7 +86,7 @@ def _curve(axes: "Axes", rows: Sequence[ResultRow], place: dict[int, float], *, 
     else:
         axes.fill_between(x, low, high, color=colour, alpha=_BAND, linewidth=0)
     x = x * 1.02**number if len(points) == 1 else x
-    axes.plot(x, value, color=colour, marker=mark, markersize=5, linewidth=1.6, label=drawn(rows[0].contender))
+    axes.plot(x, value, color=colour, marker=mark, markersize=5, linewidth=1.6, label=label_text(rows[0].contender))
 
 
 def _ticks(axes: "Axes", rows: Sequence[ResultRow], levels: Sequence[int], place: dict[int, float]) -> None:
@@ -95,7 +95,7 @@ def _ticks(axes: "Axes", rows: Sequence[ResultRow], levels: Sequence[int], place
     amounts = {row.labels: row.amount.removesuffix(" shots") for row in rows}
     axes.xaxis.set_major_locator(FixedLocator([place[level] for level in levels]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([drawn(amounts[level], most=16) for level in levels])
+    axes.set_xticklabels([label_text(amounts[level], most=16) for level in levels])
     edges = [place[level] for level in levels]
     axes.set_xlim(edges[0] / 1.25, edges[-1] * 1.25)
     axes.set_xlabel("labelled utterances per class" if rows[0].unit == "shots" else "transcribed speech", color=INK)

@@ -1,4 +1,4 @@
-"""The part of the page about an experiment with few labels: curves, tables, paired gains, a confusion matrix."""
+"""Sections about a few-label experiment: curves, tables, paired gains, a confusion matrix."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,22 +14,21 @@ _WORDS = {"beats": "better", "loses to": "worse", "is level with": "undecided"}
 
 
 def few_label_summary(rows: Sequence[ResultRow]) -> list[Element]:
-    """How each contender with gains fares against each other one, a line per pair."""
+    """Outcome of each contender with gains against each other one, one line per pair."""
     lines: list[Element] = []
     for task, metric in _parts(rows):
         mine = [row for row in rows if (row.task, row.metric) == (task, metric)]
-        for ours, other in dict.fromkeys((row.contender, name) for row in mine for name in row.gains):
-            told = _told([row for row in mine if row.contender == ours and other in row.gains], other)
-            lines.append(tag("li", tag("b", ours), f" against {other}: ", told))
+        for contender, other in dict.fromkeys((row.contender, name) for row in mine for name in row.gains):
+            words = _outcomes([row for row in mine if row.contender == contender and other in row.gains], other)
+            lines.append(tag("li", tag("b", contender), f" against {other}: ", words))
     return in_short(
         lines,
-        "Better or worse where the whole 95 % interval of the difference, paired by what was resampled, lies on one "
-        "side of zero.",
+        "Better or worse where the 95 % interval of the paired difference (by speaker or utterance) excludes zero.",
     )
 
 
 def few_label_sections(rows: Sequence[ResultRow], confusion: Confusion) -> list[Element]:
-    """Everything else, a section per task.
+    """All other content, one section per task.
 
     Args:
         rows: of whole experiments, not of probes.
@@ -63,20 +62,20 @@ def amount_table(rows: Sequence[ResultRow]) -> list[Element]:
     return table(
         [rows[0].metric, *(_amount(rows, level) for level in levels)],
         body,
-        "95 % interval in brackets. Bold: the best value of a column; whether it is clearly the best is told by the "
+        "95 % interval in brackets. Bold: the best value of a column; whether it is clearly the best is shown by the "
         "paired differences.",
     )
 
 
 def _parts(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:
-    """Each task with its first metric, which is the one that counts."""
+    """Each task with its first metric, which is the main one."""
     first: dict[str, str] = {}
     for row in rows:
         first.setdefault(row.task, row.metric)
     return list(first.items())
 
 
-def _told(rows: Sequence[ResultRow], other: str) -> list[str | Element]:
+def _outcomes(rows: Sequence[ResultRow], other: str) -> list[str | Element]:
     """For example `better at 5, 10 shots; undecided at all`."""
     found: dict[str, list[ResultRow]] = {}
     for row in rows:
@@ -112,13 +111,13 @@ def _gain_tables(rows: Sequence[ResultRow]) -> list[Element]:
     if not pairs:
         return []
     body: list[Element] = []
-    for ours, other in pairs:
+    for contender, other in pairs:
         found = (
-            next((row for row in rows if row.contender == ours and row.labels == level and other in row.gains), None)
+            next((r for r in rows if (r.contender, r.labels) == (contender, level) and other in r.gains), None)
             for level in levels
         )
         cells = [gain_cell(None if row is None else row.gains[other]) for row in found]
-        body.append(tag("tr", tag("td", f"{ours} − {other}"), cells))
+        body.append(tag("tr", tag("td", f"{contender} − {other}"), cells))
     kind = "reduction of" if rows[0].metric in LOWER_IS_BETTER else "difference in"
     return [
         tag("h3", "Paired differences"),
@@ -144,7 +143,7 @@ def _confusion(rows: Sequence[ResultRow], confusion: Confusion) -> list[Element]
         total = max(1, sum(counts))
         body.append(tag("tr", tag("td", name), [_shade(count, count / total) for count in counts]))
     return [
-        tag("h3", f"What is taken for what: {best.contender}, {best.amount}"),
+        tag("h3", f"Confusion matrix: {best.contender}, {best.amount}"),
         *table(
             ["is / is taken for", *confusion.classes],
             body,

@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing else, light, printable, and honest about what is missing."""
+"""The report: one self-contained, printable HTML file, with a note for each part that is missing."""
 
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -56,17 +56,16 @@ def write_report(run: Path, out: Path) -> None:
     """Write the page about a run.
 
     Reads `config.json`, `recipe.toml`, `log.jsonl`, `metrics.json`, `results.json`, `confusion.json`, `worst.json` and
-    `map.npz` from the run's folder. What is not there is left out with a sentence that says so; an experiment with few
-    labels, which has neither log nor probes nor map, is spared the sentences. The file is written under a temporary
-    name and renamed.
+    `map.npz` from the run's folder. A missing file is replaced by a note; a few-label experiment, which has neither log
+    nor probes nor map, has no such notes. The file is written under a temporary name and renamed.
 
     Args:
         run: the folder.
         out: the HTML file; its folder is made when missing.
 
     Raises:
-        UserError: no run in the folder, or a file of it that cannot be read.
-        OSError: the page cannot be written; names it.
+        UserError: no run in the folder, or one of its files cannot be read.
+        OSError: the page cannot be written; names the page.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -77,7 +76,7 @@ def write_report(run: Path, out: Path) -> None:
     """
     found = read_run(run)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as file:  # before the pictures are drawn, a place that takes no file is named
+    with replacing(out) as file:  # an unwritable path fails before the figures are drawn
         file.write(b"<!doctype html>\n" + render(_page(found)).encode() + b"\n")
 
 
@@ -104,7 +103,7 @@ def _head(run: Run) -> list[Element]:
     parts = [tag("h1", f"Run {run.name}")]
     parts += [tag("p", preset, class_="lead")] if preset else []
     if run.synthetic:
-        words = " A machine made the speech of this run. No result on it is a result on speech."
+        words = " The speech of this run is synthesised. Its results do not apply to real speech."
         parts.append(tag("p", tag("b", "Synthetic speech."), words, class_="note"))
     curves = [row for row in run.experiments if not is_recognition(row)]
     rates = [row for row in run.experiments if is_recognition(row)]
@@ -122,7 +121,7 @@ def _shape(run: Run) -> str:
 
 
 def _numbers(run: Run) -> list[Element]:
-    """The few figures one looks for first."""
+    """The main figures."""
     tiles: list[tuple[str, str]] = []
     if run.training:
         last = run.training[-1]
@@ -159,7 +158,7 @@ def _what_was_run(run: Run) -> list[Element]:
 
 
 def _settings(run: Run) -> list[tuple[str, Child]]:
-    """The settings that shape a run most, in words; the whole recipe lies in the run's folder."""
+    """The main settings of a run, in words; the whole recipe is in the run's folder."""
     facts: list[tuple[str, Child]] = []
     conv = run.config.encoder and run.config.encoder.conv
     if conv:
@@ -181,7 +180,7 @@ def _settings(run: Run) -> list[tuple[str, Child]]:
 def _learning(run: Run) -> list[Element]:
     title = tag("h2", "Learning")
     if not run.training:
-        return [title, missing("No training log lies in this folder, so there are no learning curves.")]
+        return [title, missing("This folder has no training log, so there are no learning curves.")]
     return [title, *(_figure(picture, caption) for picture, caption in learning_figures(run))]
 
 
@@ -193,7 +192,7 @@ def _probes(run: Run) -> Sequence[Element]:
     title = tag("h2", "Few labels")
     if not run.probes:
         return [title, missing("No probe has been run yet: `speechssl evaluate` writes results.json into this folder.")]
-    parts = [title, tag("p", "A probe learns from a few labelled utterances per class on frozen features.")]
+    parts = [title, tag("p", "A probe is trained on a few labelled utterances per class, on frozen features.")]
     for task in dict.fromkeys(row.task for row in run.probes):
         first = next(row for row in run.probes if row.task == task)
         corpus = Path(first.corpus).name
@@ -215,13 +214,13 @@ def _map(run: Run) -> list[Element]:
         return [title, missing("No map has been made yet: `speechssl evaluate` writes map.npz into this folder.")]
     caption = (
         f"{len(run.map.points):,} test utterances of the first draw, last layer, in two dimensions by "
-        f"{run.map.method}. Neighbours on the map are alike; distances between far groups mean nothing."
+        f"{run.map.method}. Neighbours on the map are similar; distances between distant groups have no meaning."
     )
     return [title, _figure(plots.embedding_map(run.map), caption)]
 
 
 def _duration(seconds: float) -> str:
-    """Seconds in the unit one would say.
+    """Seconds in a readable unit.
 
     >>> _duration(42.0), _duration(185.0), _duration(5400.0), _duration(360000.0)
     ('42 s', '3.1 min', '1.5 h', '100 h')

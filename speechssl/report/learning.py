@@ -5,7 +5,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from speechssl.report.markup import Element
-from speechssl.report.plots import BLUE, CLASS_COLOURS, DASHES, GREY, SKY, as_svg, drawn, page_figure
+from speechssl.report.plots import BLUE, CLASS_COLOURS, DASHES, GREY, SKY, as_svg, label_text, page_figure
 from speechssl.report.records import CurveRecord
 from speechssl.report.run import Run, series
 
@@ -18,10 +18,10 @@ _MARKED: dict[str, Any] = {"marker": "o", "markersize": 3.5}  # validations are 
 
 
 def learning_figures(run: Run) -> list[tuple[Element, str]]:
-    """Figures with the caption of each; curves that no row of the log has are left out.
+    """Figures with their captions; curves without a row in the log are left out.
 
     Args:
-        run: with a log.
+        run: a run with a log.
     """
     known = [
         curve for curve in run.curves if any(curve.metric in row.values for row in (*run.training, *run.validation))
@@ -36,7 +36,7 @@ def learning_figures(run: Run) -> list[tuple[Element, str]]:
                     _panel(place, run, shown[number])
                 else:
                     place.set_axis_off()
-            titles = ", ".join(drawn(panel[0].title) for panel in shown)
+            titles = ", ".join(label_text(panel[0].title) for panel in shown)
             picture = as_svg(figure, f"Over updates: {titles}")
         captions = [curve.caption for panel in shown for curve in panel if curve.caption]
         figures.append((picture, " ".join(captions)))
@@ -59,7 +59,7 @@ def _panel(axes: "Axes", run: Run, curves: Sequence[CurveRecord]) -> None:
             axes.axhline(curve.bound, color=GREY, linestyle=DASHES, linewidth=1.2, label=f"{curve.bound:g} at most")
         if curve.alarm is not None:
             axes.axhline(curve.alarm, color=colour, linestyle=_DOTS, linewidth=1.2, label=f"alarm at {curve.alarm:g}")
-    axes.set_title(drawn(curves[0].title))
+    axes.set_title(label_text(curves[0].title))
     limits = curves[0].limits
     axes.set_ylim(*limits or (None, None))
     axes.set_xlabel("updates")
@@ -68,10 +68,10 @@ def _panel(axes: "Axes", run: Run, curves: Sequence[CurveRecord]) -> None:
 
 
 def _coloured(axes: "Axes", run: Run, curve: CurveRecord, *, first: int) -> None:
-    """Several lines of one panel: a colour each; validations are marked, and drawn where updates have no value."""
+    """Several lines of one panel in different colours; validations have markers, and replace missing update values."""
     lines = curve.lines(run.training) or curve.lines(run.validation)
     for line in range(lines):
         colour = CLASS_COLOURS[(first + line) % len(CLASS_COLOURS)]
         name = curve.label or curve.metric if lines == 1 else f"group {line + 1}"
         rows, style = (run.training, {}) if curve.lines(run.training) else (run.validation, _MARKED)
-        axes.plot(*series(rows, curve.metric, line=line), color=colour, label=drawn(name), **style)
+        axes.plot(*series(rows, curve.metric, line=line), color=colour, label=label_text(name), **style)

@@ -1,4 +1,4 @@
-"""The result table of a README: `results.json` as Markdown, so that no number is typed by hand."""
+"""Result tables of a README: `results.json` as Markdown."""
 
 import re
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from speechssl.files import write_atomic
 from speechssl.metrics.results import LOWER_IS_BETTER, ResultRow, outcome, plain, read_results
 from speechssl.terminal import printable
 
-MAIN = ("UAR", "WER", "CER")  # metrics a table is made for, where there are rows
+MAIN = ("UAR", "WER", "CER")  # metrics with a table, where there are rows
 
 
 def write_markdown(run: Path, out: Path) -> None:
     """Write the tables of a run folder's `results.json`.
 
     Raises:
-        UserError: no results there.
+        UserError: no results in the folder.
     """
     results = run / "results.json"
     if not results.is_file():
@@ -28,10 +28,10 @@ def write_markdown(run: Path, out: Path) -> None:
 
 
 def markdown_tables(rows: Sequence[ResultRow]) -> str:
-    """A table a metric: contenders down, amounts of labels and ways to decode across, intervals in brackets.
+    """One table per metric: contenders as rows, amounts of labels and decodings as columns, intervals in brackets.
 
-    The best of a column is bold; a dagger marks a contender that the best one's paired interval does not tell apart
-    from itself, where such differences were computed.
+    The best of a column is bold; a dagger marks a contender whose paired difference from the best one has an interval
+    that includes zero, where such differences were computed.
 
     >>> row = ResultRow("emotion", "MFCC + SVM", "", 5, "UAR", 0.5, 0.4, 0.6, 10, 1)
     >>> print(markdown_tables([row]))
@@ -63,7 +63,7 @@ def _table(rows: Sequence[ResultRow], metric: str) -> str:
 
 @dataclass(frozen=True)
 class Text:
-    """What a cell says; only `_line` turns it into Markdown, and it escapes all of it."""
+    """Text of a cell; only `_line` turns it into Markdown, and escapes all of it."""
 
     words: str
     after: str = ""
@@ -71,7 +71,7 @@ class Text:
 
 
 def _line(cells: Sequence[Text]) -> str:
-    """A line of a table: the one place where Markdown is made of texts."""
+    """Line of a table: the only function that makes Markdown of texts."""
     made = (
         f"{f'**{_escaped(cell.words)}**' if cell.bold else _escaped(cell.words)}{_escaped(cell.after)}"
         for cell in cells
@@ -91,7 +91,7 @@ def _escaped(text: str) -> str:
 
 
 def _find(rows: Sequence[ResultRow], contender: str, column: tuple[int, str]) -> ResultRow | None:
-    """The row of a contender; chance has one for every way to decode."""
+    """The row of a contender; chance has the same row for every decoding."""
     labels, probe = column
     fits = (row for row in rows if row.contender == contender and row.labels == labels and row.probe in (probe, "none"))
     return next(fits, None)
@@ -112,7 +112,7 @@ def _cell(row: ResultRow | None, best: ResultRow | None) -> Text:
 
 
 def _undecided(row: ResultRow, best: ResultRow) -> bool:
-    """Whether the paired difference of the two, kept by either of them, has zero in its interval."""
+    """Whether the interval of the paired difference of the two, stored in either row, includes zero."""
     for one, other in ((best, row), (row, best)):
         gain = one.gains.get(other.contender)
         if gain is not None and one is not other:

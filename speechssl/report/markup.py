@@ -1,8 +1,8 @@
 """HTML that is escaped by construction.
 
-A page is a tree of elements whose texts and attributes are plain strings. Only `render` turns it into HTML, and it
-escapes every one of them, so that no string of a run folder (the name of a task, a method, a file) can become an
-element, an attribute or a script, and none has to be escaped where it is used.
+A page is a tree of elements whose texts and attributes are plain strings. Only `render` turns it into HTML, and escapes
+all of them: no string of a run folder (the name of a task, a method, a file) can become an element, an attribute or a
+script.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ class Element:
     """An element of a page.
 
     Attributes:
-        name: of the element; a word of this package, never one of a run.
+        name: name of the element; a constant of this package, never a string of a run.
         children: texts and elements, in order.
         attributes: by name; None stands for an attribute without a value.
     """
@@ -53,7 +53,7 @@ def tag(name: str, /, *children: Child | Sequence[Child], **attributes: str | No
 def render(*content: Child) -> str:
     """The HTML of texts and elements.
 
-    Control characters and marks of direction become escape sequences, which are seen and do nothing.
+    Control characters and marks of direction become visible escape sequences.
 
     Raises:
         ValueError: an element whose text cannot be escaped (`script`), or a style with an angle bracket in it.
@@ -85,12 +85,12 @@ def _pieces(content: Child) -> Iterator[str]:
 
 
 def from_svg(source: bytes, *, prefix: str, attributes: Mapping[str, str]) -> Element:
-    """A picture as an element of the page.
+    """Convert an SVG figure to an element of the page.
 
     Args:
         source: an SVG file; its metadata and comments are left out.
-        prefix: of the names of its elements, which the pictures of one page would otherwise share.
-        attributes: of the picture; they replace its width and height.
+        prefix: prefix of the ids of its elements, which the figures of one page would otherwise share.
+        attributes: attributes of the figure; they replace its width and height.
     """
     root = _converted(ElementTree.fromstring(source), prefix)
     kept = {key: value for key, value in root.attributes.items() if key not in ("width", "height", "version")}
@@ -100,7 +100,7 @@ def from_svg(source: bytes, *, prefix: str, attributes: Mapping[str, str]) -> El
 def _converted(element: ElementTree.Element, prefix: str) -> Element:
     children: list[Child] = [element.text] if element.text and element.text.strip() else []
     for child in element:
-        if not child.tag.endswith("}metadata"):  # names outside addresses
+        if not child.tag.endswith("}metadata"):  # metadata has URLs
             children.append(_converted(child, prefix))
         if child.tail and child.tail.strip():
             children.append(child.tail)
@@ -112,7 +112,7 @@ def _converted(element: ElementTree.Element, prefix: str) -> Element:
 
 
 def _own(key: str, value: str, prefix: str) -> str:
-    """The value of an attribute, with the prefix where it is, or refers to, the name of an element."""
+    """The value of an attribute, with the prefix where it is, or refers to, the id of an element."""
     if key == "id":
         return f"{prefix}-{value}"
     if key.rpartition("}")[2] == "href" and value.startswith("#"):

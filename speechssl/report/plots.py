@@ -1,6 +1,6 @@
-"""The pictures of a report, each as an inline SVG.
+"""Figures of a report as inline SVG.
 
-Colours are those of Okabe and Ito ("Color Universal Design", 2008), which stay apart for colour-blind readers and in
+Colours are those of Okabe and Ito ("Color Universal Design", 2008), which colour-blind readers can distinguish, also in
 print. Text stays text, so that the page can be searched and the reader's font is used.
 """
 
@@ -34,20 +34,20 @@ DASHES = (0, (4, 3))
 INK, GREY, PALE = "#222222", "#767676", "#DDDDDD"
 CLASS_COLOURS = (BLUE, ORANGE, GREEN, RED, PINK, SKY, YELLOW, INK)
 FAMILY_COLOURS = {MODEL: BLUE, RANDOM: ORANGE, MFCC: GREEN, LOGMEL: PINK, CHANCE: GREY}
-LEGEND_CLASSES = 16  # more names than this are not listed beside a map
-_LABEL = 48  # characters of a label; the tables of the page have it whole
-_LINE = 140  # characters of a legend that stand side by side
+LEGEND_CLASSES = 16  # maximum number of names listed beside a map
+_LABEL = 48  # characters of a label; the tables of the page have the whole label
+_LINE = 140  # characters per line of a legend
 
 
 def shots_curves(rows: Sequence[ResultRow], task: str, *, metric: str = "UAR") -> Element:
-    """Score over shots, one panel a probe, with a bar for each interval; contenders are moved aside to stay apart."""
+    """Score over shots, one panel per probe, with a bar for each interval; contenders are shifted horizontally."""
     mine = [row for row in rows if row.task == task and row.metric == metric]
     probes = list(dict.fromkeys(row.probe for row in mine if row.probe != "none"))
     with page_figure(1, len(probes), height=3.7, sharey=True) as (figure, panels):
         for axes, probe in zip(panels, probes, strict=True):
             _shots_panel(axes, [row for row in mine if row.probe in (probe, "none")])
-            axes.set_title(f"{drawn(probe)} probe")
-        panels[0].set_ylabel(drawn(metric))
+            axes.set_title(f"{label_text(probe)} probe")
+        panels[0].set_ylabel(label_text(metric))
         named = sorted(zip(*panels[0].get_legend_handles_labels(), strict=True), key=lambda pair: pair[1] == CHANCE)
         handles, labels = [handle for handle, _ in named], [label for _, label in named]
         figure.legend(handles, labels, loc="outside lower center", ncols=_columns(labels, 4), frameon=False)
@@ -74,7 +74,7 @@ def embedding_map(embedding: EmbeddingMap) -> Element:
 
 def _shots_panel(axes: "Axes", rows: Sequence[ResultRow]) -> None:
     shots = sorted({row.labels for row in rows})
-    place = {count: number for number, count in enumerate(shots)}  # equal steps: 5, 10, 25 on a log scale crowd
+    place = {count: number for number, count in enumerate(shots)}  # equal steps, since 5, 10, 25 overlap on a log scale
     contenders = [name for name in dict.fromkeys(row.contender for row in rows) if name != CHANCE]
     for number, contender in enumerate(contenders):
         points = sorted((row for row in rows if row.contender == contender), key=lambda row: row.labels)
@@ -93,7 +93,7 @@ def _shots_panel(axes: "Axes", rows: Sequence[ResultRow]) -> None:
             linewidth=1.3,
             elinewidth=1.1,
             capsize=2,
-            label=drawn(contender),
+            label=label_text(contender),
         )
     chance = next((row.value for row in rows if row.contender == CHANCE), None)
     if chance is not None:
@@ -107,7 +107,7 @@ def _scatter(axes: "Axes", points: np.ndarray, names: Sequence[str]) -> None:
     classes = sorted(set(names))
     few = len(classes) <= LEGEND_CLASSES
     members = np.array(names)
-    # All points of a class in one go would hide the classes drawn before it: draw in a seeded random order.
+    # Drawn class by class, the later classes would cover the earlier ones: draw in a seeded random order.
     order = np.random.default_rng(0).permutation(len(points))
     colours = dict(zip(classes, _colours(len(classes)), strict=True))
     size = float(np.clip(6000 / len(points), 7, 22))  # points²: fewer clips, larger dots
@@ -121,11 +121,11 @@ def _scatter(axes: "Axes", points: np.ndarray, names: Sequence[str]) -> None:
     )
     if few:
         for name in classes:
-            axes.scatter([], [], s=24, color=colours[name], label=drawn(name or "unknown"))
+            axes.scatter([], [], s=24, color=colours[name], label=label_text(name or "unknown"))
         axes.legend(
             loc="upper center",
             bbox_to_anchor=(0.5, -0.02),
-            ncols=_columns(list(map(drawn, classes)), 6),
+            ncols=_columns(list(map(label_text, classes)), 6),
             handletextpad=0.1,
             columnspacing=0.9,
         )
@@ -143,10 +143,10 @@ def _colours(count: int) -> list[str]:
     return ["#" + "".join(f"{round(255 * part):02x}" for part in colour) for colour in mixed]
 
 
-def drawn(text: str, *, most: int = _LABEL) -> str:
-    """A text of a run folder as a figure takes it: one printable line, cut in the middle where it is long.
+def label_text(text: str, *, most: int = _LABEL) -> str:
+    """Label of a figure from a text of a run folder: one printable line, shortened in the middle.
 
-    >>> drawn("x" * 30 + "y" * 30, most=20), drawn("_hidden"), drawn("")
+    >>> label_text("x" * 30 + "y" * 30, most=20), label_text("_hidden"), label_text("")
     ('xxxxxxxxxxx … yyyyyy', ' _hidden', '–')
     """
     words = printable(text)
@@ -157,7 +157,7 @@ def drawn(text: str, *, most: int = _LABEL) -> str:
 
 
 def _columns(labels: Sequence[str], most: int) -> int:
-    """Columns of a legend under a figure, so that the longest label has a place."""
+    """Columns of a legend under a figure such that the longest label fits."""
     return max(1, min(most, len(labels), _LINE // (4 + max(map(len, labels), default=0))))
 
 
@@ -165,13 +165,13 @@ def _columns(labels: Sequence[str], most: int) -> int:
 def page_figure(
     rows: int, columns: int, *, height: float, sharey: bool = False
 ) -> "Generator[tuple[Figure, Sequence[Axes]]]":
-    """A figure of the page's width in the page's style; nothing global is changed and no window is needed."""
+    """A figure of the page's width in the page's style, without global state or a window."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     style: dict[Any, Any] = {
-        "text.parse_math": False,  # a dollar is a dollar
+        "text.parse_math": False,  # a dollar sign is text
         "svg.fonttype": "none",
         "svg.hashsalt": "speechssl",
         "font.family": "sans-serif",
@@ -201,13 +201,13 @@ def page_figure(
 
 
 def as_svg(figure: "Figure", description: str) -> Element:
-    """The figure as an SVG element that scales with the page and can be read out."""
+    """The figure as an SVG element that scales with the page and has a description for screen readers."""
     from hashlib import sha256
 
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # Text stays text: the reader's fonts have what the font that measures it lacks. Long names may leave no place
-        # for the axes; the tables of the page have everything.
+        # Text stays text: the reader's fonts have glyphs that the measuring font lacks. Long names may leave no space
+        # for the axes; the tables of the page have all values.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         warnings.filterwarnings("ignore", message="constrained_layout not applied", category=UserWarning)
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

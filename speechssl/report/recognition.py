@@ -1,4 +1,4 @@
-"""The part of the page about speech recognition: error rates, kinds of errors, the worst utterances."""
+"""Sections about speech recognition: error rates, kinds of errors, the worst utterances."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,35 +16,35 @@ _KINDS = {"beats": "beats", "loses to": "loses", "is level with": "level"}
 
 
 def is_recognition(row: ResultRow) -> bool:
-    """Whether a row is that of a recogniser with one way of decoding."""
+    """Whether a row is that of a recogniser with one decoding."""
     return row.metric in METRICS and bool(row.probe)
 
 
 def recognition_summary(rows: Sequence[ResultRow]) -> list[Element]:
-    """How each recogniser fares against the ones after it, by WER."""
+    """Outcome of each recogniser against the ones after it, by WER."""
     mine = [row for row in rows if row.metric == "WER"]
     names = list(dict.fromkeys(row.contender for row in mine))
     lines: list[Element] = []
-    for place, ours in enumerate(names):
+    for place, contender in enumerate(names):
         for other in names[place + 1 :]:
-            told: list[Child] = []
+            words: list[Child] = []
             for row in mine:
-                if row.contender == ours and other in row.gains:
+                if row.contender == contender and other in row.gains:
                     found = outcome(row.gains[other])
-                    told += [", "] if told else []
-                    told.append(tag("span", _WORDS[found], class_=_KINDS[found]))
-                    told.append(f" with {row.probe} decoding ({signed(row.gains[other][0])})")
-            if told:
-                lines.append(tag("li", tag("b", ours), f" against {other}: ", told))
+                    words += [", "] if words else []
+                    words.append(tag("span", _WORDS[found], class_=_KINDS[found]))
+                    words.append(f" with {row.probe} decoding ({signed(row.gains[other][0])})")
+            if words:
+                lines.append(tag("li", tag("b", contender), f" against {other}: ", words))
     return in_short(
         lines,
-        "In brackets how much lower the WER is. Better or worse where the whole 95 % interval of the difference, "
-        "paired by utterance, lies on one side of zero.",
+        "In brackets how much lower the WER is. Better or worse where the 95 % interval of the difference, paired by "
+        "utterance, excludes zero.",
     )
 
 
 def recognition_sections(rows: Sequence[ResultRow], worst: Worst | None) -> list[Element]:
-    """Everything else.
+    """All other sections.
 
     Args:
         rows: those of `is_recognition`; may be none.
@@ -67,7 +67,7 @@ def recognition_sections(rows: Sequence[ResultRow], worst: Worst | None) -> list
 
 
 def rate_table(rows: Sequence[ResultRow]) -> list[Element]:
-    """Contenders by metric and way of decoding, with intervals; the lowest of each column is bold."""
+    """Contenders by metric and decoding, with intervals; the lowest of each column is bold."""
     columns = sorted(
         dict.fromkeys((row.metric, row.probe) for row in rows), key=lambda column: METRICS.index(column[0])
     )
@@ -88,13 +88,13 @@ def rate_table(rows: Sequence[ResultRow]) -> list[Element]:
 def _gain_table(rows: Sequence[ResultRow]) -> list[Element]:
     probes = list(dict.fromkeys(row.probe for row in rows))
     body: list[Element] = []
-    for ours, other in dict.fromkeys((row.contender, name) for row in rows for name in row.gains):
+    for contender, other in dict.fromkeys((row.contender, name) for row in rows for name in row.gains):
         found = (
-            next((r for r in rows if (r.contender, r.probe) == (ours, probe) and other in r.gains), None)
+            next((r for r in rows if (r.contender, r.probe) == (contender, probe) and other in r.gains), None)
             for probe in probes
         )
         cells = [gain_cell(None if row is None else row.gains[other], apart=" ") for row in found]
-        body.append(tag("tr", tag("td", f"{ours} instead of {other}"), cells))
+        body.append(tag("tr", tag("td", f"{contender} instead of {other}"), cells))
     if not body:
         return []
     caption = "Above zero: fewer errors. Same utterances on both sides, 95 % interval; green better, orange worse."
@@ -116,7 +116,7 @@ def _kinds_table(kinds: Sequence[ErrorKinds]) -> list[Element]:
 
 
 def _worst(worst: Worst) -> list[Element]:
-    caption = "Said above, written below, what is wrong underlined, – for nothing. The audio stays in the corpus."
+    caption = "Reference above, transcript below; errors are underlined, – is a missing word."
     return [
         tag("h3", f"The worst utterances: {worst.contender}, {worst.probe}"),
         tag("ul", [_utterance(each) for each in worst.utterances]),
@@ -124,11 +124,12 @@ def _worst(worst: Worst) -> list[Element]:
     ]
 
 
-def _utterance(told: WorstUtterance) -> Element:
-    path = Path(told.audio)
+def _utterance(utterance: WorstUtterance) -> Element:
+    path = Path(utterance.audio)
     uri = "file://" + quote(str(path.absolute()))
-    uri += f"#t={told.offset:g},{told.offset + told.duration:g}" if told.offset else ""  # a stretch of a long file
-    edits = align_words(told.said, told.written)
+    if utterance.offset:  # a segment of a long file
+        uri += f"#t={utterance.offset:g},{utterance.offset + utterance.duration:g}"
+    edits = align_words(utterance.said, utterance.written)
     rows: list[Element] = []
     for words in ([edit.reference for edit in edits], [edit.hypothesis for edit in edits]):
         cells = [
@@ -139,7 +140,7 @@ def _utterance(told: WorstUtterance) -> Element:
     return tag(
         "li",
         tag("a", path.name, href=uri),
-        f": {told.errors} errors ",
+        f": {utterance.errors} errors ",
         tag("audio", controls=None, preload="none", src=uri),
         tag("div", tag("table", tag("tbody", rows)), class_="scroll"),
     )

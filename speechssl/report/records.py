@@ -1,7 +1,7 @@
-"""What the files of a run folder may hold: each is checked before anything is drawn from it.
+"""Schemas of the files of a run folder; each file is checked before it is used.
 
-Only what the report shows is named here; other keys are passed over. A file that does not fit is a `UserError` of one
-line with the file, the key, what was given and what is allowed.
+Only keys that the report shows are listed here; other keys are ignored. A file that does not fit raises a `UserError`
+of one line with the file, the key, what was given and what is allowed.
 """
 
 import json
@@ -24,7 +24,7 @@ R = TypeVar("R", bound="Record")
 
 
 class Record(pydantic.BaseModel):
-    """Base of what is read: numbers are numbers, texts are texts, unknown keys are passed over."""
+    """Base of the schemas: strict types, unknown keys are ignored."""
 
     model_config = pydantic.ConfigDict(extra="ignore", frozen=True, strict=True)
 
@@ -53,7 +53,7 @@ class Encoder(Record):
 
 
 class Objective(Record):
-    """What was learnt from."""
+    """The pretraining objective."""
 
     name: str = ""
 
@@ -126,7 +126,7 @@ class LogRow(Record):
 
 
 class CurveRecord(Record):
-    """What is drawn of a metric; see `objectives.base.Curve`."""
+    """How a metric is drawn; see `objectives.base.Curve`."""
 
     metric: str
     title: str
@@ -139,7 +139,7 @@ class CurveRecord(Record):
     headline: bool = False
 
     def lines(self, rows: "Sequence[LogRow]") -> int:
-        """Lines of the metric in some rows: one of a number, as many as a list has, 0 of no row."""
+        """Number of lines of the metric: 1 for a number, the length of a list, 0 without a row."""
         found = (row.values.get(self.metric) for row in rows)
         return max((len(each) if isinstance(each, list) else 1 for each in found if each is not None), default=0)
 
@@ -152,7 +152,7 @@ class Metrics(Record):
 
 
 class ConfusionCell(Record):
-    """How often a class (row) was taken for another (column) by one contender."""
+    """How often a class (row) was predicted as another (column) by one contender."""
 
     contender: str
     labels: Count
@@ -175,7 +175,7 @@ class Confusion(Record):
 
 
 class ErrorKinds(Record):
-    """How many errors of each kind one recogniser made."""
+    """Number of errors of each kind of one recogniser."""
 
     contender: str
     probe: str
@@ -248,7 +248,7 @@ def read_text(path: Path) -> str | None:
 
 
 def parsed(text: str, where: str) -> object:
-    """What a JSON text says.
+    """Parse a JSON text.
 
     Raises:
         UserError: not JSON.
@@ -260,11 +260,11 @@ def parsed(text: str, where: str) -> object:
 
 
 def checked(content: object, kind: type[R], where: str) -> R:
-    """A record.
+    """Validate the content of a record.
 
     Args:
         content: the keys and values that were read.
-        kind: of record.
+        kind: type of the record.
         where: the file, for the error.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a run folder tells: configuration, log, results and map, each of them optional."""
+"""Content of a run folder: configuration, log, results and map, each of them optional."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ _LOSS_ALONE = (CurveRecord(metric="loss", title="Loss"),)  # of a run without me
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """Points in two dimensions with what is known about each; empty strings where nothing is."""
+    """Points in two dimensions with label and speaker of each; empty strings where unknown."""
 
     points: Float[np.ndarray, "clips 2"]
     label: Sequence[str]
@@ -44,17 +44,17 @@ class Run:
     """A run folder, read.
 
     Attributes:
-        name: of the folder.
-        config: `config.json`; of no content when missing.
-        recipe: `recipe.toml`; of no content when missing.
+        name: name of the folder.
+        config: `config.json`; empty when missing.
+        recipe: `recipe.toml`; empty when missing.
         training: log rows of updates.
         validation: log rows of validations.
         results: rows of `results.json`.
-        map: of `map.npz`; None when missing.
-        confusion: `confusion.json`; of no content when missing.
+        map: `map.npz`; None when missing.
+        confusion: `confusion.json`; empty when missing.
         worst: `worst.json` of speech recognition; None when missing.
-        settings: of the objective, in words; empty when missing.
-        curves: what is drawn of the log.
+        settings: settings of the objective, in words; empty when missing.
+        curves: metrics of the log that are drawn.
     """
 
     name: str
@@ -81,19 +81,19 @@ class Run:
 
     @property
     def provenance(self) -> Provenance:
-        """Versions, command, corpora, hours: as training wrote them."""
+        """Versions, command, corpora and hours, as stored by training."""
         return self.config.provenance
 
     @property
     def synthetic(self) -> bool:
-        """Whether a machine made (some of) the speech that was trained or tested on."""
+        """Whether (some of) the training or test speech is synthesised."""
         return self.provenance.synthetic or any(row.synthetic for row in self.results)
 
     @property
     def wall_seconds(self) -> float:
         """Seconds of training, from the log's speeds: each row covers the audio since the row before it.
 
-        A row's speed is the mean since its process started, so a resumed run is told slightly wrong, never its audio.
+        A row's speed is the mean since its process started, so the time of a resumed run is slightly off.
         """
         total, before = 0.0, 0.0
         for row in self.training:
@@ -104,7 +104,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read what is there.
+    """Read a run folder.
 
     Raises:
         UserError: no such folder, nothing of a run in it, or a file that cannot be read; names the file.
@@ -133,12 +133,12 @@ def read_run(folder: Path) -> Run:
 
 
 def series(rows: Sequence[LogRow], metric: str, *, line: int = 0) -> tuple[list[int], list[float]]:
-    """Steps and values of one number over the rows that have it (values may be NaN; JSON's null is passed over).
+    """Steps and values of one number over the rows that have it (values may be NaN; JSON's null is skipped).
 
     Args:
         rows: of the log.
         metric: its key.
-        line: which number, where the metric is a list.
+        line: index of the number, where the metric is a list.
     """
     steps: list[int] = []
     values: list[float] = []

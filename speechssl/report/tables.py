@@ -1,35 +1,35 @@
-"""Result tables of the page, and what they come to in a line."""
+"""Result tables of the page, and their summaries."""
 
 from collections.abc import Sequence
 
-from speechssl.metrics.results import ResultRow, clear_winner, columns_of, outcome, plain, signed, tallies
+from speechssl.metrics.results import ResultRow, baseline_summaries, clear_winner, columns_of, outcome, plain, signed
 from speechssl.report.markup import Child, Element, tag
 
 _KINDS = {"beats": "beats", "partly beats": "beats", "loses to": "loses", "partly loses to": "loses"}
 
 
 def summary(rows: Sequence[ResultRow]) -> list[Element]:
-    """Does the model beat the random encoder and MFCC? One line per task and baseline, by paired intervals."""
+    """Whether the model beats the random encoder and MFCC: one line per task and baseline, by paired intervals."""
     lines = [
         tag(
             "li",
-            tag("b", tally.task),
+            tag("b", each.task),
             ": the model ",
-            tag("span", f"{tally.verdict} {tally.baseline}", class_=_KINDS.get(tally.verdict, "level")),
-            f": {tally.count}",
+            tag("span", f"{each.verdict} {each.baseline}", class_=_KINDS.get(each.verdict, "level")),
+            f": {each.count}",
         )
-        for tally in tallies(rows)
+        for each in baseline_summaries(rows)
     ]
     return in_short(
         lines,
-        "A comparison is one layer, probe and number of shots. It counts as won or lost when the whole 95 % interval "
-        "of the difference in UAR, paired by speaker and draw, lies on one side of zero. The random encoder is the "
-        "same network, never trained: what training added is the difference from it.",
+        "A comparison is one layer, probe and number of shots. It counts as won or lost when the 95 % interval of the "
+        "difference in UAR, paired by speaker and draw, excludes zero. The random encoder is the same network with "
+        "random weights: the gain of training is the difference from it.",
     )
 
 
 def in_short(lines: Sequence[Element], caption: str) -> list[Element]:
-    """The verdicts under their heading; nothing where there are none."""
+    """The outcomes under a heading; empty where there are none."""
     return [tag("h2", "In short"), tag("ul", lines), captioned(caption)] if lines else []
 
 
@@ -56,12 +56,12 @@ def score_table(rows: Sequence[ResultRow], task: str, *, metric: str) -> list[El
 
 
 def gain_table(rows: Sequence[ResultRow], task: str) -> list[Element]:
-    """What the model gains over each baseline, with paired intervals."""
+    """Gains of the model over each baseline, with paired intervals."""
     columns = columns_of(rows, task=task)
     mine = [row for row in rows if row.task == task and row.metric == "UAR" and row.gains]
     pairs = dict.fromkeys((row.contender, name) for row in mine for name in row.gains)
     if not pairs:
-        return [missing("The baselines were not run, so nothing is said about what training added.")]
+        return [missing("The baselines were not run, so the gain of training is not known.")]
     body: list[Element] = []
     for contender, baseline in pairs:
         rows_at = (
@@ -84,7 +84,7 @@ def table(head: Sequence[Child | Sequence[Child]], body: Sequence[Element], capt
     Args:
         head: the content of each cell of the first line.
         body: the other lines, elements `tr`.
-        caption: the sentence.
+        caption: the sentence under the table.
     """
     first = tag("thead", tag("tr", [tag("th", cell) for cell in head]))
     return [tag("div", tag("table", first, tag("tbody", body)), class_="scroll"), captioned(caption)]
@@ -100,11 +100,11 @@ def score_cell(row: ResultRow | None, *, best: bool) -> Element:
 
 
 def gain_cell(gain: Sequence[float] | None, *, apart: Child | None = None) -> Element:
-    """A difference, coloured by what its interval says, with the interval.
+    """A difference with its interval, coloured by the outcome.
 
     Args:
         gain: value, low and high; None for an empty cell.
-        apart: what stands between the two; None for a new line.
+        apart: separator of the two; None for a new line.
     """
     if gain is None:
         return tag("td")
@@ -115,10 +115,10 @@ def gain_cell(gain: Sequence[float] | None, *, apart: Child | None = None) -> El
 
 
 def captioned(sentence: str) -> Element:
-    """A sentence under something."""
+    """A caption."""
     return tag("p", sentence, class_="caption")
 
 
 def missing(sentence: str) -> Element:
-    """A sentence in the place of what is not there."""
+    """A note in the place of missing content."""
     return tag("p", sentence, class_="missing")

@@ -1,1 +1,1 @@
-"""Training: one loop for every objective, its optimiser, checkpoints, health and processes."""
+"""Training: one loop for every objective, with optimiser, checkpoints and health monitor."""

@@ -1,10 +1,10 @@
-"""Continued pretraining: a model is trained further on other audio.
+"""Continued pretraining of a model on other audio.
 
-Continued pretraining collapses easily, as users of fairseq report who continued its released models: a fresh head sends
-noise into a trained encoder, schedules that start anew undo what was learnt, and a full learning rate forgets in the
-first hundred updates. So all parameters of the objective are loaded, its schedules stay where the first run left them
-(:meth:`~speechssl.objectives.base.ObjectiveConfig.continued`), and the rate is a fraction of the first run's, with a
-longer warm-up.
+Continued pretraining collapses easily, as users of fairseq report who continued its released models: gradients of a
+randomly initialised head damage a trained encoder, restarted schedules undo the training, and a full learning rate
+causes forgetting in the first hundred updates. So all parameters of the objective are loaded, its schedules keep the
+final values of the first run (:meth:`~speechssl.objectives.base.ObjectiveConfig.continued`), and the rate is a fraction
+of the first run's, with a longer warm-up.
 """
 
 import json
@@ -62,14 +62,14 @@ def adaptation(defaults: PretrainConfig, start: Path) -> PretrainConfig:
     return defaults.model_copy(update={"encoder": encoder, "objective": settings.continued(), "optim": optim})
 
 
-def _check_objective(start: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises `UserError` where settings and tensors of an objective differ in size, before an objective is made."""
-    shapes = read_header(start / "model.safetensors").shapes
-    for name, shape in wanted.items():
-        found = shapes.get(f"objective.{name}")
+def _check_objective(start: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise `UserError` where settings and tensors of an objective differ in shape, before an objective is built."""
+    stored = read_header(start / "model.safetensors").shapes
+    for name, shape in shapes.items():
+        found = stored.get(f"objective.{name}")
         if found != shape:
             given = "is missing" if found is None else f"has the shape {list(found)}"
-            raise UserError(f"{start}: objective.{name} {given}, its settings make it {list(shape)}")
+            raise UserError(f"{start}: objective.{name} {given}, its settings need {list(shape)}")
 
 
 def carry_over(start: Path, objective: Objective) -> None:

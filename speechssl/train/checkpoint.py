@@ -1,4 +1,4 @@
-"""Checkpoints: one file with everything a run needs to go on as if it had never stopped.
+"""Checkpoints: one file with the full state of a run; a resumed run equals an uninterrupted one.
 
 Random draws are functions of (seed, step), so a checkpoint holds no random state: parameters, optimiser, step, health
 and counters are enough.
@@ -17,30 +17,30 @@ from speechssl.files import replacing
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes under a temporary name, flushes, renames: a kill at any moment leaves the old or the new file whole.
+    """Write under a temporary name, flush, rename: after a kill the file is the whole old or the whole new one.
 
     Raises:
-        OSError: the file cannot be written; carries the name of the file.
+        OSError: the file cannot be written; has the name of the file.
     """
     with replacing(path) as file:
         output = _Output(file)
         try:
-            torch.save(state, cast(BinaryIO, output))  # torch asks for no more than write and flush
-        except RuntimeError:  # torch's words for a full disk tell of positions in the archive
+            torch.save(state, cast(BinaryIO, output))  # torch calls only write and flush
+        except RuntimeError:  # torch's message for a full disk gives positions in the archive
             if output.error is not None:
                 raise output.error from None
             raise
 
 
 class _Output:
-    """What ``torch.save`` writes to; keeps the error of the operating system, which torch replaces by its own."""
+    """File for ``torch.save`` that keeps the error of the operating system, which torch replaces by its own."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
         self.error: OSError | None = None
 
     def write(self, data: bytes | memoryview) -> int:
-        """Writes to the file."""
+        """Write to the file."""
         try:
             return self._file.write(data)
         except OSError as error:
@@ -48,7 +48,7 @@ class _Output:
             raise
 
     def flush(self) -> None:
-        """Flushes the file."""
+        """Flush the file."""
         self._file.flush()
 
 
@@ -56,12 +56,12 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     """Read a checkpoint onto the CPU, or None when there is none. Only tensors and plain values are unpickled.
 
     Raises:
-        UserError: the file is there and is no checkpoint.
+        UserError: the file exists and is not a checkpoint.
     """
     if not path.exists():
         return None
     try:
-        with zipfile.ZipFile(path) as archive:  # torch itself reads damaged tensors without a word
+        with zipfile.ZipFile(path) as archive:  # torch itself reads damaged tensors without an error
             damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"damaged: {damaged}")
@@ -79,4 +79,4 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         zlib.error,
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else "empty"
-        raise UserError(f"{path}: not a readable checkpoint ({reason}); remove it to start anew") from None
+        raise UserError(f"{path}: not a readable checkpoint ({reason}); remove it to start again") from None

@@ -1,4 +1,4 @@
-"""Whose run a folder holds: a run goes on only with the settings and the data that it began with."""
+"""Identity of a run folder: a run resumes only with the settings and the data that it began with."""
 
 import json
 import tomllib
@@ -13,14 +13,14 @@ from speechssl.files import write_atomic
 def claim(
     out: Path, config: Config, stores: Sequence[WaveformStore], *, resume: bool = True, parts: Sequence[str] = ()
 ) -> None:
-    """Make the run folder, or check that the run in it is this one: same settings, same data in the same order.
+    """Create the run folder, or check that its run has the same settings and the same data in the same order.
 
     Args:
         out: the run folder; ``recipe.toml`` and ``data.json`` are written into it.
-        config: every setting of the run.
+        config: the settings of the run.
         stores: the prepared corpora.
         resume: False refuses a folder with a run in it.
-        parts: further digests of what is trained on: which utterances of the corpora as what, from which model.
+        parts: further digests of the training data: the utterances with their targets, and the initial model.
 
     Raises:
         UserError: the folder holds another run.
@@ -31,29 +31,29 @@ def claim(
     if (out / "last.pt").exists():
         if not resume:
             raise UserError(f"{out}: holds a run already; choose another folder")
-        # Read as a config, so that a setting that did not exist yet when the run began has its default.
+        # Read as a config, so that a setting that is newer than the run has its default.
         before = dump_config(load_config(type(config), recipe)) if recipe.exists() else ""
         changed = sorted(_settings(settings) ^ _settings(before))
         if changed:
             raise UserError(
-                f"{out}: holds a run with other settings ({changed[0]}); go on with those, or choose another folder"
+                f"{out}: holds a run with other settings ({changed[0]}); resume with those, or choose another folder"
             )
         if _hashes(data) != hashes:
             also = ", or with other labels or another start" if parts else ""
-            raise UserError(f"{out}: holds a run on other data than {', '.join(str(s.folder) for s in stores)}{also}")
+            raise UserError(f"{out}: holds a run with data other than {', '.join(str(s.folder) for s in stores)}{also}")
     write_atomic(recipe, settings.encode())
     write_atomic(data, json.dumps({"corpora": [str(store.folder) for store in stores], "hashes": hashes}).encode())
 
 
 def _hashes(path: Path) -> object:
-    """What an earlier run wrote down about its data; None where there is nothing."""
+    """Digests of the data of an earlier run; None without one."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))["hashes"]
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: not what a run writes ({type(error).__name__}); remove the folder to start anew"
+            f"{path}: not a file of a run ({type(error).__name__}); remove the folder to start again"
         ) from None
 
 

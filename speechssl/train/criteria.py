@@ -1,4 +1,4 @@
-"""What fine-tuning minimises, and what it logs: cross-entropy over classes, CTC over characters; both in fp32."""
+"""Losses and metrics of fine-tuning: cross-entropy over classes, CTC over characters; both in fp32."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -16,30 +16,30 @@ from speechssl.models.heads import Head
 from speechssl.objectives.base import Curve, Metrics, StepOutput
 
 TIE = 1e-4  # weight of the loss against the error rates: it decides between equal ones
-ONLY_BLANKS = 0.995  # share of frames from which a CTC model is said to write nothing yet
-BLANK_PHASE = 0.3  # of the run: until here it is normal
+ONLY_BLANKS = 0.995  # fraction of blank frames above which a CTC model counts as giving empty transcripts
+BLANK_PHASE = 0.3  # fraction of the run in which that is normal
 
 
 @runtime_checkable
 class Criterion(Protocol):
-    """A loss with its numbers; ``metrics`` has a key ``error``, which is smallest for the best model.
+    """A loss with its metrics; the metric ``error`` is smallest for the best model.
 
     Attributes:
-        curves: what the report draws.
+        curves: metrics that the report draws.
     """
 
     curves: tuple[Curve, ...]
 
     def loss(self, output: Any, places: Sequence[int], *, progress: float) -> StepOutput:
-        """Of the examples at ``places``: of the training set while the model trains, else of the held-out one."""
+        """Loss of the examples at ``places``: of the training set in training mode, else of the held-out set."""
         ...
 
     def metrics(self, terms: dict[str, Tensor], stats: dict[str, Tensor]) -> Metrics:
-        """Numbers to log from summed terms and stats."""
+        """Metrics to log, from summed terms and stats."""
         ...
 
     def summary(self, metrics: Mapping[str, Any]) -> str:
-        """The few to show."""
+        """Metrics for the progress line."""
         ...
 
 
@@ -49,7 +49,7 @@ def criterion_of(
     """The criterion of a model.
 
     Raises:
-        UserError: a class is held out and never trained on, or a character that is learnt cannot be written.
+        UserError: a class is held out but not trained on, or a training character is not in the vocabulary.
     """
     if isinstance(model, CTCModel):
         return CTC(model, train, valid, steps=steps)
@@ -76,14 +76,14 @@ class CrossEntropy:
         index = {name: number for number, name in enumerate(model.classes)}
         unknown = sorted({example.target for example in valid} - index.keys())
         if unknown:
-            raise UserError(f"class {unknown[0]!r} is held out and never trained on")
+            raise UserError(f"class {unknown[0]!r} is held out but not trained on")
         self._train, self._valid = ([index[example.target] for example in part] for part in (train, valid))
         counts = np.bincount(self._train, minlength=len(index))
-        balanced = len(train) / (len(index) * counts)  # an utterance weighs one in the mean
+        balanced = len(train) / (len(index) * counts)  # the mean weight of an utterance is one
         self._weights = torch.tensor(balanced if class_weights else np.ones(len(index)), dtype=torch.float32)
 
     def loss(self, output: Tensor, places: Sequence[int], *, progress: float) -> StepOutput:  # noqa: ARG002
-        """As the protocol says; ``output`` are logits."""
+        """See `Criterion.loss`; ``output`` are logits."""
         known = self._train if self.model.training else self._valid
         targets = torch.tensor([known[place] for place in places], device=output.device)
         weights = self._weights.to(output.device)[targets]
@@ -118,8 +118,8 @@ class CTC:
         Curve(
             "blank_share",
             "Blanks and errors",
-            label="share of frames that are blank",
-            caption="While nearly all frames are blank, nothing is written yet: normal in the first third of a run.",
+            label="fraction of blank frames",
+            caption="While nearly all frames are blank, transcripts are empty: normal in the first third of a run.",
         ),
         Curve("wer", "Blanks and errors", label="word error rate", training=False, headline=True),
         Curve("cer", "Blanks and errors", label="character error rate", training=False, headline=True),
@@ -129,7 +129,7 @@ class CTC:
         self.model, self.steps = model, steps
         self._texts = [example.target for example in valid]
         symbols = set(model.vocabulary.symbols)
-        # A held-out character that the model cannot write is no target; in the transcript it counts as an error.
+        # A held-out character outside the vocabulary is no target; in the transcript it counts as an error.
         writable = ["".join(c for c in text if c in symbols or c == " ") for text in self._texts]
         unknown = sorted({c for example in train for c in example.target} - symbols - {" "})
         if unknown:
@@ -138,7 +138,7 @@ class CTC:
         self._valid = [model.vocabulary.encode(text) for text in writable]
 
     def loss(self, output: CTCOutput, places: Sequence[int], *, progress: float) -> StepOutput:
-        """As the protocol says; targets are characters."""
+        """See `Criterion.loss`; targets are characters."""
         known = self._train if self.model.training else self._valid
         targets = [known[place] for place in places]
         total = ctc_loss(output, targets).sum()
@@ -166,7 +166,7 @@ class CTC:
         return {name: torch.tensor(value, device=device) for name, value in sums.items()}
 
     def metrics(self, terms: dict[str, Tensor], stats: dict[str, Tensor]) -> Metrics:
-        """``loss`` in nats a character, ``blank_share`` of the frames, and at validations ``wer`` and ``cer``."""
+        """``loss`` in nats per character, ``blank_share`` of the frames, and at validations ``wer`` and ``cer``."""
         loss = float(terms["ctc"] / stats["count"].clamp(min=1))
         metrics: Metrics = {
             "loss": loss,
@@ -175,14 +175,14 @@ class CTC:
         }
         if "word_errors" in stats:
             wer, cer = (float(stats[f"{unit}_errors"] / stats[f"{unit}s"]) for unit in ("word", "character"))
-            # While no word is right, characters decide which model is the best so far; while there are only blanks,
-            # the loss does, or early stopping would take that phase for the end.
+            # While no word is right, the CER selects the best model; while there are only blanks, the loss does, or
+            # early stopping would end the run in that phase.
             metrics |= {"wer": wer, "cer": cer, "error": wer + 0.1 * cer + TIE * loss}
         return metrics
 
     def summary(self, metrics: Mapping[str, Any]) -> str:
-        """Loss and, where measured, errors; and whether writing nothing is still normal."""
-        words = f"loss {metrics['loss']:.3f} a character"
+        """Loss and, where measured, error rates; and whether empty transcripts are still normal."""
+        words = f"loss {metrics['loss']:.3f} per character"
         if "wer" in metrics:
             return f"{words}, WER {metrics['wer']:.3f}, CER {metrics['cer']:.3f}"
         if metrics["blank_share"] < ONLY_BLANKS:

@@ -1,6 +1,6 @@
-"""`metrics.json` of a run folder: which metrics of `log.jsonl` the report draws, and how they are read.
+"""`metrics.json` of a run folder: the metrics of `log.jsonl` that the report draws, with their captions.
 
-The report needs no torch and knows no method: lines and limits that follow from settings are numbers here.
+The report needs neither torch nor the objective: lines and limits that follow from settings are numbers here.
 """
 
 import json
@@ -19,8 +19,8 @@ def write_curves(out: Path, curves: Sequence[Curve], config: ObjectiveConfig | N
 
     Args:
         out: the run folder.
-        curves: what is drawn.
-        config: of the objective; None of a run that has none.
+        curves: metrics that are drawn.
+        config: settings of the objective; None for a run without one.
     """
     write_atomic(out / "metrics.json", json.dumps(metrics(curves, config), ensure_ascii=False).encode())
 
@@ -29,8 +29,8 @@ def metrics(curves: Sequence[Curve], config: ObjectiveConfig | None = None) -> d
     """Content of `metrics.json`.
 
     Args:
-        curves: what is drawn; `bound` and `alarm` name settings of `config`.
-        config: of the objective; None of a run that has none.
+        curves: metrics that are drawn; `bound` and `alarm` name settings of `config`.
+        config: settings of the objective; None for a run without one.
 
     >>> from speechssl.objectives.wav2vec2 import CURVES, Config
     >>> content = metrics(CURVES[2:3], Config())

@@ -1,4 +1,4 @@
-"""Which utterances of a prepared corpus are learnt from, as what, and which of them are held out."""
+"""Training and held-out utterances of a prepared corpus with their targets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from speechssl.data.utterance import said, wordless_note
 from speechssl.terminal import say_once
 
 Learn = Literal["label", "text"]
-MIN_HELD_OUT_SPEAKERS = 4  # with fewer, holding one out takes too much away
+MIN_HELD_OUT_SPEAKERS = 4  # with fewer, holding one out removes too much
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """What to train on and what to hold out, with sentences about how that came about."""
+    """Training and held-out examples, with notes for the user."""
 
     train: list[Example]
     valid: list[Example]
@@ -29,10 +29,10 @@ class Labelled:
 
 
 def examples_of(store: WaveformStore, learn: Learn) -> list[Example]:
-    """Every utterance whose label, or transcript, is known.
+    """Every utterance with a label, or with a transcript.
 
     Raises:
-        UserError: there is none.
+        UserError: no such utterance.
     """
     found: list[Example] = []
     for index, utterance in enumerate(store.utterances):
@@ -42,7 +42,7 @@ def examples_of(store: WaveformStore, learn: Learn) -> list[Example]:
     if learn == "text" and (note := wordless_note(store.utterances)):
         say_once(note)
     if not found:
-        raise UserError(f"{store.folder}: no utterance has a {learn}, so there is nothing to learn")
+        raise UserError(f"{store.folder}: no utterance has a {learn}, so there is nothing to train on")
     return found
 
 
@@ -62,15 +62,15 @@ def choose(
     Args:
         store: the prepared corpus.
         learn: ``label`` or ``text``.
-        split: only utterances of this split, whatever its capitals.
+        split: only utterances of this split, case-insensitive.
         ids: only utterances in this list (`data/lists`).
-        shots: so many utterances a class; then nothing is held out.
-        minutes: so many minutes; then nothing is held out.
-        valid_share: of the audio, held out by speaker for early stopping.
-        seed: of the draws.
+        shots: utterances per class; then nothing is held out.
+        minutes: minutes of speech; then nothing is held out.
+        valid_share: fraction of the audio, held out by speaker for early stopping.
+        seed: seed of the draws.
 
     Raises:
-        UserError: nothing is left, or a subset that the corpus cannot give.
+        UserError: nothing is left, or the corpus is too small for the subset.
     """
     examples = {example.index: example for example in examples_of(store, learn)}
     if ids is not None:

@@ -1,4 +1,4 @@
-"""What a fine-tuned model can be exported to, before it is trained: the reasons against, and settings without them."""
+"""Export targets of a fine-tuned model, checked before training: obstacles, and settings that avoid them."""
 
 from pathlib import Path
 
@@ -12,14 +12,14 @@ from speechssl.train.finetune_config import FinetuneConfig
 
 
 def settings_for(program: Program | None, settings: FinetuneConfig) -> FinetuneConfig:
-    """Settings with the head that a program can express and, for a model from scratch, such an encoder.
+    """Settings with a head that a program supports and, for a model from scratch, such an encoder.
 
     Args:
-        program: that the model is to be exported to; None changes nothing.
-        settings: of the run, with the encoder that is trained from scratch.
+        program: target of the export; None changes nothing.
+        settings: settings of the run, with the encoder that is trained from scratch.
 
     Raises:
-        UserError: a program that has no such models at all.
+        UserError: a program without such models.
 
     >>> settings_for("transformers", FinetuneConfig()).classifier.pooling
     'mean'
@@ -41,8 +41,8 @@ def export_notes(program: Program | None, settings: FinetuneConfig, *, start: Pa
     """One sentence per program that the model of a run cannot be exported to.
 
     Args:
-        program: that it is to be exported to, if any.
-        settings: of the run.
+        program: target of the export, if any.
+        settings: settings of the run.
         start: the model folder whose encoder is fine-tuned; None: ``settings.encoder``.
 
     Raises:
@@ -63,7 +63,7 @@ def _reasons(settings: FinetuneConfig, *, start: Path | None) -> dict[Program, s
 
 
 def _without_gabor(conv: ConvConfig) -> ConvConfig:
-    """Plain convolutions of the same channels that need no padding: the first kernel sees less instead."""
+    """Plain convolutions of the same channels that need no padding: the first kernel is shorter."""
     if conv.front == "conv" and not conv.padding:
         return conv
     (channels, kernel, stride), *rest = conv.layers

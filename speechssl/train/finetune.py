@@ -1,9 +1,9 @@
-"""Fine-tuning with few labels: a prepared corpus and some labelled utterances in, a model folder with a head out.
+"""Fine-tuning with few labels: from a prepared corpus and labelled utterances to a model folder with a head.
 
-The loop is that of pretraining. What is particular to fine-tuning (wav2vec 2.0, arXiv 2006.11477, section 4.2 and
-appendix B; fairseq's ``base_10m`` and its siblings): convolutions stay frozen, the encoder rests for the first part of
-the run, the rate has three stages, and frames and channels are hidden at random. What is particular to a handful of
-labels a class: the head starts as the logistic probe on the frozen encoder (arXiv 2202.10054).
+The loop is that of pretraining. Specific to fine-tuning (wav2vec 2.0, arXiv 2006.11477, section 4.2 and appendix B;
+fairseq's ``base_10m`` to ``base_100h``): convolutions are frozen, the whole encoder is frozen for the first part of the
+run, the rate has three stages, and frames and channels are masked at random. Specific to a few labels per class: the
+head is initialised as the logistic probe on the frozen encoder (arXiv 2202.10054).
 """
 
 import copy
@@ -39,7 +39,7 @@ from speechssl.train.health import HealthConfig, HealthMonitor
 from speechssl.train.loop import Training, fit
 from speechssl.train.probe_start import start_as_probe
 
-_HIDE = 41  # what a random stream is for; part of its seed
+_HIDE = 41  # part of the seed, so that this random stream differs from others
 
 
 @dataclass(frozen=True)
@@ -70,18 +70,18 @@ def finetune(
     Args:
         store: the prepared corpus.
         out: the run folder; a model folder when done, of the best validation where there is one.
-        config: everything else.
-        start: a model folder whose encoder is fine-tuned; None begins with a fresh one (``config.encoder``).
+        config: all other settings.
+        start: a model folder whose encoder is fine-tuned; None trains ``config.encoder`` from scratch.
         train: labelled utterances.
-        valid: held-out ones, for early stopping and the best model; their speakers may not be trained on.
-        vocabulary: what a CTC model can write; None takes the characters of ``train``.
+        valid: held-out ones, for early stopping and the best model; their speakers must not be in ``train``.
+        vocabulary: symbols of a CTC model; None uses the characters of ``train``.
         command: the command line, kept in the model's provenance.
         show: progress on stderr.
 
     Raises:
-        UserError: nothing to learn from, a speaker on both sides, a setting that has no meaning here, or ``out``
-            holds another run, or one that has not ended.
-        HealthError: gradients stayed broken; the last good checkpoint stays.
+        UserError: no training utterance, a speaker on both sides, a setting without effect here, or ``out`` holds
+            another run, or one that has not ended.
+        HealthError: gradients stayed non-finite or exploded; the last good checkpoint is kept.
     """
     refuse_shared(store, train, valid)
     _refuse_settings(config, out=out, start=start)
@@ -128,15 +128,15 @@ def finetune(
         )
     return FinetuneResult(
         finished=result.finished,
-        steps=result.progress.step,
-        seconds_seen=result.progress.seconds_seen,
+        steps=result.counters.step,
+        seconds_seen=result.counters.seconds_seen,
         validation=result.validation,
         left_out=left_out,
     )
 
 
 def refuse_shared(store: WaveformStore, train: Sequence[Example], valid: Sequence[Example]) -> None:
-    """Raises `UserError` where an utterance, its audio, or a known speaker, is both trained on and held out."""
+    """Raise `UserError` where an utterance, its audio, or a known speaker, is both trained on and held out."""
     both = {example.index for example in train} & {example.index for example in valid}
     if both:
         raise UserError(f"{store.utterances[min(both)].audio}: is both trained on and held out")
@@ -157,9 +157,9 @@ def refuse_shared(store: WaveformStore, train: Sequence[Example], valid: Sequenc
 
 def _refuse_settings(config: FinetuneConfig, *, out: Path, start: Path | None) -> None:
     if config.network == "logmel-cnn" and (config.kind == "ctc" or start is not None):
-        raise UserError("network=logmel-cnn: the log-mel CNN is a classifier and starts from nothing, not from a model")
+        raise UserError("network=logmel-cnn: a classifier that is trained from scratch, not from a model")
     if config.loop.compile:
-        raise UserError("loop.compile: fine-tuning's batches have many lengths, each compiled anew; leave it off")
+        raise UserError("loop.compile: fine-tuning's batches have many lengths, each compiled separately; leave it off")
     if start is not None and out.resolve() == start.resolve():
         raise UserError(f"{out}: is the model to start from; choose another folder for the fine-tuned one")
 
@@ -172,7 +172,7 @@ def _usable(
     config: FinetuneConfig,
     encoder: SpeechEncoder,
 ) -> tuple[list[Example], list[Example], int]:
-    """Without transcripts that cannot be aligned, or would be cropped; and how many those are."""
+    """Examples without those whose transcripts cannot be aligned or would be cropped, and the number of those."""
     if config.kind != "ctc":
         return list(train), list(valid), 0
     longest = seconds_to_samples(config.batches.max_seconds)
@@ -201,7 +201,7 @@ def _model(
     else:
         classes = tuple(sorted({example.target for example in train}))
         if len(classes) < 2:
-            raise UserError(f"one class alone ({train[0].target!r}) cannot be learnt; two or more are needed")
+            raise UserError(f"one class alone ({train[0].target!r}) cannot be trained; two or more are needed")
         if config.network == "logmel-cnn":
             return LogMelClassifier(classes, config.logmel_cnn)
         model = Classifier(encoder, classes, config.classifier)
@@ -217,9 +217,9 @@ class Supervised(Trainable):
     """A model with a head and the loss of its labels.
 
     Args:
-        model: what is trained.
+        model: the trained model.
         criterion: its loss.
-        config: what is hidden and how long the encoder is frozen.
+        config: what is masked and how long the encoder is frozen.
     """
 
     criterion = "error"
@@ -236,7 +236,7 @@ class Supervised(Trainable):
         progress: float,
         shared: Mapping[str, Tensor] | None = None,  # noqa: ARG002 -- the loop passes it
     ) -> StepOutput:
-        """As the protocol says."""
+        """See `Trainable.forward`."""
         output = self.model(batch.waveforms, batch.num_samples, **self._hidden(batch, progress))
         return self.loss.loss(output, batch.examples.tolist(), progress=progress)
 
@@ -250,11 +250,11 @@ class Supervised(Trainable):
         return frozen | {"hidden": self.model.trunk.draw(batch.num_samples, self.config.hide, rngs=rngs)}
 
     def metrics(self, terms: dict[str, Tensor], stats: dict[str, Tensor]) -> Metrics:
-        """Those of the criterion."""
+        """Metrics of the criterion."""
         return self.loss.metrics(terms, stats)
 
     def summary(self, metrics: Mapping[str, Any]) -> str:
-        """That of the criterion."""
+        """Summary of the criterion."""
         return self.loss.summary(metrics)
 
 
@@ -273,7 +273,7 @@ def _batches(
 
 
 def _rates(model: Head, config: FinetuneConfig) -> Callable[[str], float]:
-    """Factor on the rate by name: 1 for the head, less for the encoder, least near its input."""
+    """Factor on the learning rate by parameter: 1 for the head, smaller for the encoder, smallest near its input."""
     if isinstance(model, LogMelClassifier):
         return lambda _: 1.0
     transformer = model.trunk.encoder.config.transformer
@@ -283,7 +283,7 @@ def _rates(model: Head, config: FinetuneConfig) -> Callable[[str], float]:
         name = name.removeprefix("model.")
         if not name.startswith("trunk."):
             return 1.0
-        if transformer.pre_norm and name.startswith(top):  # behind the last block
+        if transformer.pre_norm and name.startswith(top):  # after the last block
             return config.optim.encoder_scale
         block = name.removeprefix("trunk.encoder.transformer.layers.")
         depth = layers - 1 - int(block.split(".")[0]) if block != name else layers
@@ -303,17 +303,18 @@ def _saver(
     command: str,
     keep_start: float,
 ) -> Callable[[int, float], None]:
-    """What writes the model folder; with ``keep_start``, of weights between the starting ones and those of now.
+    """Function that writes the model folder; with ``keep_start``, of weights averaged with the initial ones.
 
-    Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (arXiv 2109.01903): the mean of the weights before
-    and after fine-tuning is better than either on what fine-tuning did not see, such as other speakers and rooms.
+    WiSE-FT: Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (arXiv 2109.01903): the mean of the weights
+    before and after fine-tuning is better than either outside the fine-tuning data, such as on other speakers and
+    rooms.
     """
     items = [store.utterances[example.index] for example in train]
     used = TrainingAudio(
         fine_tuning=AudioRecord.of(store, (example.index for example in train)),
         selection=AudioRecord.of(store, (example.index for example in valid)),
     )
-    heard = read_training_audio(start) | used
+    audio_record = read_training_audio(start) | used
     begin = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()} if keep_start else {}
 
     def save(step: int, seconds_seen: float) -> None:
@@ -341,14 +342,14 @@ def _saver(
             saved = copy.deepcopy(model).cpu()
             now = saved.state_dict()
             saved.load_state_dict({name: torch.lerp(value, begin[name], keep_start) for name, value in now.items()})
-        write_training_audio(out, heard)  # before the model: never a model without its record
+        write_training_audio(out, audio_record)  # before the model: never a model without its record
         save_head(out, saved, extra={"training": training, "provenance": provenance})
 
     return save
 
 
 def _origin(train: Sequence[Example], valid: Sequence[Example], *, start: Path | None, model: Head) -> list[str]:
-    """What a run that goes on must have in common with its beginning, beside settings and corpus."""
+    """Digests that must be equal for a run to resume, besides settings and corpus."""
     symbols = " ".join(model.vocabulary.symbols) if isinstance(model, CTCModel) else ""
     return [_digest(train), _digest(valid), "scratch" if start is None else model_hash(start), symbols]
 
@@ -358,5 +359,5 @@ def _drops_layers(model: Head) -> bool:
 
 
 def _digest(examples: Sequence[Example]) -> str:
-    """Sixteen hexadecimal digits of which utterances are learnt as what."""
+    """Sixteen hexadecimal digits of the utterances and their targets."""
     return digest([[example.index, example.target] for example in examples])

@@ -1,8 +1,8 @@
-"""Settings of fine-tuning, and what they are by the amount of labels and the size of the encoder.
+"""Settings of fine-tuning, by the amount of labels and the size of the encoder.
 
 For encoders of BASE size they follow fairseq's fine-tuning recipes (``base_10m`` ... ``base_100h``) in fractions of the
 run. For the small encoders that are pretrained here they were searched, on corpora that no result is reported on; the
-comments beside the numbers say what was seen.
+comments beside the numbers give the measurements.
 """
 
 from typing import Literal
@@ -40,15 +40,15 @@ class FinetuneConfig(Config):
 
     kind: Kind = "classifier"
     network: Network = "encoder"
-    encoder: EncoderConfig = PRESETS["tiny"]  # where none is given to start from
+    encoder: EncoderConfig = PRESETS["tiny"]  # where no start is given
     classifier: ClassifierConfig = ClassifierConfig()
     ctc: CTCConfig = CTCConfig()
     logmel_cnn: LogMelCNNConfig = LogMelCNNConfig()
     head_start: Literal["probe", "random"] = "probe"
     train_conv: bool = False
-    frozen: float = Field(default=0.0, ge=0, le=1)  # share of the run in which the encoder rests
+    frozen: float = Field(default=0.0, ge=0, le=1)  # fraction of the run during which the encoder is frozen
     class_weights: bool = True
-    keep_start: float = Field(default=0.0, ge=0, lt=1)  # share of the starting weights in the model that is saved
+    keep_start: float = Field(default=0.0, ge=0, lt=1)  # WiSE-FT: weight of the initial weights in the saved model
     batches: LabelledConfig = LabelledConfig()
     augment: AugmentConfig = AugmentConfig()
     hide: HideConfig = HideConfig()
@@ -58,7 +58,7 @@ class FinetuneConfig(Config):
     device: str = "auto"
 
 
-LARGE_DIM = 512  # from here on fairseq's settings, which are for BASE (768), and not those searched for small encoders
+LARGE_DIM = 512  # from this dimension on fairseq's settings for BASE (768), below those searched for small encoders
 
 
 def finetune_settings(
@@ -74,11 +74,11 @@ def finetune_settings(
 
     Args:
         learn: ``label`` for a classifier, ``text`` for CTC.
-        shots: labelled utterances a class; 0: all there are.
-        minutes: of labelled speech.
-        scratch: nothing is pretrained.
-        network: of a classifier.
-        dim: of the encoder's frames.
+        shots: labelled utterances per class; 0: all.
+        minutes: minutes of labelled speech.
+        scratch: whether there is no pretrained encoder.
+        network: network of a classifier.
+        dim: dimension of the encoder's frames.
 
     >>> [finetune_settings("text", minutes=minutes, dim=768).frozen for minutes in (10.0, 60.0, 600.0, 6000.0)]
     [0.77, 0.77, 0.5, 0.0]
@@ -89,7 +89,7 @@ def finetune_settings(
 
 
 def _large_ctc(minutes: float) -> FinetuneConfig:
-    """After ``base_10m``, ``base_1h``, ``base_10h`` and ``base_100h`` of fairseq; what lies between is the nearest."""
+    """The nearest of ``base_10m``, ``base_1h``, ``base_10h`` and ``base_100h`` of fairseq."""
     some, many = minutes > 190, minutes > 1900  # halfway, by ratio, between 1 h, 10 h and 100 h
     return FinetuneConfig(
         kind="ctc",
@@ -101,9 +101,9 @@ def _large_ctc(minutes: float) -> FinetuneConfig:
     )
 
 
-# Searched on one speaker of American English (the Kathleen voice, 10 minutes of labels, the tiny encoder). Resting the
-# encoder for .77 of the run, as fairseq does with BASE, is worse for a small one: 2.8 nats a character after 430
-# updates where resting for .1 of it gives 2.3.
+# Searched on one speaker of American English (the Kathleen voice, 10 minutes of labels, the tiny encoder). Freezing the
+# encoder for .77 of the run, as fairseq does with BASE, is worse for a small one: 2.8 nats per character after 430
+# updates, against 2.3 when it is frozen for .1 of the run.
 def _small_ctc(minutes: float, *, scratch: bool) -> FinetuneConfig:
     many = minutes > 190
     return FinetuneConfig(
@@ -119,11 +119,12 @@ def _small_ctc(minutes: float, *, scratch: bool) -> FinetuneConfig:
 
 # Searched on digits (FSDD, 10 shots) and words (three of Speech Commands, 25 shots) from a tiny encoder, UAR over three
 # draws; the frozen probe has .735 and .891. Rates of 1e-4 and 3e-4 give .730 and .722 on digits, .907 and .926 on
-# words: the more shots, the higher. Saving the mean of the weights before and after gives .737 and .909 with 1e-4, .733
-# and .921 with 3e-4: hardly less where fine-tuning helps, and no loss where it does not. Hiding frames and channels is
-# worth nothing there (.722 and .926 with, .722 and .923 without), and it moves the mean and deviation over frames that
-# the head reads: on EmoDB at five shots it cost .04. Batches are counted in utterances: 12 s of audio are a dozen words
-# or four sentences. From scratch 3e-4 (.588, .869). The log-mel CNN: 1e-3 (.515, .775), 3e-3 is unsteady (.537, .572).
+# words: the more shots, the higher the best rate. Saving the mean of the weights before and after gives .737 and .909
+# with 1e-4, .733 and .921 with 3e-4: hardly less where fine-tuning helps, and no loss where it does not. Masking frames
+# and channels has no gain there (.722 and .926 with, .722 and .923 without), and it shifts the mean and deviation over
+# frames that the head uses: on EmoDB at five shots it cost .04. Batches are counted in utterances: 12 s of audio are a
+# dozen words or four sentences. From scratch 3e-4 (.588, .869). The log-mel CNN: 1e-3 (.515, .775), 3e-3 is unstable
+# (.537, .572).
 _FEW, _SOME = 17, 50  # shots; about halfway, by ratio, between 10, 25 and 100
 
 

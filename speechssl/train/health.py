@@ -1,7 +1,7 @@
-"""Health of a run: gradients that are not finite or explode, and the symptoms that an objective knows.
+"""Health of a run: non-finite or exploding gradients, and the symptoms that the objective reports.
 
-An alarm stops the run with advice. It needs a symptom to last over ``patience`` updates after ``grace`` updates:
-healthy runs sit at chance for their first few hundred updates.
+An alarm stops the run with advice. It is raised when a symptom lasts for ``patience`` updates after ``grace`` updates:
+healthy runs stay at chance for their first few hundred updates.
 """
 
 import math
@@ -19,12 +19,12 @@ Values = Mapping[str, float | Sequence[float]]
 
 
 class HealthConfig(Config):
-    """When to worry."""
+    """Thresholds of the alarms."""
 
     enabled: bool = True
-    # Updates before any alarm but non-finite and exploding gradients; at least twice the warm-up, see the loop.
+    # Updates before any alarm except for non-finite and exploding gradients; at least twice the warm-up, see the loop.
     grace: int = 600
-    patience: PositiveInt = 200  # updates a sign must last
+    patience: PositiveInt = 200  # updates that a symptom must last
     explosion: float = 50.0  # times the median gradient norm
     explosion_patience: PositiveInt = 20  # updates
     non_finite_patience: PositiveInt = 3  # updates
@@ -39,7 +39,7 @@ ADVICE = {
 
 
 class HealthError(RuntimeError):
-    """A run that is stopped because it has failed: the state, its evidence and what to change."""
+    """Error that stops a failed run: the state, its evidence and what to change."""
 
     def __init__(self, state: str, *, step: int, evidence: str, advice: str):
         self.state, self.step, self.evidence, self.advice = state, step, evidence, advice
@@ -48,11 +48,11 @@ class HealthError(RuntimeError):
 
 @dataclass
 class HealthMonitor:
-    """Counts over how many updates each symptom has lasted.
+    """Monitor that counts for how many updates each symptom has lasted.
 
     Args:
         config: thresholds.
-        symptoms: what the objective shows, of the metrics of an update and of the last probe; the default: nothing.
+        symptoms: the objective's symptoms, from the metrics of an update and of the last probe; default: none.
         grace: first update at which a lasting symptom may become an alarm.
 
     Attributes:
@@ -107,7 +107,7 @@ class HealthMonitor:
             self._count_symptoms(step, self.symptoms(metrics, self.probed))
 
     def _count_symptoms(self, step: int, symptoms: Sequence[Symptom]) -> None:
-        """Each symptom has its own count; the alarm names the most specific one that is about as old."""
+        """Count each symptom; the alarm reports the most specific of those with about the longest count."""
         for each in symptoms:
             self.lasting[each.state] = self.lasting.get(each.state, 0) + 1 if each.present else 0
         if any(self.lasting[each.state] >= self.config.patience for each in symptoms):
@@ -121,14 +121,14 @@ class HealthMonitor:
 
     @property
     def suspicious(self) -> bool:
-        """Whether a symptom shows now: such a state is not kept as the last good checkpoint."""
+        """Whether a symptom is present: such a state is not kept as the last good checkpoint."""
         return any(self.lasting.values())
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """State for a checkpoint."""
         return {"lasting": dict(self.lasting), "recent_norms": list(self.recent_norms), "probed": dict(self.probed)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint."""
+        """Restore the state of a checkpoint."""
         self.lasting, self.recent_norms = dict(state["lasting"]), list(state["recent_norms"])
         self.probed = dict(state.get("probed", {}))

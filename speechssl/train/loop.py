@@ -1,12 +1,12 @@
-"""The training loop: one readable ``fit`` for every objective that is written as sums over targets.
+"""The training loop: one ``fit`` for every objective that is written as sums over targets.
 
-The seam is :class:`speechssl.objectives.base.Trainable`: sums and statistics of a micro-batch, metrics from their
-totals. Everything a method need not know is here: precision, accumulation, data parallelism, clipping, schedules,
-validation, early stopping, health, logs and checkpoints.
+The interface is :class:`speechssl.objectives.base.Trainable`: sums and statistics of a micro-batch, metrics from their
+totals. The loop handles precision, accumulation, data parallelism, clipping, schedules, validation, early stopping,
+health, logs and checkpoints.
 
 Gradients are of summed losses; after the last micro-batch they are divided by the number of targets of the whole
-effective batch, counted over micro-batches and ranks. So accumulation, data parallelism and one big batch give the same
-update.
+effective batch, counted over micro-batches and ranks. So accumulation, data parallelism and one large batch give the
+same update.
 """
 
 import json
@@ -35,22 +35,22 @@ from speechssl.objectives.base import Metrics, StepOutput, Trainable
 from speechssl.train.checkpoint import load_checkpoint, save_checkpoint
 from speechssl.train.health import HealthError, HealthMonitor
 from speechssl.train.optim import AdamWConfig, build_optimizer, schedule, set_learning_rate
-from speechssl.train.progress import Display, TensorBoard
+from speechssl.train.progress import ProgressBar, TensorBoard
 
-_DROPOUT = 21  # what a random stream is for; part of its seed
+_DROPOUT = 21  # part of the seed, so that this random stream differs from others
 
 
 class LoopConfig(Config):
     """The run; a step is one update of the weights."""
 
     steps: PositiveInt = 400_000
-    accumulation: PositiveInt = 1  # micro-batches a rank and step
+    accumulation: PositiveInt = 1  # micro-batches per rank and step
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     compile: bool = False
     log_every: PositiveInt = 10  # steps
     validate_every: PositiveInt = 250
     validate_batches: PositiveInt = 8
-    patience: NonNegativeInt = 0  # validations without a better one before the run ends; 0: it never ends early
+    patience: NonNegativeInt = 0  # early stopping: validations without improvement before the end; 0: no early stopping
     checkpoint_every: PositiveInt = 250
 
 
@@ -59,7 +59,7 @@ B = TypeVar("B", bound="Batch")
 
 @runtime_checkable
 class Batch(Protocol):
-    """One rank's share of a global batch."""
+    """Part of a global batch on one rank."""
 
     @property
     def global_seconds(self) -> float:
@@ -77,15 +77,15 @@ class Batch(Protocol):
 
 @dataclass(frozen=True)
 class Training:
-    """How a model is trained and kept.
+    """How a model is trained and saved.
 
     Attributes:
-        name: what the progress display calls the run.
+        name: label of the progress bar.
         peak_rate: the highest learning rate.
         rate: factor on the learning rate of a parameter, by its name.
         save: writes the model folder; called with the step and the seconds of audio seen.
-        keep_best: write the model folder when a validation was the best so far, not at every checkpoint.
-        find_unused: whether parameters may get no gradient (layer drop, frozen steps); data parallelism needs to know.
+        keep_best: write the model folder when a validation is the best so far, not at every checkpoint.
+        find_unused: whether parameters may have no gradient (layer drop, frozen steps); an option of data parallelism.
     """
 
     name: str
@@ -97,8 +97,8 @@ class Training:
 
 
 @dataclass
-class Progress:
-    """Counters that a checkpoint carries."""
+class Counters:
+    """Counters stored in a checkpoint."""
 
     step: int = 0
     seconds_seen: float = 0.0
@@ -109,10 +109,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class FitResult:
-    """How a run ended: ``finished`` is False after SIGTERM or Ctrl-C, when a checkpoint was written."""
+    """Result of a run: ``finished`` is False after SIGTERM or Ctrl-C, when a checkpoint was written."""
 
     finished: bool
-    progress: Progress
+    counters: Counters
     validation: Metrics = field(default_factory=dict[str, float | list[float]])
 
 
@@ -135,53 +135,53 @@ def fit(
 
     Args:
         objective: the model and its loss.
-        training: rates, names and how the model is written.
-        train: this rank's share of training batch ``n``; a pure function.
-        valid: this rank's share of validation batch ``n``; None where nothing is held out.
+        training: rates, names and how the model is saved.
+        train: this rank's part of training batch ``n``; a pure function.
+        valid: this rank's part of validation batch ``n``; None where nothing is held out.
         probed: the batch that :meth:`Trainable.probe` measures, whole on every rank.
-        config: the run.
+        config: settings of the run.
         optim: optimiser and schedule.
         monitor: alarms.
         process: rank, world size, device.
-        out: where logs and checkpoints go.
-        seed: of dropout; the objective has its own for everything else.
-        show: progress on stderr and TensorBoard.
+        out: the run folder, for logs and checkpoints.
+        seed: seed of dropout; the objective has its own seed for everything else.
+        show: whether to show progress on stderr and write TensorBoard files.
 
     Raises:
-        HealthError: the run has failed in one of the known ways; the last good checkpoint stays.
-        UserError: a checkpoint that is not one of this model.
+        HealthError: the run has failed in one of the known ways; the last good checkpoint is kept.
+        UserError: a checkpoint of another model.
     """
-    objective.to(process.device).train()  # a loaded encoder comes in evaluation mode
+    objective.to(process.device).train()  # a loaded encoder is in evaluation mode
     optimizer = build_optimizer(objective, optim, rate=training.rate)
-    progress = _restore(out / "last.pt", objective, optimizer, monitor)
+    counters = _restore(out / "last.pt", objective, optimizer, monitor)
     model = _parallel(objective, process, find_unused=training.find_unused)
-    log = _Log(out, process, progress, config=config, name=training.name, summary=objective.summary, show=show)
+    log = _Log(out, process, counters, config=config, name=training.name, summary=objective.summary, show=show)
     autocast = torch.autocast(process.device.type, torch.bfloat16, enabled=use_bf16(config.precision, process.device))
 
     def validate(batches: int) -> Metrics:
         return {} if valid is None else _validate(objective, valid, batches, process=process, autocast=autocast)
 
     def checkpoint(*, best: bool = False, forced: bool = False) -> None:
-        if process.is_main and (forced or not monitor.suspicious):  # the last good state stays while a sign is up
+        if process.is_main and (forced or not monitor.suspicious):  # with a symptom, the last good state is kept
             state = {
                 "model": objective.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "health": monitor.state_dict(),
-                "progress": vars(progress).copy(),
+                "progress": vars(counters).copy(),
             }
             if best:
                 save_checkpoint(out / "best.pt", state)
-            none_yet = forced and math.isinf(progress.best)  # a run that ends always leaves a model
+            none_yet = forced and math.isinf(counters.best)  # a run that ends always saves a model
             if best or none_yet or valid is None or not training.keep_best or objective.criterion is None:
-                training.save(progress.step, progress.seconds_seen)
-            # Last, because a run goes on behind it: whatever a kill prevents above is written again by the resumed run.
+                training.save(counters.step, counters.seconds_seen)
+            # Last, because a run resumes from it: files that a kill prevents above are written by the resumed run.
             save_checkpoint(out / "last.pt", state)
 
     validation = validate(2)  # a broken metric or validation set fails now, not after the first hours
     finished = True
-    with _stop_signals() as stop, log, _prefetch(train, progress.step, config.steps) as batches:
+    with _stop_signals() as stop, log, _prefetch(train, counters.step, config.steps) as batches:
         for step, batch in batches:
-            if _worn_out(progress, config):
+            if _stops_early(counters, config):
                 break
             begin = time.monotonic()
             rate = training.peak_rate * schedule((step + 1) / config.steps, optim)
@@ -192,9 +192,9 @@ def fit(
             objective.after_update(step=step, progress=(step + 1) / config.steps)
             metrics = objective.metrics(totals.terms, totals.stats)
             metrics |= {"grad_norm": grad_norm, "lr": rate}
-            progress.step, last = step + 1, step + 1 == config.steps
-            progress.seconds_seen += batch.global_seconds
-            progress.wall_seconds += time.monotonic() - begin
+            counters.step, last = step + 1, step + 1 == config.steps
+            counters.seconds_seen += batch.global_seconds
+            counters.wall_seconds += time.monotonic() - begin
             log.train(metrics, last=last)
             with log.alarm():
                 monitor.observe(step + 1, metrics, grad_norm=grad_norm)
@@ -205,22 +205,22 @@ def fit(
                 validation = validate(config.validate_batches) | monitor.probed
                 if objective.criterion is not None:
                     score = float(validation[objective.criterion])  # pyright: ignore[reportArgumentType]
-                    improved = score < progress.best and not monitor.suspicious
-                    progress.best = score if improved else progress.best
-                    progress.stale = 0 if improved else progress.stale + 1
+                    improved = score < counters.best and not monitor.suspicious
+                    counters.best = score if improved else counters.best
+                    counters.stale = 0 if improved else counters.stale + 1
                 log.validation(validation)
-            ending = last or stopping or _worn_out(progress, config)
+            ending = last or stopping or _stops_early(counters, config)
             if improved or (step + 1) % config.checkpoint_every == 0 or ending:
                 checkpoint(best=improved, forced=ending)
             if stopping and not last:
                 finished = False
                 break
-    return FitResult(finished=finished, progress=progress, validation=validation)
+    return FitResult(finished=finished, counters=counters, validation=validation)
 
 
-def _worn_out(progress: Progress, config: LoopConfig) -> bool:
-    """Whether validation has not got better for long enough to stop."""
-    return 0 < config.patience <= progress.stale
+def _stops_early(counters: Counters, config: LoopConfig) -> bool:
+    """Whether early stopping ends the run: ``patience`` validations without improvement."""
+    return 0 < config.patience <= counters.stale
 
 
 @dataclass
@@ -250,7 +250,7 @@ def _accumulate(
     stats: dict[str, Tensor] = {}
     for index, part in enumerate(micro):
         if isinstance(model, DistributedDataParallel):
-            model.require_backward_grad_sync = index == len(micro) - 1  # what no_sync() sets; only the last one talks
+            model.require_backward_grad_sync = index == len(micro) - 1  # what no_sync() sets
         with autocast:
             if index == 0:
                 shared = _shared(objective, micro, step=step, process=process)
@@ -262,7 +262,7 @@ def _accumulate(
 
 
 def _shared(objective: Trainable, parts: Sequence[Any], *, step: int, process: Process) -> Mapping[str, Tensor] | None:
-    """What the loss of each part needs of the whole batch; None where there is one part, or nothing is needed."""
+    """Sums over the whole batch for the loss of each part; None where there is one part, or no such sum."""
     if len(parts) == 1 and process.world_size == 1:
         return None
     own = objective.gather(parts, step=step)
@@ -319,21 +319,21 @@ def _validate(
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:
-    """Whether to run matrix products in bf16: where the processor has instructions for it, or as told."""
+    """Whether to run matrix products in bf16: where the processor has instructions for it, or as configured."""
     if precision != "auto":
         return precision == "bf16"
     return has_bfloat16(device)
 
 
-def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, monitor: HealthMonitor) -> Progress:
+def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, monitor: HealthMonitor) -> Counters:
     state = load_checkpoint(path)
     if state is None:
-        return Progress()
+        return Counters()
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         monitor.load_state_dict(state["health"])
-        return Progress(**state["progress"])
+        return Counters(**state["progress"])
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: a checkpoint of another model ({str(error).splitlines()[0]})") from None
 
@@ -352,7 +352,7 @@ def _seed_dropout(seed: int, step: int, rank: int) -> None:
 
 @contextmanager
 def _prefetch(batches: Callable[[int], B], start: int, stop: int) -> Generator[Iterator[tuple[int, B]], None, None]:
-    """Batches in order, the next one made by a thread while this one is used."""
+    """Batches in order; a thread prepares the next one while the current one is used."""
     with ThreadPoolExecutor(1) as pool:
 
         def numbered() -> Iterator[tuple[int, B]]:
@@ -373,18 +373,18 @@ class _Stop:
 
 @contextmanager
 def _stop_signals() -> Generator[_Stop, None, None]:
-    """SIGTERM and Ctrl-C ask for a stop after the current step; a second Ctrl-C stops at once."""
+    """SIGTERM and Ctrl-C stop the run after the current step; a second Ctrl-C stops at once."""
     stop = _Stop()
 
-    def ask(number: int, _frame: FrameType | None) -> None:
+    def request(number: int, _frame: FrameType | None) -> None:
         if stop.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.requested = True
 
     numbers = (signal.SIGTERM, signal.SIGINT)
     try:
-        before = [signal.signal(number, ask) for number in numbers]
-    except ValueError:  # not the main thread: whoever runs it there handles signals
+        before = [signal.signal(number, request) for number in numbers]
+    except ValueError:  # not the main thread: the caller handles signals
         yield stop
         return
     try:
@@ -395,58 +395,58 @@ def _stop_signals() -> Generator[_Stop, None, None]:
 
 
 class _Log:
-    """``log.jsonl``, TensorBoard when installed, and the progress display; silent on all ranks but the main one."""
+    """``log.jsonl``, TensorBoard when installed, and the progress bar; inactive on all ranks but the main one."""
 
     def __init__(
         self,
         out: Path,
         process: Process,
-        progress: Progress,
+        counters: Counters,
         *,
         config: LoopConfig,
         name: str,
         summary: Callable[[Mapping[str, Any]], str],
         show: bool,
     ):
-        self.path, self.process, self.progress, self.config = out / "log.jsonl", process, progress, config
+        self.path, self.process, self.counters, self.config = out / "log.jsonl", process, counters, config
         self.name, self.summary, self.show = name, summary, show
         self._open = False
         self._ends = ExitStack()
-        self._begin = (time.monotonic(), progress.seconds_seen)
-        self._display: Display | None = None
+        self._begin = (time.monotonic(), counters.seconds_seen)
+        self._bar: ProgressBar | None = None
         self._board: TensorBoard | None = None
 
     def __enter__(self) -> "_Log":
         if self.process.is_main:
-            truncate_log(self.path, self.progress.step)
+            truncate_log(self.path, self.counters.step)
             self._file = self._ends.enter_context(self.path.open("a", encoding="utf-8"))
             self._open = True
             if self.show:
-                self._board = TensorBoard(self.path.parent, self.progress.step)
+                self._board = TensorBoard(self.path.parent, self.counters.step)
                 self._ends.callback(self._board.close)
-                self._display = Display(self.name, self.summary, steps=self.config.steps, start=self.progress.step)
-                self._ends.callback(self._display.stop)
-                self._display.start()
+                self._bar = ProgressBar(self.name, self.summary, steps=self.config.steps, start=self.counters.step)
+                self._ends.callback(self._bar.stop)
+                self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        with naming(self.path):  # what a full disk had no room for is tried once more
+        with naming(self.path):  # rows that a full disk rejected are written once more
             self._ends.close()
 
     def train(self, metrics: Metrics, *, last: bool) -> None:
-        """One update; every ``log_every``-th is written down."""
+        """Log an update; every ``log_every``-th is written to the file."""
         if not self._open:
             return
         elapsed = time.monotonic() - self._begin[0]
-        speed = (self.progress.seconds_seen - self._begin[1]) / max(elapsed, 1e-9)
-        if self._display is not None:
-            self._display.update(self.progress.step, metrics, speed)
-        if self.progress.step % self.config.log_every == 0 or last or self.progress.step == 1:
+        speed = (self.counters.seconds_seen - self._begin[1]) / max(elapsed, 1e-9)
+        if self._bar is not None:
+            self._bar.update(self.counters.step, metrics, speed)
+        if self.counters.step % self.config.log_every == 0 or last or self.counters.step == 1:
             self._write(metrics | {"seconds_per_second": round(speed, 2)})
 
     @contextmanager
     def alarm(self) -> Generator[None, None, None]:
-        """Write down why a run was stopped for its health."""
+        """Log the alarm that stops a run."""
         try:
             yield
         except HealthError as error:
@@ -455,14 +455,14 @@ class _Log:
             raise
 
     def validation(self, metrics: Metrics) -> None:
-        """One validation."""
-        if self._display is not None:
-            self._display.validation(self.progress.step, metrics)
+        """Log a validation."""
+        if self._bar is not None:
+            self._bar.validation(self.counters.step, metrics)
         if self._open:
             self._write({"valid": True} | metrics)
 
     def _write(self, metrics: dict[str, Any]) -> None:
-        row = {"step": self.progress.step} | metrics | {"seconds_seen": round(self.progress.seconds_seen, 3)}
+        row = {"step": self.counters.step} | metrics | {"seconds_seen": round(self.counters.seconds_seen, 3)}
         with naming(self.path):
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
@@ -471,7 +471,7 @@ class _Log:
 
 
 def truncate_log(path: Path, step: int) -> None:
-    """Drop rows that a killed run wrote after its last checkpoint: they are about to be written again."""
+    """Drop rows that a killed run wrote after its last checkpoint: the resumed run writes them again."""
     if not path.exists():
         return
     kept: list[str] = []

@@ -1,8 +1,8 @@
-"""Pretraining: packed corpora in, a run folder out that is also a model folder.
+"""Pretraining: from packed corpora to a run folder that is also a model folder.
 
 The folder holds ``config.json`` and ``model.safetensors`` (what :func:`speechssl.load` takes), ``recipe.toml`` (every
-setting), ``log.jsonl``, ``metrics.json`` (which of its metrics are drawn), ``last.pt`` and ``best.pt``. Called again on
-an unfinished folder, it resumes exactly where the last checkpoint was written.
+setting), ``log.jsonl``, ``metrics.json`` (the metrics to draw), ``last.pt`` and ``best.pt``. Called again on an
+unfinished folder, it resumes from the last checkpoint.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ from speechssl.train.loop import FitResult, Training, fit
 from speechssl.train.optim import peak_learning_rate
 from speechssl.train.pretrain_config import PretrainConfig
 
-_SPLIT = 31  # what a random stream is for; part of its seed
+_SPLIT = 31  # part of the seed, so that this random stream differs from others
 
 
 @dataclass(frozen=True)
@@ -62,21 +62,21 @@ def pretrain(
     Args:
         corpora: folders written by ``speechssl prepare``.
         out: the run folder.
-        config: everything else; of :func:`speechssl.train.adapt.adaptation` where ``start`` is given.
-        start: a pretrained model folder to go on from, with other data and settings; None starts from nothing.
-        resume: go on from ``out/last.pt`` when it is there; False refuses a folder with a run in it.
+        config: all other settings; from :func:`speechssl.train.adapt.adaptation` where ``start`` is given.
+        start: a pretrained model folder to continue from, with other data and settings; None trains from scratch.
+        resume: resume from ``out/last.pt`` when it exists; False refuses a folder with a run in it.
         command: the command line, kept in the model's provenance.
 
     Raises:
         UserError: nothing to train on, or ``out`` holds a run with other settings or one that has not ended.
-        HealthError: the run failed in a known way; the last good checkpoint stays.
+        HealthError: the run failed in a known way; the last good checkpoint is kept.
     """
     with process_group(config.device) as process, hold_run(out, process):
         if process.device.type == "cpu":
             keep_freed_memory()
         stores = [WaveformStore(corpus) for corpus in corpora]
         if len({store.content_hash() for store in stores}) < len(stores):
-            raise UserError("the same corpus twice: what is held out of one would be trained on in the other")
+            raise UserError("the same corpus twice: utterances held out of one copy would be trained on in the other")
         if process.is_main:
             claim(out, config, stores, resume=resume, parts=[] if start is None else [model_hash(start)])
         torch.manual_seed(config.seed)
@@ -99,15 +99,15 @@ def pretrain(
             "hours": round(train.seconds / 3600, 3),
             "synthetic": any(_is_synthetic(store) for store in stores),
         }
-        heard = TrainingAudio()
+        audio_record = TrainingAudio()
         for store in stores:
-            heard |= TrainingAudio(pretraining=AudioRecord.of(store))
-        heard |= read_training_audio(start)
+            audio_record |= TrainingAudio(pretraining=AudioRecord.of(store))
+        audio_record |= read_training_audio(start)
         if process.is_main:
             write_curves(out, method.CURVES, config.objective)
         result: FitResult = fit(
             objective,
-            _training(objective, config, out=out, provenance=provenance, heard=heard),
+            _training(objective, config, out=out, provenance=provenance, audio_record=audio_record),
             lambda number: train.batch(number, rank=process.rank, world_size=process.world_size),
             lambda number: valid.batch(number, rank=process.rank, world_size=process.world_size),
             probed=lambda: valid.batch(0),
@@ -120,8 +120,8 @@ def pretrain(
         )
     return PretrainResult(
         finished=result.finished,
-        steps=result.progress.step,
-        seconds_seen=result.progress.seconds_seen,
+        steps=result.counters.step,
+        seconds_seen=result.counters.seconds_seen,
         validation=result.validation,
     )
 
@@ -131,7 +131,7 @@ def split(
 ) -> tuple[CropBatches, CropBatches]:
     """Training and validation batches over disjoint utterances, with what the objective needs beside the crops.
 
-    The held-out utterances tell whether the task is learnt, not how speakers generalise: they are drawn at
+    The held-out utterances measure whether the task is learnt, not generalisation to other speakers: they are drawn at
     random. Copies of a held-out recording, and other stretches of it, are not trained on.
     """
     if max(len(store) for store in stores) == 1:
@@ -145,7 +145,7 @@ def split(
     share = min(0.5, max(config.valid_share, 2.5 * config.crops.batch_seconds / max(total, 1e-9)))
     for place, store in enumerate(stores):
         order = np.random.default_rng((config.seed, _SPLIT, place)).permutation(len(store))
-        samples = np.cumsum(store.lengths[order])  # held out until the share is reached, whatever the lengths
+        samples = np.cumsum(store.lengths[order])  # utterances are held out until their total length reaches the share
         count = min(int(np.searchsorted(samples, share * samples[-1])) + 1, len(order) - 1) if len(order) else 0
         held_out.append(sorted(order[:count].tolist()))
         training.append(sorted(order[count:].tolist()))
@@ -168,7 +168,7 @@ def split(
 
 
 def _check_lengths(objective: Objective, config: PretrainConfig) -> None:
-    """Raises `UserError` where the shortest crop has too few frames for the objective."""
+    """Raise `UserError` where the shortest crop has too few frames for the objective."""
     shortest = config.crops.min_seconds
     frames = int(objective.encoder.num_frames(torch.tensor(seconds_to_samples(shortest))))
     if frames < objective.min_frames:
@@ -184,10 +184,10 @@ def _training(
     *,
     out: Path,
     provenance: Mapping[str, object],
-    heard: TrainingAudio,
+    audio_record: TrainingAudio,
 ) -> Training:
     def save(step: int, seconds_seen: float) -> None:
-        encoders = (ENCODER, objective.released_prefix)  # the model has one of them, under its own name
+        encoders = (ENCODER, objective.released_prefix)  # the saved model has one of them, under its own name
         rest = {
             f"objective.{name}": each for name, each in objective.state_dict().items() if not name.startswith(encoders)
         }
@@ -195,7 +195,7 @@ def _training(
             "objective": config.objective.model_dump(mode="json"),
             "provenance": {**provenance, "steps": step, "seconds_seen": round(seconds_seen, 1)},
         }
-        write_training_audio(out, heard)  # before the model: never a model without its record
+        write_training_audio(out, audio_record)  # before the model: never a model without its record
         save_model(out, objective.released, extra=extra, tensors=rest)
 
     def rate(name: str) -> float:

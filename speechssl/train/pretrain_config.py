@@ -31,11 +31,11 @@ class PretrainConfig(Config):
     health: HealthConfig = HealthConfig()
     seed: NonNegativeInt = 0
     device: str = "auto"
-    valid_share: float = Field(default=0.02, ge=0, le=0.5)  # of the audio, two batches or more, for validation
+    valid_share: float = Field(default=0.02, ge=0, le=0.5)  # fraction of the audio for validation, at least two batches
 
     @classmethod
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Earlier versions had an objective's thresholds under `health`."""
+        """Convert settings of earlier versions, which had an objective's thresholds under `health`."""
         health, objective = values.get("health"), values.get("objective", {})
         if not isinstance(health, Mapping) or not isinstance(objective, Mapping):
             return values
@@ -47,7 +47,7 @@ class PretrainConfig(Config):
 
 @functools.cache
 def config_of(objective: str) -> type[PretrainConfig]:
-    """The type of the settings of a run with an objective.
+    """Settings class of a run with an objective.
 
     Args:
         objective: one of :data:`speechssl.objectives.OBJECTIVES`.
@@ -81,21 +81,21 @@ def runs(objective: str) -> dict[str, PretrainConfig]:
 
 
 def objective_name(
-    asked: str | None, recipe: Path | None, overrides: Sequence[str], *, start: str | None = None
+    option: str | None, recipe: Path | None, overrides: Sequence[str], *, start: str | None = None
 ) -> str:
-    """The objective of a run: the one that was asked for, that of the recipe, that of the model to start from.
+    """The objective of a run: from the command line, the recipe or the model to start from.
 
     Args:
-        asked: by `--objective`.
+        option: value of `--objective`.
         recipe: a TOML file.
         overrides: settings of the command line.
-        start: the objective of the model to continue from.
+        start: objective of the model to continue from.
 
     Raises:
         UserError: they contradict each other, or there is no such objective.
     """
     written = value_of(recipe, overrides, "objective.name")
-    named = {"--objective": asked, "objective.name": written, "the model to start from": start}
+    named = {"--objective": option, "objective.name": written, "the model to start from": start}
     given = {where: str(name) for where, name in named.items() if name is not None}
     if len(set(given.values())) > 1:
         raise UserError("; ".join(f"{where} is {name}" for where, name in given.items()) + ": choose one objective")

@@ -1,4 +1,4 @@
-"""A head that starts as a probe: fine-tuning then begins where the frozen encoder ends.
+"""Initialisation of a head as the probe of the frozen encoder.
 
 Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution" (arXiv
 2202.10054): a linear probe first, then fine-tuning from it.
@@ -18,13 +18,13 @@ from speechssl.models.classifier import Classifier
 
 
 def start_as_probe(model: Classifier, store: WaveformStore, examples: Sequence[Example], *, seed: int) -> None:
-    """Set the standardisation and the linear layer to the logistic probe on the untouched encoder.
+    """Set the standardisation and the linear layer to the logistic probe on the frozen encoder.
 
     Args:
         model: its encoder is not changed.
         store: the prepared corpus.
-        examples: what the probe learns from; its strength is chosen on them alone, by speaker where there are enough.
-        seed: of the folds on which the strength is chosen.
+        examples: training data of the probe; its strength is chosen on them alone, by speaker where there are enough.
+        seed: seed of the folds on which the strength is chosen.
     """
     pooled = np.zeros((len(examples), len(model.centre)), dtype=np.float64)
     lengths = [int(store.lengths[example.index]) for example in examples]

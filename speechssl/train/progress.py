@@ -1,4 +1,4 @@
-"""What a run shows: a live line on a terminal, plain lines in a log file, TensorBoard when installed."""
+"""Progress of a run: a bar on a terminal, plain lines in a log file, TensorBoard when installed."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -13,14 +13,14 @@ from speechssl.files import naming
 PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal
 
 
-class Display:
-    """Progress on standard error: the numbers to watch, audio seconds per second, time left.
+class ProgressBar:
+    """Progress on standard error: main metrics, audio seconds per second, time left.
 
     Args:
-        name: what runs.
-        summary: the numbers to watch, of a row of the log.
-        steps: of the whole run.
-        start: the step it goes on from.
+        name: label of the bar.
+        summary: main metrics of a row of the log, as text.
+        steps: steps of the whole run.
+        start: steps done before.
     """
 
     def __init__(self, name: str, summary: Callable[[Mapping[str, Any]], str], *, steps: int, start: int):
@@ -39,15 +39,15 @@ class Display:
         self._task = self._progress.add_task(name, total=steps, completed=start, numbers="")
 
     def start(self) -> None:
-        """Begin to draw."""
+        """Show the bar."""
         self._progress.start()
 
     def stop(self) -> None:
-        """Leave the terminal as it was."""
+        """Remove the bar and restore the terminal."""
         self._progress.stop()
 
     def update(self, step: int, metrics: Mapping[str, Any], speed: float) -> None:
-        """After an update; ``speed`` in seconds of audio per second."""
+        """Show an update; ``speed`` in seconds of audio per second."""
         numbers = f"{self._summary(metrics)}, {speed:.0f} s/s"
         self._progress.update(self._task, completed=step, numbers=numbers)
         now = time.monotonic()
@@ -59,15 +59,15 @@ class Display:
             self._last = now
 
     def validation(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """After a validation."""
+        """Print a validation."""
         self._console.print(f"step {step}: validation {self._summary(metrics)}", soft_wrap=True, highlight=False)
 
 
 class TensorBoard:
-    """Scalars for TensorBoard, or nothing where it is not installed."""
+    """Writer of TensorBoard scalars; does nothing where TensorBoard is not installed."""
 
     def __init__(self, folder: Path, step: int):
-        """Go on in ``folder`` after ``step``; what a killed run wrote beyond it is hidden."""
+        """Append in ``folder`` after ``step``; later rows of a killed run are hidden."""
         self._folder = folder / "tensorboard"
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -77,7 +77,7 @@ class TensorBoard:
             self._writer = SummaryWriter(str(self._folder), purge_step=step + 1)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """One row of the log; values a group get a number each."""
+        """Write a row of the log; each number of a list is its own scalar."""
         if self._writer is None:
             return
         prefix = "valid" if row.get("valid") else "train"

@@ -1,4 +1,4 @@
-"""Self-training: a model with a language model labels what nobody labelled, and a new model learns from both.
+"""Self-training: a model with a language model labels unlabelled utterances, and a new model is trained on both.
 
 Xu et al. 2020, "Self-training and Pre-training are Complementary for Speech Recognition" (arXiv 2010.11430): the
 teacher is the fine-tuned model decoding with an n-gram, the student starts from the same pretrained encoder again.
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from speechssl.audio import SAMPLE_RATE
 from speechssl.data.labelled import Example
 from speechssl.data.waveforms import WaveformStore
 from speechssl.decoding.decode import BeamDecoder, character_probability, greedy
@@ -19,13 +20,13 @@ from speechssl.text import Vocabulary
 from speechssl.train.finetune import FinetuneResult, finetune
 from speechssl.train.finetune_config import FinetuneConfig
 
-LABELLED_SHARE = 0.25  # of the audio of an epoch: true labels are repeated as often as comes nearest to it
-_CHUNK = 64  # utterances whose emissions are held at once
+LABELLED_SHARE = 0.25  # fraction of the audio of an epoch, approximated by repeating the labelled utterances
+_CHUNK = 64  # utterances whose emissions are in memory at once
 
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """What a teacher wrote, the surest first, of how many utterances, and the confidence of the last one kept."""
+    """A teacher's transcripts by falling confidence, the number of utterances, and the lowest kept confidence."""
 
     examples: list[Example]
     considered: int
@@ -40,21 +41,21 @@ def pseudo_label(
     decoder: BeamDecoder | None,
     keep: float,
 ) -> PseudoLabels:
-    """Transcripts of unlabelled utterances, without the least sure ones.
+    """Transcripts of unlabelled utterances, without the least confident ones.
 
     Args:
         model: the teacher, in evaluation mode.
         store: the prepared corpus.
-        indices: of the unlabelled utterances.
-        decoder: its beam search; None writes greedily.
-        keep: share to keep, in (0, 1], of the utterances that it wrote anything for, by the mean probability of the
-            greedy characters: the measure that compares utterances of any length.
+        indices: indices of the unlabelled utterances.
+        decoder: its beam search; None decodes greedily.
+        keep: fraction to keep, in (0, 1], of the utterances with a transcript, by the mean probability of the greedy
+            characters, which is comparable between utterances of any length.
 
     Raises:
-        ValueError: a share outside (0, 1].
+        ValueError: a fraction outside (0, 1].
     """
     if not 0 < keep <= 1:
-        raise ValueError(f"keep must lie in (0, 1], got {keep:g}")
+        raise ValueError(f"keep must be in (0, 1], got {keep:g}")
     found: list[tuple[float, Example]] = []
     for start in range(0, len(indices), _CHUNK):
         chunk = indices[start : start + _CHUNK]
@@ -69,8 +70,9 @@ def pseudo_label(
 
 
 def mix(store: WaveformStore, labelled: Sequence[Example], pseudo: Sequence[Example]) -> list[Example]:
-    """Pseudo-labelled utterances, and the labelled ones as often as it takes to have their share of the audio."""
-    own, other = (sum(int(store.lengths[example.index]) for example in part) / 16000 for part in (labelled, pseudo))
+    """Pseudo-labelled utterances, and the labelled ones repeated to have their share of the audio."""
+    samples = [sum(int(store.lengths[example.index]) for example in part) for part in (labelled, pseudo)]
+    own, other = (count / SAMPLE_RATE for count in samples)
     times = max(1, round(LABELLED_SHARE / (1 - LABELLED_SHARE) * other / own))
     return [*labelled] * times + [*pseudo]
 
@@ -87,7 +89,7 @@ def student(
     command: str = "",
     show: bool = True,
 ) -> FinetuneResult:
-    """Train the next model, from the pretrained encoder again, on labels and pseudo-labels.
+    """Train the next model from the pretrained encoder on labels and pseudo-labels.
 
     The arguments are those of :func:`speechssl.train.finetune.finetune`.
     """

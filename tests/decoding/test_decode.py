@@ -134,7 +134,7 @@ def test_lexicon_language_model_and_word_score(word_lm, frames, seed, lm_weight,
 @settings(max_examples=20)
 @given(frames=st.integers(1, 5), seed=st.integers(0, 10_000), lm_weight=st.sampled_from([0.7, 3.0]))
 def test_language_model_of_characters(character_lm, frames, seed, lm_weight):
-    """Each symbol is scored in its place: the language model is asked for the character that was heard.
+    """Each symbol is scored in its place: the language model scores the recognised character.
 
     The search starts as if a boundary had just been heard: the same symbols with another one in front of them are the
     same path to it where no blank stands between.
@@ -214,7 +214,7 @@ def test_a_word_that_is_not_finished_is_not_told():
     assert cut.score > -100
 
 
-def test_how_clearly_characters_were_heard():
+def test_character_probability():
     assert character_probability(np.log([[0.9, 0.05, 0.05], [0.8, 0.1, 0.1]])) == 0.0
     # A repeated symbol counts once, by its best frame; after a blank it is another.
     frames = [[0.2, 0.0001, 0.7], [0.1, 0.0001, 0.8], [0.9, 0.0001, 0.1], [0.4, 0.0001, 0.6], [0.1, 0.5, 0.4]]
@@ -267,12 +267,12 @@ def test_language_models_of_the_other_kind(word_lm, character_lm, tmp_path):
         BeamDecoder(VOCABULARY, lm=character_lm)
     path = tmp_path / "words.arpa"
     train_ngram(["hello world"], path, builder="own")
-    with pytest.raises(UserError, match=r"words\.arpa: not a language model of the vocabulary's characters"):
+    with pytest.raises(UserError, match=r"words\.arpa: not a language model of the characters"):
         BeamDecoder(VOCABULARY, lm=path, config=DecoderConfig(lexicon=False))
 
 
 def test_settings_that_do_not_fit(word_lm):
-    with pytest.raises(ValidationError, match="without a lexicon the search knows no words"):
+    with pytest.raises(ValidationError, match="a search without a lexicon has no words"):
         DecoderConfig(lexicon=False, word_score=1.0)
     with pytest.raises(UserError, match="needs a language model or a list of words"):
         BeamDecoder(VOCABULARY)

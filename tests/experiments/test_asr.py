@@ -13,7 +13,6 @@ from speechssl.data.waveforms import WaveformStore
 from speechssl.decoding.decode import beam_search_installed
 from speechssl.experiments import asr, asr_ngram
 from speechssl.experiments.asr import AsrConfig, recognise
-from speechssl.experiments.asr_division import divide
 from speechssl.experiments.asr_ngram import (
     Ngrams,
     read_sentences,
@@ -22,6 +21,7 @@ from speechssl.experiments.asr_ngram import (
     write_text_record,
 )
 from speechssl.experiments.asr_scores import Scores, rows_of
+from speechssl.experiments.asr_sides import divide
 from speechssl.metrics.compare import compare
 from speechssl.metrics.results import read_results
 from speechssl.metrics.wer import EditCounts, count_errors
@@ -53,13 +53,13 @@ def encoder(tmp_path_factory):
     return micro_model(tmp_path_factory.mktemp("encoder"))
 
 
-def run(prepared, encoder, out, *, config=None, text=None, division=None, said=None):
-    division = division or divide(WaveformStore(prepared), minutes=MINUTES)
+def run(prepared, encoder, out, *, config=None, text=None, sides=None, said=None):
+    sides = sides or divide(WaveformStore(prepared), minutes=MINUTES)
     return recognise(
         prepared,
         encoder,
         out,
-        division=division,
+        sides=sides,
         config=config or AsrConfig(beam_size=5, keep=1.0),
         pretrained=FEW,
         scratch=FEW,
@@ -151,7 +151,7 @@ def _fit_nothing(monkeypatch):
         assert (options["out"] / "last.pt").exists()
         before = (options["out"] / "model.safetensors").stat().st_mtime_ns
         result = fit(*args, **options)
-        assert result.progress.step == 3
+        assert result.counters.step == 3
         assert (options["out"] / "model.safetensors").stat().st_mtime_ns == before
         return result
 
@@ -159,7 +159,7 @@ def _fit_nothing(monkeypatch):
 
 
 @needs_beam
-def test_what_changed_is_made_anew(prepared, encoder, finished, tmp_path):
+def test_what_changed_is_computed_again(prepared, encoder, finished, tmp_path):
     out, said = tmp_path / "again", []
     shutil.copytree(finished[0], out)
     text = tmp_path / "text.txt"
@@ -168,13 +168,13 @@ def test_what_changed_is_made_anew(prepared, encoder, finished, tmp_path):
     run(prepared, encoder, out, text=text, said=said, config=AsrConfig(beam_size=5, rounds=0, scratch=False))
     assert (out / "lm.arpa").read_text() != before
     assert (out / "models" / "fine-tuned" / "lm.arpa").read_text() == (out / "lm.arpa").read_text()
-    assert not any("trained anew" in line for line in said)  # the n-gram is nothing that a model learns from
+    assert not any("trained again" in line for line in said)  # no model is trained on the n-gram
     other = micro_model(tmp_path / "other")
     config = json.loads((other / "config.json").read_text())
     config["encoder"]["transformer"]["dropout"] = 0.2
     (other / "config.json").write_text(json.dumps(config))
     run(prepared, other, out, said=said, config=AsrConfig(beam_size=5, rounds=0, scratch=False))
-    assert sum("trained anew" in line for line in said) == 1
+    assert sum("trained again" in line for line in said) == 1
 
 
 @needs_beam
@@ -195,8 +195,8 @@ def test_without_the_extra_it_is_greedy_alone(prepared, encoder, tmp_path, monke
 
 def test_gains_are_errors_saved(prepared):
     store = WaveformStore(prepared)
-    division = divide(store, minutes=MINUTES)
-    said = [example.target for example in division.test]
+    sides = divide(store, minutes=MINUTES)
+    said = [example.target for example in sides.test]
 
     def scores(name, written):
         return Scores(
@@ -209,7 +209,7 @@ def test_gains_are_errors_saved(prepared):
         )
 
     good, bad = scores("good", said), scores("bad", [""] * len(said))
-    rows = rows_of(store, division, [good, bad], corpus=prepared, command="")
+    rows = rows_of(store, sides, [good, bad], corpus=prepared, command="")
     assert rows[0].gains == {"bad": [1.0, 1.0, 1.0]}
     assert rows[2].gains == {"good": [-1.0, -1.0, -1.0]}
     assert good.words[0] == EditCounts(0, 0, 0, len(said[0].split()))
@@ -217,9 +217,9 @@ def test_gains_are_errors_saved(prepared):
 
 @needs_beam
 def test_an_ngram_that_labels_a_recording_does_not_hold_its_sentence(prepared, tmp_path):
-    division = divide(WaveformStore(prepared), minutes=MINUTES)
-    labelled = {example.target for example in division.labelled}
-    ngrams = Ngrams(tmp_path, division, text=None, order=3)
+    sides = divide(WaveformStore(prepared), minutes=MINUTES)
+    labelled = {example.target for example in sides.labelled}
+    ngrams = Ngrams(tmp_path, sides, text=None, order=3)
     found = {}
 
     def noted(sentences, path, *, order):
@@ -230,12 +230,12 @@ def test_an_ngram_that_labels_a_recording_does_not_hold_its_sentence(prepared, t
         patch.setattr(asr_ngram, "train_ngram", noted)
         parts = ngrams.parts()
         whole = found.get(ngrams.whole()) or found[ngrams.whole()]
-    assert sorted(each.index for _, side in parts for each in side) == [each.index for each in division.unlabelled]
+    assert sorted(each.index for _, side in parts for each in side) == [each.index for each in sides.unlabelled]
     assert parts
     for path, side in parts:
         assert not found[path] & {example.target for example in side} - labelled
         assert found[path] <= whole
-    assert not whole & {example.target for example in (*division.test, *division.dev)}
+    assert not whole & {example.target for example in (*sides.test, *sides.dev)}
 
 
 def test_a_text_that_cannot_be_used_is_one_line(tmp_path):
@@ -252,7 +252,7 @@ def test_a_teacher_that_writes_nothing_ends_self_training(prepared, encoder, tmp
     said = []
     rows = run(prepared, encoder, tmp_path / "run", said=said, config=AsrConfig(rounds=2, scratch=False))
     assert {row.contender for row in rows} == {"fine-tuned"}
-    assert sum("wrote nothing" in line for line in said) == 1
+    assert sum("gave no usable transcript" in line for line in said) == 1
 
 
 def test_a_development_side_is_tuned_on_in_part(prepared, encoder, tmp_path, monkeypatch):
@@ -266,13 +266,13 @@ def test_a_development_side_is_tuned_on_in_part(prepared, encoder, tmp_path, mon
 
     asr_tune = asr.tune
     monkeypatch.setattr(asr, "tune", tune)
-    division = divide(WaveformStore(prepared), minutes=MINUTES)
-    division = replace(division, dev=[*division.unlabelled[:3], *division.dev])
+    sides = divide(WaveformStore(prepared), minutes=MINUTES)
+    sides = replace(sides, dev=[*sides.unlabelled[:3], *sides.dev])
     run(
         prepared,
         encoder,
         tmp_path / "run",
-        division=division,
+        sides=sides,
         config=AsrConfig(rounds=0, scratch=False, tune_limit=2, beam_size=5),
     )
     assert [len(each) for each in asked] == [2]
@@ -295,9 +295,9 @@ def test_transcripts_of_the_test_side_are_found_in_a_text(tmp_path):
 
 @needs_beam
 def test_a_text_with_the_test_side_is_told(prepared, tmp_path):
-    division = divide(WaveformStore(prepared), minutes=MINUTES)
+    sides = divide(WaveformStore(prepared), minutes=MINUTES)
     sentence = "ab ba ab ba"
-    tested = replace(division, test=[replace(example, target=sentence) for example in division.test[:3]])
+    tested = replace(sides, test=[replace(example, target=sentence) for example in sides.test[:3]])
     said = []
     ngrams = Ngrams(tmp_path, tested, text=[f"a {sentence}", "b"], order=2)
     assert ngrams.usable(said.append)

@@ -107,7 +107,7 @@ def test_nothing_is_computed_twice(finished, corpus, encoder_folder, trainer, mo
     assert run(corpus, encoder_folder, out, trainer) == rows
     assert trainer.jobs == []
     assert {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()} == before
-    assert "60 of 60 cells are there already" in capsys.readouterr().err
+    assert "60 of 60 cells are computed already" in capsys.readouterr().err
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(corpus, encoder_folder, tmp_path, trainer):
@@ -131,7 +131,7 @@ def test_a_cell_of_other_settings_is_not_used(corpus, encoder_folder, tmp_path, 
     assert len(trainer.jobs) == 10
     said = capsys.readouterr().err
     assert "5 cells in" in said
-    assert "5 of 10 cells are there already" in said  # the SVM knows nothing of the trainer
+    assert "5 of 10 cells are computed already" in said  # the SVM does not depend on the trainer
     run(corpus, encoder_folder, tmp_path, trainer, sets=["optim.lr=1"], **words)
     assert len(trainer.jobs) == 15
     run(corpus, encoder_folder, tmp_path, trainer, sets=["optim.lr=1"], **words | {"shots": [2, 4]})
@@ -225,5 +225,5 @@ def test_the_table_keeps_its_order():
 
 def test_draws_that_test_one_speaker_are_refused_before_training(tmp_path, encoder_folder):
     corpus = make_corpus(tmp_path, speakers=3)
-    with pytest.raises(UserError, match="1 draws test one speaker, an interval needs two; ask for more draws"):
+    with pytest.raises(UserError, match="1 draws test one speaker, an interval needs two; raise --draws"):
         label_efficiency(corpus, encoder_folder, tmp_path / "run", shots=[1], draws=1)

@@ -47,7 +47,7 @@ def test_a_model_is_scored_and_two_are_compared(corpus, tmp_path):
         (24, rows["a"][0].split_hash)
     ]
     evaluate_head(tmp_path / "a", corpus, tmp_path / "whole.json")
-    with pytest.raises(UserError, match="other splits of"):
+    with pytest.raises(UserError, match="different splits of"):
         compare(tmp_path / "a.json", tmp_path / "whole.json")
 
 
@@ -120,16 +120,16 @@ def test_the_interval_takes_two_spellings_for_one_speaker(corpus, tmp_path):
     assert set(answers.groups) == {f"S{number}" for number in range(6)}
 
 
-def test_labels_that_the_model_does_not_know_are_left_out_and_told(corpus, tmp_path, capsys):
+def test_labels_that_the_model_does_not_have_are_left_out_with_a_message(corpus, tmp_path, capsys):
     model = model_of(tmp_path / "model", classes=("high", "low"))
     rows = evaluate_head(model, corpus, tmp_path / "r.json")
     assert rows[0].n == 48
-    left_out = "utterances left out: the model does not know their labels: "
+    left_out = "utterances left out: the model does not have their labels: "
     assert f"24 {left_out}'middle' (24 x)\n" in capsys.readouterr().err
     other = renamed(corpus, tmp_path / "other", label=lambda name, place: name.title() if name == "low" else name)
     evaluate_head(model, other, tmp_path / "r.json")
     assert f"48 {left_out}'Low' (24 x, the model has 'low'), 'middle' (24 x)\n" in capsys.readouterr().err
-    with pytest.raises(UserError, match="it knows a, b, the corpus has high, low, middle"):
+    with pytest.raises(UserError, match="the model has a, b, the corpus has high, low, middle"):
         evaluate_head(model_of(tmp_path / "model", classes=("a", "b")), corpus, tmp_path / "r.json")
 
 
@@ -149,5 +149,5 @@ def test_the_page_of_a_scored_model_is_written(corpus, tmp_path):
     model = model_of(tmp_path / "model")
     evaluate_head(model, corpus, model / "results.json", split="test")
     write_report(model, tmp_path / "report.html")
-    assert "What is taken for what" in (tmp_path / "report.html").read_text()
+    assert "Confusion matrix" in (tmp_path / "report.html").read_text()
     shutil.rmtree(model)

@@ -258,10 +258,10 @@ def test_without_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ({"relative_position_embedding": True, "gru_rel_pos": False}, "gru_rel_pos=False cannot be expressed here"),
         (
             {"encoder_layers": 1},
-            r"does not fit its settings: tensors that have no place: encoder\.layers\.1\.fc1\.bias, .* and 12 more",
+            r"does not fit its settings: unknown tensors: encoder\.layers\.1\.fc1\.bias, .* and 12 more",
         ),
         ({"encoder_layers": 3}, r"does not fit its settings: missing tensors: encoder\.layers\.2\.fc1\.bias"),
-        ({"conv_pos_groups": 2}, r"encoder\.pos_conv\.0\.weight_v has the shape \[32, 8, 8\], its settings make it"),
+        ({"conv_pos_groups": 2}, r"encoder\.pos_conv\.0\.weight_v has the shape \[32, 8, 8\], its settings need"),
     ],
 )
 def test_what_cannot_be_followed(change: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_messages_are_those_of_the_fault(tmp_path: Path) -> None:
     assert "weight_map must be a table" in message("index: numbers")
     assert "names the shard '/etc/passwd', which is not beside it" in message("index: absolute")
     assert message("unsafe bin").endswith(
-        "pytorch_model.bin: names posix.system, which is no part of a checkpoint; refused, nothing of it was run"
+        "pytorch_model.bin: names posix.system, which is not part of a checkpoint; refused, no code was run"
     )
 
 

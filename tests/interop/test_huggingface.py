@@ -190,7 +190,7 @@ def test_codebooks_keep_their_groups() -> None:
     ("encoder", "message"),
     [
         (PRESETS["tiny"], "front='gabor' cannot be expressed"),
-        (EncoderConfig(conv=ConvConfig(layers=((8, 400, 160), (8, 3, 2)))), "see 720 samples get 160 zeros"),
+        (EncoderConfig(conv=ConvConfig(layers=((8, 400, 160), (8, 3, 2)))), "720 samples gets 160 zeros"),
     ],
 )
 def test_encoders_they_cannot_express(encoder: EncoderConfig, message: str) -> None:

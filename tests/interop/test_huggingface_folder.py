@@ -178,7 +178,7 @@ def test_inputs_that_are_no_waveforms_at_16_khz(change: dict[str, object], messa
         ({"hidden_act": "relu"}, "hidden_act='relu' cannot be expressed here; only hidden_act='gelu' can"),
         ({"feat_extract_norm": "batch"}, "feat_extract_norm='batch' cannot be expressed here: Input should be 'layer'"),
         ({"num_hidden_layers": "two"}, "num_hidden_layers='two' cannot be expressed here: Input should be a valid int"),
-        ({"conv_dim": [16, 16]}, r"one value a layer is needed: conv_dim=\[16, 16\], conv_kernel=\[10, 4, 4\]"),
+        ({"conv_dim": [16, 16]}, r"one value per layer is needed: conv_dim=\[16, 16\], conv_kernel=\[10, 4, 4\]"),
         ({"conv_dim": None}, "a setting is missing or of another kind"),
         ({"model_type": "hubert", "conv_pos_batch_norm": True}, "conv_pos_batch_norm=True cannot be expressed here"),
     ],
@@ -195,7 +195,7 @@ def test_settings_that_cannot_be_followed(change: dict[str, object], message: st
 def test_heads_of_attention_that_do_not_divide(tmp_path: Path) -> None:
     path = save(make("wav2vec2 layer"), tmp_path) / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_attention_heads": 5}))
-    with pytest.raises(UserError, match="its settings make no encoder: dim 32 is not divisible by 5 heads"):
+    with pytest.raises(UserError, match="its settings give no valid encoder: dim 32 is not divisible by 5 heads"):
         read_folder(tmp_path)
 
 
@@ -212,10 +212,10 @@ def without(name: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
         ),
         (without("encoder.layers.1."), r"missing tensors: encoder\.layers\.1\.attention\.\S+ .* and 15 more$"),
         (without("encoder.layers.0.attention.rel_attn_embed"), r"missing tensors: encoder\.layers\.0\.attention\.rel_"),
-        (lambda weights: weights | {"adapter.x": torch.zeros(2)}, r"tensors that have no place: adapter\.x$"),
+        (lambda weights: weights | {"adapter.x": torch.zeros(2)}, r"unknown tensors: adapter\.x$"),
         (
             lambda weights: weights | {"encoder.layer_norm.bias": torch.zeros(3)},
-            r"encoder\.layer_norm\.bias has the shape \[3\], its settings make it \[32\]$",
+            r"encoder\.layer_norm\.bias has the shape \[3\], its settings need \[32\]$",
         ),
         (lambda weights: weights | {"masked_spec_embed": torch.zeros(3)}, r"masked_spec_embed has the shape \[3\]"),
     ],
@@ -321,7 +321,7 @@ class _Answer:
     ("error", "message"),
     [
         (errors.RepositoryNotFoundError, "huggingface.co has no such model, or it is private"),
-        (errors.GatedRepoError, "its owner asks for a login first"),
+        (errors.GatedRepoError, "the model needs a login"),
         (errors.RevisionNotFoundError, "the model has no revision 'x'"),
         (RuntimeError, "not downloaded: broken"),
     ],

@@ -198,7 +198,7 @@ def test_a_file_that_differs_is_not_written(
 def test_only_what_export_wrote_is_replaced(recogniser: ExportReport, place: Path) -> None:
     foreign = place / "foreign.onnx"
     foreign.write_bytes(b"not an ONNX file")
-    with pytest.raises(UserError, match=r"foreign.onnx: is there already and no export wrote it"):
+    with pytest.raises(UserError, match=r"foreign.onnx: exists and was not written by an export"):
         export_model(place / "ctc", foreign, to="onnx")
     plain = onnx.load(recogniser.path)
     del plain.metadata_props[:]

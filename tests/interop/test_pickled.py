@@ -34,7 +34,7 @@ def test_calls_are_refused_and_not_made(function: Any, old_file: bool, tmp_path:
     command = f"__import__('pathlib').Path({str(touched)!r}).touch()"
     path = tmp_path / "model.pt"
     torch.save({"model": Call(function, command)}, path, _use_new_zipfile_serialization=not old_file)
-    with pytest.raises(UserError, match=r"model\.pt: names \S+, which is no part of a checkpoint; refused, nothing of"):
+    with pytest.raises(UserError, match=r"model\.pt: names \S+, which is not part of a checkpoint; refused, no code"):
         load_pickled(path)
     assert not touched.exists()
 

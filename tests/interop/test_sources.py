@@ -171,7 +171,7 @@ def unfinished(folder: Path) -> Path:
         (text, "not readable as a checkpoint of torch"),
         (tensors, "neither a checkpoint of fairseq .with 'model'. nor a state dict of torchaudio"),
         (settings_only, "neither a checkpoint of fairseq"),
-        (loose, "name the folder that it lies in"),
+        (loose, "name its folder instead"),
         (unfinished, "a run that has not saved its model yet"),
     ],
 )

@@ -122,9 +122,11 @@ def test_single_contenders_are_compared_whatever_their_names(tmp_path):
 
 def test_what_is_not_paired_is_refused_by_name(tmp_path):
     a = written(tmp_path / "a.json", answers(0.5))
-    with pytest.raises(UserError, match="other corpora: runs/corpus and runs/other"):
+    with pytest.raises(UserError, match="different corpora: runs/corpus and runs/other"):
         compare(a, written(tmp_path / "b.json", answers(0.5, split="c" * 16), corpus="runs/other"))
-    with pytest.raises(UserError, match=r"other splits of runs/corpus at 5 shots: a{16} and c{16} .*5 and 10 draws"):
+    with pytest.raises(
+        UserError, match=r"different splits of runs/corpus at 5 shots: a{16} and c{16} .*5 and 10 draws"
+    ):
         compare(a, written(tmp_path / "b.json", answers(0.5, split="c" * 16), seeds=10))
     with pytest.raises(UserError, match="no row of one task"):
         compare(a, written(tmp_path / "b.json", word_answers(0.1)))

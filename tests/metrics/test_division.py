@@ -87,7 +87,7 @@ def test_without_texts_voices_are_divided_by_utterance_and_the_row_says_so():
 
 
 def test_a_planted_leak_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"2 speakers lie on both .* for example 'anna'"):
+    with pytest.raises(ValueError, match=r"2 speakers are on both .* for example 'anna'"):
         refuse_leak(np.array([0, 1, 2]), np.array([3, 4]), groups=["anna", "ben", "carl", "ben", "anna"])
     refuse_leak(np.array([0, 1, 2]), np.array([3, 4]), groups=["anna", "ben", "carl", "dora", "emma"])
 

@@ -140,7 +140,7 @@ def test_the_test_side_is_cut_with_equal_shares():
 
 
 def test_a_shared_speaker_is_named():
-    with pytest.raises(ValueError, match="1 speaker lies on both the training and the test side, for example 'ben'"):
+    with pytest.raises(ValueError, match="1 speaker is on both the training and the test side, for example 'ben'"):
         refuse_shared_speaker(np.array([0, 1]), np.array([2, 3]), speakers=["anna", "ben", "ben", "carl"])
     with pytest.raises(ValueError, match="without a speaker"):
         refuse_shared_speaker(np.array([0]), np.array([1]), speakers=["anna", None])

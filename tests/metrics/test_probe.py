@@ -72,7 +72,7 @@ def test_a_division_with_a_leak_is_refused():
     bad = Division(seed=0, shots=good.shots, test=np.append(good.test, good.shots[0, 0]))
     leaky = type(task)(**{**vars(task), "divisions": (bad,)})
     features = features_of(data["labels"], strength=1, noise=1)
-    with pytest.raises(ValueError, match="1 speaker lies on both the training and the test side, for example 's"):
+    with pytest.raises(ValueError, match="1 speaker is on both the training and the test side, for example 's"):
         probe.probe_scores(leaky, features, contender="leak")
 
 

@@ -58,14 +58,14 @@ def test_chance_stands_in_every_column():
     assert [len(column) for column in columns.values()] == [2, 1, 2]
 
 
-def test_a_tally_counts_decided_comparisons_only():
+def test_a_summary_counts_decided_comparisons_only():
     series = [
         row(shots=25, gains={"MFCC": [0.2, 0.1, 0.3], "random encoder (last layer)": [0.01, -0.1, 0.1]}),
         row(shots=5, gains={"MFCC": [-0.1, -0.2, -0.05], "random encoder (last layer)": [-0.02, -0.1, 0.1]}),
         row(shots=10, gains={"MFCC": [0.1, 0.01, 0.2], "random encoder (last layer)": [0.0, -0.1, 0.1]}),
         row("model (mean of layers)", gains={"random encoder (mean of layers)": [0.3, -0.1, 0.5]}),
     ]
-    mfcc, encoder = results.tallies(series)
+    mfcc, encoder = results.baseline_summaries(series)
     assert (mfcc.baseline, mfcc.wins, mfcc.losses, mfcc.total, mfcc.verdict) == ("MFCC", 2, 1, 3, "beats")
     assert mfcc.count == "wins 2 and loses 1 of 3 comparisons (−.10 to +.20)"
     assert (encoder.baseline, encoder.total, encoder.verdict) == ("random encoder", 4, "is level with")
@@ -82,9 +82,9 @@ def test_a_tally_counts_decided_comparisons_only():
     ],
 )
 def test_a_verdict_follows_the_majority_of_what_is_decided(wins, losses, verdict, count):
-    tally = results.Tally("label", "MFCC", wins=wins, losses=losses, total=3, lowest=-0.1, highest=0.1)
-    assert tally.verdict == verdict
-    assert tally.count == f"{count} (−.10 to +.10)"
+    summary = results.BaselineSummary("label", "MFCC", wins=wins, losses=losses, total=3, lowest=-0.1, highest=0.1)
+    assert summary.verdict == verdict
+    assert summary.count == f"{count} (−.10 to +.10)"
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_lengths_that_say_nothing_change_nothing() -> None:
 def test_group_norm_takes_equal_lengths_only() -> None:
     encoder = make(GROUP)
     waveforms = torch.randn(2, 1000)
-    with pytest.raises(ValueError, match="a group-norm encoder takes batches of equal length"):
+    with pytest.raises(ValueError, match="a group-norm encoder accepts batches of equal length"):
         encoder(waveforms, torch.tensor([1000, 999]))
     assert torch.equal(encoder(waveforms, torch.tensor([1000, 1000])).frames, encoder(waveforms).frames)
 

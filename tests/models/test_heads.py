@@ -93,7 +93,7 @@ def test_it_still_embeds(made, clips: list[np.ndarray], tmp_path: Path) -> None:
 def test_the_log_mel_cnn_has_no_embeddings(tmp_path: Path) -> None:
     save_head(tmp_path, log_mel(), extra={})
     assert encoder_of(load_head(tmp_path)) is None
-    with pytest.raises(UserError, match="without an encoder; it can classify, and has no embeddings"):
+    with pytest.raises(UserError, match="without an encoder; it can classify, but gives no embeddings"):
         speechssl.load(tmp_path)
 
 

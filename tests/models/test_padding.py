@@ -182,5 +182,5 @@ def test_utterances_without_a_frame_are_refused(samples: int) -> None:
 
 def test_group_norm_refuses_unequal_lengths() -> None:
     config: EncoderConfig = GROUP
-    with pytest.raises(ValueError, match="takes batches of equal length"):
+    with pytest.raises(ValueError, match="accepts batches of equal length"):
         SpeechEncoder(config)(padded(math.nan), SAMPLES)

@@ -59,7 +59,7 @@ def test_what_else_is_kept(tmp_path: Path, encoder: SpeechEncoder) -> None:
 def test_names_of_the_encoder_are_taken(
     tmp_path: Path, encoder: SpeechEncoder, extra: dict[str, object], tensors: dict[str, int]
 ) -> None:
-    with pytest.raises(ValueError, match=r"names kept for the encoder: (format|encoder)"):
+    with pytest.raises(ValueError, match=r"names reserved for the encoder: (format|encoder)"):
         save_model(tmp_path, encoder, extra=extra, tensors={name: torch.zeros(1) for name in tensors})
 
 

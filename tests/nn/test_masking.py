@@ -43,8 +43,8 @@ def test_every_draw_of_negatives(batch: int, masked: int, negatives: int, seed: 
     assert not (drawn == np.arange(masked)[:, None]).any()
 
 
-def test_one_masked_frame_has_no_distractor() -> None:
-    with pytest.raises(ValueError, match="1 masked frame leaves no distractor"):
+def test_one_masked_frame_has_no_negative() -> None:
+    with pytest.raises(ValueError, match="1 masked frame leaves no negative"):
         sample_negatives(1, 1, 5, rng=np.random.default_rng(0))
 
 

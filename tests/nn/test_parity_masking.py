@@ -104,5 +104,5 @@ def test_negatives_are_uniform_over_the_others() -> None:
             counts = np.bincount(drawn[row, frame], minlength=6)
             assert counts[frame] == 0
             np.testing.assert_allclose(np.delete(counts, frame) / 30_000, 0.2, atol=0.012)
-    with pytest.raises(ValueError, match="1 masked frame leaves no distractor"):
+    with pytest.raises(ValueError, match="1 masked frame leaves no negative"):
         sample_negatives(1, 1, 10, rng=np.random.default_rng(0))

@@ -64,11 +64,11 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_the_page_tells_everything_and_excuses_nothing(folder):
+def test_the_page_of_an_experiment_has_every_section_and_no_note(folder):
     page = report(folder)
     for words in (*VALUES, "chance", *CLASSES, "emotion on nemo", "1,200 test utterances", "5 speaker-disjoint folds"):
         assert words in page.text
-    assert "What is taken for what: fine-tuned, all" in page.text
+    assert "Confusion matrix: fine-tuned, all" in page.text
     assert "1,230" in page.text
     assert "No training log" not in page.text
     assert "No probe" not in page.text
@@ -93,7 +93,7 @@ def test_fewer_errors_are_better():
     page = Page(render(*few_label_sections(rows, Confusion())))
     assert "reduction of WER" in page.text
     assert "transcribed speech" in page.text
-    assert "What is taken for what" not in page.text
+    assert "Confusion matrix" not in page.text
 
 
 def test_all_labels_stand_last_and_one_level_is_enough():
@@ -112,7 +112,7 @@ def test_experiments_stand_beside_probes(run_folder):
     rows = read_results(run_folder / "results.json")
     write_results([*rows, *rows_of()], run_folder / "results.json")
     page = report(run_folder)
-    assert "A probe learns from a few" in page.text
+    assert "A probe is trained on a few" in page.text
     assert "fine-tuned against MFCC + SVM" in page.text
     assert "the model beats random encoder" in page.text
 

@@ -102,7 +102,7 @@ def test_the_same_run_gives_the_same_page(run_folder):
 @pytest.mark.parametrize(
     ("missing", "sentence"),
     [
-        ("log.jsonl", "No training log lies in this folder"),
+        ("log.jsonl", "This folder has no training log"),
         ("results.json", "No probe has been run yet"),
         ("map.npz", "No map has been made yet"),
     ],
@@ -121,9 +121,9 @@ def test_a_log_alone_and_results_alone_are_enough(run_folder, no_plots):
 
 
 def test_synthetic_speech_is_called_so_and_real_speech_is_not(run_folder, no_plots):
-    assert "A machine made the speech of this run" in report(run_folder).text
+    assert "The speech of this run is synthesised" in report(run_folder).text
     (run_folder / "config.json").write_text(json.dumps(config(synthetic=False)))
-    assert "A machine made the speech of this run" in report(run_folder).text  # the probes still ran on it
+    assert "The speech of this run is synthesised" in report(run_folder).text  # the probes still ran on it
     write_results(result_rows(synthetic=False), run_folder / "results.json")
     assert "ynthetic" not in report(run_folder).text
 

@@ -67,7 +67,7 @@ def test_everything_learnt_is_carried_over(first: Path, corpus: Path, tmp_path: 
 def test_another_start_is_another_run(first: Path, corpus: Path, tmp_path: Path) -> None:
     config = changed(adaptation(MICRO_RUN, first), loop__steps=2)
     pretrain([corpus], tmp_path / "run", config=config, start=first)
-    with pytest.raises(UserError, match="holds a run on other data"):
+    with pytest.raises(UserError, match="holds a run with data other than"):
         pretrain([corpus], tmp_path / "run", config=config)
 
 

@@ -102,7 +102,7 @@ def test_sums_of_parts_are_those_of_the_whole() -> None:
 
 
 def test_an_unknown_class_is_refused() -> None:
-    with pytest.raises(UserError, match="class 'd' is held out and never trained on"):
+    with pytest.raises(UserError, match="class 'd' is held out but not trained on"):
         classifier(valid="ad")
 
 
@@ -179,7 +179,7 @@ def test_it_is_said_how_long_only_blanks_are_normal() -> None:
         loss = criterion.loss(output, [0], progress=progress)
         return criterion.summary(criterion.metrics(loss.terms, loss.stats))
 
-    assert said(blanks, 0.1).endswith("a character, still only blanks (normal until about step 60)")
+    assert said(blanks, 0.1).endswith("per character, still only blanks (normal until about step 60)")
     assert "later than usual: more loop.steps, or a higher optim.lr" in said(blanks, 0.5)
-    assert said(spelled("_a_b_c"), 0.1).endswith("a character")
+    assert said(spelled("_a_b_c"), 0.1).endswith("per character")
     assert "WER 0.250, CER 0.100" in criterion.summary({"loss": 1.0, "wer": 0.25, "cer": 0.1})

@@ -59,7 +59,7 @@ def test_every_known_target(capfd: pytest.CaptureFixture[str]) -> None:
     assert examples_of(store_of(items), "text") == [Example(number, f"text {number}") for number in range(3)]
     assert "1 utterance left out: no word in its text" in capfd.readouterr().err
     bare = [item.model_copy(update={"label": None}) for item in ITEMS]
-    with pytest.raises(UserError, match="corpus: no utterance has a label, so there is nothing to learn"):
+    with pytest.raises(UserError, match="corpus: no utterance has a label, so there is nothing to train on"):
         chosen(bare)
 
 

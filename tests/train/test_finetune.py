@@ -274,7 +274,7 @@ def test_another_run_in_the_folder_is_refused(store: WaveformStore, start: Path,
         {"start": other},
         {"vocabulary": Vocabulary.from_texts([*TEXTS, "z"])},
     ):
-        with pytest.raises(UserError, match=r"run: holds a run on other data than [^\n]*, or with other labels or"):
+        with pytest.raises(UserError, match=r"run: holds a run with data other than [^\n]*, or with other labels or"):
             run(store, out, config, **(options | change))
     with pytest.raises(UserError, match=r"run: holds a run with other settings \(optim\.lr=[^\n]+$"):
         run(store, out, changed(config, optim__lr=0.5), **options)
@@ -369,9 +369,9 @@ def test_one_line_where_a_setting_means_nothing(store: WaveformStore, start: Pat
         (
             changed(CLASSIFIER, network="logmel-cnn"),
             {"start": start},
-            "log-mel CNN is a classifier",
+            "logmel-cnn: a classifier",
         ),
-        (changed(CTC, network="logmel-cnn"), {}, "log-mel CNN is a classifier"),
+        (changed(CTC, network="logmel-cnn"), {}, "logmel-cnn: a classifier"),
         (changed(CTC, loop__compile=True), {}, "loop.compile"),
         (CTC, {"start": tmp_path / "gone"}, "gone: not a model folder"),
         (
@@ -380,8 +380,8 @@ def test_one_line_where_a_setting_means_nothing(store: WaveformStore, start: Pat
             "character 'e' of a transcript is not in",
         ),
         (CTC, {"train": []}, "nothing to train on"),
-        (CLASSIFIER, {"train": [Example(0, "x"), Example(1, "x")]}, r"one class alone \('x'\) cannot be learnt"),
-        (CLASSIFIER, {"train": "012", "valid": [Example(3, "odd")]}, "class 'odd' is held out and never trained on"),
+        (CLASSIFIER, {"train": [Example(0, "x"), Example(1, "x")]}, r"one class alone \('x'\) cannot be trained"),
+        (CLASSIFIER, {"train": "012", "valid": [Example(3, "odd")]}, "class 'odd' is held out but not trained on"),
     ]
     for config, options, message in cases:
         with pytest.raises(UserError, match=message) as error:

@@ -116,7 +116,7 @@ def test_asked_to_stop(processes: Processes, corpus: Path, reference: Reference,
     state = load_checkpoint(out / "last.pt")
     assert state is not None
     assert state["progress"]["step"] == rows(out)[-1]["step"] == 7  # nothing that was done is lost
-    assert "stopped at step 7; the same command goes on from there" in run.said.read_text()
+    assert "stopped at step 7; run the same command again to resume" in run.said.read_text()
     assert "Traceback" not in run.said.read_text()
     assert load_encoder(out).config == CONFIG.encoder
     processes.pretrain(corpus, out, CONFIG).finish()

@@ -88,7 +88,7 @@ def test_a_decoder_writes_in_place_of_greed(
 
 @pytest.mark.parametrize("keep", [0.0, -0.1, 1.1])
 def test_a_share_that_is_none(store: WaveformStore, teacher: CTCModel, keep: float) -> None:
-    with pytest.raises(ValueError, match=r"keep must lie in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"keep must be in \(0, 1\]"):
         pseudo_label(teacher, store, [0], decoder=None, keep=keep)
 
 

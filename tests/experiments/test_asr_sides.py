@@ -7,8 +7,8 @@ import pytest
 
 from speechssl.config import UserError
 from speechssl.data.waveforms import WaveformStore, pack
-from speechssl.experiments import asr_division
-from speechssl.experiments.asr_division import divide, names_of
+from speechssl.experiments import asr_sides
+from speechssl.experiments.asr_sides import divide, names_of
 
 from .asr_toys import spoken_corpus, spoken_utterances
 
@@ -181,9 +181,9 @@ def test_what_cannot_be_divided_is_one_line(store, tmp_path):
 
 
 def test_no_more_is_kept_for_the_decoder_than_it_needs(store, monkeypatch):
-    monkeypatch.setattr(asr_division, "DEV_SHARE", 0.5)
+    monkeypatch.setattr(asr_sides, "DEV_SHARE", 0.5)
     whole = divide(store, minutes=4 / 60)
-    monkeypatch.setattr(asr_division, "DEV_MINUTES", 2 / 60)
+    monkeypatch.setattr(asr_sides, "DEV_MINUTES", 2 / 60)
     few = divide(store, minutes=4 / 60)
     assert {*names(store, few.dev)} < {*names(store, whole.dev)}
     assert sum(store.utterances[example.index].duration for example in few.dev) <= 2

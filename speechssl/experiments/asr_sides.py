@@ -1,4 +1,4 @@
-"""Who is labelled, who is not, who tunes the decoder and who is tested on, in a speech recognition experiment.
+"""Sides of a speech recognition experiment: labelled, unlabelled, development (decoder weights) and test.
 
 Speakers are disjoint between the test side and everything else wherever the corpus has more than one. A sentence of the
 test or development side is never part of the language model's text, nor of the unlabelled recordings. The order of the
@@ -22,22 +22,22 @@ from speechssl.data.subsets import minutes_subset, split_by_speaker
 from speechssl.data.training_audio import AudioRecord
 from speechssl.train.examples import examples_of
 
-TEST_SHARE, DEV_SHARE, DEV_MINUTES = 0.2, 0.1, 10.0  # where no list and no official split says otherwise
-_SPLIT = 51  # what a random stream is for; part of its seed
+TEST_SHARE, DEV_SHARE, DEV_MINUTES = 0.2, 0.1, 10.0  # where there is no list and no official split
+_SPLIT = 51  # part of the seed, so that this random stream differs from others
 
 
 @dataclass(frozen=True)
-class Division:
+class RecognitionSides:
     """The sides of an experiment.
 
     Attributes:
-        labelled: what a model is fine-tuned on; like every side in the order of the names.
-        dev: what decoder weights are tuned on.
-        test: what it is scored on.
-        unlabelled: recordings for self-training; their targets are never looked at by a model.
-        sentences: transcripts that a language model may be made of.
+        labelled: utterances for fine-tuning; like every side in the order of the names.
+        dev: utterances on which decoder weights are tuned.
+        test: utterances that are scored.
+        unlabelled: recordings for self-training; their targets are not used by any model.
+        sentences: transcripts that may train a language model.
         rule: what is disjoint, in words.
-        notes: sentences about it that are meant to be shown.
+        notes: sentences for the user.
         split_hash: sixteen hexadecimal digits of the labelled and the test side.
     """
 
@@ -59,16 +59,16 @@ def divide(
     dev: Path | None = None,
     test: Path | None = None,
     seed: int = 0,
-) -> Division:
+) -> RecognitionSides:
     """Divide a prepared corpus.
 
     Args:
         store: the prepared corpus, with transcripts.
         labels: list of the labelled utterances; None draws ``minutes`` of them.
-        minutes: how many to draw.
+        minutes: minutes to draw.
         dev: list for the decoder; None draws a tenth, ten minutes at most: by speaker where there are enough of them.
-        test: list of the test side; None takes the official split ``test``, or draws a fifth by speaker.
-        seed: of the draws.
+        test: list of the test side; None uses the official split ``test``, or draws a fifth by speaker.
+        seed: seed of the draws.
 
     Raises:
         UserError: no transcripts, a list that does not fit, a side without utterances, an utterance on two sides, or a
@@ -80,7 +80,7 @@ def divide(
     tested = _listed(store, test) if test else _test_side(store, known, names=names, seed=seed)
     tested = _transcribed(tested, examples, names)
     speakers = {store.speakers[index] for index in examples}
-    alone = len(speakers) == 1  # one speaker, or none is known: the same one may be trained and tested on
+    alone = len(speakers) == 1  # one speaker, or none known: one speaker may be on both the training and test side
     held_speakers = {store.speakers[index] for index in tested}
     others = [i for i in known if i not in set(tested) and (alone or store.speakers[i] not in held_speakers)]
     others, again = _without_audio_of(store, tested, others)
@@ -105,7 +105,7 @@ def divide(
     ]
     if alone:
         who = "speakers are not known: one may be" if None in speakers else "the corpus has one speaker, who is"
-        notes.append(f"{who} trained and tested on: no result says anything about others")
+        notes.append(f"{who} trained and tested on: no result applies to other speakers")
     if len(rest) > len(free):
         notes.append(
             f"{len(rest) - len(free)} recordings of test or development sentences are not among the unlabelled"
@@ -115,7 +115,7 @@ def divide(
             f"{again} recordings left out: their audio is on the test or development side too, under another name or "
             "in another stretch"
         )
-    return Division(
+    return RecognitionSides(
         *([examples[index] for index in side] for side in (labelled, developed, tested, unlabelled)),
         sentences=sorted({examples[index].target for index in {*free, *labelled}} - held),
         rule=("speakers unknown" if None in speakers else "one speaker") if alone else "speakers disjoint",
@@ -125,7 +125,7 @@ def divide(
 
 
 def names_of(store: WaveformStore) -> list[str]:
-    """A name an utterance, wherever the corpus lies: that of lists, or the path where two would share one."""
+    """One name per utterance, independent of the corpus folder: that of lists, or the path where names collide."""
     names = [utterance_id(item) for item in store.utterances]
     return names if len(set(names)) == len(names) else utterance_ids(store.utterances)
 
@@ -150,16 +150,16 @@ def _test_side(store: WaveformStore, indices: Sequence[int], *, names: Sequence[
         raise UserError(
             f"{store.folder}: {nameless} utterances have no speaker, others do; give a list of the test side"
         )
-    return _drawn(store, indices, share=TEST_SHARE, names=names, seed=seed)
+    return _draw_share(store, indices, share=TEST_SHARE, names=names, seed=seed)
 
 
 def _dev_side(
     store: WaveformStore, others: Sequence[int], listed: Sequence[int], *, names: Sequence[str], seed: int
 ) -> tuple[list[int], list[int]]:
-    """What the decoder is tuned on, and what is kept apart for it: also the other recordings of its speakers."""
+    """Utterances for tuning the decoder, and all that are held out for it: also other recordings of their speakers."""
     seconds = min(60 * DEV_MINUTES, DEV_SHARE * _seconds(store, others))
     if not listed:
-        apart = _drawn(store, others, share=DEV_SHARE, names=names, seed=seed) if others else []
+        apart = _draw_share(store, others, share=DEV_SHARE, names=names, seed=seed) if others else []
         return _some(store, apart, seconds, names=names, seed=seed), apart
     trained = {store.speakers[index] for index in listed}
     pool = [index for index in others if index not in set(listed)]
@@ -169,8 +169,10 @@ def _dev_side(
     return drawn, drawn
 
 
-def _drawn(store: WaveformStore, indices: Sequence[int], *, share: float, names: Sequence[str], seed: int) -> list[int]:
-    """A share of the audio, by speaker where there are enough of them, else by utterance."""
+def _draw_share(
+    store: WaveformStore, indices: Sequence[int], *, share: float, names: Sequence[str], seed: int
+) -> list[int]:
+    """Draw a fraction of the audio, by speaker where there are enough of them, else by utterance."""
     speakers = {store.speakers[index] for index in indices}
     if None not in speakers and len(speakers) >= round(1 / share) // 2:
         place = {id(store.utterances[index]): index for index in indices}
@@ -183,7 +185,7 @@ def _drawn(store: WaveformStore, indices: Sequence[int], *, share: float, names:
 def _some(
     store: WaveformStore, indices: Sequence[int], seconds: float, *, names: Sequence[str], seed: int
 ) -> list[int]:
-    """Utterances in a random order until they last so long; at least one where there is one."""
+    """Utterances in a random order up to a total duration; at least one where there is one."""
     order = sorted(indices, key=names.__getitem__)
     taken: list[int] = []
     total = 0.0
@@ -222,7 +224,7 @@ def _refuse_gaps(
 
 
 def _without_audio_of(store: WaveformStore, side: Sequence[int], others: Sequence[int]) -> tuple[list[int], int]:
-    """Utterances that share no audio with a side, and how many do."""
+    """Utterances that share no audio with a side, and the number of those that do."""
     shared = set(AudioRecord.of(store, side).find(store, others))
     return [index for index in others if index not in shared], len(shared)
 
