@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from speechssl.audio.behind import Behind, behind, find_recording, recording_at, skip_harmless
 from speechssl.audio.mpeg import MpegFrame, parse_mpeg
+from speechssl.audio.tags import id3_length
 
 _RUN = 4  # frames of another kind in a row that are no coincidence
 _WINDOW = 1 << 20  # bytes in memory at once
@@ -170,10 +171,8 @@ def _next_frame(window: _Window, position: int, like: MpegFrame | None) -> int |
     One of another kind is followed by some more.
     """
     while True:
-        head = window.at(position, 10)
-        if head[:3] == b"ID3" and len(head) == 10 and max(head[6:10]) < 0x80:
-            high, third, second, low = head[6:10]
-            position += 10 + (high << 21 | third << 14 | second << 7 | low)
+        if (tag := id3_length(window.at(position, 10))) is not None:
+            position += tag
             continue
         found = window.find(b"\xff", position)
         if found is None:

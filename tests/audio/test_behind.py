@@ -215,6 +215,35 @@ OTHER_THINGS = {
 }
 
 
+@pytest.mark.parametrize("suffix", ["wav", "aiff"])
+@pytest.mark.parametrize("name", [b"ID3 ", b"id3 "])
+@pytest.mark.parametrize("thing", ["nothing", "mp3", *OTHER_THINGS])
+def test_a_chunk_that_holds_a_tag(
+    thing: str, name: bytes, suffix: str, contents: dict[str, tuple[bytes, bytes]], tmp_path: Path
+) -> None:
+    """The head of the chunk is not that of the tag: what is behind the chunk is found."""
+    path, content = tmp_path / f"a.{suffix}", contents[suffix][0]
+    path.write_bytes(content)
+    expected = decode(path)
+    tag = b"ID3\3\0\0\0\0\0 TIT2" + struct.pack(">I", 22) + b"\0\0" + b"\0Interview number thre"
+    order = "<" if suffix == "wav" else ">"
+    whole = content + name + struct.pack(order + "I", len(tag)) + tag
+    changed = content[:4] + struct.pack(order + "I", len(whole) - 8) + whole[8:]
+    if thing == "nothing":
+        path.write_bytes(changed)
+        np.testing.assert_array_equal(decode(path), expected)
+        return
+    path.write_bytes(changed + (contents["mp3"][1] if thing == "mp3" else OTHER_THINGS[thing]))
+    words = reason(path)
+    if thing == "mp3":
+        assert f"the second (MPEG audio) starts at byte {len(changed)};" in words
+        return
+    command = f"head -c {len(changed)} a.{suffix} > a.fixed.{suffix}"
+    assert f"cut it off: {command}" in words
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    np.testing.assert_array_equal(decode(tmp_path / f"a.fixed.{suffix}"), expected)
+
+
 @pytest.mark.parametrize("thing", OTHER_THINGS)
 @pytest.mark.parametrize("suffix", ["wav", "aiff", "au", "caf", "w64", "sph"])
 def test_what_was_appended_is_not_advised_to_be_played(
