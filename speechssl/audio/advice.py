@@ -8,6 +8,7 @@ from pathlib import Path
 from speechssl.audio.behind import Behind, Recording, recording_at
 from speechssl.audio.counted import FROM_SOURCE, Excess, Finding, Several, Surplus, Unsized
 from speechssl.audio.errors import printable
+from speechssl.audio.flac import FlacFrames, Gap
 from speechssl.audio.likeness import SAMPLES, UNKNOWN
 from speechssl.audio.riff import is_wav
 
@@ -95,6 +96,48 @@ def unknown_reason(path: str | Path, counted: str, found: Behind) -> str:
         f"{count} bytes of no known kind behind the end at {counted} (byte {found.start}); "
         f"if they are no recording, cut them off: {head(path, found.start)}"
     )
+
+
+def flac_reason(path: str | Path, num_samples: int, rate: int, frames: FlacFrames) -> str | None:
+    """Of a FLAC file whose frames were compared with the length in its header; None when it can be used."""
+    counted = f"{num_samples / rate:.3f} s"
+    if frames.joined is not None:
+        return joined_reason(path, counted, frames.joined)
+    if frames.gap is not None:
+        return _gap_reason(rate, frames.gap)
+    if frames.beyond is not None:
+        reach = f"the frames reach to {frames.beyond / rate:.3f} s"
+        return f"the header counts {counted}, {reach}; write the header again: {flac_again(path)}"
+    if frames.behind is not None:
+        count = frames.behind.end - frames.behind.start
+        return (
+            f"about {count} bytes of no known kind behind the last frame, which ends at {counted}; "
+            f"if they are no recording, write the file again: {flac_again(path)}"
+        )
+    return None
+
+
+def no_length_reason(path: str | Path, rate: int, frames: FlacFrames) -> str:
+    """Of a FLAC file that was written to a pipe."""
+    if frames.joined is not None:
+        return joined_reason(path, "an unknown time", frames.joined)
+    if frames.gap is not None:
+        return _gap_reason(rate, frames.gap)
+    reach = "" if frames.beyond is None else f", the frames reach to {frames.beyond / rate:.3f} s"
+    return f"the header leaves out the length (written to a pipe){reach}; write it again: {flac_again(path)}"
+
+
+def _gap_reason(rate: int, gap: Gap) -> str:
+    expected, found = gap.expected / rate, gap.found / rate
+    return (
+        f"damaged: FLAC frames are missing, repeated or out of order: behind those up to {expected:.3f} s comes "
+        f"(byte {gap.at}) the one that starts at {found:.3f} s; get the file again from its source"
+    )
+
+
+def flac_again(path: str | Path) -> str:
+    """The command that decodes a FLAC file and encodes it again."""
+    return ffmpeg(path, "-c:a flac", ".flac", word="fixed")
 
 
 def split(path: str | Path, second: Recording, *, end: int | None = None) -> str:

@@ -18,10 +18,11 @@ import soundfile
 import soxr
 from jaxtyping import Float, Float32
 
-from speechssl.audio.advice import head
+from speechssl.audio.advice import flac_again, head
 from speechssl.audio.channels import Mix, with_channel
 from speechssl.audio.checks import not_finite
 from speechssl.audio.errors import AudioError, AudioWarning
+from speechssl.audio.flac import SampleSum
 from speechssl.audio.mp3 import mp3_frames
 from speechssl.audio.ogg import OggPages, ogg_pages
 from speechssl.audio.opening import MPEG_FRAME, AudioInfo, SoundFile, header, open_file, words_of
@@ -181,9 +182,13 @@ class OpenStretch:
     def _mono(self) -> Iterator[Float[np.ndarray, " samples"]]:
         """Blocks at the file's own rate, channels averaged; an error where the file ends early."""
         path, read, mix = self.info.path, 0, Mix(self.info.channels)
+        whole = self.info.format == "FLAC" and self._count == self.info.num_samples
+        checksum = SampleSum(path) if whole else None
         try:
             for block in _read(self._file, self._start, self._count):
                 read += len(block)
+                if checksum is not None:
+                    checksum.add(block)
                 if self.info.channels == 1 or self._channel is not None:
                     yield np.ascontiguousarray(block[:, self._channel or 0])
                 else:
@@ -194,6 +199,9 @@ class OpenStretch:
             held = samples_to_seconds(self._start + read, self.info.rate)
             promised = f"the header promises {self.info.duration:.3f} s, {held:.3f} s can be decoded"
             raise AudioError(path, f"truncated: {promised}")
+        if checksum is not None and checksum.differs:
+            words = "damaged: the samples are not those that were encoded, by the MD5 in the header"
+            raise AudioError(path, f"{words}; if they are right, write the file again: {flac_again(path)}")
         if self._channel is None and self.info.channels > 1:
             mix.finish()
 
