@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from speechssl.audio.behind import Behind, Recording, recording_at
-from speechssl.audio.counted import FROM_SOURCE, Excess, Finding, Several, Surplus, Unsized
+from speechssl.audio.counted import FROM_SOURCE, Excess, Finding, Inside, Several, Surplus, Unsized
 from speechssl.audio.errors import printable
 from speechssl.audio.flac import FlacFrames, Gap
 from speechssl.audio.likeness import SAMPLES, UNKNOWN
@@ -33,7 +33,24 @@ def length_reason(path: str | Path, found: Finding) -> str | None:
     if isinstance(found, Surplus):
         tags = f"tags or chunks behind the samples (byte {found.end}) would be read as samples"
         return f"{tags}; cut them off: {head(path, found.end)}" if found.num_samples is None else None
-    return found
+    return _inside_reason(path, found) if isinstance(found, Inside) else found
+
+
+def _inside_reason(path: str | Path, found: Inside) -> str:
+    """Of a file with another recording where its samples should be."""
+    second, samples = found.recording, found.samples
+    source, rest = Path(path), f"tail -c +{second.at + 1}"
+    if second.at == samples.start:
+        size = "" if found.end == source.stat().st_size else f" | head -c {found.end - second.at}"
+        out = f"{rest} {_quoted(source.name)}{size} > {_quoted(_free_name(source, second.suffix, 'inside'))}"
+        return f"the samples are no samples: {second.name} starts at byte {second.at}; take it out: {out}"
+    counted, held = (f"{samples.seconds(end - samples.start):.3f} s" for end in (second.at, found.end))
+    if not _is_wav(path):
+        return joined_reason(path, counted, second, whole=held, helps=f"split it, {FROM_SOURCE}")
+    first = f"ffmpeg -ignore_length 1 -f wav -i - -c copy {_quoted(_free_name(source, '.wav', 'first'))}"
+    out = f"{rest} {_quoted(source.name)} > {_quoted(_free_name(source, second.suffix, 'second'))}"
+    helps = f"split it: head -c {second.at} {_quoted(source.name)} | {first} && {out}"
+    return joined_reason(path, counted, second, whole=held, helps=helps)
 
 
 def _excess_reason(path: str | Path, found: Excess) -> str:

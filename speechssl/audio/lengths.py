@@ -61,7 +61,7 @@ def check_length(path: str | Path, size: int, changed: int) -> Finding:  # noqa:
             return _check_caf(file, size)
         if head[:16] == _WAVE64 and len(head) >= 24:
             return _check_wave64(file, head, size)
-        if head[:4] == b".snd" and len(head) >= 24:
+        if head[:4] in (b".snd", b"dns.") and len(head) >= 24:
             return _check_au(file, head, size)
         if head[:16] == b"NIST_1A\n   1024\n":
             return _check_sphere(file, head, size)
@@ -170,7 +170,7 @@ def _wave64_chunk_end(file: BinaryIO, position: int, size: int) -> int | None:
 
 
 def _check_au(file: BinaryIO, head: bytes, size: int) -> Finding:
-    start, length, encoding, hertz, channels = struct.unpack(">IIIII", head[4:24])
+    start, length, encoding, hertz, channels = struct.unpack(("<" if head[:1] == b"d" else ">") + "IIIII", head[4:24])
     width = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}.get(encoding, 0)
     samples = Samples(start, float(width * hertz * channels), width * channels)
     if length == 0xFFFFFFFF:
