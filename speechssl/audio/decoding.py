@@ -75,8 +75,8 @@ def decode(
 ) -> Float[np.ndarray, " samples"]:
     """A stretch of an audio file as mono float32 in about [-1, 1].
 
-    Channels are averaged, then the stretch is resampled; where they cancel each other (their mean has less than a fifth
-    of the power that it has when they have nothing in common) the first of the loud ones is taken. A stretch that ends
+    Channels are averaged, then the stretch is resampled; where they cancel each other in all of it or in part (their mean
+    has less than a fifth of the power that it has when they have nothing in common) the first of the loud ones is taken. A stretch that ends
     up to 10 ms after the file's end is taken as reaching the end (manifests round to two decimals); further out is an
     error.
 
@@ -181,7 +181,7 @@ class OpenStretch:
 
     def _mono(self) -> Iterator[Float[np.ndarray, " samples"]]:
         """Blocks at the file's own rate, channels averaged; an error where the file ends early."""
-        path, read, mix = self.info.path, 0, Mix(self.info.channels)
+        path, read, mix = self.info.path, 0, Mix(self.info.channels, self.info.rate)
         whole = self.info.format == "FLAC" and self._count == self.info.num_samples
         checksum = SampleSum(path) if whole else None
         try:
