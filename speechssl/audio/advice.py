@@ -59,11 +59,13 @@ def _excess_reason(path: str | Path, found: Excess) -> str:
     if found.behind.recording is not None:
         at_rate = " at its rate" if found.samples.rate else ""
         same = found.behind.recording.suffix == _suffix(path)
-        return joined_reason(path, counted, found.behind.recording, whole=held + at_rate if same else "")
+        end = found.behind.start if found.streamed else None
+        return joined_reason(path, counted, found.behind.recording, end=end, whole=held + at_rate if same else "")
     cut = f"cut it off: {head(path, found.behind.start)}"
     if found.likeness not in (SAMPLES, UNKNOWN):
         count = found.behind.end - found.behind.start
-        return f"{count} bytes of {found.likeness} behind the {counted} of samples that the header counts; {cut}"
+        by = "" if found.streamed else " that the header counts"
+        return f"{count} bytes of {found.likeness} behind the {counted} of samples{by}; {cut}"
     figures = f"the header counts {counted} of samples, the file holds {held}"
     again = f"write the header again: {_again(path, found)}"
     if found.likeness == SAMPLES or found.chunk:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from speechssl.audio.behind import Behind, ChunkEnd, Recording, behind, find_recording, recording_inside
+from speechssl.audio.appended import appended
+from speechssl.audio.behind import Behind, ChunkEnd, Recording, behind, recording_inside
 from speechssl.audio.likeness import SAMPLES, UNKNOWN, likeness
 from speechssl.audio.tags import tags_start
 
@@ -52,6 +53,7 @@ class Excess:
         behind: what was found.
         likeness: what that is: `likeness.SAMPLES`, a name, or `likeness.UNKNOWN`.
         chunk: whether a second chunk of samples starts there.
+        streamed: whether the header leaves out the length: what is counted ends where something else starts.
     """
 
     samples: Samples
@@ -60,6 +62,7 @@ class Excess:
     behind: Behind
     likeness: str = UNKNOWN
     chunk: bool = False
+    streamed: bool = False
 
 
 @dataclass(frozen=True)
@@ -253,11 +256,11 @@ def to_the_end(
     at_start = recording_inside(file, samples.start, samples.start + 1) if samples.frame else None
     if at_start is not None:
         return Inside(samples, end, at_start)
-    found = find_recording(file, samples.start, end)
+    ends = None if layout is None else chunk_end(layout)
+    found = appended(file, samples.start, end, frame=samples.frame, chunk_end=ends)
     if found is not None:
-        return Excess(
-            samples, found.at - samples.start, size - samples.start, Behind(found.at, end, found, padded=False)
-        )
+        rest = Behind(found.start, end, found.recording, padded=False)
+        return Excess(samples, found.start - samples.start, size - samples.start, rest, found.name, streamed=True)
     return surplus(samples, end) if end < size else None
 
 

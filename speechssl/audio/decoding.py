@@ -75,10 +75,10 @@ def decode(
 ) -> Float[np.ndarray, " samples"]:
     """A stretch of an audio file as mono float32 in about [-1, 1].
 
-    Channels are averaged, then the stretch is resampled; where they cancel each other in all of it or in part (their mean
-    has less than a fifth of the power that it has when they have nothing in common) the first of the loud ones is taken. A stretch that ends
-    up to 10 ms after the file's end is taken as reaching the end (manifests round to two decimals); further out is an
-    error.
+    Channels are averaged, then the stretch is resampled. Where they cancel each other, in all of it or in part (their
+    mean has less than a fifth of the power that it has when they have nothing in common), the first of the loud ones is
+    taken. A stretch that ends up to 10 ms after the file's end is taken as reaching the end (manifests round to two
+    decimals); further out is an error.
 
     Args:
         path: an audio file.

@@ -80,7 +80,7 @@ def _check_aiff(file: BinaryIO, head: bytes, size: int) -> Finding:
         elif chunk.name == b"SSND":
             samples = Samples(chunk.start + 8, samples.rate, samples.frame)
             if chunk.length in _AIFF_STREAMED or form == chunk.length == 0:  # 0: ffmpeg
-                return to_the_end(file, samples, size)
+                return to_the_end(file, samples, size, layout=">4sI")
             short = short or shortage(chunk.length, size - chunk.start)
             end, skip = chunk.start + chunk.length, chunk_end(">4sI")
             found = short or excess(file, samples, end, size, chunk=skip, layout=">4sI")
@@ -182,13 +182,15 @@ def _check_sphere(file: BinaryIO, head: bytes, size: int) -> Finding:
     names = rb"(sample_count|sample_n_bytes|sample_sig_bits|channel_count|sample_rate) -(?:i|s\d+) (\d+)"
     fields = {name: int(number) for name, number in re.findall(names, head)}
     bits = fields.pop(b"sample_sig_bits", 0)
-    if len(fields) < 4 or b"-ilbc" in head or b"shorten" in head:
+    if not {b"sample_n_bytes", b"sample_rate"} <= fields.keys() or b"-ilbc" in head or b"shorten" in head:
         return None
     if bits > 8 * fields[b"sample_n_bytes"]:
         words = f"{bits} bits in {fields[b'sample_n_bytes']} bytes per sample"
         return f"a contradictory header: {words}; write the header again: {FROM_SOURCE}"
-    per_sample = fields[b"sample_n_bytes"] * fields[b"channel_count"]
+    per_sample = fields[b"sample_n_bytes"] * fields.get(b"channel_count", 1)
     samples = Samples(1024, float(per_sample * fields[b"sample_rate"]), per_sample)
+    if b"sample_count" not in fields:
+        return to_the_end(file, samples, size)
     end = 1024 + fields[b"sample_count"] * per_sample
     found = file_shortage(end, size) or excess(file, samples, end, size)
     return surplus(samples, end) if found is None and size > end else found  # libsndfile reads everything behind
