@@ -14,6 +14,7 @@ from speechssl.audio.errors import AudioError, AudioWarning
 from speechssl.audio.formats import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, UNREAD_SUFFIXES
 from speechssl.audio.opening import MAX_RATE, MIN_RATE, AudioInfo
 from speechssl.audio.resampling import normalize, resample
+from speechssl.audio.state import file_state
 from speechssl.audio.units import RECEPTIVE_FIELD, SAMPLE_RATE, samples_to_seconds, seconds_to_samples
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "check_waveform",
     "decode",
     "decode_with_info",
+    "file_state",
     "normalize",
     "open_stretch",
     "probe",

@@ -27,6 +27,7 @@ from speechssl.audio.mp3 import mp3_frames
 from speechssl.audio.ogg import OggPages, ogg_pages
 from speechssl.audio.opening import MPEG_FRAME, AudioInfo, SoundFile, header, open_file, words_of
 from speechssl.audio.resampling import constant_offset, resample
+from speechssl.audio.state import file_state
 from speechssl.audio.units import SAMPLE_RATE, samples_to_seconds, seconds_to_samples
 
 END_TOLERANCE = 0.01  # s; manifests often round offset and duration to two decimals, half a step each
@@ -267,14 +268,14 @@ def _is_cut(file: SoundFile) -> bool:
         return False
     path = os.fsdecode(file.name)
     status = Path(path).stat()
-    frames = mp3_frames(path, status.st_size, status.st_mtime_ns)
+    frames = mp3_frames(path, status.st_size, hash(file_state(status)))
     return frames is not None and frames.cut
 
 
 def _pages(file: SoundFile) -> OggPages:
     path = os.fsdecode(file.name)
     status = Path(path).stat()
-    return ogg_pages(path, status.st_size, status.st_mtime_ns)
+    return ogg_pages(path, status.st_size, hash(file_state(status)))
 
 
 def _blocks(file: SoundFile, count: int) -> Iterator[Float32[np.ndarray, "samples channels"]]:

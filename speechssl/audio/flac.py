@@ -111,7 +111,7 @@ def flac_frames(path: str | Path, size: int, changed: int, num_samples: int) -> 
     Args:
         path: the file.
         size: its length, bytes.
-        changed: its time of modification.
+        changed: another number for each state of the file.
         num_samples: the length of the header, samples; 0 where it leaves the length out.
     """
     with Path(path).open("rb") as file:

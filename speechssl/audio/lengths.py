@@ -49,7 +49,7 @@ def check_length(path: str | Path, size: int, changed: int) -> Finding:  # noqa:
     Args:
         path: the file.
         size: its length, bytes.
-        changed: its time of modification.
+        changed: another number for each state of the file.
     """
     with Path(path).open("rb") as file:
         head = file.read(1024)
@@ -203,7 +203,7 @@ def second_head(path: str | Path, size: int, changed: int) -> Recording | None: 
     Args:
         path: the file.
         size: its length, bytes.
-        changed: its time of modification.
+        changed: another number for each state of the file.
     """
     with Path(path).open("rb") as file:
         mark = file.read(8)

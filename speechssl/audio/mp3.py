@@ -57,7 +57,7 @@ def mp3_frames(path: str | Path, size: int, changed: int) -> Mp3Frames | None:  
     Args:
         path: the file.
         size: its length, bytes.
-        changed: its time of modification.
+        changed: another number for each state of the file.
 
     Returns:
         The counts; None when no frame is found.

@@ -30,6 +30,7 @@ from speechssl.audio.ogg import OggPages, ogg_pages
 from speechssl.audio.older import CHECKED, UNCHECKED, gsm_fault
 from speechssl.audio.quiet import quiet_c_stderr
 from speechssl.audio.riff import foreign_codec
+from speechssl.audio.state import file_state
 
 MIN_RATE = 4000  # Hz
 MAX_RATE = 192000  # Hz
@@ -134,8 +135,8 @@ def _reason_before(path: str | Path, source: Path) -> str | None:
         suffix = foreign_suffix(path)
         return f"not audio ({other})" if suffix is None else foreign_reason(path, suffix)
     if head[:4] == b"OggS":
-        return _ogg_reason(path, ogg_pages(path, status.st_size, status.st_mtime_ns))
-    return length_reason(path, check_length(path, status.st_size, status.st_mtime_ns))
+        return _ogg_reason(path, ogg_pages(path, status.st_size, hash(file_state(status))))
+    return length_reason(path, check_length(path, status.st_size, hash(file_state(status))))
 
 
 def _ogg_reason(path: str | Path, pages: OggPages) -> str | None:
@@ -170,7 +171,7 @@ def header(path: str | Path, file: SoundFile) -> AudioInfo:
     if not MIN_RATE <= rate <= MAX_RATE:
         raise AudioError(path, f"a rate of {rate} Hz; {MIN_RATE} to {MAX_RATE} Hz can be read")
     status = Path(path).stat()
-    size, changed = status.st_size, status.st_mtime_ns
+    size, changed = status.st_size, hash(file_state(status))
     if num_samples == _UNKNOWN_LENGTH:
         raise AudioError(path, no_length_reason(path, rate, flac_frames(path, size, changed, 0)))
     if num_samples > size * _MAX_SAMPLES_PER_BYTE:

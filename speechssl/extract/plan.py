@@ -2,8 +2,7 @@
 
 A plan is read lazily and in a fixed order, so that a million files start in seconds: no audio is opened, folders are
 listed one at a time (once before, for their number and for what the names of the sub-folders say; then again as the
-work goes on). A clip is known again by its path, its stretch, what the manifest says of it, and the size and time of
-its file.
+work goes on). A clip is known again by its path, its stretch, what the manifest says of it, and the state of its file.
 """
 
 import glob
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
 
+from speechssl.audio import file_state
 from speechssl.config import UserError
 from speechssl.data.columns import NAMED
 from speechssl.data.corpora.contained import open_contained
@@ -47,7 +47,7 @@ class Item:
         offset: where it starts, s.
         duration: its length, s; 0 to the end of the file.
         metadata: what is known of it, by column.
-        fingerprint: size and time of the file, empty where they cost a question to a server.
+        fingerprint: state of the file (size, times, inode), empty where they cost a question to a server.
         fault: why it cannot be used, where that is known before it is opened.
     """
 
@@ -148,14 +148,14 @@ def _missing(path: Path) -> UserError:
 
 
 def fingerprint(location: str) -> str:
-    """Size and time of a file; empty for an address and for what is not there."""
+    """What a file is known by (`file_state`); empty for an address and for what is not there."""
     if is_address(location):
         return ""
     try:
         status = file_status(location)
     except (OSError, ValueError):
         return ""
-    return f"{status.st_size}-{status.st_mtime_ns}"
+    return file_state(status)
 
 
 def _listed(locations: Sequence[str], name: str, *, empty: str = "an empty list of files") -> Plan:
