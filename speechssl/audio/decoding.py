@@ -23,7 +23,7 @@ from speechssl.audio.channels import Mix, with_channel
 from speechssl.audio.checks import not_finite
 from speechssl.audio.errors import AudioError, AudioWarning
 from speechssl.audio.flac import SampleSum
-from speechssl.audio.mp3 import mp3_frames
+from speechssl.audio.mp3 import Mp3Frames, mp3_frames
 from speechssl.audio.ogg import OggPages, ogg_pages
 from speechssl.audio.opening import MPEG_FRAME, AudioInfo, SoundFile, header, open_file, words_of
 from speechssl.audio.resampling import constant_offset, resample
@@ -138,8 +138,14 @@ class OpenStretch:
             self.notes.append(f"the channels cancel each other, channel {channel + 1} alone is taken")
         if start + count >= info.num_samples and _is_open_ended(file):
             self.notes.append("it may be cut short: the mark of the end of the stream is not there")
-        if start + count >= info.num_samples and _is_cut(file):
+        frames = _frames(file)
+        if frames is not None and start + count >= info.num_samples and frames.cut:
             self.notes.append("it may be cut short: it ends in the middle of a frame")
+        if frames is not None and frames.gaps:
+            places = (
+                f"{len(frames.gaps)} place{'s' if len(frames.gaps) > 1 else ''} (the first at byte {min(frames.gaps)})"
+            )
+            self.notes.append(f"bytes between frames belong to none, in {places}: parts may be missing")
         if file.format == "OGG" and (gaps := _pages(file).gaps):
             self.notes.append(f"Ogg pages are missing in {gaps} place{'s' if gaps > 1 else ''}, by their numbers")
         self._channel = channel
@@ -262,14 +268,13 @@ def _is_open_ended(file: SoundFile) -> bool:
     return file.format == "OGG" and any(not stream.ended for link in _pages(file).links for stream in link)
 
 
-def _is_cut(file: SoundFile) -> bool:
-    """Whether MPEG audio ends in the middle of a frame."""
+def _frames(file: SoundFile) -> Mp3Frames | None:
+    """The frames of MPEG audio; None of anything else."""
     if not file.subtype.startswith("MPEG_LAYER"):
-        return False
+        return None
     path = os.fsdecode(file.name)
     status = Path(path).stat()
-    frames = mp3_frames(path, status.st_size, hash(file_state(status)))
-    return frames is not None and frames.cut
+    return mp3_frames(path, status.st_size, hash(file_state(status)))
 
 
 def _pages(file: SoundFile) -> OggPages:

@@ -187,6 +187,8 @@ def _check_sphere(file: BinaryIO, head: bytes, size: int) -> Finding:
     if bits > 8 * fields[b"sample_n_bytes"]:
         words = f"{bits} bits in {fields[b'sample_n_bytes']} bytes per sample"
         return f"a contradictory header: {words}; write the header again: {FROM_SOURCE}"
+    if fields[b"sample_n_bytes"] > 1 and b"sample_byte_format" not in head:
+        return "the header leaves out the order of bytes (sample_byte_format); add it: -s2 01 for little-endian samples"
     per_sample = fields[b"sample_n_bytes"] * fields.get(b"channel_count", 1)
     samples = Samples(1024, float(per_sample * fields[b"sample_rate"]), per_sample)
     if b"sample_count" not in fields:

@@ -6,7 +6,7 @@ So every frame is counted.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,6 +32,7 @@ class Mp3Frames:
         changes_at: where that frame starts, bytes.
         behind: what is behind the last frame and no tag.
         cut: whether the file ends in the middle of a frame.
+        gaps: where bytes between frames start that belong to none and are no tag.
     """
 
     rate: int
@@ -43,6 +44,7 @@ class Mp3Frames:
     changes_at: int | None
     behind: Behind | None
     cut: bool = False
+    gaps: tuple[int, ...] = ()
 
     @property
     def num_samples(self) -> int:
@@ -77,7 +79,9 @@ def mp3_frames(path: str | Path, size: int, changed: int) -> Mp3Frames | None:  
         last = parse_mpeg(window.at(count.end, 4))
         cut = last is not None and last.like(first) and count.end + last.length > size
     changes = count.changes, count.changes_at
-    return Mp3Frames(first.rate, first.samples, count.frames, promised, length_header, *changes, found, cut)
+    return Mp3Frames(
+        first.rate, first.samples, count.frames, promised, length_header, *changes, found, cut, tuple(count.gaps)
+    )
 
 
 class _Window:
@@ -119,12 +123,14 @@ class _Count:
         frames: the number of them.
         changes: the first of them of another kind.
         changes_at: where that one starts, bytes.
+        gaps: where bytes start that belong to no frame.
     """
 
     end: int
     frames: int = 0
     changes: int | None = None
     changes_at: int | None = None
+    gaps: list[int] = field(default_factory=list[int])
 
 
 def _count(window: _Window, position: int, first: MpegFrame, size: int) -> _Count:
@@ -150,6 +156,8 @@ def _count(window: _Window, position: int, first: MpegFrame, size: int) -> _Coun
             following = _next_behind(window, count.end, first, size)
             if following is None:
                 return count
+            if skip_harmless(window.file, count.end, following) < following:
+                count.gaps.append(count.end)
             count.end = following
         elif len(content) < _WINDOW:
             return count
