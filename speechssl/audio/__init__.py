@@ -1,6 +1,6 @@
 """Audio files: their headers, their samples as mono float32 at 16 kHz, and the reasons why a file cannot be used."""
 
-from speechssl.audio.channels import with_channel
+from speechssl.audio.channels import to_mono, with_channel
 from speechssl.audio.checks import SILENCE_PEAK, Levels, check_waveform
 from speechssl.audio.decoding import (
     DecodedAudio,
@@ -42,5 +42,6 @@ __all__ = [
     "resample",
     "samples_to_seconds",
     "seconds_to_samples",
+    "to_mono",
     "with_channel",
 ]

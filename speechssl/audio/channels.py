@@ -3,12 +3,16 @@
 A stereo recording with one channel inverted (a cable soldered wrongly, a "vocal remover") is silence in the mean.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Float64
 
+from speechssl.audio.errors import AudioWarning
+
+CANCEL = "the channels cancel each other, channel {} alone is taken"
 _CANCELLED = 0.2  # of what channels that have nothing in common leave in their mean: a correlation of -0.8 in stereo
 _NOTHING = 0.02  # the same of one piece, of which next to nothing is left: a correlation of -0.98 in stereo
 _LOST = 0.05  # of the power of all pieces: so much of it may cancel
@@ -115,3 +119,24 @@ def with_channel(work: Callable[[int | None], T]) -> T:
         return work(None)
     except ChannelsCancel as found:
         return work(found.channel)
+
+
+def to_mono(samples: Float32[np.ndarray, "samples channels"], rate: int, name: str) -> Float32[np.ndarray, " samples"]:
+    """The mean over channels of samples in memory, or one of them where they cancel each other, as of a file.
+
+    Args:
+        samples: one column per channel.
+        rate: samples per second of each channel, Hz.
+        name: what to call the clip in the warning.
+
+    Warns:
+        AudioWarning: the channels cancel each other.
+    """
+    mix = Mix(samples.shape[1], rate)
+    mean = mix(samples)
+    try:
+        mix.finish()
+    except ChannelsCancel as found:
+        warnings.warn(AudioWarning(name, CANCEL.format(found.channel + 1)), stacklevel=3)
+        return np.ascontiguousarray(samples[:, found.channel])
+    return mean

@@ -19,7 +19,7 @@ import soxr
 from jaxtyping import Float, Float32
 
 from speechssl.audio.advice import flac_again, head
-from speechssl.audio.channels import Mix, with_channel
+from speechssl.audio.channels import CANCEL, Mix, with_channel
 from speechssl.audio.checks import not_finite
 from speechssl.audio.errors import AudioError, AudioWarning
 from speechssl.audio.flac import SampleSum
@@ -135,7 +135,7 @@ class OpenStretch:
         self.info, self.num_samples = info, round(count * rate / info.rate)
         self.notes = [info.note] if info.note else []
         if channel is not None:
-            self.notes.append(f"the channels cancel each other, channel {channel + 1} alone is taken")
+            self.notes.append(CANCEL.format(channel + 1))
         if start + count >= info.num_samples and _is_open_ended(file):
             self.notes.append("it may be cut short: the mark of the end of the stream is not there")
         frames = _frames(file)
