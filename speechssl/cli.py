@@ -637,7 +637,7 @@ def _say_packed(report: "PackReport", out: Path) -> None:
     say(f"{out}: {report.accepted} utterances accepted, {report.rejected} rejected, {report.seconds / 3600:.2f} h")
     if report.upsampled:
         say(f"{report.upsampled} files are below 16 kHz and were resampled; they have nothing above half their rate.")
-    for line in doubts(report.notes):
+    for line in doubts(report.notes, listed=f"{out / 'waveforms.json'} (notes)"):
         say(line)
     if report.rejected:
         lines = (out / "rejects.jsonl").read_text(encoding="utf-8").splitlines()

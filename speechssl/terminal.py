@@ -79,17 +79,23 @@ def audio_warnings() -> Generator[None]:
         warnings.showwarning = show
 
 
-def doubts(notes: Sequence[str], *, shown: int = 3) -> list[str]:
+def doubts(notes: Sequence[str], *, shown: int = 3, listed: str = "") -> list[str]:
     """Lines about files that are used with changes: their number, and the first of them.
 
-    >>> doubts(["a.wav: a click", "b.wav: a click"], shown=1)
-    ['2 files are doubtful:', '  a.wav: a click', '  … and 1 more']
+    Args:
+        notes: one line per file.
+        shown: so many are shown.
+        listed: where all of them are; empty to show each one.
+
+    >>> doubts(["a.wav: a click", "b.wav: a click"], shown=1, listed="out/waveforms.json")
+    ['2 files are doubtful:', '  a.wav: a click', '  … and 1 more; each one is in out/waveforms.json']
     """
     if not notes:
         return []
     lines = ["1 file is doubtful:" if len(notes) == 1 else f"{len(notes)} files are doubtful:"]
+    shown = shown if listed else len(notes)
     lines += [f"  {note}" for note in notes[:shown]]
-    return lines + ([f"  … and {len(notes) - shown} more"] if len(notes) > shown else [])
+    return lines + ([f"  … and {len(notes) - shown} more; each one is in {listed}"] if len(notes) > shown else [])
 
 
 def plain(value: object) -> str:

@@ -302,6 +302,13 @@ def test_suffixes_do_not_overlap() -> None:
     assert not AUDIO_SUFFIXES & FOREIGN_SUFFIXES
 
 
+def test_a_click_that_is_most_of_its_part_has_its_value_and_place() -> None:
+    speech = tones(2.0) * 1e-4
+    speech[20000:20100] = 0.99
+    with pytest.raises(AudioError, match=r"a click of 0\.99 at 1\.25\d s, all other samples are within"):
+        check_waveform(speech, "a.wav")
+
+
 @pytest.mark.parametrize("rate", [8000, 11025, 44100, 48000, 96000])
 @pytest.mark.parametrize("offset", [0.5, -0.9, 0.01])
 @pytest.mark.parametrize("whole", [True, False])

@@ -6,8 +6,9 @@ import shlex
 from pathlib import Path
 
 from speechssl.audio.behind import Behind, Recording, recording_at
-from speechssl.audio.counted import FROM_SOURCE, Excess, Finding, Several, Surplus, Unsized
+from speechssl.audio.counted import FROM_SOURCE, Excess, Finding, Inside, Several, Surplus, Unsized
 from speechssl.audio.errors import printable
+from speechssl.audio.flac import FlacFrames, Gap
 from speechssl.audio.likeness import SAMPLES, UNKNOWN
 from speechssl.audio.riff import is_wav
 
@@ -32,7 +33,24 @@ def length_reason(path: str | Path, found: Finding) -> str | None:
     if isinstance(found, Surplus):
         tags = f"tags or chunks behind the samples (byte {found.end}) would be read as samples"
         return f"{tags}; cut them off: {head(path, found.end)}" if found.num_samples is None else None
-    return found
+    return _inside_reason(path, found) if isinstance(found, Inside) else found
+
+
+def _inside_reason(path: str | Path, found: Inside) -> str:
+    """Of a file with another recording where its samples should be."""
+    second, samples = found.recording, found.samples
+    source, rest = Path(path), f"tail -c +{second.at + 1}"
+    if second.at == samples.start:
+        size = "" if found.end == source.stat().st_size else f" | head -c {found.end - second.at}"
+        out = f"{rest} {_quoted(source.name)}{size} > {_quoted(_free_name(source, second.suffix, 'inside'))}"
+        return f"the samples are no samples: {second.name} starts at byte {second.at}; take it out: {out}"
+    counted, held = (f"{samples.seconds(end - samples.start):.3f} s" for end in (second.at, found.end))
+    if not _is_wav(path):
+        return joined_reason(path, counted, second, whole=held, helps=f"split it, {FROM_SOURCE}")
+    first = f"ffmpeg -ignore_length 1 -f wav -i - -c copy {_quoted(_free_name(source, '.wav', 'first'))}"
+    out = f"{rest} {_quoted(source.name)} > {_quoted(_free_name(source, second.suffix, 'second'))}"
+    helps = f"split it: head -c {second.at} {_quoted(source.name)} | {first} && {out}"
+    return joined_reason(path, counted, second, whole=held, helps=helps)
 
 
 def _excess_reason(path: str | Path, found: Excess) -> str:
@@ -41,11 +59,13 @@ def _excess_reason(path: str | Path, found: Excess) -> str:
     if found.behind.recording is not None:
         at_rate = " at its rate" if found.samples.rate else ""
         same = found.behind.recording.suffix == _suffix(path)
-        return joined_reason(path, counted, found.behind.recording, whole=held + at_rate if same else "")
+        end = found.behind.start if found.streamed else None
+        return joined_reason(path, counted, found.behind.recording, end=end, whole=held + at_rate if same else "")
     cut = f"cut it off: {head(path, found.behind.start)}"
     if found.likeness not in (SAMPLES, UNKNOWN):
         count = found.behind.end - found.behind.start
-        return f"{count} bytes of {found.likeness} behind the {counted} of samples that the header counts; {cut}"
+        by = "" if found.streamed else " that the header counts"
+        return f"{count} bytes of {found.likeness} behind the {counted} of samples{by}; {cut}"
     figures = f"the header counts {counted} of samples, the file holds {held}"
     again = f"write the header again: {_again(path, found)}"
     if found.likeness == SAMPLES or found.chunk:
@@ -95,6 +115,48 @@ def unknown_reason(path: str | Path, counted: str, found: Behind) -> str:
         f"{count} bytes of no known kind behind the end at {counted} (byte {found.start}); "
         f"if they are no recording, cut them off: {head(path, found.start)}"
     )
+
+
+def flac_reason(path: str | Path, num_samples: int, rate: int, frames: FlacFrames) -> str | None:
+    """Of a FLAC file whose frames were compared with the length in its header; None when it can be used."""
+    counted = f"{num_samples / rate:.3f} s"
+    if frames.joined is not None:
+        return joined_reason(path, counted, frames.joined)
+    if frames.gap is not None:
+        return _gap_reason(rate, frames.gap)
+    if frames.beyond is not None:
+        reach = f"the frames reach to {frames.beyond / rate:.3f} s"
+        return f"the header counts {counted}, {reach}; write the header again: {flac_again(path)}"
+    if frames.behind is not None:
+        count = frames.behind.end - frames.behind.start
+        return (
+            f"about {count} bytes of no known kind behind the last frame, which ends at {counted}; "
+            f"if they are no recording, write the file again: {flac_again(path)}"
+        )
+    return None
+
+
+def no_length_reason(path: str | Path, rate: int, frames: FlacFrames) -> str:
+    """Of a FLAC file that was written to a pipe."""
+    if frames.joined is not None:
+        return joined_reason(path, "an unknown time", frames.joined)
+    if frames.gap is not None:
+        return _gap_reason(rate, frames.gap)
+    reach = "" if frames.beyond is None else f", the frames reach to {frames.beyond / rate:.3f} s"
+    return f"the header leaves out the length (written to a pipe){reach}; write it again: {flac_again(path)}"
+
+
+def _gap_reason(rate: int, gap: Gap) -> str:
+    expected, found = gap.expected / rate, gap.found / rate
+    return (
+        f"damaged: FLAC frames are missing, repeated or out of order: behind those up to {expected:.3f} s comes "
+        f"(byte {gap.at}) the one that starts at {found:.3f} s; get the file again from its source"
+    )
+
+
+def flac_again(path: str | Path) -> str:
+    """The command that decodes a FLAC file and encodes it again."""
+    return ffmpeg(path, "-c:a flac", ".flac", word="fixed")
 
 
 def split(path: str | Path, second: Recording, *, end: int | None = None) -> str:

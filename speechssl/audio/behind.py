@@ -5,12 +5,13 @@ samples are skipped by their lengths here; what is left is an objection, for eve
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from speechssl.audio.framed import LINKED, linked
 from speechssl.audio.mpeg import parse_mpeg
-from speechssl.audio.tags import tag_end, tags_start
+from speechssl.audio.tags import id3_length, tag_end, tags_start
 
 FEW = 4096  # bytes behind compressed audio that are not looked into: less than a frame or a page, or a tag cut short
 _BLOCK = 1 << 20  # bytes read at once
@@ -19,7 +20,7 @@ _HEAD = 64  # bytes; every pattern below is found in so many
 
 
 @dataclass(frozen=True)
-class _Kind:
+class Kind:
     """A container: its name and suffix, the pattern at its head, and fixed bytes to search for with their place."""
 
     name: str
@@ -29,29 +30,37 @@ class _Kind:
     place: int = 0
 
 
-def _kind(name: str, suffix: str, pattern: bytes, *marks: bytes, place: int = 0) -> _Kind:
-    return _Kind(name, suffix, re.compile(pattern, re.DOTALL), marks, place)
+def kind_of(name: str, suffix: str, pattern: bytes, *marks: bytes, place: int = 0) -> Kind:
+    """A container; each mark is at `place` in the pattern."""
+    return Kind(name, suffix, re.compile(pattern, re.DOTALL), marks, place)
 
 
 # Each pattern has 7 bytes or more. Those without marks are known at a start only.
 _KINDS = (
-    _kind("WAV", ".wav", rb"(RIFF|RIFX|RF64|BW64).{4}WAVE", b"WAVE", place=8),
-    _kind("FLAC", ".flac", rb"fLaC[\x00\x80]\x00\x00\x22", b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22"),
-    _kind("Ogg", ".ogg", rb"OggS\x00\x02\x00{8}", b"OggS\x00\x02\x00\x00"),
-    _kind("AIFF", ".aiff", rb"FORM.{4}AIF[FC]", b"FORM"),
-    _kind("CAF", ".caf", rb"caff\x00\x01\x00\x00", b"caff\x00\x01\x00\x00"),
-    _kind("AU", ".au", rb"\.snd\x00\x00.{6}\x00\x00\x00[\x01-\x1b]", b".snd\x00\x00"),
-    _kind("Wave64", ".w64", rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb", b"riff\x2e\x91\xcf\x11"),
-    _kind("SPHERE", ".sph", rb"NIST_1A\n   1024\n", b"NIST_1A\n"),
-    _kind("VOC", ".voc", rb"Creative Voice File\x1a\x1a\x00", b"Creative Voice File\x1a"),
-    _kind("AVR", ".avr", rb"2BIT.{8}(\x00\x00|\xff\xff)\x00[\x08\x10]", b"2BIT"),
-    _kind("SVX", ".svx", rb"FORM.{4}(8SVX|16SV)", b"8SVX", b"16SV", place=8),
-    _kind("WVE", ".wve", rb"ALawSoundFile\*\*\x00", b"ALawSoundFile**\0"),
-    _kind("SDS", ".sds", rb"\xf0\x7e.\x01.{2}[\x08-\x1c].{13}\xf7"),
-    _kind("MPC 2000", ".snd", rb"\x01\x04[ -~]{17}.{2}[\x00\x01].{16}[\x00\x01]"),
-    _kind("MPEG-4", ".m4a", rb"\x00\x00.{2}ftyp[ -~]{4}"),
-    _kind("Windows Media", ".wma", rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
-    _kind("Matroska or WebM", ".mka", rb"\x1a\x45\xdf\xa3.{1,8}\x42\x86\x81\x01"),
+    kind_of("WAV", ".wav", rb"(RIFF|RIFX|RF64|BW64).{4}WAVE", b"WAVE", place=8),
+    kind_of("FLAC", ".flac", rb"fLaC[\x00\x80]\x00\x00\x22", b"fLaC"),
+    kind_of("Ogg", ".ogg", rb"OggS\x00\x02\x00{8}", b"OggS\x00\x02\x00\x00"),
+    kind_of("AIFF", ".aiff", rb"FORM.{4}AIF[FC]", b"FORM"),
+    kind_of("CAF", ".caf", rb"caff\x00\x01\x00\x00", b"caff\x00\x01\x00\x00"),
+    kind_of("AU", ".au", rb"\.snd\x00\x00.{6}\x00\x00\x00[\x01-\x1b]", b".snd\x00\x00"),
+    kind_of("Wave64", ".w64", rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb", b"riff\x2e\x91\xcf\x11"),
+    kind_of("SPHERE", ".sph", rb"NIST_1A\n   1024\n", b"NIST_1A\n"),
+    kind_of("VOC", ".voc", rb"Creative Voice File\x1a\x1a\x00", b"Creative Voice File\x1a"),
+    kind_of("AVR", ".avr", rb"2BIT.{8}(\x00\x00|\xff\xff)\x00[\x08\x10]", b"2BIT"),
+    kind_of("SVX", ".svx", rb"FORM.{4}(8SVX|16SV)", b"8SVX", b"16SV", place=8),
+    kind_of("WVE", ".wve", rb"ALawSoundFile\*\*\x00", b"ALawSoundFile**\0"),
+    kind_of("SDS", ".sds", rb"\xf0\x7e.\x01.{2}[\x08-\x1c].{13}\xf7"),
+    kind_of("MPC 2000", ".snd", rb"\x01\x04[ -~]{17}.{2}[\x00\x01].{16}[\x00\x01]"),
+    kind_of("MPEG-4", ".m4a", rb"\x00\x00.{2}ftyp[ -~]{4}", b"ftyp", place=4),
+    kind_of("Windows Media", ".wma", rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"\x30\x26\xb2\x75"),
+    kind_of("Matroska or WebM", ".mka", rb"\x1a\x45\xdf\xa3.{1,8}\x42\x86\x81\x01", b"\x1a\x45\xdf\xa3"),
+)
+_COMMON = 3  # of the kinds, which are searched for in samples
+_CODED = (  # compressed audio where samples should be, in the order of bytes of a wav
+    (b"\x72\xf8\x1f\x4e", "S/PDIF (Dolby Digital or DTS)", ".spdif"),
+    (b"\xff\x1f\x00\xe8", "DTS", ".dts"),
+    (b"\xfe\x7f\x01\x80", "DTS", ".dts"),
+    (b"\x7f\xfe\x80\x01", "DTS", ".dts"),
 )
 
 
@@ -152,17 +161,39 @@ def recording_at(file: BinaryIO, position: int) -> Recording | None:
     for kind in _KINDS:
         if kind.pattern.match(head):
             return Recording(position, kind.name, kind.suffix)
-    frame = parse_mpeg(head[:4])
+    frame = linked(file, position, count=2 if parse_mpeg(head[:4]) else LINKED)
+    return None if frame is None else Recording(position, frame.name, frame.suffix)
+
+
+def recording_inside(file: BinaryIO, start: int, end: int) -> Recording | None:
+    """The first recording between two positions, where samples without compression should be.
+
+    A file that was renamed and given a header, or several files joined whose header counts them all. At the start any
+    kind is known, behind it the most common ones.
+    """
+    file.seek(start)
+    head = file.read(_HEAD)
+    if id3_length(head) is not None:
+        return Recording(start, "MPEG audio", ".mp3")
+    for pattern, name, suffix in _CODED:
+        if head.startswith(pattern):
+            return Recording(start, name, suffix)
+    frame = linked(file, start)
     if frame is not None:
-        file.seek(position + frame.length)
-        following = parse_mpeg(file.read(4))
-        if following is not None and following.like(frame):
-            return Recording(position, "MPEG audio", f".mp{frame.layer}")
-    return None
+        return Recording(start, frame.name, frame.suffix)
+    for kind in _KINDS:
+        if kind.pattern.match(head):
+            return Recording(start, kind.name, kind.suffix)
+    return find_kind(file, start + 1, end, _KINDS[:_COMMON])
 
 
 def find_recording(file: BinaryIO, position: int, end: int) -> Recording | None:
     """The first recording whose head is between two positions, of the containers that have marks."""
+    return find_kind(file, position, end, _KINDS)
+
+
+def find_kind(file: BinaryIO, position: int, end: int, kinds: Sequence[Kind]) -> Recording | None:
+    """The first head of one of the kinds between two positions, of those that have marks."""
     file.seek(position)
     content = b""
     while position < end:
@@ -170,14 +201,14 @@ def find_recording(file: BinaryIO, position: int, end: int) -> Recording | None:
         if not block:
             return None
         content, position = content[-_HEAD:] + block, position + len(block)
-        found = [place for kind in _KINDS for place in _places(kind, content)]
+        found = [place for kind in kinds for place in _places(kind, content)]
         if found:
             place, kind = min(found, key=lambda each: each[0])
             return Recording(position - len(content) + place, kind.name, kind.suffix)
     return None
 
 
-def _places(kind: _Kind, content: bytes) -> list[tuple[int, _Kind]]:
+def _places(kind: Kind, content: bytes) -> list[tuple[int, Kind]]:
     """Where the first of this kind starts in the bytes."""
     for mark in kind.marks:
         place = content.find(mark)

@@ -152,7 +152,7 @@ class Levels:
         if swing <= SPIKE_NOTED * self.lasting:
             return []
         start, part = self._loudest
-        place = int(np.abs(part - np.median(part)).argmax())
+        place = int(np.abs(part - self.mean).argmax())  # a click may be most of its part
         value, seconds = f"{part[place]:.3g}", f"{samples_to_seconds(start + place, SAMPLE_RATE):.3f} s"
         if swing <= SPIKE_NOTED * self.rest:
             return [f"clicks of up to {value} (at {seconds}), everything between them is within +/-{self.lasting:.2g}"]

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from speechssl.audio.behind import Behind, ChunkEnd, behind, find_recording
+from speechssl.audio.appended import appended
+from speechssl.audio.behind import Behind, ChunkEnd, Recording, behind, recording_inside
 from speechssl.audio.likeness import SAMPLES, UNKNOWN, likeness
 from speechssl.audio.tags import tags_start
 
@@ -52,6 +53,7 @@ class Excess:
         behind: what was found.
         likeness: what that is: `likeness.SAMPLES`, a name, or `likeness.UNKNOWN`.
         chunk: whether a second chunk of samples starts there.
+        streamed: whether the header leaves out the length: what is counted ends where something else starts.
     """
 
     samples: Samples
@@ -60,6 +62,7 @@ class Excess:
     behind: Behind
     likeness: str = UNKNOWN
     chunk: bool = False
+    streamed: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,22 @@ class Several:
     seconds: float
 
 
-Finding = str | Excess | Unsized | Surplus | Several | None
+@dataclass(frozen=True)
+class Inside:
+    """Another recording among the samples that the header counts.
+
+    Attributes:
+        samples: those of the header.
+        end: of the samples, bytes.
+        recording: where it starts; `samples.start` where there are no samples at all.
+    """
+
+    samples: Samples
+    end: int
+    recording: Recording
+
+
+Finding = str | Excess | Unsized | Surplus | Several | Inside | None
 """The reason why a file cannot be read; something for which the caller knows a remedy; None where all is well."""
 
 
@@ -160,8 +178,10 @@ def file_shortage(promised: int, size: int) -> str | None:
 
 def excess(
     file: BinaryIO, samples: Samples, end: int, size: int, *, chunk: ChunkEnd | None = None, layout: str | None = None
-) -> Excess | None:
+) -> Excess | Inside | None:
     """What is behind the last sample that a header counts: harmless (None), or an excess.
+
+    A recording among the samples comes first.
 
     Args:
         file: open for reading.
@@ -171,6 +191,9 @@ def excess(
         chunk: of containers that have chunks behind the samples.
         layout: of the heads of such chunks, which may also be behind samples that are not counted.
     """
+    inside = recording_inside(file, samples.start, end) if samples.frame else None
+    if inside is not None:
+        return Inside(samples, end, inside)
     wrapped = size - end >= 1 << 32 and (size - end) % (1 << 32) < 1 << 20  # gigabytes that need no searching
     few = max(SLOPPY, round(samples.rate) // 100) - 1  # bytes; less than 10 ms of samples is no objection
     found = behind(file, end, size, few=few, chunk_end=chunk, search=not wrapped)
@@ -224,15 +247,20 @@ def _occurrences(content: bytes, name: bytes) -> Iterator[int]:
         at = content.find(name, at + 1)
 
 
-def to_the_end(file: BinaryIO, samples: Samples, size: int, *, layout: str | None = None) -> Excess | Surplus | None:
+def to_the_end(
+    file: BinaryIO, samples: Samples, size: int, *, layout: str | None = None
+) -> Excess | Surplus | Inside | None:
     """Samples that reach to the end of the file must not hold the head of another recording, tags or chunks."""
     end = tags_start(file, samples.start, size)
     end = end if layout is None else chunks_start(file, samples.start, end, layout)
-    found = find_recording(file, samples.start, end)
+    at_start = recording_inside(file, samples.start, samples.start + 1) if samples.frame else None
+    if at_start is not None:
+        return Inside(samples, end, at_start)
+    ends = None if layout is None else chunk_end(layout)
+    found = appended(file, samples.start, end, frame=samples.frame, chunk_end=ends)
     if found is not None:
-        return Excess(
-            samples, found.at - samples.start, size - samples.start, Behind(found.at, end, found, padded=False)
-        )
+        rest = Behind(found.start, end, found.recording, padded=False)
+        return Excess(samples, found.start - samples.start, size - samples.start, rest, found.name, streamed=True)
     return surplus(samples, end) if end < size else None
 
 

@@ -18,14 +18,16 @@ import soundfile
 import soxr
 from jaxtyping import Float, Float32
 
-from speechssl.audio.advice import head
-from speechssl.audio.channels import Mix, with_channel
+from speechssl.audio.advice import flac_again, head
+from speechssl.audio.channels import CANCEL, Mix, with_channel
 from speechssl.audio.checks import not_finite
 from speechssl.audio.errors import AudioError, AudioWarning
-from speechssl.audio.mp3 import mp3_frames
+from speechssl.audio.flac import SampleSum
+from speechssl.audio.mp3 import Mp3Frames, mp3_frames
 from speechssl.audio.ogg import OggPages, ogg_pages
 from speechssl.audio.opening import MPEG_FRAME, AudioInfo, SoundFile, header, open_file, words_of
 from speechssl.audio.resampling import constant_offset, resample
+from speechssl.audio.state import file_state
 from speechssl.audio.units import SAMPLE_RATE, samples_to_seconds, seconds_to_samples
 
 END_TOLERANCE = 0.01  # s; manifests often round offset and duration to two decimals, half a step each
@@ -74,10 +76,10 @@ def decode(
 ) -> Float[np.ndarray, " samples"]:
     """A stretch of an audio file as mono float32 in about [-1, 1].
 
-    Channels are averaged, then the stretch is resampled; where they cancel each other (their mean has less than a fifth
-    of the power that it has when they have nothing in common) the first of the loud ones is taken. A stretch that ends
-    up to 10 ms after the file's end is taken as reaching the end (manifests round to two decimals); further out is an
-    error.
+    Channels are averaged, then the stretch is resampled. Where they cancel each other, in all of it or in part (their
+    mean has less than a fifth of the power that it has when they have nothing in common), the first of the loud ones is
+    taken. A stretch that ends up to 10 ms after the file's end is taken as reaching the end (manifests round to two
+    decimals); further out is an error.
 
     Args:
         path: an audio file.
@@ -133,11 +135,17 @@ class OpenStretch:
         self.info, self.num_samples = info, round(count * rate / info.rate)
         self.notes = [info.note] if info.note else []
         if channel is not None:
-            self.notes.append(f"the channels cancel each other, channel {channel + 1} alone is taken")
+            self.notes.append(CANCEL.format(channel + 1))
         if start + count >= info.num_samples and _is_open_ended(file):
             self.notes.append("it may be cut short: the mark of the end of the stream is not there")
-        if start + count >= info.num_samples and _is_cut(file):
+        frames = _frames(file)
+        if frames is not None and start + count >= info.num_samples and frames.cut:
             self.notes.append("it may be cut short: it ends in the middle of a frame")
+        if frames is not None and frames.gaps:
+            places = (
+                f"{len(frames.gaps)} place{'s' if len(frames.gaps) > 1 else ''} (the first at byte {min(frames.gaps)})"
+            )
+            self.notes.append(f"bytes between frames belong to none, in {places}: parts may be missing")
         if file.format == "OGG" and (gaps := _pages(file).gaps):
             self.notes.append(f"Ogg pages are missing in {gaps} place{'s' if gaps > 1 else ''}, by their numbers")
         self._channel = channel
@@ -180,10 +188,14 @@ class OpenStretch:
 
     def _mono(self) -> Iterator[Float[np.ndarray, " samples"]]:
         """Blocks at the file's own rate, channels averaged; an error where the file ends early."""
-        path, read, mix = self.info.path, 0, Mix(self.info.channels)
+        path, read, mix = self.info.path, 0, Mix(self.info.channels, self.info.rate)
+        whole = self.info.format == "FLAC" and self._count == self.info.num_samples
+        checksum = SampleSum(path) if whole else None
         try:
             for block in _read(self._file, self._start, self._count):
                 read += len(block)
+                if checksum is not None:
+                    checksum.add(block)
                 if self.info.channels == 1 or self._channel is not None:
                     yield np.ascontiguousarray(block[:, self._channel or 0])
                 else:
@@ -194,6 +206,9 @@ class OpenStretch:
             held = samples_to_seconds(self._start + read, self.info.rate)
             promised = f"the header promises {self.info.duration:.3f} s, {held:.3f} s can be decoded"
             raise AudioError(path, f"truncated: {promised}")
+        if checksum is not None and checksum.differs:
+            words = "damaged: the samples are not those that were encoded, by the MD5 in the header"
+            raise AudioError(path, f"{words}; if they are right, write the file again: {flac_again(path)}")
         if self._channel is None and self.info.channels > 1:
             mix.finish()
 
@@ -253,20 +268,19 @@ def _is_open_ended(file: SoundFile) -> bool:
     return file.format == "OGG" and any(not stream.ended for link in _pages(file).links for stream in link)
 
 
-def _is_cut(file: SoundFile) -> bool:
-    """Whether MPEG audio ends in the middle of a frame."""
+def _frames(file: SoundFile) -> Mp3Frames | None:
+    """The frames of MPEG audio; None of anything else."""
     if not file.subtype.startswith("MPEG_LAYER"):
-        return False
+        return None
     path = os.fsdecode(file.name)
     status = Path(path).stat()
-    frames = mp3_frames(path, status.st_size, status.st_mtime_ns)
-    return frames is not None and frames.cut
+    return mp3_frames(path, status.st_size, hash(file_state(status)))
 
 
 def _pages(file: SoundFile) -> OggPages:
     path = os.fsdecode(file.name)
     status = Path(path).stat()
-    return ogg_pages(path, status.st_size, status.st_mtime_ns)
+    return ogg_pages(path, status.st_size, hash(file_state(status)))
 
 
 def _blocks(file: SoundFile, count: int) -> Iterator[Float32[np.ndarray, "samples channels"]]:

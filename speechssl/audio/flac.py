@@ -1,20 +1,29 @@
-"""Length of a FLAC file by its frames (RFC 9639), compared with the one in its header.
+"""Frames of a FLAC file (RFC 9639), compared with its header.
 
 libsndfile stops at the length of the header: a second recording behind the first, or samples that a recorder wrote
-after it last updated the header, are left out without a word.
+after it last updated the header, are left out without a word. Nor does it compare the numbers of frames, or the MD5 of
+the samples: frames that are lost, repeated or of another recording are decoded as if they followed each other.
 """
 
 import functools
+import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
+from jaxtyping import Float32
 
 from speechssl.audio.behind import Behind, Recording, behind, find_recording
 from speechssl.audio.tags import tags_start
 
 _LONGEST = 1 << 16  # bytes of a frame, in practice at most
 _TAIL = 2 * _LONGEST  # bytes; the last frame starts in here
+_BLOCK = 1 << 20  # bytes of the walk over all frames that are in memory at once
+_HEADER = 16  # bytes of the longest header
+_SYNC = re.compile(rb"\xff[\xf8\xf9]")
 _BLOCK_SIZES = {1: 192, 2: 576, 3: 1152, 4: 2304, 5: 4608} | {code: 256 << code - 8 for code in range(8, 16)}
 
 
@@ -26,11 +35,73 @@ class FlacFrames:
         joined: another recording in it; None when there is none.
         beyond: samples up to the end of a frame that ends behind the length of the header; None when none does.
         behind: what is behind the last frame and no tag, when it is no known recording.
+        gap: the first frame that does not follow the one before it; None when all do.
     """
 
     joined: Recording | None
     beyond: int | None = None
     behind: Behind | None = None
+    gap: "Gap | None" = None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A frame whose number is not the one behind that of the frame before.
+
+    Attributes:
+        at: where it starts, bytes.
+        expected: samples before it by the frames before, per channel.
+        found: samples before it by its own number.
+    """
+
+    at: int
+    expected: int
+    found: int
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """What the header says, and where the first frame starts.
+
+    Attributes:
+        start: of the first frame, bytes.
+        fixed: samples per frame, which frames are numbered by.
+        constant: whether all frames but the last have so many.
+        bits: per sample.
+        md5: of all samples; zeros where the encoder left it out.
+    """
+
+    start: int
+    fixed: int
+    constant: bool
+    bits: int
+    md5: bytes
+
+
+class SampleSum:
+    """The MD5 of decoded samples, to be compared with the one in the header of a FLAC file.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        with Path(path).open("rb") as file:
+            stream = _stream(file)
+        self._bits = stream.bits if any(stream.md5) and stream.bits in (8, 16, 24) else 0  # float32 holds 24 bits
+        self._expected, self._sum = stream.md5, hashlib.md5(usedforsecurity=False)
+
+    def add(self, block: Float32[np.ndarray, "samples channels"]) -> None:
+        """The next samples, full scale 1.0."""
+        if self._bits:
+            whole = np.rint(block * np.float32(1 << (self._bits - 1))).astype("<i4", order="C")
+            width = self._bits // 8
+            self._sum.update(whole.view(np.uint8).reshape(-1, 4)[:, :width].tobytes())
+
+    @property
+    def differs(self) -> bool:
+        """Whether the samples, all of which were added, are not those that were encoded."""
+        return self._bits > 0 and self._sum.digest() != self._expected
 
 
 @functools.lru_cache(maxsize=256)
@@ -40,26 +111,55 @@ def flac_frames(path: str | Path, size: int, changed: int, num_samples: int) -> 
     Args:
         path: the file.
         size: its length, bytes.
-        changed: its time of modification.
+        changed: another number for each state of the file.
         num_samples: the length of the header, samples; 0 where it leaves the length out.
     """
     with Path(path).open("rb") as file:
-        start, fixed = _first_frame(file)
+        stream = _stream(file)
+        start, fixed = stream.start, stream.fixed
         recording = find_recording(file, start, size)
         if recording is not None:
             return FlacFrames(recording)
         end = tags_start(file, start, size)
+        gap = _first_gap(file, stream, end)
+        if gap is not None:
+            return FlacFrames(None, gap=gap)
         first = max(start, end - _TAIL)
         tail = _read(file, first, end - first)
         headers = list(_headers(tail, fixed))
         starts = [place for place, _ in headers]
-        beyond = [last for place, last in headers if last > num_samples and _is_frame(tail, place, starts)]
+        beyond = [span.stop for place, span in headers if span.stop > num_samples and _is_frame(tail, place, starts)]
         if beyond or not num_samples:
             return FlacFrames(None, max(beyond, default=None))
         places = _frames_ending_at(file, start, end, fixed=fixed, num_samples=num_samples)
         found = _behind_last_frame(file, places, size)
     recording = found.recording if found else None
     return FlacFrames(recording, None, None if recording else found)
+
+
+def _first_gap(file: BinaryIO, stream: _Stream, end: int) -> Gap | None:
+    """The first frame that does not follow the one before it.
+
+    A header with another number may be samples that look like one: it counts where the checksum of its frame is right.
+    """
+    position, expected = stream.start, 0
+    while position < end:
+        content = _read(file, position, min(_BLOCK, end - position))
+        for place, span in _headers(content, stream.fixed):
+            at = position + place
+            if not (stream.constant or content[place + 1] & 1):  # numbered as encoders did before version 1.2
+                return None
+            if span.start == expected:
+                expected = span.stop
+            elif _is_frame_at(file, at, end, stream.fixed):
+                return Gap(at, expected, span.start)
+        position += max(1, len(content) - _HEADER)
+    return None
+
+
+def _is_frame_at(file: BinaryIO, at: int, end: int, fixed: int) -> bool:
+    content = _read(file, at, min(_LONGEST, end - at))
+    return _is_frame(content, 0, [place for place, _ in _headers(content, fixed)])
 
 
 def _is_frame(tail: bytes, place: int, starts: list[int]) -> bool:
@@ -87,8 +187,8 @@ def _frames_ending_at(file: BinaryIO, start: int, end: int, *, fixed: int, num_s
         first = max(start, last - _TAIL)
         beyond = 16  # bytes; a header at the border is whole in one of the two parts
         content = _read(file, first, min(end, last + beyond) - first).ljust(last + beyond - first, b"\0")
-        for place, ends in reversed(list(_headers(content, fixed))):
-            if ends == num_samples:
+        for place, span in reversed(list(_headers(content, fixed))):
+            if span.stop == num_samples:
                 yield first + place
         last = first
 
@@ -108,31 +208,32 @@ def _read(file: BinaryIO, position: int, count: int) -> bytes:
     return file.read(max(0, count))
 
 
-def _first_frame(file: BinaryIO) -> tuple[int, int]:
-    """Where the first frame starts, behind the blocks of metadata; samples per frame, which frames are numbered by."""
+def _stream(file: BinaryIO) -> _Stream:
+    """The header, and where the first frame starts behind the blocks of metadata."""
     place = max(0, _read(file, 0, 1 << 20).find(b"fLaC"))  # behind a tag
-    fixed = int.from_bytes(_read(file, place + 8, 2), "big")
+    info = _read(file, place + 8, 34).ljust(34, b"\0")
+    fixed, largest = int.from_bytes(info[:2], "big"), int.from_bytes(info[2:4], "big")
+    bits = (int.from_bytes(info[12:14], "big") >> 4 & 31) + 1
     position = place + 4
     while len(head := _read(file, position, 4)) == 4:
         position += 4 + int.from_bytes(head[1:], "big")
         if head[0] & 0x80:
             break
-    return position, fixed
+    return _Stream(position, fixed, fixed == largest, bits, info[18:])
 
 
-def _headers(tail: bytes, fixed: int) -> Iterator[tuple[int, int]]:
-    """Place of each header in the bytes that has the right checksum, and the samples up to the end of its frame."""
-    place = tail.find(b"\xff")
-    while 0 <= place < len(tail) - 16:
-        if tail[place + 1] & 0xFE == 0xF8:
-            end = _frame_end(tail[place : place + 16], fixed)
-            if end is not None:
-                yield place, end
-        place = tail.find(b"\xff", place + 1)
+def _headers(content: bytes, fixed: int) -> Iterator[tuple[int, range]]:
+    """Place of each header in the bytes that has the right checksum, and the samples of its frame."""
+    for match in _SYNC.finditer(content, 0, max(0, len(content) - _HEADER + 1)):
+        place = match.start()
+        if place < len(content) - _HEADER:
+            span = _frame(content[place : place + _HEADER], fixed)
+            if span is not None:
+                yield place, span
 
 
-def _frame_end(header: bytes, fixed: int) -> int | None:
-    """Samples up to the end of the frame with this header; None when it is none."""
+def _frame(header: bytes, fixed: int) -> range | None:
+    """The samples of the frame with this header; None when it is none."""
     numbered, length = _utf8_number(header[4:])
     if numbered is None:
         return None
@@ -142,7 +243,8 @@ def _frame_end(header: bytes, fixed: int) -> int | None:
     if not code or header[2] & 15 == 15 or end >= len(header) or _crc8(header[:end]) != header[end]:
         return None
     samples = int.from_bytes(header[4 + length : 4 + length + extra], "big") + 1 if extra else _BLOCK_SIZES[code]
-    return numbered + samples if header[1] & 1 else numbered * fixed + samples
+    first = numbered if header[1] & 1 else numbered * fixed
+    return range(first, first + samples)
 
 
 def _utf8_number(content: bytes) -> tuple[int | None, int]:

@@ -49,7 +49,7 @@ def check_length(path: str | Path, size: int, changed: int) -> Finding:  # noqa:
     Args:
         path: the file.
         size: its length, bytes.
-        changed: its time of modification.
+        changed: another number for each state of the file.
     """
     with Path(path).open("rb") as file:
         head = file.read(1024)
@@ -61,7 +61,7 @@ def check_length(path: str | Path, size: int, changed: int) -> Finding:  # noqa:
             return _check_caf(file, size)
         if head[:16] == _WAVE64 and len(head) >= 24:
             return _check_wave64(file, head, size)
-        if head[:4] == b".snd" and len(head) >= 24:
+        if head[:4] in (b".snd", b"dns.") and len(head) >= 24:
             return _check_au(file, head, size)
         if head[:16] == b"NIST_1A\n   1024\n":
             return _check_sphere(file, head, size)
@@ -80,7 +80,7 @@ def _check_aiff(file: BinaryIO, head: bytes, size: int) -> Finding:
         elif chunk.name == b"SSND":
             samples = Samples(chunk.start + 8, samples.rate, samples.frame)
             if chunk.length in _AIFF_STREAMED or form == chunk.length == 0:  # 0: ffmpeg
-                return to_the_end(file, samples, size)
+                return to_the_end(file, samples, size, layout=">4sI")
             short = short or shortage(chunk.length, size - chunk.start)
             end, skip = chunk.start + chunk.length, chunk_end(">4sI")
             found = short or excess(file, samples, end, size, chunk=skip, layout=">4sI")
@@ -170,7 +170,7 @@ def _wave64_chunk_end(file: BinaryIO, position: int, size: int) -> int | None:
 
 
 def _check_au(file: BinaryIO, head: bytes, size: int) -> Finding:
-    start, length, encoding, hertz, channels = struct.unpack(">IIIII", head[4:24])
+    start, length, encoding, hertz, channels = struct.unpack(("<" if head[:1] == b"d" else ">") + "IIIII", head[4:24])
     width = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}.get(encoding, 0)
     samples = Samples(start, float(width * hertz * channels), width * channels)
     if length == 0xFFFFFFFF:
@@ -182,13 +182,17 @@ def _check_sphere(file: BinaryIO, head: bytes, size: int) -> Finding:
     names = rb"(sample_count|sample_n_bytes|sample_sig_bits|channel_count|sample_rate) -(?:i|s\d+) (\d+)"
     fields = {name: int(number) for name, number in re.findall(names, head)}
     bits = fields.pop(b"sample_sig_bits", 0)
-    if len(fields) < 4 or b"-ilbc" in head or b"shorten" in head:
+    if not {b"sample_n_bytes", b"sample_rate"} <= fields.keys() or b"-ilbc" in head or b"shorten" in head:
         return None
     if bits > 8 * fields[b"sample_n_bytes"]:
         words = f"{bits} bits in {fields[b'sample_n_bytes']} bytes per sample"
         return f"a contradictory header: {words}; write the header again: {FROM_SOURCE}"
-    per_sample = fields[b"sample_n_bytes"] * fields[b"channel_count"]
+    if fields[b"sample_n_bytes"] > 1 and b"sample_byte_format" not in head:
+        return "the header leaves out the order of bytes (sample_byte_format); add it: -s2 01 for little-endian samples"
+    per_sample = fields[b"sample_n_bytes"] * fields.get(b"channel_count", 1)
     samples = Samples(1024, float(per_sample * fields[b"sample_rate"]), per_sample)
+    if b"sample_count" not in fields:
+        return to_the_end(file, samples, size)
     end = 1024 + fields[b"sample_count"] * per_sample
     found = file_shortage(end, size) or excess(file, samples, end, size)
     return surplus(samples, end) if found is None and size > end else found  # libsndfile reads everything behind
@@ -201,7 +205,7 @@ def second_head(path: str | Path, size: int, changed: int) -> Recording | None: 
     Args:
         path: the file.
         size: its length, bytes.
-        changed: its time of modification.
+        changed: another number for each state of the file.
     """
     with Path(path).open("rb") as file:
         mark = file.read(8)

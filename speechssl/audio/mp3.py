@@ -6,12 +6,13 @@ So every frame is counted.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from speechssl.audio.behind import Behind, behind, find_recording, recording_at, skip_harmless
 from speechssl.audio.mpeg import MpegFrame, parse_mpeg
+from speechssl.audio.tags import id3_length
 
 _RUN = 4  # frames of another kind in a row that are no coincidence
 _WINDOW = 1 << 20  # bytes in memory at once
@@ -31,6 +32,7 @@ class Mp3Frames:
         changes_at: where that frame starts, bytes.
         behind: what is behind the last frame and no tag.
         cut: whether the file ends in the middle of a frame.
+        gaps: where bytes between frames start that belong to none and are no tag.
     """
 
     rate: int
@@ -42,6 +44,7 @@ class Mp3Frames:
     changes_at: int | None
     behind: Behind | None
     cut: bool = False
+    gaps: tuple[int, ...] = ()
 
     @property
     def num_samples(self) -> int:
@@ -56,7 +59,7 @@ def mp3_frames(path: str | Path, size: int, changed: int) -> Mp3Frames | None:  
     Args:
         path: the file.
         size: its length, bytes.
-        changed: its time of modification.
+        changed: another number for each state of the file.
 
     Returns:
         The counts; None when no frame is found.
@@ -76,7 +79,9 @@ def mp3_frames(path: str | Path, size: int, changed: int) -> Mp3Frames | None:  
         last = parse_mpeg(window.at(count.end, 4))
         cut = last is not None and last.like(first) and count.end + last.length > size
     changes = count.changes, count.changes_at
-    return Mp3Frames(first.rate, first.samples, count.frames, promised, length_header, *changes, found, cut)
+    return Mp3Frames(
+        first.rate, first.samples, count.frames, promised, length_header, *changes, found, cut, tuple(count.gaps)
+    )
 
 
 class _Window:
@@ -118,12 +123,14 @@ class _Count:
         frames: the number of them.
         changes: the first of them of another kind.
         changes_at: where that one starts, bytes.
+        gaps: where bytes start that belong to no frame.
     """
 
     end: int
     frames: int = 0
     changes: int | None = None
     changes_at: int | None = None
+    gaps: list[int] = field(default_factory=list[int])
 
 
 def _count(window: _Window, position: int, first: MpegFrame, size: int) -> _Count:
@@ -149,6 +156,8 @@ def _count(window: _Window, position: int, first: MpegFrame, size: int) -> _Coun
             following = _next_behind(window, count.end, first, size)
             if following is None:
                 return count
+            if skip_harmless(window.file, count.end, following) < following:
+                count.gaps.append(count.end)
             count.end = following
         elif len(content) < _WINDOW:
             return count
@@ -170,10 +179,8 @@ def _next_frame(window: _Window, position: int, like: MpegFrame | None) -> int |
     One of another kind is followed by some more.
     """
     while True:
-        head = window.at(position, 10)
-        if head[:3] == b"ID3" and len(head) == 10 and max(head[6:10]) < 0x80:
-            high, third, second, low = head[6:10]
-            position += 10 + (high << 21 | third << 14 | second << 7 | low)
+        if (tag := id3_length(window.at(position, 10))) is not None:
+            position += tag
             continue
         found = window.find(b"\xff", position)
         if found is None:

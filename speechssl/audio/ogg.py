@@ -108,7 +108,7 @@ def ogg_pages(path: str | Path, size: int, changed: int) -> OggPages:  # noqa: A
     Args:
         path: the file.
         size: its length, bytes.
-        changed: its time of modification.
+        changed: another number for each state of the file.
     """
     with Path(path).open("rb") as file:
         return _walk(file, size)

@@ -8,11 +8,21 @@ from pathlib import Path
 
 import soundfile
 
-from speechssl.audio.advice import ffmpeg, foreign_reason, joined_reason, length_reason, split, to_wav, unknown_reason
+from speechssl.audio.advice import (
+    ffmpeg,
+    flac_reason,
+    foreign_reason,
+    joined_reason,
+    length_reason,
+    no_length_reason,
+    split,
+    to_wav,
+    unknown_reason,
+)
 from speechssl.audio.behind import Recording
 from speechssl.audio.counted import Surplus
 from speechssl.audio.errors import AudioError
-from speechssl.audio.flac import FlacFrames, flac_frames
+from speechssl.audio.flac import flac_frames
 from speechssl.audio.formats import foreign_container, foreign_suffix, other_kind
 from speechssl.audio.lengths import check_length, second_head
 from speechssl.audio.mp3 import Mp3Frames, mp3_frames
@@ -20,6 +30,7 @@ from speechssl.audio.ogg import OggPages, ogg_pages
 from speechssl.audio.older import CHECKED, UNCHECKED, gsm_fault
 from speechssl.audio.quiet import quiet_c_stderr
 from speechssl.audio.riff import foreign_codec
+from speechssl.audio.state import file_state
 
 MIN_RATE = 4000  # Hz
 MAX_RATE = 192000  # Hz
@@ -124,8 +135,8 @@ def _reason_before(path: str | Path, source: Path) -> str | None:
         suffix = foreign_suffix(path)
         return f"not audio ({other})" if suffix is None else foreign_reason(path, suffix)
     if head[:4] == b"OggS":
-        return _ogg_reason(path, ogg_pages(path, status.st_size, status.st_mtime_ns))
-    return length_reason(path, check_length(path, status.st_size, status.st_mtime_ns))
+        return _ogg_reason(path, ogg_pages(path, status.st_size, hash(file_state(status))))
+    return length_reason(path, check_length(path, status.st_size, hash(file_state(status))))
 
 
 def _ogg_reason(path: str | Path, pages: OggPages) -> str | None:
@@ -160,9 +171,9 @@ def header(path: str | Path, file: SoundFile) -> AudioInfo:
     if not MIN_RATE <= rate <= MAX_RATE:
         raise AudioError(path, f"a rate of {rate} Hz; {MIN_RATE} to {MAX_RATE} Hz can be read")
     status = Path(path).stat()
-    size, changed = status.st_size, status.st_mtime_ns
+    size, changed = status.st_size, hash(file_state(status))
     if num_samples == _UNKNOWN_LENGTH:
-        raise AudioError(path, _no_length(path, rate, flac_frames(path, size, changed, 0)))
+        raise AudioError(path, no_length_reason(path, rate, flac_frames(path, size, changed, 0)))
     if num_samples > size * _MAX_SAMPLES_PER_BYTE:
         raise AudioError(path, f"an absurd length in the header: {num_samples} samples in a file of {size} bytes")
     if num_samples <= 0:
@@ -172,7 +183,9 @@ def header(path: str | Path, file: SoundFile) -> AudioInfo:
         if frames is not None:
             num_samples = _mp3_length(path, num_samples, frames, inside=file.format != "MP3")
     elif file.format == "FLAC":
-        _check_flac(path, num_samples, rate, flac_frames(path, size, changed, num_samples))
+        reason = flac_reason(path, num_samples, rate, flac_frames(path, size, changed, num_samples))
+        if reason is not None:
+            raise AudioError(path, reason)
     elif file.format == "RAW":  # guessed by libsndfile from the suffix
         reason = gsm_fault(path) if file.subtype == _GSM[1] else _headerless(path, file.subtype)
         if reason is not None:
@@ -221,37 +234,6 @@ def _mp3_length(path: str | Path, num_samples: int, frames: Mp3Frames, *, inside
             f"write the header again: {ffmpeg(path, '-c copy', '.mp3', word='fixed')}",
         )
     return num_samples if frames.length_header and num_samples <= walked else walked
-
-
-def _check_flac(path: str | Path, num_samples: int, rate: int, frames: FlacFrames) -> None:
-    counted = f"{num_samples / rate:.3f} s"
-    if frames.joined is not None:
-        raise AudioError(path, joined_reason(path, counted, frames.joined))
-    if frames.beyond is not None:
-        raise AudioError(
-            path,
-            f"the header counts {counted}, the frames reach to {frames.beyond / rate:.3f} s; "
-            f"write the header again: {_flac_again(path)}",
-        )
-    if frames.behind is not None:
-        count = frames.behind.end - frames.behind.start
-        raise AudioError(
-            path,
-            f"about {count} bytes of no known kind behind the last frame, which ends at {counted}; "
-            f"if they are no recording, write the file again: {_flac_again(path)}",
-        )
-
-
-def _no_length(path: str | Path, rate: int, frames: FlacFrames) -> str:
-    """Of a FLAC file that was written to a pipe."""
-    if frames.joined is not None:
-        return joined_reason(path, "an unknown time", frames.joined)
-    reach = "" if frames.beyond is None else f", the frames reach to {frames.beyond / rate:.3f} s"
-    return f"the header leaves out the length (written to a pipe){reach}; write it again: {_flac_again(path)}"
-
-
-def _flac_again(path: str | Path) -> str:
-    return ffmpeg(path, "-c:a flac", ".flac", word="fixed")
 
 
 def _open_reason(path: str | Path, error: soundfile.LibsndfileError) -> str:

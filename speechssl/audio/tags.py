@@ -7,6 +7,7 @@ ID3v1 with "TAG+" (Nilsson and others), ID3v2.2 to 2.4 (id3.org), APE tags 1 and
 from typing import BinaryIO
 
 _ID3V1, _ID3V1_MORE = 128, 227  # bytes of "TAG" and of "TAG+"
+_ID3V2_VERSIONS = 15  # the newest is 2.4
 _LYRICS = 1_000_100  # bytes; the length of a Lyrics3 tag has six digits
 
 
@@ -17,8 +18,8 @@ def tag_end(file: BinaryIO, position: int) -> int | None:
         return position + _ID3V1_MORE
     if head[:3] == b"TAG":
         return position + _ID3V1
-    if len(head) >= 10 and head[:3] == b"ID3" and max(head[3:5]) < 0xFF and max(head[6:10]) < 0x80:
-        return position + 10 + _synchsafe(head[6:10]) + (10 if head[5] & 0x10 else 0)
+    if (length := id3_length(head)) is not None:
+        return position + length
     if len(head) == 32 and head[:8] == b"APETAGEX":
         is_header = head[23] & 0x20  # bit 29 of the flags
         return position + 32 + (int.from_bytes(head[12:16], "little") if is_header else 0)
@@ -27,6 +28,19 @@ def tag_end(file: BinaryIO, position: int) -> int | None:
         ends = [place + 9 for mark in (b"LYRICS200", b"LYRICSEND") if (place := content.find(mark)) >= 0]
         return position + min(ends) if ends else None
     return None
+
+
+def id3_length(head: bytes) -> int | None:
+    """Length of the ID3v2 tag that starts with these bytes, of which 10 are enough; None where none starts.
+
+    A chunk with the name "ID3 " is none: a space is no version.
+
+    >>> id3_length(b"ID3" + bytes([4, 0, 0, 0, 0, 1, 2])), id3_length(b"ID3 " + bytes(6))
+    (140, None)
+    """
+    if len(head) < 10 or head[:3] != b"ID3" or head[3] > _ID3V2_VERSIONS or head[4] == 0xFF or max(head[6:10]) >= 0x80:
+        return None
+    return 10 + _synchsafe(head[6:10]) + (10 if head[5] & 0x10 else 0)
 
 
 def tags_start(file: BinaryIO, start: int, size: int) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from speechssl.audio import file_state
 from speechssl.data.members import Content
 
 _BATCH = 16  # rows decoded at once
@@ -42,7 +43,7 @@ def read_audio(path: str, column: str, row: int) -> Content | str:
 
     status = os.stat(path)  # noqa: PTH116 -- once per clip
     try:
-        data, name = _open(path, column, status.st_size, status.st_mtime_ns).get(row)
+        data, name = _open(path, column, file_state(status)).get(row)
     except pa.ArrowException as error:
         raise LookupError(f"the table cannot be read ({' '.join(str(error).split())})") from error
     if data:
@@ -74,7 +75,7 @@ def open_arrow(path: str) -> Any:
 
 
 @functools.lru_cache(maxsize=_CACHED)
-def _open(path: str, column: str, size: int, time: int) -> "_ParquetRows | _ArrowRows":  # noqa: ARG001 -- parts of the key
+def _open(path: str, column: str, state: str) -> "_ParquetRows | _ArrowRows":  # noqa: ARG001 -- part of the key
     return _ParquetRows(path, column) if path.lower().endswith(".parquet") else _ArrowRows(path, column)
 
 

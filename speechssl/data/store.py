@@ -35,7 +35,7 @@ class StoreIndex(Config):
         rejected: utterances left out.
         upsampled: utterances whose file has a lower rate.
         notes: what is doubtful about an utterance, one line, by its number.
-        fingerprint: digest of the utterances that went in and of the size and time of their files.
+        fingerprint: digest of the utterances that went in and of the states of their files.
         lengths: samples of each utterance.
         gains: what the stored samples of each utterance are multiplied by, a power of two; int16 are parts of 32768.
         forms: how the samples of each utterance are stored.

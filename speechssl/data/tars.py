@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from speechssl.audio import file_state
 from speechssl.config import UserError
 
 COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZ": "bunzip2", b"\xfd7": "unxz", b"(\xb5": "unzstd"}
@@ -66,13 +67,13 @@ def tar_index(path: str) -> TarIndex:
     """
     status = os.stat(path)  # noqa: PTH116 -- once per clip
     try:
-        return _index(path, status.st_size, status.st_mtime_ns)
+        return _index(path, file_state(status))
     except UserError as error:
         raise LookupError(str(error)) from error
 
 
 @functools.lru_cache(maxsize=_CACHED)
-def _index(path: str, size: int, time: int) -> TarIndex:  # noqa: ARG001 -- parts of the key
+def _index(path: str, state: str) -> TarIndex:  # noqa: ARG001 -- part of the key
     return TarIndex(path)
 
 

@@ -25,7 +25,7 @@ from typing import BinaryIO
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
-from speechssl.audio import SAMPLE_RATE, AudioError, samples_to_seconds
+from speechssl.audio import SAMPLE_RATE, AudioError, file_state, samples_to_seconds
 from speechssl.config import Config, UserError
 from speechssl.data.encoded import Encoded, encode, remove_scratch
 from speechssl.data.manifest import json_line, read_manifest, write_lines
@@ -108,8 +108,8 @@ def pack(
     in `encoded`: 16-bit files at 16 kHz are kept bit for bit, and nothing is clipped.
 
     A call after a kill or a full disk resumes where the last one stopped and ends with the same bytes. A call on a
-    finished corpus does nothing when the utterances and the size and time of their files are the same, and packs anew
-    otherwise.
+    finished corpus does nothing when the utterances and the states of their files (size, times, inode) are the same,
+    and packs anew otherwise: also after the files were copied elsewhere with their times.
 
     Args:
         utterances: what to pack; relative audio paths are relative to the working folder.
@@ -170,15 +170,14 @@ def _lock(journal: BinaryIO, out: Path) -> None:
 
 
 def _keys(utterances: Sequence[Utterance]) -> list[str]:
-    """One digest for each utterance: all its fields and the size and time of its file."""
+    """One digest for each utterance: all its fields and the state of its file."""
     states: dict[str, str] = {}
     keys: list[str] = []
     for utterance in utterances:
         state = states.get(utterance.audio)
         if state is None:
             try:
-                status = file_status(utterance.audio)
-                state = f"{status.st_size} {status.st_mtime_ns}"
+                state = file_state(file_status(utterance.audio))
             except OSError:  # the reason comes with the reject
                 state = "missing"
             states[utterance.audio] = state

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float32, Shaped
 from torch import Tensor
 
-from speechssl.audio import SAMPLE_RATE, AudioError
+from speechssl.audio import SAMPLE_RATE, AudioError, to_mono
 
 MOST_CHANNELS = 8  # a longer axis is that of samples
 _SAMPLES, _RATES, _OTHER = ("array", "waveform"), ("sampling_rate", "sample_rate"), ("path", "uri")
@@ -91,7 +91,9 @@ def _from_mapping(clip: Mapping[object, object], name: str) -> object:
     )
 
 
-def mono(samples: Float32[np.ndarray, "..."], *, with_rate: bool, name: str) -> Float32[np.ndarray, " samples"]:
+def mono(
+    samples: Float32[np.ndarray, "..."], *, with_rate: bool, name: str, rate: int = SAMPLE_RATE
+) -> Float32[np.ndarray, " samples"]:
     """Samples with one axis; channels are averaged, as for files.
 
     Samples with their rate are one clip: of two axes, the one of at most `MOST_CHANNELS` entries is that of channels.
@@ -101,9 +103,13 @@ def mono(samples: Float32[np.ndarray, "..."], *, with_rate: bool, name: str) -> 
         samples: of any shape.
         with_rate: whether their rate was given.
         name: of the clip in an error.
+        rate: samples per second, Hz.
 
     Raises:
         AudioError: another shape.
+
+    Warns:
+        AudioWarning: the channels cancel each other; one alone is taken.
 
     >>> mono(np.ones((2, 2), np.float32), with_rate=False, name="clip")
     Traceback (most recent call last):
@@ -115,7 +121,7 @@ def mono(samples: Float32[np.ndarray, "..."], *, with_rate: bool, name: str) -> 
     if len(shape) == 2 and 1 in shape:
         return samples.reshape(-1)
     if len(shape) == 2 and with_rate and min(shape) <= MOST_CHANNELS < max(shape):
-        return samples.mean(axis=shape.index(min(shape)))
+        return to_mono(samples if shape.index(min(shape)) else samples.T, rate, name)
     if len(shape) == 1:
         return samples
     hint = "average its channels, or give several clips as a list" if len(shape) == 2 else "one clip has one axis"

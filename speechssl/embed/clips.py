@@ -220,7 +220,7 @@ def _from_samples(samples: object, rate: object, name: str, *, with_rate: bool) 
         waveform = array.astype(np.float32)
     else:
         raise AudioError(name, f"need samples of a floating type or int16, got {array.dtype}")
-    waveform = mono(waveform, with_rate=with_rate, name=name)
+    waveform = mono(waveform, with_rate=with_rate, name=name, rate=int(hertz))
     if not np.isfinite(waveform).all():  # before the resampler smears them
         raise AudioError(name, f"{int((~np.isfinite(waveform)).sum())} samples are NaN or infinite")
     waveform = np.ascontiguousarray(resample(waveform, int(hertz), SAMPLE_RATE))

@@ -21,7 +21,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from speechssl.audio import SAMPLE_RATE, AudioError
+from speechssl.audio import SAMPLE_RATE, AudioError, file_state
 from speechssl.config import UserError
 from speechssl.embed.cache import DiskCache
 from speechssl.embed.cached import CachedVectors
@@ -233,9 +233,9 @@ def _opened(
     return model
 
 
-def _state(model: str | PathLike[str]) -> tuple[tuple[str, int, int], ...]:
-    """Sizes and times of a model's files: a model that is trained further between two fits is opened again."""
+def _state(model: str | PathLike[str]) -> tuple[tuple[str, str], ...]:
+    """States of a model's files: a model that is trained further between two fits is opened again."""
     path = Path(model).expanduser()
     files = sorted(file for file in path.rglob("*") if file.suffix in _WEIGHTS) if path.is_dir() else [path]
     found = [(str(file), file.stat()) for file in files if file.is_file()]
-    return tuple((name, status.st_size, status.st_mtime_ns) for name, status in found)
+    return tuple((name, file_state(status)) for name, status in found)

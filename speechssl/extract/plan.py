@@ -2,7 +2,7 @@
 
 A plan is read lazily and in a fixed order, so that a million files start in seconds: no audio is opened, and folders
 are listed one at a time (once before, for their number and the labels in their names; then again during the run). A
-clip is identified by its path, its stretch, its values in the manifest, and the size and time of its file.
+clip is identified by its path, its stretch, its values in the manifest, and the state of its file.
 """
 
 import functools
@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from speechssl.audio import file_state
 from speechssl.config import UserError
 from speechssl.data.columns import NAMED
 from speechssl.data.corpora.contained import open_contained
@@ -48,7 +49,7 @@ class Item:
         offset: its start, s.
         duration: its length, s; 0: to the end of the file.
         metadata: its values by column.
-        fingerprint: size and time of the file; empty where they would need a request to a server.
+        fingerprint: state of the file (size, times, inode); empty where they would need a request to a server.
         fault: the reason why it cannot be used, where that is known before it is opened.
     """
 
@@ -147,14 +148,14 @@ def read_plan(source: str | Path | Sequence[str | Path], *, allow_remote: bool =
 
 
 def fingerprint(location: str) -> str:
-    """Size and time of a file; empty for an address and for what is not there."""
+    """What a file is known by (`file_state`); empty for an address and for what is not there."""
     if is_address(location):
         return ""
     try:
         status = file_status(location)
     except (OSError, ValueError):
         return ""
-    return f"{status.st_size}-{status.st_mtime_ns}"
+    return file_state(status)
 
 
 def _listed(locations: Sequence[str], name: str, *, empty: str = "an empty list of files") -> Plan:

@@ -57,6 +57,14 @@ AT_THE_END = TAGS | {
 }
 
 
+def streamed(content: bytes, *places: int) -> bytes:
+    """The lengths at some places left out."""
+    changed = bytearray(content)
+    for place in places:
+        changed[place : place + 4] = b"\xff" * 4
+    return bytes(changed)
+
+
 @pytest.fixture(scope="module")
 def contents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[bytes, bytes]]:
     """A recording of 0.6 s and one of 0.9 s in each container."""
@@ -215,6 +223,35 @@ OTHER_THINGS = {
 }
 
 
+@pytest.mark.parametrize("suffix", ["wav", "aiff"])
+@pytest.mark.parametrize("name", [b"ID3 ", b"id3 "])
+@pytest.mark.parametrize("thing", ["nothing", "mp3", *OTHER_THINGS])
+def test_a_chunk_that_holds_a_tag(
+    thing: str, name: bytes, suffix: str, contents: dict[str, tuple[bytes, bytes]], tmp_path: Path
+) -> None:
+    """The head of the chunk is not that of the tag: what is behind the chunk is found."""
+    path, content = tmp_path / f"a.{suffix}", contents[suffix][0]
+    path.write_bytes(content)
+    expected = decode(path)
+    tag = b"ID3\3\0\0\0\0\0 TIT2" + struct.pack(">I", 22) + b"\0\0" + b"\0Interview number thre"
+    order = "<" if suffix == "wav" else ">"
+    whole = content + name + struct.pack(order + "I", len(tag)) + tag
+    changed = content[:4] + struct.pack(order + "I", len(whole) - 8) + whole[8:]
+    if thing == "nothing":
+        path.write_bytes(changed)
+        np.testing.assert_array_equal(decode(path), expected)
+        return
+    path.write_bytes(changed + (contents["mp3"][1] if thing == "mp3" else OTHER_THINGS[thing]))
+    words = reason(path)
+    if thing == "mp3":
+        assert f"the second (MPEG audio) starts at byte {len(changed)};" in words
+        return
+    command = f"head -c {len(changed)} a.{suffix} > a.fixed.{suffix}"
+    assert f"cut it off: {command}" in words
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    np.testing.assert_array_equal(decode(tmp_path / f"a.fixed.{suffix}"), expected)
+
+
 @pytest.mark.parametrize("thing", OTHER_THINGS)
 @pytest.mark.parametrize("suffix", ["wav", "aiff", "au", "caf", "w64", "sph"])
 def test_what_was_appended_is_not_advised_to_be_played(
@@ -270,15 +307,81 @@ def test_a_header_that_counts_nothing_was_not_finished(tmp_path: Path) -> None:
     )
 
 
+# Recordings among the samples
+
+
+COMPRESSED = {
+    "FLAC": "flac",
+    "Ogg": "ogg",
+    "MPEG audio": "mp3",
+}
+
+
+@pytest.mark.parametrize("kind", COMPRESSED)
+@pytest.mark.parametrize("container", ["wav", "aiff", "au", "w64", "sph", "pipe"])
+def test_compressed_audio_where_samples_should_be(
+    kind: str, container: str, contents: dict[str, tuple[bytes, bytes]], tmp_path: Path
+) -> None:
+    """A file with a header in front that takes its bytes for samples; the advice takes it out."""
+    suffix = "wav" if container == "pipe" else container
+    inside = contents[COMPRESSED[kind]][0]
+    samples = np.frombuffer(inside + bytes(len(inside) % 2), ">i2" if suffix == "aiff" else "<i2").astype(np.int16)
+    path = tmp_path / f"a.{suffix}"
+    content = written(path, samples, **{**CONTAINERS[suffix], **({"endian": "LITTLE"} if suffix == "au" else {})})
+    for tag in (b"", TAGS["ID3v2"]) if kind == "MPEG audio" and container == "wav" else (b"",):
+        front = content[: content.index(inside)]
+        if tag:
+            content = wav(0, 0)[:-4] + struct.pack("<I", len(tag + inside)) + tag + inside
+            content = content[:4] + struct.pack("<I", len(content) - 8) + content[8:]
+            front = content[:44]
+        path.write_bytes(streamed(content, 4, 40) if container == "pipe" else content)
+        words = reason(path)
+        assert words.startswith(f"the samples are no samples: {kind} starts at byte {len(front)}; take it out: ")
+        subprocess.run(words.split("take it out: ")[1], shell=True, check=True, cwd=tmp_path)
+        made = tmp_path / f"a.inside.{COMPRESSED[kind]}"
+        if not made.exists():
+            made = tmp_path / f"a.{COMPRESSED[kind]}"
+        assert len(decode(made)) == pytest.approx(len(FIRST), abs=2 * 1152)
+        made.unlink()
+
+
+def coded_frames() -> dict[str, bytes]:
+    adts = b"\xff\xf1\x60\x40\x19\x1f\xfc".ljust(200, b"\x55")
+    return {"AAC": adts * 50, "Dolby Digital (AC-3)": b"\x0b\x77\0\0\x14".ljust(768, b"\x55") * 20}
+
+
+@pytest.mark.parametrize("kind", ["AAC", "Dolby Digital (AC-3)", "S/PDIF (Dolby Digital or DTS)", "DTS"])
+def test_frames_where_samples_should_be(kind: str, tmp_path: Path) -> None:
+    marks = {"S/PDIF (Dolby Digital or DTS)": b"\x72\xf8\x1f\x4e", "DTS": b"\xff\x1f\x00\xe8"}
+    inside = (marks[kind] + NOISE[:9996]) if kind in marks else coded_frames()[kind]
+    (tmp_path / "a.wav").write_bytes(wav(len(inside) // 2, 0) + inside)
+    assert reason(tmp_path / "a.wav").startswith(f"the samples are no samples: {kind} starts at byte 44; take it out:")
+
+
+@pytest.mark.parametrize("second", ["wav", "flac", "ogg"])
+def test_joined_files_whose_header_counts_both(
+    second: str, contents: dict[str, tuple[bytes, bytes]], tmp_path: Path
+) -> None:
+    """As programs leave them that join files and then write the length of all into the first header."""
+    first, other = contents["wav"][0], contents[second][1]
+    other += bytes(len(other) % 2)
+    whole = first[44:] + other
+    form = wav(0, 0)
+    content = form[:4] + struct.pack("<I", 36 + len(whole)) + form[8:40] + struct.pack("<I", len(whole)) + whole
+    (tmp_path / "a.wav").write_bytes(content)
+    words = reason(tmp_path / "a.wav")
+    assert words.startswith("several recordings in one file: the first holds 0.600 s, all of them ")
+    assert (
+        f"the second ({ {'wav': 'WAV', 'flac': 'FLAC', 'ogg': 'Ogg'}[second] }) starts at byte {len(first)};" in words
+    )
+    if shutil.which("ffmpeg"):
+        commands = words.split("split it: ")[1]
+        subprocess.run(commands, shell=True, check=True, cwd=tmp_path, capture_output=True)
+        made = [tmp_path / "a.first.wav", tmp_path / commands.rsplit("> ", 1)[1]]
+        assert [len(decode(path)) / 16000 for path in made] == pytest.approx([0.6, 0.9], abs=0.01)
+
+
 # Files whose samples reach to the end
-
-
-def streamed(content: bytes, *places: int) -> bytes:
-    """The lengths at some places left out."""
-    changed = bytearray(content)
-    for place in places:
-        changed[place : place + 4] = b"\xff" * 4
-    return bytes(changed)
 
 
 @pytest.mark.parametrize("tag", ["ID3v1", *(name for name in AT_THE_END if "APE" in name)])
@@ -405,6 +508,7 @@ def test_wave64_and_caf_written_to_a_pipe(contents: dict[str, tuple[bytes, bytes
     assert reason(tmp_path / "a.caf") == twice
 
 
+@pytest.mark.slow
 def test_more_than_four_gigabytes_written_to_a_pipe(tmp_path: Path) -> None:
     """libsndfile stops where the length would be."""
     with (tmp_path / "a.wav").open("wb") as file:

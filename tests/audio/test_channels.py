@@ -18,6 +18,8 @@ RATE = 16000
 SPEECH = tones(2.0)
 OTHER = tones(2.0, speaker=1, seed=1)
 NOISE = np.random.default_rng(0).normal(0, 0.01, (2, len(SPEECH))).astype(np.float32)
+HUM = 0.1 * np.sin(2 * np.pi * 50 / RATE * np.arange(len(SPEECH))).astype(np.float32)
+PAUSES = np.repeat(np.arange(4) % 2, RATE // 2).astype(np.float32)
 
 
 def write(path: Path, *channels: np.ndarray) -> Path:
@@ -32,6 +34,10 @@ CANCELLED = {
     "with another level": (SPEECH, -0.7 * SPEECH),
     "beside an offset": (0.3 + SPEECH * 0.1, 0.3 - SPEECH * 0.1),
     "in pairs": (SPEECH, -SPEECH, OTHER, -OTHER),
+    "in the second half": (SPEECH, np.concatenate([SPEECH[:16000], -SPEECH[16000:]])),
+    "for half a second": (SPEECH, np.concatenate([SPEECH[:24000], -SPEECH[24000:]])),
+    "on a balanced line with hum": (SPEECH + HUM, HUM - SPEECH),
+    "on one with much hum": (SPEECH + 2 * HUM, 2 * HUM - SPEECH),
 }
 MEANS = {
     "the same": (SPEECH, SPEECH),
@@ -39,6 +45,10 @@ MEANS = {
     "two speakers": (SPEECH, OTHER),
     "unlike": (NOISE[0], NOISE[1]),
     "one of sixteen": (*[np.zeros_like(SPEECH)] * 15, SPEECH),
+    "in turn": (SPEECH * PAUSES, OTHER * (1 - PAUSES)),
+    "inverted noise in pauses": (SPEECH * PAUSES + 0.1 * NOISE[0], SPEECH * PAUSES - 0.1 * NOISE[0]),
+    "hum against hum": (SPEECH + HUM / 2, SPEECH - HUM / 2),
+    "later by a millisecond": (SPEECH, np.roll(SPEECH, 16)),
     "somewhat inverted": (SPEECH + OTHER, OTHER - 0.4 * SPEECH),
 }
 

@@ -93,6 +93,34 @@ def test_mp3_without_length_headers_is_read_whole(tag: bytes, tmp_path: Path) ->
     assert not frames.length_header
 
 
+def test_bytes_between_the_frames_of_an_mp3(tmp_path: Path) -> None:
+    """Of a part that is missing, and of titles that a radio station sends between the frames."""
+    path = tmp_path / "a.mp3"
+    whole = written(path, bitrate_mode="CONSTANT", compression_level=0.5)
+    plain = whole[whole.index(whole[:2], 100) :]
+    for tag in (b"", b"TAG" + bytes(125), b"ID3\x03" + bytes(6)):  # between two parts: a warning would be an error
+        path.write_bytes(plain + tag + plain)
+        decode(path)
+    path.write_bytes(plain[:5000] + plain[9001:])
+    with pytest.warns(
+        UserWarning, match=r"bytes between frames belong to none, in 1 place \(the first at byte 5\d\d\d\)"
+    ):
+        decode(path)
+    title = b"\x02StreamTitle='Song of the day';\0\0"
+    path.write_bytes(title.join(plain[start : start + 4000] for start in range(0, len(plain), 4000)))
+    with pytest.warns(UserWarning, match=r"belong to none, in \d+ places \(the first at byte 4\d\d\d\)"):
+        decode(path, 0.1, duration=0.5)
+
+
+def test_sphere_without_the_order_of_bytes(tmp_path: Path) -> None:
+    content = written(tmp_path / "a.sph", format="NIST")
+    head = re.sub(rb"sample_byte_format[^\n]*\n", b"", content[:1024]).ljust(1024)
+    (tmp_path / "a.sph").write_bytes(head + content[1024:])
+    assert reason(tmp_path / "a.sph") == (
+        "the header leaves out the order of bytes (sample_byte_format); add it: -s2 01 for little-endian samples"
+    )
+
+
 @pytest.mark.parametrize(
     ("counted", "words"), [(10, "whose length header counts 0.360 s of 2."), (900, "truncated: the")]
 )
@@ -234,7 +262,8 @@ def test_flac_whose_header_counts_less(tmp_path: Path) -> None:
 def test_bytes_that_look_like_the_header_of_a_frame(tmp_path: Path) -> None:
     """Frame 1,000,000 of 4096 samples, with the right checksum of its header, but no frame."""
     header = b"\xff\xf8\xc9\x18" + b"\xf3\xb4\x89\x80"
-    assert flac._frame_end(header + bytes([flac._crc8(header)]) + bytes(16), 4096) == 1_000_001 * 4096
+    span = flac._frame(header + bytes([flac._crc8(header)]) + bytes(16), 4096)
+    assert span == range(1_000_000 * 4096, 1_000_001 * 4096)
     content = written(tmp_path / "a.flac")
     (tmp_path / "a.flac").write_bytes(content + header + bytes([flac._crc8(header)]) + bytes(500))
     assert len(decode(tmp_path / "a.flac")) == 32000

@@ -239,6 +239,29 @@ def test_a_changed_corpus_is_packed_again(change: str, corpus: list[Utterance], 
     WaveformStore(out).verify()
 
 
+def exchange(first: Path, second: Path) -> None:
+    """Two files change places; each place keeps the size and the time it had."""
+    third = first.with_name("third")
+    first.rename(third)
+    second.rename(first)
+    third.rename(second)
+
+
+def test_recordings_that_change_places_are_packed_again(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.wav", tmp_path / "b.wav"]
+    for seed, path in enumerate(paths):
+        soundfile.write(path, speech(seed, 0.5), RATE)
+        os.utime(path, ns=(1, 1))
+    corpus = [Utterance(audio=str(path), duration=0.0) for path in paths]
+    pack(corpus, tmp_path / "out")
+    before = [WaveformStore(tmp_path / "out").waveform(index) for index in (0, 1)]
+    exchange(*paths)
+    pack(corpus, tmp_path / "out")
+    store = WaveformStore(tmp_path / "out")
+    np.testing.assert_array_equal(store.waveform(0), before[1])
+    np.testing.assert_array_equal(store.waveform(1), before[0])
+
+
 # Resuming
 
 

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from speechssl.audio import AudioError
+from speechssl.audio import AudioError, AudioWarning
 from speechssl.config import UserError
 from speechssl.embed.clips import content_digest, decoded, is_single, to_waveform
 from tests.micro import tone
@@ -227,3 +227,14 @@ def test_digests_tell_contents_apart(wav, tmp_path):
 def test_a_pipe_by_path_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "fifo.wav")
     assert content_digest(tmp_path / "fifo.wav") is None
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_channels_that_cancel_each_other_are_those_of_a_file(axis, tmp_path):
+    samples = tone(16000)
+    soundfile.write(tmp_path / "a.wav", np.stack([samples, -samples], axis=1), 16000, subtype="FLOAT")
+    with pytest.warns(AudioWarning, match="the channels cancel each other, channel 1 alone is taken"):
+        expected = to_waveform(str(tmp_path / "a.wav"), name="clip")
+    with pytest.warns(AudioWarning, match="clip: the channels cancel each other, channel 1 alone is taken"):
+        got = to_waveform((np.stack([samples, -samples], axis=axis), 16000), name="clip")
+    np.testing.assert_array_equal(got, expected)

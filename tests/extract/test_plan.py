@@ -80,6 +80,21 @@ def test_a_clip_is_known_again_until_its_file_changes(tree):
     assert Item("a", "/moved/a", 0.0, 0.0).key == one.key
 
 
+def test_clips_that_change_places_are_known_as_others(tmp_path):
+    """With equal sizes and times, as after `rsync -t` or `cp -p` of exchanged recordings."""
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).write_bytes(name.encode())
+        os.utime(tmp_path / name, ns=(1, 1))
+    first = [item.key for item in read_plan(tmp_path).items()]
+    for old, new in (("a.wav", "c"), ("b.wav", "a.wav"), ("c", "b.wav")):
+        (tmp_path / old).rename(tmp_path / new)
+    second = [item.key for item in read_plan(tmp_path).items()]
+    assert not set(first) & set(second)
+    (tmp_path / "a.wav").write_bytes(b"c.wav")  # written over in place
+    os.utime(tmp_path / "a.wav", ns=(1, 1))
+    assert next(read_plan(tmp_path).items()).key != second[0]
+
+
 def test_manifests_are_read_line_by_line(tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_text('{"audio": "a.wav", "duration": 1.5}\n\n{"audio": "s3://b/c.wav", "duration": 2.0}\n')
