@@ -29,7 +29,10 @@ def length_reason(path: str | Path, found: Finding) -> str | None:
             return "its header is there twice, without a length, as sox writes to a pipe; write it to a file instead"
         return f"the header leaves out the length (written to a pipe); convert it: {to_wav(path)}"
     if isinstance(found, Several):
-        return f"{found.count} blocks of sound, the first holds {found.seconds:.3f} s; convert it: {to_wav(path)}"
+        figures = f"{found.count} blocks of sound, the first holds {found.seconds:.3f} s"
+        if found.alike:
+            return f"{figures}; convert it: {to_wav(path)}"
+        return f"{figures}, some are silence or have another rate; convert it {FROM_SOURCE}"
     if isinstance(found, Surplus):
         tags = f"tags or chunks behind the samples (byte {found.end}) would be read as samples"
         return f"{tags}; cut them off: {head(path, found.end)}" if found.num_samples is None else None
@@ -143,6 +146,9 @@ def no_length_reason(path: str | Path, rate: int, frames: FlacFrames) -> str:
     if frames.gap is not None:
         return _gap_reason(rate, frames.gap)
     reach = "" if frames.beyond is None else f", the frames reach to {frames.beyond / rate:.3f} s"
+    if frames.cut:
+        words = "truncated: the file ends in the middle of a frame, and the header leaves out the length"
+        return f"{words} (written to a pipe){reach}; get the file again, or write what is whole: {flac_again(path)}"
     return f"the header leaves out the length (written to a pipe){reach}; write it again: {flac_again(path)}"
 
 

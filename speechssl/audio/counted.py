@@ -96,10 +96,12 @@ class Several:
     Attributes:
         count: of the blocks.
         seconds: length of the first.
+        alike: whether all are sound of one format, which other programs join rightly.
     """
 
     count: int
     seconds: float
+    alike: bool = True
 
 
 @dataclass(frozen=True)

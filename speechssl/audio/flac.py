@@ -36,12 +36,14 @@ class FlacFrames:
         beyond: samples up to the end of a frame that ends behind the length of the header; None when none does.
         behind: what is behind the last frame and no tag, when it is no known recording.
         gap: the first frame that does not follow the one before it; None when all do.
+        cut: whether the file ends in the middle of a frame, where the header leaves out the length.
     """
 
     joined: Recording | None
     beyond: int | None = None
     behind: Behind | None = None
     gap: "Gap | None" = None
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,9 @@ def flac_frames(path: str | Path, size: int, changed: int, num_samples: int) -> 
         starts = [place for place, _ in headers]
         beyond = [span.stop for place, span in headers if span.stop > num_samples and _is_frame(tail, place, starts)]
         if beyond or not num_samples:
-            return FlacFrames(None, max(beyond, default=None))
+            last = max(beyond, default=None)
+            cut = not num_samples and any(span.start == (last or 0) for _, span in headers)
+            return FlacFrames(None, last, cut=cut)
         places = _frames_ending_at(file, start, end, fixed=fixed, num_samples=num_samples)
         found = _behind_last_frame(file, places, size)
     recording = found.recording if found else None

@@ -38,7 +38,7 @@ class Frame:
 def frame_at(head: bytes) -> Frame | None:
     """The frame that starts with these bytes; None where none does.
 
-    >>> frame_at(bytes([0x0B, 0x77, 0, 0, 0x14]))
+    >>> frame_at(bytes([0x0B, 0x77, 0, 0, 0x14, 0, 0]))
     Frame(name='Dolby Digital (AC-3)', suffix='.ac3', length=768, constant=(0,))
     """
     mpeg = parse_mpeg(head[:4])

@@ -32,9 +32,15 @@ def check_older(file: BinaryIO, head: bytes, size: int) -> Finding:
 
 def _check_voc(file: BinaryIO, head: bytes, size: int) -> Finding:
     samples, sounds, end = Samples(0), 0, size
+    formats: set[tuple[float, int]] = set()
     for kind, start, length in _voc_blocks(file, int.from_bytes(head[20:22], "little"), size):
         if kind in (_VOC_SOUND, _VOC_MORE, _VOC_SILENCE, _VOC_NEW):
             sounds += 1
+        if kind in (_VOC_SOUND, _VOC_NEW):
+            each = _voc_format(file, kind, start)
+            formats.add((each.rate, each.frame))
+        elif kind == _VOC_SILENCE:
+            formats.add((0.0, 0))
         if kind in (_VOC_SOUND, _VOC_NEW) and sounds == 1:
             samples = _voc_format(file, kind, start)
             end = start + length
@@ -42,7 +48,7 @@ def _check_voc(file: BinaryIO, head: bytes, size: int) -> Finding:
             if short is not None:
                 return short
     if sounds > 1:
-        return Several(sounds, samples.seconds(end - samples.start))
+        return Several(sounds, samples.seconds(end - samples.start), alike=len(formats) == 1)
     if not samples.start or end >= size:
         return None
     found = excess(file, samples, end, size, chunk=_voc_block_end)

@@ -82,3 +82,16 @@ def test_a_frame_of_another_recording(parts: list[bytes], tmp_path: Path) -> Non
     (tmp_path / "a.flac").write_bytes(b"".join([*parts[:4], others[4], *parts[5:]]))
     with pytest.raises(AudioError, match="by the MD5 in the header"):
         decode(tmp_path / "a.flac")
+
+
+def test_a_stream_that_ends_in_the_middle_of_a_frame(parts: list[bytes], tmp_path: Path) -> None:
+    content = bytearray(b"".join(parts[:8]))
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)  # the length is left out
+    path = tmp_path / "a.flac"
+    path.write_bytes(content)
+    assert reason(path).startswith("the header leaves out the length (written to a pipe), the frames reach to 1.792 s;")
+    for missing in (2, 500):
+        path.write_bytes(content[:-missing])
+        words = "truncated: the file ends in the middle of a frame, and the header leaves out the length (written to"
+        assert reason(path).startswith(f"{words} a pipe), the frames reach to 1.536 s; get the file again, or write")
