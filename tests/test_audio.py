@@ -302,6 +302,15 @@ def test_suffixes_do_not_overlap() -> None:
     assert not AUDIO_SUFFIXES & FOREIGN_SUFFIXES
 
 
+def test_an_offset_that_takes_the_digits_of_float32(tmp_path: Path) -> None:
+    speech = tones(1.0).astype(np.float64)
+    soundfile.write(tmp_path / "a.wav", speech * 3e-4 + 1000, 16000, subtype="DOUBLE")
+    with pytest.raises(AudioError, match="too few digits for it beside a constant offset of 1000; take it off"):
+        decode(tmp_path / "a.wav")
+    soundfile.write(tmp_path / "a.wav", speech + 0.5, 16000, subtype="DOUBLE")
+    np.testing.assert_array_equal(decode(tmp_path / "a.wav"), (speech + 0.5).astype(np.float32))
+
+
 def test_a_click_that_is_most_of_its_part_has_its_value_and_place() -> None:
     speech = tones(2.0) * 1e-4
     speech[20000:20100] = 0.99

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Float64
 
 from speechssl.audio.errors import AudioError, AudioWarning
 from speechssl.audio.units import RECEPTIVE_FIELD, SAMPLE_RATE, samples_to_seconds
@@ -17,6 +17,7 @@ from speechssl.audio.units import RECEPTIVE_FIELD, SAMPLE_RATE, samples_to_secon
 SILENCE_PEAK = 10 ** (-90 / 20)  # of full scale, after the mean is removed: about one step of a 16-bit file
 SPIKE_REFUSED = 500  # times everything else, 54 dB: normalised by its deviation, speech would be lost below the spike
 SPIKE_NOTED = 100  # times everything else, 40 dB
+_LOST = 1e-3  # of the deviation, as much may be lost by rounding to float32
 _PART = 160  # samples, 10 ms: a click, and the ringing of the resampler around it, is in one or two of them
 _SUMMED = 1e3  # up to this range samples are summed as float32
 _LASTING = 4  # parts in a row, 40 ms; the sounds of speech last longer, a click with its ringing does not
@@ -26,6 +27,25 @@ _PARTS_LEFT_OUT = 8  # at most that many parts are a click or a few, never more 
 def not_finite(waveform: Float[np.ndarray, " samples"]) -> int:
     """How many samples are NaN or infinite."""
     return len(waveform) - int(np.count_nonzero(np.isfinite(waveform)))
+
+
+def as_float32(
+    block: Float64[np.ndarray, "samples channels"], path: str | Path
+) -> Float32[np.ndarray, "samples channels"]:
+    """Samples of twice the precision, rounded.
+
+    Raises:
+        AudioError: a constant offset takes the digits of what varies beside it.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite has its own reason
+        rounded = block.astype(np.float32)
+        lost, varies = np.abs(block - rounded).max(axis=0), block.std(axis=0)
+    if ((lost > _LOST * varies) & (varies > SILENCE_PEAK / 10) & np.isfinite(varies)).any():
+        offset = float(block.mean(axis=0)[lost.argmax()])
+        raise AudioError(
+            path, f"float32 has too few digits for it beside a constant offset of {offset:.6g}; take it off"
+        )
+    return rounded
 
 
 class Levels:

@@ -20,7 +20,7 @@ from jaxtyping import Float, Float32
 
 from speechssl.audio.advice import flac_again, head
 from speechssl.audio.channels import CANCEL, Mix, with_channel
-from speechssl.audio.checks import not_finite
+from speechssl.audio.checks import as_float32, not_finite
 from speechssl.audio.errors import AudioError, AudioWarning
 from speechssl.audio.flac import SampleSum
 from speechssl.audio.mp3 import Mp3Frames, mp3_frames
@@ -288,7 +288,10 @@ def _blocks(file: SoundFile, count: int) -> Iterator[Float32[np.ndarray, "sample
     most = max(1, _BLOCK // file.channels)
     while count > 0:
         with file.quiet():
-            block = file.read(min(count, most), dtype="float32", always_2d=True)
+            if file.subtype == "DOUBLE":
+                block = as_float32(file.read(min(count, most), dtype="float64", always_2d=True), os.fsdecode(file.name))
+            else:
+                block = file.read(min(count, most), dtype="float32", always_2d=True)
         if not len(block):
             return
         count -= len(block)

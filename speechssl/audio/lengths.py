@@ -78,13 +78,15 @@ def _check_aiff(file: BinaryIO, head: bytes, size: int) -> Finding:
             samples = _aiff_format(content, compressed=head[8:12] == b"AIFC")
             frames = int.from_bytes(content[2:6], "big")
         elif chunk.name == b"SSND":
-            samples = Samples(chunk.start + 8, samples.rate, samples.frame)
+            file.seek(chunk.start)
+            offset = int.from_bytes(file.read(4), "big")  # of the first sample, for blocks
+            samples = Samples(chunk.start + 8 + offset, samples.rate, samples.frame)
             if chunk.length in _AIFF_STREAMED or form == chunk.length == 0:  # 0: ffmpeg
                 return to_the_end(file, samples, size, layout=">4sI")
             short = short or shortage(chunk.length, size - chunk.start)
             end, skip = chunk.start + chunk.length, chunk_end(">4sI")
             found = short or excess(file, samples, end, size, chunk=skip, layout=">4sI")
-            return found or _aiff_contradiction(samples, frames, chunk.length - 8)
+            return found or _aiff_contradiction(samples, frames, chunk.length - 8 - offset)
     return short
 
 

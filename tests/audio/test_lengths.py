@@ -360,3 +360,15 @@ def test_blocks_of_zeros_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.M
     assert len(decode(tmp_path / "a.wav")) == 32000
     (tmp_path / "a.wav").write_bytes(wav(32000, 32000, behind=bytes(5000) + b"\x01" * 400))
     assert "the header counts 2.000 s of samples, the file holds 2.169 s" in reason(tmp_path / "a.wav")
+
+
+def test_aiff_whose_samples_start_later(tmp_path: Path) -> None:
+    """The offset is for samples that are aligned to blocks."""
+    content = written(tmp_path / "a.aiff")
+    place = content.index(b"SSND")
+    length = struct.unpack(">I", content[place + 4 : place + 8])[0]
+    head = struct.pack(">4sIII", b"SSND", length + 1000, 1000, 0)
+    whole = content[:place] + head + b"\1" * 1000 + content[place + 16 :]
+    (tmp_path / "b.aiff").write_bytes(content)
+    (tmp_path / "a.aiff").write_bytes(whole[:4] + struct.pack(">I", len(whole) - 8) + whole[8:])
+    np.testing.assert_array_equal(decode(tmp_path / "a.aiff"), decode(tmp_path / "b.aiff"))
