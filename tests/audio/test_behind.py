@@ -233,7 +233,7 @@ def test_a_chunk_that_holds_a_tag(
     path, content = tmp_path / f"a.{suffix}", contents[suffix][0]
     path.write_bytes(content)
     expected = decode(path)
-    tag = b"ID3\3\0\0\0\0\0 TIT2" + struct.pack(">I", 22) + b"\0\0" + b"\0Interview number thre"
+    tag = b"ID3\3\0\0\0\0\0 TIT2" + struct.pack(">I", 22) + b"\0\0" + b"\0Interview number 0003"
     order = "<" if suffix == "wav" else ">"
     whole = content + name + struct.pack(order + "I", len(tag)) + tag
     changed = content[:4] + struct.pack(order + "I", len(whole) - 8) + whole[8:]
