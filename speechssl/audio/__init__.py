@@ -1,4 +1,18 @@
-"""Audio files: their headers, their samples as mono float32 at 16 kHz, and the reasons why a file cannot be used."""
+"""Audio files: their headers, their samples as mono float32 at 16 kHz, and the reasons why a file cannot be used.
+
+A file that cannot be used raises `AudioError(path, reason)` (`errors.py`). Where reasons come from:
+
+    opening.py    before and while libsndfile opens a file: not audio, another format, contradictory header
+    lengths.py    header and content differ in length: compares by container (riff, ogg, mp3, flac, older …), with
+                  `counted.py` (what was found), `behind.py` and `appended.py` (what follows the samples),
+                  `likeness.py` (whether bytes are samples) and `framed.py` (frames of MP3 and FLAC)
+    advice.py     the sentences for such findings, with the command that repairs the file
+    decoding.py   while samples are decoded; stretches outside of a file
+    checks.py     of the decoded samples: too short, silent, not finite, clicks
+    channels.py   channels that cancel each other
+
+Rejected files are collected by `data/waveforms.py` (`rejects.jsonl`) and `extract/decode.py` (`errors.jsonl`).
+"""
 
 from speechssl.audio.channels import to_mono, with_channel
 from speechssl.audio.checks import SILENCE_PEAK, Levels, check_waveform

@@ -46,7 +46,8 @@ def _inside_reason(path: str | Path, found: Inside) -> str:
     if second.at == samples.start:
         size = "" if found.end == source.stat().st_size else f" | head -c {found.end - second.at}"
         out = f"{rest} {_quoted(source.name)}{size} > {_quoted(_free_name(source, second.suffix, 'inside'))}"
-        return f"the samples are no samples: {second.name} starts at byte {second.at}; take it out: {out}"
+        what = f"another file ({second.name}) starts at byte {second.at}"
+        return f"the header announces raw samples, but {what}; extract it: {out}"
     counted, held = (f"{samples.seconds(end - samples.start):.3f} s" for end in (second.at, found.end))
     if not _is_wav(path):
         return joined_reason(path, counted, second, whole=held, helps=f"split it, {FROM_SOURCE}")

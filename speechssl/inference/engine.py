@@ -33,7 +33,7 @@ from speechssl.inference.windows import LongClip, Waveform, Window, norm_of_the_
 from speechssl.models.encoder import EncoderOutput, SpeechEncoder
 from speechssl.nn.time_norm import FixedNorm
 
-WINDOW_SECONDS = 60.0  # a longer clip is encoded in windows
+ENCODER_WINDOW_SECONDS = 60.0  # a longer clip is encoded in windows
 BUCKETS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # s, padded lengths of a compiled encoder's batches
 
 
@@ -72,7 +72,7 @@ class Encoding:
         self.layers = encoder.config.transformer.layers
         self.dim = encoder.config.dim
         self.batch_seconds = batch_seconds_of(device)
-        self.window_seconds = math.inf  # a lower limit than WINDOW_SECONDS, where memory is short
+        self.window_seconds = math.inf  # a lower limit than ENCODER_WINDOW_SECONDS, where memory is short
         self.hop = encoder.config.conv.hop  # samples from one frame to the next
         grouped = encoder.config.conv.norm == "group"
         self.alone = on_cpu or grouped  # each clip by itself in the convolutions
@@ -161,7 +161,7 @@ class Encoding:
         """Current settings of batches and windows."""
         return Batching(
             seconds=self.batch_seconds,
-            window_seconds=min(self.window_seconds, WINDOW_SECONDS),
+            window_seconds=min(self.window_seconds, ENCODER_WINDOW_SECONDS),
             normalize=self.encoder.config.normalize,
             padded=self._padded,
         )

@@ -1,7 +1,7 @@
 """Outputs of a fine-tuned model for clips: class probabilities, or symbol probabilities of each frame.
 
-Clips are waveforms in memory or are read in blocks, of any length. One above WINDOW_SECONDS is cut: a classifier gives
-the mean over equal windows, a recogniser the frames of overlapping ones.
+Clips are waveforms in memory or are read in blocks, of any length. One above HEAD_WINDOW_SECONDS is cut: a classifier
+gives the mean over equal windows, a recogniser the frames of overlapping ones.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from speechssl.models.classifier import Classifier, LogMelClassifier
 from speechssl.models.ctc import CTCModel
 from speechssl.models.heads import Head, encoder_of
 
-WINDOW_SECONDS = 30.0
+HEAD_WINDOW_SECONDS = 30.0
 MAX_BYTES = 1 << 30  # of emissions of one clip: 50 hours with 30 symbols
 
 
@@ -46,7 +46,7 @@ def classify(
 
     device, batching = next(model.parameters()).device, batching_of(model)
     batches = batching.batches(
-        clips, lambda clip: equal_windows(clip, seconds=WINDOW_SECONDS, normalize=model.normalized)
+        clips, lambda clip: equal_windows(clip, seconds=HEAD_WINDOW_SECONDS, normalize=model.normalized)
     )
     with torch.inference_mode():
         for batch, rows in passes(batches, forward):
@@ -80,7 +80,7 @@ def emissions(model: CTCModel, clips: Sequence[Waveform | LongClip]) -> list[Flo
     device, batching = next(model.parameters()).device, batching_of(model)
     encoder, normalized = model.trunk.encoder, model.normalized
     batches = batching.batches(
-        clips, lambda clip: windows_of(clip, encoder, seconds=WINDOW_SECONDS, normalize=normalized)
+        clips, lambda clip: windows_of(clip, encoder, seconds=HEAD_WINDOW_SECONDS, normalize=normalized)
     )
     with torch.inference_mode():
         for batch, rows in passes(batches, forward):
@@ -109,7 +109,7 @@ def batching_of(model: Head) -> Batching:
     encoder = encoder_of(model)
     return Batching(
         seconds=batch_seconds_of(next(model.parameters()).device),
-        window_seconds=WINDOW_SECONDS,
+        window_seconds=HEAD_WINDOW_SECONDS,
         normalize=model.normalized,
         equal=encoder is not None and encoder.config.conv.norm == "group",
     )

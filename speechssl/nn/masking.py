@@ -1,4 +1,4 @@
-"""Span masking of frames for pretraining, and masking of frames and channels for fine-tuning.
+"""Span masking of frames and sampling of negatives for pretraining; masking of frames and channels for fine-tuning.
 
 wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477, section 3.1): a fraction of all frames is drawn without replacement
 as span starts and the following ``length`` frames are masked; spans may overlap. The number of spans is fairseq's

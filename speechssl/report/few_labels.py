@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from speechssl.metrics.results import CHANCE, LOWER_IS_BETTER, ResultRow, amounts, outcome, plain
-from speechssl.report.curves import efficiency_curves, levels_of
+from speechssl.report.label_efficiency import efficiency_curves, levels_of
 from speechssl.report.markup import Element, tag
 from speechssl.report.plots import BLUE
 from speechssl.report.records import Confusion

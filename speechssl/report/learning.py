@@ -1,4 +1,7 @@
-"""Learning curves of a run: the panels that its `metrics.json` names, drawn from its `log.jsonl`."""
+"""Learning curves of a run: the panels that its `metrics.json` names, drawn from its `log.jsonl`.
+
+They are declared as `CURVES` in the module of the objective, and in `train/criteria.py` for fine-tuning.
+"""
 
 from collections.abc import Sequence
 from itertools import groupby

@@ -33,10 +33,10 @@ from speechssl.objectives.base import Metrics, StepOutput, Trainable
 from speechssl.text import TEXT_RULES, Vocabulary
 from speechssl.train.claim import claim
 from speechssl.train.criteria import Criterion, criterion_of
-from speechssl.train.curves import write_curves
 from speechssl.train.finetune_config import FinetuneConfig
 from speechssl.train.health import HealthConfig, HealthMonitor
 from speechssl.train.loop import Training, fit
+from speechssl.train.metrics_file import write_curves
 from speechssl.train.probe_start import start_as_probe
 
 _HIDE = 41  # part of the seed, so that this random stream differs from others

@@ -29,9 +29,9 @@ from speechssl.objectives.base import ENCODER, Metrics, Objective
 from speechssl.terminal import say_once
 from speechssl.train.adapt import carry_over
 from speechssl.train.claim import claim
-from speechssl.train.curves import write_curves
 from speechssl.train.health import HealthMonitor
 from speechssl.train.loop import FitResult, Training, fit
+from speechssl.train.metrics_file import write_curves
 from speechssl.train.optim import peak_learning_rate
 from speechssl.train.pretrain_config import PretrainConfig
 

@@ -336,7 +336,9 @@ def test_compressed_audio_where_samples_should_be(
             front = content[:44]
         path.write_bytes(streamed(content, 4, 40) if container == "pipe" else content)
         words = reason(path)
-        assert words.startswith(f"the samples are no samples: {kind} starts at byte {len(front)}; take it out: ")
+        assert words.startswith(
+            f"the header announces raw samples, but another file ({kind}) starts at byte {len(front)}; extract it: "
+        )
         subprocess.run(words.split("take it out: ")[1], shell=True, check=True, cwd=tmp_path)
         made = tmp_path / f"a.inside.{COMPRESSED[kind]}"
         if not made.exists():
@@ -355,7 +357,9 @@ def test_frames_where_samples_should_be(kind: str, tmp_path: Path) -> None:
     marks = {"S/PDIF (Dolby Digital or DTS)": b"\x72\xf8\x1f\x4e", "DTS": b"\xff\x1f\x00\xe8"}
     inside = (marks[kind] + NOISE[:9996]) if kind in marks else coded_frames()[kind]
     (tmp_path / "a.wav").write_bytes(wav(len(inside) // 2, 0) + inside)
-    assert reason(tmp_path / "a.wav").startswith(f"the samples are no samples: {kind} starts at byte 44; take it out:")
+    assert reason(tmp_path / "a.wav").startswith(
+        f"the header announces raw samples, but another file ({kind}) starts at byte 44; extract it:"
+    )
 
 
 @pytest.mark.parametrize("second", ["wav", "flac", "ogg"])

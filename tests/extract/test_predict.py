@@ -497,7 +497,7 @@ def long_clip(wave, block=30_000):
 @pytest.fixture
 def short_windows(monkeypatch):
     """Windows of three seconds, and files of more than two that are long."""
-    monkeypatch.setattr(heads, "WINDOW_SECONDS", 3.0)
+    monkeypatch.setattr(heads, "HEAD_WINDOW_SECONDS", 3.0)
     monkeypatch.setattr(windows, "CONTEXT_SECONDS", 0.5)
     monkeypatch.setattr(parts, "LONG_SECONDS", 2.0)
 

@@ -184,7 +184,7 @@ def test_probabilities(clips: list[np.ndarray]) -> None:
 def test_a_long_clip_is_classified_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     model, clip = classifier(), tones(2.5, seed=9)
     whole = classify(model, [clip])[0]
-    monkeypatch.setattr(heads, "WINDOW_SECONDS", 1.0)
+    monkeypatch.setattr(heads, "HEAD_WINDOW_SECONDS", 1.0)
     batch = classify(model, [tones(0.5), clip, tones(0.7)])
     pieces = np.array_split(normalize(clip), 3)
     logits = [model(torch.from_numpy(piece)[None], torch.tensor([len(piece)]))[0] for piece in pieces]
@@ -204,7 +204,7 @@ def test_windows_of_a_long_clip_are_the_whole(monkeypatch: pytest.MonkeyPatch, e
     model = writer(encoder)
     clip = tones(4.0, seed=4)[: 3 * RATE + extra]
     (whole,) = emissions(model, [clip])
-    monkeypatch.setattr(heads, "WINDOW_SECONDS", 1.0)
+    monkeypatch.setattr(heads, "HEAD_WINDOW_SECONDS", 1.0)
     monkeypatch.setattr(windows, "CONTEXT_SECONDS", 0.2)
     short = tones(0.3, seed=5)
     (split, other) = emissions(model, [clip, short])
@@ -216,7 +216,7 @@ def test_windows_of_a_long_clip_are_the_whole(monkeypatch: pytest.MonkeyPatch, e
 def test_windows_with_attention_are_nearly_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     model, clip = writer(), tones(6.0, seed=4)
     (whole,) = emissions(model, [clip])
-    monkeypatch.setattr(heads, "WINDOW_SECONDS", 3.0)
+    monkeypatch.setattr(heads, "HEAD_WINDOW_SECONDS", 3.0)
     monkeypatch.setattr(windows, "CONTEXT_SECONDS", 0.5)
     (split,) = emissions(model, [clip])
     assert split.shape == whole.shape

@@ -1,4 +1,4 @@
-"""An objective that takes all that the seam offers.
+"""An objective that uses every optional feature of the interface.
 
 A causal encoder, views, labels of frames, near and far crops, and a moving teacher, which the model folder keeps.
 """

@@ -8,7 +8,7 @@ import pytest
 
 from speechssl.metrics.results import ResultRow, write_results
 from speechssl.objectives.wav2vec2 import CURVES, PRESETS
-from speechssl.train.curves import write_curves
+from speechssl.train.metrics_file import write_curves
 
 CONTENDERS = {
     "model (last layer)": 0.62,

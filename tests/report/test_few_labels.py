@@ -7,8 +7,8 @@ import pytest
 
 from speechssl.config import UserError
 from speechssl.metrics.results import ResultRow, write_results
-from speechssl.report.curves import efficiency_curves, levels_of
 from speechssl.report.few_labels import amount_table, few_label_sections, few_label_summary
+from speechssl.report.label_efficiency import efficiency_curves, levels_of
 from speechssl.report.markup import render
 from speechssl.report.records import Confusion
 

@@ -23,7 +23,7 @@ from speechssl.report.markdown import write_markdown
 from speechssl.report.markup import Element, render
 from speechssl.report.run import read_run
 from speechssl.terminal import printable
-from speechssl.train.curves import metrics
+from speechssl.train.metrics_file import metrics
 
 from .conftest import RECIPE, config, log_rows, result_rows
 from .test_few_labels import CONFUSION

@@ -12,7 +12,7 @@ from speechssl.audio import SAMPLE_RATE
 from speechssl.config import UserError
 from speechssl.device import device_of
 from speechssl.inference.batches import CPU_BATCH_SECONDS, GPU_BATCH_SECONDS
-from speechssl.inference.engine import WINDOW_SECONDS
+from speechssl.inference.engine import ENCODER_WINDOW_SECONDS
 from speechssl.models.encoder import EncoderConfig
 from speechssl.nn.transformer import LONG_SEQUENCE
 
@@ -97,8 +97,8 @@ def divide(memory: int, config: EncoderConfig, devices: list[torch.device], *, t
     # Waiting audio is counted in addition to the parts that are being encoded, hence the subtraction.
     free, count = audio - parts // 2, threads or min(16, os.cpu_count() or 1)
     if not on_cpu:
-        return Resources(free, GPU_BATCH_SECONDS, WINDOW_SECONDS, count)
-    return Resources(free, min(CPU_BATCH_SECONDS, left), float(min(WINDOW_SECONDS, int(left))), count)
+        return Resources(free, GPU_BATCH_SECONDS, ENCODER_WINDOW_SECONDS, count)
+    return Resources(free, min(CPU_BATCH_SECONDS, left), float(min(ENCODER_WINDOW_SECONDS, int(left))), count)
 
 
 def bytes_of_second(config: EncoderConfig) -> int:
