@@ -339,7 +339,7 @@ def test_compressed_audio_where_samples_should_be(
         assert words.startswith(
             f"the header announces raw samples, but another file ({kind}) starts at byte {len(front)}; extract it: "
         )
-        subprocess.run(words.split("take it out: ")[1], shell=True, check=True, cwd=tmp_path)
+        subprocess.run(words.split("extract it: ")[1], shell=True, check=True, cwd=tmp_path)
         made = tmp_path / f"a.inside.{COMPRESSED[kind]}"
         if not made.exists():
             made = tmp_path / f"a.{COMPRESSED[kind]}"
