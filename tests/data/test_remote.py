@@ -20,7 +20,7 @@ SAYS = {
     401: "the server says 401 Unauthorized: a login is needed",
     403: "the server says 403 Forbidden: no permission: check the login",
     404: "the server says 404 Not Found: check the address",
-    503: "the server says 503 Service Unavailable: the server has a fault of its own; try again later",
+    503: "the server says 503 Service Unavailable: an error of the server; try again later",
 }
 
 
@@ -89,7 +89,7 @@ def test_models_have_no_addresses() -> None:
 
 
 def test_unknown_statuses() -> None:
-    assert answer(599).startswith("the server says 599: the server has a fault of its own")
+    assert answer(599).startswith("the server says 599: an error of the server")
     assert answer(418).endswith("check the address")
     endless = ValueError("a")
     endless.__cause__ = KeyError("b")
