@@ -203,7 +203,7 @@ def test_only_what_export_wrote_is_replaced(recogniser: ExportReport, place: Pat
     plain = onnx.load(recogniser.path)
     del plain.metadata_props[:]
     onnx.save(plain, foreign)
-    with pytest.raises(UserError, match="no export wrote it"):
+    with pytest.raises(UserError, match="was not written by an export"):
         export_model(place / "ctc", foreign, to="onnx")
 
 
