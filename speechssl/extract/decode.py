@@ -160,7 +160,7 @@ def _unchanged(
                 yield block
         except AudioError:
             raise
-        except Exception as error:
+        except Exception as error:  # whatever a decoder raises becomes the reason of this clip
             words = " ".join(str(error).split())
             raise AudioError(path, f"decoding fails ({type(error).__name__}: {words})") from error
         if count != num_samples:

@@ -165,20 +165,20 @@ class TablesNotRead:
 
     def look(self, folder: str, names: Sequence[str]) -> None:
         """Look at the files of one folder."""
-        stems = {each for name in names if is_audio(name) for each in (name, os.path.splitext(name)[0])}  # noqa: PTH122
+        stems = {each for name in names if is_audio(name) for each in (name, os.path.splitext(name)[0])}  # noqa: PTH122 -- a million times
         for name in names:
             if is_audio(name) or is_metadata(name) or name.lower() in _NOBODYS:
                 continue
             if name.lower().endswith(_ARCHIVES):
                 self._archives.add(self._root, folder, name)
-            elif os.path.splitext(name)[1].lower() in UNREAD_SUFFIXES:  # noqa: PTH122
+            elif os.path.splitext(name)[1].lower() in UNREAD_SUFFIXES:  # noqa: PTH122 -- a million times
                 self._sounds.add(self._root, folder, name)
             elif (rank := self._rank(folder, name, names, stems)) is not None:
                 self._tables.add(self._root, folder, name, rank=rank)
 
     def _rank(self, folder: str, name: str, names: Sequence[str], stems: set[str]) -> int | None:
         """0 for a table, 1 for an annotation, such as any file that is named like a recording beside it."""
-        stem, suffix = os.path.splitext(name)  # noqa: PTH122
+        stem, suffix = os.path.splitext(name)  # noqa: PTH122 -- a million times
         suffix = suffix.lower()
         if suffix in _PICTURES or suffix in _OF_PROGRAMS:
             return None
