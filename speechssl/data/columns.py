@@ -28,7 +28,7 @@ from speechssl.data.values import (
 )
 
 LOOKED_AT = 100
-"""First rows of a table that are looked at, to tell numbers of sentences from sentences."""
+"""First rows of a table that are looked at, to tell identifiers of sentences from sentences."""
 
 NAMED = ("speaker", "text", "label", "language", "split")
 """Fields that hold a name or a text."""
@@ -219,7 +219,7 @@ def understand(table: Table, *, with_times: bool = True, first: Iterable[Row] | 
     """
     fields, units = find_fields(table.columns, str(table.path), with_times=with_times)
     if len(fields.get("text", ())) > 1:
-        fields["text"] = _without_numbers(table.rows() if first is None else first, fields["text"])
+        fields["text"] = _without_identifiers(table.rows() if first is None else first, fields["text"])
     taken = {place for places in fields.values() for place in places}
     rest = [place for place in range(len(table.columns)) if place not in taken]
     unused = tuple(table.columns[place] or f"number {place + 1} (it has no name)" for place in rest)
@@ -231,15 +231,18 @@ def understand(table: Table, *, with_times: bool = True, first: Iterable[Row] | 
     return Meaning(table, fields, units, unused, found)
 
 
-def _without_numbers(rows: Iterable[Row], places: tuple[int, ...]) -> tuple[int, ...]:
-    """Text columns without those that number the sentences (`sentence` = 01 beside `text`), by their first values."""
-    numbers, texts = set[int](), set[int]()
+def _without_identifiers(rows: Iterable[Row], places: tuple[int, ...]) -> tuple[int, ...]:
+    """Text columns without identifiers of sentences, by their first values.
+
+    An identifier (`01`, `arctic_a0001`) has a digit and no space. Where no column holds texts, all are kept.
+    """
+    identifiers, texts = set[int](), set[int]()
     for row in islice(rows, LOOKED_AT):
         for place in places:
             if not is_missing(row.values[place]):
-                is_number = re.fullmatch(r"\d+", str(row.values[place]).strip()) is not None
-                (numbers if is_number else texts).add(place)
-    return tuple(place for place in places if place in texts or place not in numbers) if texts else places
+                is_identifier = re.fullmatch(r"\S*\d\S*", str(row.values[place]).strip()) is not None
+                (identifiers if is_identifier else texts).add(place)
+    return tuple(place for place in places if place in texts or place not in identifiers) if texts else places
 
 
 def _near(one: float | None, other: float | None, *, tolerance: float = 0.0011) -> bool:

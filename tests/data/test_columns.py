@@ -1,5 +1,7 @@
 """What columns mean: the words of many conventions, times in their forms, and what is refused instead of guessed."""
 
+import json
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -137,13 +139,17 @@ def test_derived_texts_are_extras_beside_the_text(tmp_path: Path) -> None:
     assert entries(tmp_path, "file,target,class\na.wav,0,dog\n")[0].known == {"label": "dog"}
 
 
-def test_numbers_of_sentences_are_extras_beside_the_text(tmp_path: Path) -> None:
+def test_identifiers_of_sentences_are_extras_beside_the_text(tmp_path: Path) -> None:
     content = "file,sentence,text\na.wav,01,kids talk\nb.wav,02,7\n"
     assert [entry.known["text"] for entry in entries(tmp_path, content)] == ["kids talk", "7"]
     assert meaning_of(tmp_path, content).unused == ("sentence",)
     assert entries(tmp_path, "file,sentence\na.wav,7\n")[0].known == {"text": "7"}
     with pytest.raises(UserError, match=r"columns 'text' and 'sentence' both mean the text and differ .'7', '8'.;"):
         entries(tmp_path, "file,text,sentence\na.wav,7,8\n")
+    named = "file,text,sentence\na.wav,Author of the trail,arctic_a0001\nb.wav,Not at 5,arctic_a0002\n"
+    assert [entry.known["text"] for entry in entries(tmp_path, named)] == ["Author of the trail", "Not at 5"]
+    with pytest.raises(UserError, match="both mean the text and differ"):
+        entries(tmp_path, "file,text,sentence\na.wav,yes,no\n")
 
 
 def test_columns_that_may_mean_something_are_named(tmp_path: Path) -> None:
@@ -263,3 +269,18 @@ def test_a_time_alone_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["state", "split2", "test", "accent", "gender", "age", "segment", "id", "room"])
 def test_other_words_are_no_slips(tmp_path: Path, name: str) -> None:
     assert meaning_of(tmp_path, f"file,{name}\na.wav,x\n").unused == (name,)
+
+
+@pytest.mark.packs
+def test_the_metadata_of_every_pack_is_understood(packs: Path) -> None:
+    for path in sorted(packs.glob("*/metadata.jsonl")):
+        meaning = understand(open_table(path))
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for line, row in islice(zip(lines, meaning.table.rows(), strict=True), 200):
+            given, entry = json.loads(line), meaning.entry(row)
+            expected = {name: given.get(name) for name in ("speaker", "label", "language")}
+            expected |= {
+                "text": given.get("text", given.get("sentence")),
+                "split": given.get("split", given.get("subset")),
+            }
+            assert entry.known == {name: value for name, value in expected.items() if value is not None}, (path, line)
