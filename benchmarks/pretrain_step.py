@@ -44,7 +44,7 @@ from speechssl.nn.conv import ConvConfig
 from speechssl.nn.memory import keep_freed_memory
 from speechssl.objectives.wav2vec2 import PRESETS as OBJECTIVES
 from speechssl.objectives.wav2vec2 import Draws, Wav2Vec2
-from speechssl.train.loop import use_bf16
+from speechssl.train.trainer import use_bf16
 
 LEARNING_RATE = 1e-5  # small: the models stay where they were, steps stay alike
 

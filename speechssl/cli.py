@@ -159,6 +159,13 @@ def pretrain(
         Path | None,
         typer.Option("--from", metavar="MODEL", help="Continue from this model; PRESET then sets the batches."),
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Wall time of the run, such as 20min or 3h, instead of a number of steps; a longer one prolongs a run.",
+        ),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Recipe: a TOML file of differences.")] = None,
     sets: Sets = [],  # noqa: B006 -- typer copies it
 ) -> None:
@@ -167,9 +174,12 @@ def pretrain(
     from speechssl.train.adapt import adaptation, objective_of
     from speechssl.train.pretrain import pretrain as run
     from speechssl.train.pretrain_config import config_of, objective_name, runs
+    from speechssl.train.timeline import parse_time
 
     name = objective_name(objective, config, sets, start=None if start is None else objective_of(start))
     defaults = runs(name)[preset] if start is None else adaptation(runs(name)[preset], start)
+    if budget is not None:
+        sets = [f"loop.budget={parse_time(budget)}", "optim.schedule=wsd", *sets]
     recipe = load_config(config_of(name), config, overrides=sets, defaults=defaults)
     with _health_errors():
         result = run(corpora, out, config=recipe, start=start, command=_spoken.get())

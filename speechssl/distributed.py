@@ -86,3 +86,12 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     tensor = torch.tensor(int(flag), device=device)
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return bool(tensor)
+
+
+def main_value(value: float, device: torch.device) -> float:
+    """The main process's value, in every process."""
+    if not dist.is_initialized():
+        return value
+    tensor = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.broadcast(tensor, src=0)
+    return float(tensor)

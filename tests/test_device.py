@@ -5,7 +5,7 @@ import torch
 
 from speechssl.config import UserError
 from speechssl.device import device_of, has_bfloat16
-from speechssl.train.loop import use_bf16
+from speechssl.train.trainer import use_bf16
 
 CPU = torch.device("cpu")
 

@@ -25,9 +25,9 @@ from speechssl.nn.quantizer import QuantizerConfig
 from speechssl.nn.transformer import TransformerConfig
 from speechssl.objectives import load_objective
 from speechssl.objectives.wav2vec2 import Wav2Vec2Config
-from speechssl.train.loop import LoopConfig
 from speechssl.train.optim import OptimConfig
 from speechssl.train.pretrain_config import config_of, runs
+from speechssl.train.trainer import LoopConfig
 
 RATE = 16000
 FORMANTS = np.array([[700, 1200, 2500], [300, 2300, 3000], [350, 800, 2200], [500, 1800, 2500], [450, 1000, 2600]])

@@ -12,6 +12,7 @@ PRESET = tiny#                tiny (minutes on two cores), small, base or large
 OUT = $(or $(few_out),runs/$(CORPUS)-$(PRESET))# the run; a model folder that speechssl.load takes
 OBJECTIVE =#                  pretraining method; empty: wav2vec2, or what RECIPE says
 RECIPE =#                     a TOML file with what differs from the preset
+BUDGET =#                     wall time of pretraining, 20min or 3h; empty: the preset's number of steps
 SET =#                        settings of pretraining, "a.b=c d.e=f"
 CORPUS_SET =#                 settings of the corpus, "hours=0.5"
 LIMIT =#                      stop after so many utterances
@@ -39,7 +40,7 @@ recipe_base := $(if $(RECIPE),$(addprefix $(dir $(RECIPE)),$(shell sed -n 's/^ba
 
 # What a stage was run with. The file changes only when the words do, and then the stage is stale.
 prepare_words = $(CORPUS) $(if $(ROOT),--root $(call quoted,$(root))) $(call sets,$(CORPUS_SET)) $(if $(LIMIT),--limit $(LIMIT))
-pretrain_words = $(PREPARED) --preset $(PRESET) $(addprefix --objective ,$(OBJECTIVE)) $(addprefix --config ,$(RECIPE)) $(call sets,$(SET))
+pretrain_words = $(PREPARED) --preset $(PRESET) $(addprefix --objective ,$(OBJECTIVE)) $(addprefix --config ,$(RECIPE)) $(if $(BUDGET),--budget $(call quoted,$(BUDGET))) $(call sets,$(SET))
 probe_words = $(PROBE_ON) $(addprefix --task ,$(TASKS)) --shots $(SHOTS) --seeds $(SEEDS)
 remember = mkdir -p $(@D) && printf '%s\n' $(call quoted,$(1)) | cmp -s - $@ || printf '%s\n' $(call quoted,$(1)) > $@
 

@@ -9,7 +9,8 @@ uninterrupted one.
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -109,6 +110,29 @@ class EMA(nn.Module):
             update([averages[n] for n in averaged], [sources[n].to(averages[n].dtype) for n in averaged], 0)
         for name in averages.keys() - set(averaged):
             averages[name].copy_(sources[name])
+
+    @contextmanager
+    def applied_to(self, source: nn.Module) -> Generator[None, None, None]:
+        """Give a module the averaged tensors until the block ends; its own come back then, to the last bit.
+
+        >>> student = nn.Linear(1, 1, bias=False)
+        >>> teacher = EMA(student)
+        >>> _ = nn.init.ones_(student.weight), nn.init.zeros_(teacher.module.weight)
+        >>> with teacher.applied_to(student):
+        ...     student.weight.item()
+        0.0
+        >>> student.weight.item()
+        1.0
+        """
+        averages, sources = _tensors(self.module), _tensors(source)
+        own = {name: each.data for name, each in sources.items()}
+        try:
+            for name, each in sources.items():
+                each.data = averages[name].to(each.dtype)
+            yield
+        finally:
+            for name, each in sources.items():
+                each.data = own[name]
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -2,16 +2,25 @@
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 from speechssl.config import Config, UserError, dump_config, load_config
 from speechssl.data.waveforms import WaveformStore
 from speechssl.files import write_atomic
 
+LENGTH = frozenset({"loop.steps", "loop.budget"})
+"""Settings of the length of a run."""
+
 
 def claim(
-    out: Path, config: Config, stores: Sequence[WaveformStore], *, resume: bool = True, parts: Sequence[str] = ()
+    out: Path,
+    config: Config,
+    stores: Sequence[WaveformStore],
+    *,
+    resume: bool = True,
+    parts: Sequence[str] = (),
+    may_change: Set[str] = frozenset(),
 ) -> None:
     """Create the run folder, or check that its run has the same settings and the same data in the same order.
 
@@ -20,6 +29,7 @@ def claim(
         config: the settings of the run.
         stores: the prepared corpora.
         resume: False refuses a folder with a run in it.
+        may_change: settings that may differ from those of the run, as ``a.b``.
         parts: further digests of the training data: the utterances with their targets, and the initial model.
 
     Raises:
@@ -33,10 +43,14 @@ def claim(
             raise UserError(f"{out}: holds a run already; choose another folder")
         # Read as a config, so that a setting that is newer than the run has its default.
         before = dump_config(load_config(type(config), recipe)) if recipe.exists() else ""
-        changed = sorted(_settings(settings) ^ _settings(before))
+        differing = sorted(_settings(settings) ^ _settings(before))
+        changed = [each for each in differing if each.partition("=")[0] not in may_change]
         if changed:
+            fixed = changed[0].partition("=")[0] in LENGTH
+            also = "; only runs with optim.schedule=wsd can be prolonged" if fixed else ""
             raise UserError(
-                f"{out}: holds a run with other settings ({changed[0]}); resume with those, or choose another folder"
+                f"{out}: holds a run with other settings ({changed[0]}); "
+                f"resume with those, or choose another folder{also}"
             )
         if _hashes(data) != hashes:
             also = ", or with other labels or another start" if parts else ""

@@ -9,6 +9,7 @@ head is initialised as the logistic probe on the frozen encoder (arXiv 2202.1005
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,10 @@ from speechssl.train.claim import claim
 from speechssl.train.criteria import Criterion, criterion_of
 from speechssl.train.finetune_config import FinetuneConfig
 from speechssl.train.health import HealthConfig, HealthMonitor
-from speechssl.train.loop import Training, fit
+from speechssl.train.loop import fit
 from speechssl.train.metrics_file import write_curves
 from speechssl.train.probe_start import start_as_probe
+from speechssl.train.trainer import Batches, Training
 
 _HIDE = 41  # part of the seed, so that this random stream differs from others
 
@@ -104,6 +106,7 @@ def finetune(
             write_curves(out, loss.curves)
         batches = _batches(model, store, train, config=config, training=True)
         held = _batches(model, store, valid, config=config, training=False) if valid else None
+        shares = {"rank": process.rank, "world_size": process.world_size}
         result = fit(
             Supervised(model, loss, config),
             Training(
@@ -114,10 +117,7 @@ def finetune(
                 keep_best=True,
                 find_unused=config.frozen > 0 or _drops_layers(model),
             ),
-            lambda number: batches.batch(number, rank=process.rank, world_size=process.world_size),
-            None
-            if held is None
-            else lambda number: held.batch(number, rank=process.rank, world_size=process.world_size),
+            Batches(partial(batches.batch, **shares), None if held is None else partial(held.batch, **shares)),
             config=config.loop.model_copy(update={"validate_batches": held.batches_per_epoch}) if held else config.loop,
             optim=config.optim,
             monitor=HealthMonitor(HealthConfig()),

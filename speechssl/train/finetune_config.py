@@ -17,8 +17,8 @@ from speechssl.models.ctc import CTCConfig
 from speechssl.models.encoder import PRESETS, EncoderConfig
 from speechssl.models.logmel_cnn import LogMelCNNConfig
 from speechssl.nn.masking import HideConfig
-from speechssl.train.loop import LoopConfig
 from speechssl.train.optim import AdamWConfig
+from speechssl.train.trainer import LoopConfig
 
 Kind = Literal["classifier", "ctc"]
 Network = Literal["encoder", "logmel-cnn"]
@@ -27,7 +27,7 @@ Network = Literal["encoder", "logmel-cnn"]
 class FinetuneOptim(AdamWConfig):
     """Optimiser of fine-tuning: fairseq's three stages."""
 
-    schedule: Literal["linear", "tri-stage"] = "tri-stage"
+    schedule: Literal["linear", "tri-stage", "wsd"] = "tri-stage"
     warmup: float = Field(default=0.1, ge=0, lt=1)
     lr: PositiveFloat = 1e-3  # of the head, at the peak
     encoder_scale: float = Field(default=1.0, ge=0)  # rate of the encoder relative to the head

@@ -22,7 +22,7 @@ class HealthConfig(Config):
     """Thresholds of the alarms."""
 
     enabled: bool = True
-    # Updates before any alarm except for non-finite and exploding gradients; at least twice the warm-up, see the loop.
+    # Updates before any alarm except for non-finite and exploding gradients; and before twice the warm-up.
     grace: int = 600
     patience: PositiveInt = 200  # updates that a symptom must last
     explosion: float = 50.0  # times the median gradient norm
@@ -54,6 +54,7 @@ class HealthMonitor:
         config: thresholds.
         symptoms: the objective's symptoms, from the metrics of an update and of the last probe; default: none.
         grace: first update at which a lasting symptom may become an alarm.
+        settled: progress of the run from which on it may.
 
     Attributes:
         probed: metrics of the last probe.
@@ -69,12 +70,19 @@ class HealthMonitor:
     config: HealthConfig
     symptoms: Callable[[Values, Values], Sequence[Symptom]] = lambda _metrics, _probed: ()
     grace: int = 0
+    settled: float = 0.0
     lasting: dict[str, int] = field(default_factory=dict[str, int])
     recent_norms: list[float] = field(default_factory=list[float])
     probed: Values = field(default_factory=dict[str, float])
 
-    def observe(self, step: int, metrics: Values, *, grad_norm: float) -> None:
+    def observe(self, step: int, metrics: Values, *, grad_norm: float, progress: float = 1.0) -> None:
         """Count one update.
+
+        Args:
+            step: its number.
+            metrics: of the update.
+            grad_norm: before clipping.
+            progress: fraction of the run done.
 
         Raises:
             HealthError: a symptom has lasted too long.
@@ -103,7 +111,7 @@ class HealthMonitor:
         )
         if not exploding:
             self.recent_norms = [*self.recent_norms[-199:], grad_norm]
-        if step >= self.grace:
+        if step >= self.grace and progress >= self.settled:
             self._count_symptoms(step, self.symptoms(metrics, self.probed))
 
     def _count_symptoms(self, step: int, symptoms: Sequence[Symptom]) -> None:

@@ -19,10 +19,12 @@ from speechssl.config import Config
 class AdamWConfig(Config):
     """AdamW and its schedule; the defaults are those of wav2vec 2.0 pretraining."""
 
-    schedule: Literal["linear", "tri-stage"] = "linear"
+    schedule: Literal["linear", "tri-stage", "wsd"] = "linear"
     warmup: float = Field(default=0.08, ge=0, lt=1)  # fraction of the run (fairseq: 32k of 400k)
     hold: float = Field(default=0.4, ge=0, lt=1)  # tri-stage: fraction of the run at the peak (fairseq: .1, .4, .5)
     final_scale: float = Field(default=0.05, gt=0, le=1)  # tri-stage: of the peak, at the end
+    cooldown: float = Field(default=0.2, gt=0, lt=1)  # wsd: fraction of the run, at its end
+    average: float = Field(default=0.0, ge=0, lt=1)  # decay of the moving average of the weights that is saved; 0: none
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
     weight_decay: float = 0.01
@@ -32,6 +34,8 @@ class AdamWConfig(Config):
     def _stages_fit(self) -> "AdamWConfig":
         if self.schedule == "tri-stage" and self.warmup + self.hold >= 1:
             raise ValueError(f"warmup {self.warmup:g} and hold {self.hold:g} leave nothing of the run for the decay")
+        if self.schedule == "wsd" and self.warmup + self.cooldown > 1:
+            raise ValueError(f"warmup {self.warmup:g} and cooldown {self.cooldown:g} are more than the whole run")
         return self
 
 
@@ -57,18 +61,26 @@ def schedule(progress: float, config: AdamWConfig) -> float:
     """Factor on the peak rate at a fraction of the run.
 
     Linear up during ``warmup``; then ``linear`` goes straight down to zero at the end, and ``tri-stage`` holds the peak
-    for ``hold`` and decays exponentially to ``final_scale`` (fairseq's fine-tuning).
+    for ``hold`` and decays exponentially to ``final_scale`` (fairseq's fine-tuning). ``wsd`` (warm-up, stable,
+    decay) holds the peak until the last ``cooldown`` of the run and then falls to zero as 1 - sqrt (Hägele et al. 2024,
+    arXiv 2405.18392, section 3); runs of all lengths share its constant phase.
 
     >>> [round(schedule(p, AdamWConfig(warmup=0.1)), 3) for p in (0.0, 0.05, 0.1, 0.55, 1.0)]
     [0.0, 0.5, 1.0, 0.5, 0.0]
     >>> stages = AdamWConfig(schedule="tri-stage", warmup=0.1)
     >>> [round(schedule(p, stages), 3) for p in (0.05, 0.1, 0.5, 0.75, 1.0)]
     [0.5, 1.0, 1.0, 0.224, 0.05]
+    >>> constant = AdamWConfig(schedule="wsd", warmup=0.1, cooldown=0.2)
+    >>> [round(schedule(p, constant), 3) for p in (0.05, 0.1, 0.8, 0.85, 1.0)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
     """
     if progress < config.warmup:
         return progress / config.warmup
     if config.schedule == "linear":
         return max(0.0, (1.0 - progress) / (1.0 - config.warmup))
+    if config.schedule == "wsd":
+        cooled = max(0.0, progress - (1.0 - config.cooldown)) / config.cooldown
+        return max(0.0, 1.0 - math.sqrt(cooled))
     decaying = max(0.0, progress - config.warmup - config.hold) / (1.0 - config.warmup - config.hold)
     return config.final_scale ** min(1.0, decaying)
 

@@ -7,6 +7,7 @@ unfinished folder, it resumes from the last checkpoint.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,13 @@ from speechssl.objectives import load_objective
 from speechssl.objectives.base import ENCODER, Metrics, Objective
 from speechssl.terminal import say_once
 from speechssl.train.adapt import carry_over
-from speechssl.train.claim import claim
+from speechssl.train.claim import LENGTH, claim
 from speechssl.train.health import HealthMonitor
-from speechssl.train.loop import FitResult, Training, fit
+from speechssl.train.loop import FitResult, fit
 from speechssl.train.metrics_file import write_curves
 from speechssl.train.optim import peak_learning_rate
 from speechssl.train.pretrain_config import PretrainConfig
+from speechssl.train.trainer import Batches, Training
 
 _SPLIT = 31  # part of the seed, so that this random stream differs from others
 
@@ -78,7 +80,9 @@ def pretrain(
         if len({store.content_hash() for store in stores}) < len(stores):
             raise UserError("the same corpus twice: utterances held out of one copy would be trained on in the other")
         if process.is_main:
-            claim(out, config, stores, resume=resume, parts=[] if start is None else [model_hash(start)])
+            longer = LENGTH if config.optim.schedule == "wsd" else frozenset[str]()
+            parts = [] if start is None else [model_hash(start)]
+            claim(out, config, stores, resume=resume, parts=parts, may_change=longer)
         torch.manual_seed(config.seed)
         encoder = SpeechEncoder(config.encoder)
         method = load_objective(config.objective.name)
@@ -105,12 +109,11 @@ def pretrain(
         audio_record |= read_training_audio(start)
         if process.is_main:
             write_curves(out, method.CURVES, config.objective)
+        shares = {"rank": process.rank, "world_size": process.world_size}
         result: FitResult = fit(
             objective,
             _training(objective, config, out=out, provenance=provenance, audio_record=audio_record),
-            lambda number: train.batch(number, rank=process.rank, world_size=process.world_size),
-            lambda number: valid.batch(number, rank=process.rank, world_size=process.world_size),
-            probed=lambda: valid.batch(0),
+            Batches(partial(train.batch, **shares), partial(valid.batch, **shares), probed=lambda: valid.batch(0)),
             config=config.loop,
             optim=config.optim,
             monitor=_monitor(objective, config),
@@ -211,8 +214,7 @@ def _training(
 
 
 def _monitor(objective: Objective, config: PretrainConfig) -> HealthMonitor:
-    grace = max(config.health.grace, 2 * round(config.optim.warmup * config.loop.steps))
-    return HealthMonitor(config.health, objective.symptoms, grace=grace)
+    return HealthMonitor(config.health, objective.symptoms, grace=config.health.grace, settled=2 * config.optim.warmup)
 
 
 def _is_synthetic(store: WaveformStore) -> bool:

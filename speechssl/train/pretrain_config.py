@@ -13,8 +13,8 @@ from speechssl.models.encoder import PRESETS, EncoderConfig
 from speechssl.objectives import OBJECTIVES, load_objective
 from speechssl.objectives.base import ObjectiveConfig
 from speechssl.train.health import HealthConfig
-from speechssl.train.loop import LoopConfig
 from speechssl.train.optim import OptimConfig
+from speechssl.train.trainer import LoopConfig
 
 
 class PretrainConfig(Config):

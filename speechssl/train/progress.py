@@ -19,13 +19,12 @@ class ProgressBar:
     Args:
         name: label of the bar.
         summary: main metrics of a row of the log, as text.
-        steps: steps of the whole run.
         start: steps done before.
     """
 
-    def __init__(self, name: str, summary: Callable[[Mapping[str, Any]], str], *, steps: int, start: int):
+    def __init__(self, name: str, summary: Callable[[Mapping[str, Any]], str], *, start: int):
         self._console = Console(stderr=True)
-        self._summary, self._steps, self._start = summary, steps, start
+        self._summary, self._start = summary, start
         self._begin = self._last = time.monotonic()
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -36,7 +35,7 @@ class ProgressBar:
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._progress.add_task(name, total=steps, completed=start, numbers="")
+        self._task = self._progress.add_task(name, total=None, completed=start, numbers="")
 
     def start(self) -> None:
         """Show the bar."""
@@ -46,15 +45,15 @@ class ProgressBar:
         """Remove the bar and restore the terminal."""
         self._progress.stop()
 
-    def update(self, step: int, metrics: Mapping[str, Any], speed: float) -> None:
-        """Show an update; ``speed`` in seconds of audio per second."""
+    def update(self, step: int, steps: int, metrics: Mapping[str, Any], speed: float) -> None:
+        """Show an update, one of so many; ``speed`` in seconds of audio per second."""
         numbers = f"{self._summary(metrics)}, {speed:.0f} s/s"
-        self._progress.update(self._task, completed=step, numbers=numbers)
+        self._progress.update(self._task, total=steps, completed=step, numbers=numbers)
         now = time.monotonic()
-        if not self._console.is_terminal and (now - self._last > PLAIN_EVERY or step == self._steps):
-            left = (now - self._begin) / max(step - self._start, 1) * (self._steps - step)
+        if not self._console.is_terminal and (now - self._last > PLAIN_EVERY or step == steps):
+            left = (now - self._begin) / max(step - self._start, 1) * (steps - step)
             self._console.print(
-                f"step {step}/{self._steps}: {numbers}, {left / 60:.1f} min left", soft_wrap=True, highlight=False
+                f"step {step}/{steps}: {numbers}, {left / 60:.1f} min left", soft_wrap=True, highlight=False
             )
             self._last = now
 

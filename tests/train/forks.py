@@ -21,8 +21,8 @@ with contextlib.suppress(ImportError):
     import torch.utils.tensorboard  # not a must
 
 import speechssl.cli
-import speechssl.train.loop
 import speechssl.train.pretrain
+import speechssl.train.trainer
 
 LIMIT = 240  # seconds; nothing here takes that long
 
@@ -63,14 +63,14 @@ def die_before(number: int) -> None:
 
 def signal_during(number: int, update: int) -> None:
     """A signal that comes in the middle of an update."""
-    counter, function = itertools.count(1), speechssl.train.loop._update
+    counter, function = itertools.count(1), speechssl.train.trainer.update_weights
 
     def signalled(*args, **kwargs):
         if next(counter) == update:
             os.kill(os.getpid(), number)
         return function(*args, **kwargs)
 
-    speechssl.train.loop._update = signalled
+    speechssl.train.trainer.update_weights = signalled
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from speechssl.data.waveforms import WaveformStore, pack
 from speechssl.models.ctc import CTCConfig
 from speechssl.nn.masking import HideConfig
 from speechssl.train.finetune_config import FinetuneConfig, FinetuneOptim
-from speechssl.train.loop import LoopConfig
+from speechssl.train.trainer import LoopConfig
 from tests.toys import MICRO_ENCODER, NO_DROPOUT, RATE, changed, tones
 
 TEXTS = ["a cab", "bad dad", "add a bed", "dead", "a bee", "bade", "fed a cab", "ace"]

@@ -21,7 +21,7 @@ from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.heads import load_head
 from speechssl.models.storage import load_encoder, model_hash, read_model_config, save_model
 from speechssl.text import Vocabulary
-from speechssl.train import loop
+from speechssl.train import loop, trainer
 from speechssl.train.finetune import FinetuneResult, finetune
 from speechssl.train.finetune_config import FinetuneConfig
 from speechssl.train.probe_start import start_as_probe
@@ -302,13 +302,13 @@ def test_the_best_validation_is_kept_and_patience_ends_the_run(
     """Errors of 5, 3, 4, 4: the model is that of step 2, and the run ends at step 4."""
     scores = iter([9.0, 5.0, 3.0, 4.0, 4.0])  # the first is the look before the first update
 
-    validate = loop._validate
+    validate = trainer.validate
 
     def validation(task: object, *args: object, **options: object):
         found = validate(task, *args, **options)
         return found | {"error": next(scores)}
 
-    monkeypatch.setattr(loop, "_validate", validation)
+    monkeypatch.setattr(trainer, "validate", validation)
     config = changed(CLASSIFIER, loop__steps=50, loop__validate_every=1, loop__patience=2, loop__checkpoint_every=1)
     result = run(store, tmp_path, config, train="012", valid="3")
     assert (result.finished, result.steps) == (True, 4)
@@ -317,7 +317,7 @@ def test_the_best_validation_is_kept_and_patience_ends_the_run(
     assert all(torch.equal(best[f"/model/model.{name}"], value) for name, value in model.items())
     assert any(not torch.equal(last[f"/model/model.{name}"], value) for name, value in model.items())
     assert read_model_config(tmp_path)["provenance"]["steps"] == 2
-    monkeypatch.setattr(loop, "_validate", validate)
+    monkeypatch.setattr(trainer, "validate", validate)
     before = model_hash(tmp_path)
     again = run(store, tmp_path, config, train="012", valid="3")  # a run that has ended early has ended
     assert (again.finished, again.steps, model_hash(tmp_path)) == (True, 4, before)
@@ -334,7 +334,7 @@ def test_without_validation_the_last_is_kept(store: WaveformStore, tmp_path: Pat
 def test_a_run_whose_validation_is_never_a_number_still_leaves_a_model(
     store: WaveformStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "_validate", lambda *_, **__: {"loss": 0.0, "error": float("nan")})
+    monkeypatch.setattr(trainer, "validate", lambda *_, **__: {"loss": 0.0, "error": float("nan")})
     run(store, tmp_path, changed(CLASSIFIER, loop__steps=2), train="012", valid="3")
     assert read_model_config(tmp_path)["provenance"]["steps"] == 2
 

@@ -18,11 +18,12 @@ from speechssl.data.waveforms import WaveformStore
 from speechssl.distributed import Process
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.wav2vec2 import Wav2Vec2
-from speechssl.train import loop
-from speechssl.train.loop import LoopConfig, use_bf16
+from speechssl.train import loop, trainer, update
 from speechssl.train.optim import schedule
+from speechssl.train.prefetch import prefetch
 from speechssl.train.pretrain import pretrain, split
 from speechssl.train.pretrain_config import PretrainConfig
+from speechssl.train.trainer import LoopConfig, use_bf16
 from tests.toys import MICRO_RUN, NO_DROPOUT, changed
 from tests.train.conftest import rows, tensors
 
@@ -130,13 +131,13 @@ def test_validation_is_the_same_every_time(corpus: Path, tmp_path: Path) -> None
 
 def test_the_best_state_is_kept(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Validation gets better until step 6, then worse, also across a stop and a new start."""
-    validate, losses = loop._validate, {2: 5.0, 4: 4.0, 6: 3.0, 8: 3.5, 10: 3.2, 12: 4.0}
+    validate, losses = trainer.validate, {2: 5.0, 4: 4.0, 6: 3.0, 8: 3.5, 10: 3.2, 12: 4.0}
     step = iter([0, 2, 4, 6, 8, 8, 10, 12])
 
     def planted(*args: Any, **kwargs: Any) -> Any:
         return validate(*args, **kwargs) | {"loss": losses.get(next(step), 9.0)}
 
-    monkeypatch.setattr(loop, "_validate", planted)
+    monkeypatch.setattr(trainer, "validate", planted)
     config = changed(MICRO_RUN, loop__validate_every=2)
     with monkeypatch.context() as patch:
         stop_after(patch, 8)
@@ -156,11 +157,11 @@ def test_an_update_with_broken_gradients_is_skipped() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     for bad in (math.nan, math.inf):
         model.weight.grad = torch.tensor([[1.0, bad, 0.0]])
-        assert not math.isfinite(loop._update(model, optimizer, torch.tensor(2.0), process=CPU, clip=10.0))
+        assert not math.isfinite(update.update_weights(model, optimizer, torch.tensor(2.0), process=CPU, clip=10.0))
         assert torch.equal(model.weight, before)
         assert model.weight.grad is None
     model.weight.grad = torch.tensor([[6.0, 8.0, 0.0]])
-    norm = loop._update(model, optimizer, torch.tensor(2.0), process=CPU, clip=1.0)
+    norm = update.update_weights(model, optimizer, torch.tensor(2.0), process=CPU, clip=1.0)
     assert norm == pytest.approx(5.0)  # after the division, before clipping
     torch.testing.assert_close(model.weight, before - torch.tensor([[0.6, 0.8, 0.0]]))
 
@@ -172,13 +173,13 @@ def test_batches_come_in_order_and_one_ahead() -> None:
         made.append(number)
         return -number
 
-    with loop._prefetch(make, 3, 7) as batches:
+    with prefetch(make, 3, 7) as batches:
         assert next(batches) == (3, -3)
         time.sleep(0.05)
         assert made == [3, 4]
         assert list(batches) == [(4, -4), (5, -5), (6, -6)]
     assert made == [3, 4, 5, 6]
-    with loop._prefetch(make, 5, 5) as batches:
+    with prefetch(make, 5, 5) as batches:
         assert list(batches) == []
 
 
@@ -186,7 +187,7 @@ def test_a_mistake_in_the_data_thread_comes_through() -> None:
     def make(number: int) -> Any:
         raise UserError(f"batch {number}")
 
-    with loop._prefetch(make, 0, 3) as batches, pytest.raises(UserError, match="batch 0"):
+    with prefetch(make, 0, 3) as batches, pytest.raises(UserError, match="batch 0"):
         next(batches)
 
 
@@ -205,7 +206,7 @@ def test_a_run_in_a_thread_leaves_signals_alone(corpus: Path, tmp_path: Path) ->
 def test_dropout_follows_seed_step_and_rank() -> None:
     def draw(seed: int, step: int, rank: int) -> Tensor:
         torch.manual_seed(np.random.default_rng().integers(1 << 30))
-        loop._seed_dropout(seed, step, rank)
+        trainer._seed_dropout(seed, step, rank)
         return torch.rand(4)
 
     first = draw(1, 2, 0)

@@ -14,7 +14,7 @@ import torch
 from speechssl.config import UserError
 from speechssl.models.storage import load_encoder, read_model_config
 from speechssl.train.checkpoint import load_checkpoint
-from speechssl.train.loop import truncate_log
+from speechssl.train.run_log import truncate_log
 from tests.toys import MICRO_RUN, changed
 from tests.train.conftest import Processes, rows, tensors
 

@@ -1,0 +1,354 @@
+"""State of a training run: model, optimiser, counters, position on the timeline, and what is done with them.
+
+One :class:`Trainer` makes the updates, validations and checkpoints of a run; the loop (``loop.py``) decides when.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal
+
+import numpy as np
+import torch
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from speechssl.config import Config, UserError
+from speechssl.device import has_bfloat16
+from speechssl.distributed import Process, main_value
+from speechssl.nn.ema import EMA
+from speechssl.objectives.base import Metrics, Trainable
+from speechssl.train.checkpoint import load_checkpoint, save_checkpoint
+from speechssl.train.health import HealthMonitor
+from speechssl.train.optim import AdamWConfig, build_optimizer, schedule, set_learning_rate
+from speechssl.train.timeline import Timeline
+from speechssl.train.update import B, accumulate, probe, update_weights, validate
+
+_DROPOUT = 21  # part of the seed, so that this random stream differs from others
+_VALIDATIONS = 20  # of a run whose length is a time
+_SAVED_EVERY = 300.0  # seconds; besides checkpoint_every, so that a slow run loses minutes at most
+
+
+class LoopConfig(Config):
+    """The run; a step is one update of the weights."""
+
+    steps: PositiveInt = 400_000
+    budget: PositiveFloat | None = None  # seconds of wall time instead of steps; validations are then twentieths of it
+    accumulation: PositiveInt = 1  # micro-batches per rank and step
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    compile: bool = False
+    log_every: PositiveInt = 10  # steps
+    validate_every: PositiveInt = 250
+    validate_batches: PositiveInt = 8
+    patience: NonNegativeInt = 0  # early stopping: validations without improvement before the end; 0: no early stopping
+    checkpoint_every: PositiveInt = 250
+
+    def timeline(self, optim: AdamWConfig) -> Timeline:
+        """Progress of a run with these settings from its start."""
+        turn = 1.0 - optim.cooldown if optim.schedule == "wsd" else 1.0
+        if self.budget is not None:
+            return Timeline(self.budget, "seconds", turn)
+        return Timeline(float(self.steps), "updates", turn)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained and saved.
+
+    Attributes:
+        name: label of the progress bar.
+        peak_rate: the highest learning rate.
+        rate: factor on the learning rate of a parameter, by its name.
+        save: writes the model folder; called with the step and the seconds of audio seen.
+        keep_best: write the model folder when a validation is the best so far, not at every checkpoint.
+        find_unused: whether parameters may have no gradient (layer drop, frozen steps); an option of data parallelism.
+    """
+
+    name: str
+    peak_rate: float
+    rate: Callable[[str], float]
+    save: Callable[[int, float], None]
+    keep_best: bool = False
+    find_unused: bool = False
+
+
+@dataclass
+class Counters:
+    """Counters stored in a checkpoint."""
+
+    step: int = 0
+    seconds_seen: float = 0.0
+    wall_seconds: float = 0.0
+    best: float = math.inf
+    stale: int = 0  # validations since the best one
+    progress: float = 0.0
+    done: bool = False
+
+
+@dataclass(frozen=True)
+class Batches(Generic[B]):
+    """Batches of a run, each a pure function of its number.
+
+    Attributes:
+        train: this rank's part of training batch ``n``.
+        valid: this rank's part of validation batch ``n``; None where nothing is held out.
+        probed: the batch that :meth:`Trainable.probe` measures, whole on every rank.
+    """
+
+    train: Callable[[int], B]
+    valid: Callable[[int], B] | None = None
+    probed: Callable[[], B] | None = None
+
+
+class Trainer(Generic[B]):
+    """State of a run: model, optimiser, counters, and its position on the timeline."""
+
+    def __init__(
+        self,
+        objective: Trainable,
+        training: Training,
+        batches: Batches[B],
+        config: LoopConfig,
+        optim: AdamWConfig,
+        monitor: HealthMonitor,
+        process: Process,
+        out: Path,
+        seed: int,
+    ):
+        self.objective, self.training, self.batches = objective, training, batches
+        self.config, self.optim, self.monitor = config, optim, monitor
+        self.process, self.out, self.seed = process, out, seed
+        self.optimizer = build_optimizer(objective, optim, rate=training.rate)
+        self.average = EMA(objective) if optim.average else None
+        self.counters, self.timeline = Counters(), config.timeline(optim)
+        self.validation: Metrics = {}
+        self.autocast = torch.autocast(
+            process.device.type, torch.bfloat16, enabled=use_bf16(config.precision, process.device)
+        )
+        self.model: nn.Module = objective
+        self._before = 0.0  # progress before the last update
+        self._validated = 0  # twentieths of the run at the last validation
+        self._kept = False  # the state before the cooldown
+        self._closing = 0.0  # seconds that validation and checkpoint take
+        self._begin, self._first, self._saved = time.monotonic(), 0, time.monotonic()
+
+    # Position
+
+    @property
+    def position(self) -> float:
+        """Updates or seconds done; on all ranks those of the main one."""
+        if self.timeline.unit == "updates":
+            return float(self.counters.step)
+        return main_value(self.counters.wall_seconds, self.process.device)
+
+    @property
+    def pace(self) -> float:
+        """Length of an update in the unit of the timeline."""
+        if self.timeline.unit == "updates":
+            return 1.0
+        return (time.monotonic() - self._begin) / max(1, self.counters.step - self._first)
+
+    @property
+    def last_step(self) -> int | None:
+        """Number of updates of the run; None where its length is a time."""
+        return int(self.timeline.length) if self.timeline.unit == "updates" else None
+
+    @property
+    def steps(self) -> int:
+        """Number of updates of the run; an estimate where its length is a time."""
+        if self.last_step is not None:
+            return self.last_step
+        left = max(0.0, self.timeline.length - self.counters.wall_seconds)
+        return self.counters.step + round(left / max(self.pace, 1e-9))
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether early stopping ends the run: ``patience`` validations without improvement."""
+        return 0 < self.config.patience <= self.counters.stale
+
+    @property
+    def over(self) -> bool:
+        """Whether a run that is resumed has ended before."""
+        return self.counters.done or self.stops_early
+
+    @property
+    def ends(self) -> bool:
+        """Whether the run ends with the update that was made; a budget includes the last validation."""
+        closing = self._closing if self.timeline.unit == "seconds" else 0.0
+        return self.position + closing >= self.timeline.length
+
+    @property
+    def validation_due(self) -> bool:
+        """Whether to validate after the update that was made."""
+        if self.timeline.unit == "seconds":
+            return int(_VALIDATIONS * self.counters.progress) > self._validated
+        return self.counters.step % self.config.validate_every == 0
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether to write a checkpoint after the update that was made."""
+        late = time.monotonic() - self._saved >= _SAVED_EVERY
+        return late or self.counters.step % self.config.checkpoint_every == 0
+
+    # What a run does
+
+    def update(self, step: int, batch: B) -> Metrics:
+        """One update of the weights; returns its metrics."""
+        counters, process, begin = self.counters, self.process, time.monotonic()
+        position, pace = self.position, self.pace
+        self._before = max(counters.progress, self.timeline.progress(position))
+        after = max(self._before, self.timeline.progress(position + pace))
+        rate = self.training.peak_rate * schedule(after, self.optim)
+        set_learning_rate(self.optimizer, rate)
+        _seed_dropout(self.seed, step, process.rank)
+        totals = accumulate(
+            self.objective,
+            self.model,
+            batch,
+            parts=self.config.accumulation,
+            step=step,
+            progress=self._before,
+            process=process,
+            autocast=self.autocast,
+        )
+        grad_norm = update_weights(self.objective, self.optimizer, totals.count, process=process, clip=self.optim.clip)
+        self.objective.after_update(step=step, progress=after)
+        if self.average is not None:  # a short average first: the initial weights are forgotten soon
+            self.average.update(self.objective, min(self.optim.average, (1 + step) / (10 + step)))
+        metrics = self.objective.metrics(totals.terms, totals.stats) | {"grad_norm": grad_norm, "lr": rate}
+        counters.step = step + 1
+        counters.seconds_seen += batch.global_seconds
+        counters.wall_seconds += time.monotonic() - begin
+        counters.progress = max(self._before, self.timeline.progress(self.position))
+        return metrics
+
+    def validate(self, batches: int) -> None:
+        """Measure the model that would be saved, on so many validation batches."""
+        if self.batches.valid is None:
+            return
+        with self._averaged():
+            self.validation = validate(
+                self.objective, self.batches.valid, batches, process=self.process, autocast=self.autocast
+            )
+
+    def score(self) -> bool:
+        """Validate in full; whether the model is the best so far."""
+        counters, criterion, begin = self.counters, self.objective.criterion, time.monotonic()
+        self._validated = int(_VALIDATIONS * counters.progress)
+        with self._averaged():
+            self.monitor.probed = probe(self.objective, self.batches.probed, self.process.device)
+        self.validate(self.config.validate_batches)
+        self.validation = self.validation | self.monitor.probed
+        improved = False
+        if criterion is not None:
+            score = float(self.validation[criterion])  # pyright: ignore[reportArgumentType] -- one number
+            improved = score < counters.best and not self.monitor.suspicious
+            counters.best = score if improved else counters.best
+            counters.stale = 0 if improved else counters.stale + 1
+        self._closing = time.monotonic() - begin
+        counters.wall_seconds += self._closing
+        return improved
+
+    def checkpoint(self, *, best: bool, forced: bool) -> None:
+        """Write checkpoint and model; with a symptom only where forced, so that the last good state is kept."""
+        if not self.process.is_main or (self.monitor.suspicious and not forced):
+            return
+        begin, counters = time.monotonic(), self.counters
+        state = self._state()
+        if best:
+            save_checkpoint(self.out / "best.pt", state)
+        none_yet = forced and math.isinf(counters.best)  # a run that ends always saves a model
+        always = self.batches.valid is None or not self.training.keep_best or self.objective.criterion is None
+        if best or none_yet or always:
+            with self._averaged():
+                self.training.save(counters.step, counters.seconds_seen)
+        # Last, because a run resumes from it: files that a kill prevents above are written by the resumed run.
+        save_checkpoint(self.out / "last.pt", state)
+        self._saved = time.monotonic()
+        counters.wall_seconds += self._saved - begin
+
+    def keep_before_cooldown(self) -> None:
+        """Write the state that a longer run continues from."""
+        due = self.timeline.turn < 1.0 and self.position + self.pace > self.timeline.cooldown_at
+        if due and not self._kept and not self.counters.done and not self.monitor.suspicious:
+            self._kept = True
+            if self.process.is_main:
+                save_checkpoint(self.out / "stable.pt", self._state())
+
+    # Parts of it
+
+    def resume(self) -> None:
+        """Restore the last checkpoint, if any, and wrap the model for data parallelism."""
+        state = load_checkpoint(path := self.out / "last.pt")
+        if state is not None:
+            saved = Timeline(**state["timeline"]) if "timeline" in state else self.timeline
+            if (saved.length, saved.unit) == (self.timeline.length, self.timeline.unit):
+                self._restore(state, path)
+                self.timeline = saved
+            else:
+                self._prolong(state, saved)
+        self.model = _parallel(self.objective, self.process, find_unused=self.training.find_unused)
+        self._begin, self._first, self._saved = time.monotonic(), self.counters.step, time.monotonic()
+        self._validated = int(_VALIDATIONS * self.counters.progress)
+        self._kept = self.counters.progress > self.timeline.turn
+
+    def _prolong(self, state: Mapping[str, Any], saved: Timeline) -> None:
+        path = self.out / "last.pt"
+        if state["progress"]["progress"] > saved.turn:
+            path = self.out / "stable.pt"
+            kept = load_checkpoint(path)
+            if kept is None:
+                raise UserError(f"{path}: the state before the cooldown is missing; the run cannot be prolonged")
+            state = kept
+        self._restore(state, path)
+        wanted = self.timeline
+        position = self.counters.step if wanted.unit == "updates" else self.counters.wall_seconds
+        self.timeline = saved.prolonged(wanted, float(position), self.counters.progress)
+
+    def _restore(self, state: Mapping[str, Any], path: Path) -> None:
+        try:
+            self.objective.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.monitor.load_state_dict(state["health"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+            for name, value in state["progress"].items():
+                setattr(self.counters, name, value)
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: a checkpoint of another model ({str(error).splitlines()[0]})") from None
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "model": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "health": self.monitor.state_dict(),
+            "progress": vars(self.counters).copy(),
+            "timeline": asdict(self.timeline),
+        } | ({} if self.average is None else {"average": self.average.state_dict()})
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """The averaged weights in the model until the block ends, where there is an average."""
+        return nullcontext() if self.average is None else self.average.applied_to(self.objective)
+
+
+def use_bf16(precision: str, device: torch.device) -> bool:
+    """Whether to run matrix products in bf16: where the processor has instructions for it, or as configured."""
+    if precision != "auto":
+        return precision == "bf16"
+    return has_bfloat16(device)
+
+
+def _parallel(objective: nn.Module, process: Process, *, find_unused: bool) -> nn.Module:
+    if process.world_size == 1:
+        return objective
+    devices = [process.device.index] if process.device.type == "cuda" else None
+    return DistributedDataParallel(objective, device_ids=devices, find_unused_parameters=find_unused)
+
+
+def _seed_dropout(seed: int, step: int, rank: int) -> None:
+    state = np.random.SeedSequence((seed, _DROPOUT, step, rank)).generate_state(1, np.uint64)
+    torch.manual_seed(int(state[0] >> 1))

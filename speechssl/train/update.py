@@ -1,0 +1,152 @@
+"""One update of the weights, and one validation: sums over micro-batches and ranks.
+
+Gradients are of summed losses; after the last micro-batch they are divided by the number of targets of the whole
+effective batch, counted over micro-batches and ranks. So accumulation, data parallelism and one large batch give the
+same update.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from speechssl.distributed import Process, sum_over_ranks
+from speechssl.objectives.base import Metrics, StepOutput, Trainable
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Batch(Protocol):
+    """Part of a global batch on one rank."""
+
+    @property
+    def global_seconds(self) -> float:
+        """Seconds of audio in the global batch."""
+        ...
+
+    def micro_batches(self: T, count: int) -> list[T]:
+        """Split into ``count`` parts, fewer where there are fewer examples."""
+        ...
+
+    def to(self: T, device: torch.device) -> T:
+        """The same batch with its tensors on a device."""
+        ...
+
+
+B = TypeVar("B", bound=Batch)
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Terms and stats summed over the micro-batches and ranks of an update."""
+
+    terms: dict[str, Tensor]
+    stats: dict[str, Tensor]
+
+    @property
+    def count(self) -> Tensor:
+        """Number of targets."""
+        return self.stats["count"]
+
+
+def accumulate(
+    objective: Trainable,
+    model: nn.Module,
+    batch: Batch,
+    *,
+    parts: int,
+    step: int,
+    progress: float,
+    process: Process,
+    autocast: torch.autocast,
+) -> Totals:
+    """Backward through every micro-batch of this rank.
+
+    Args:
+        objective: model and loss.
+        model: the objective, or its data-parallel wrapper.
+        batch: this rank's part of the global batch.
+        parts: number of micro-batches.
+        step: number of the update.
+        progress: fraction of the run done.
+        process: rank, world size, device.
+        autocast: precision of the forward pass.
+    """
+    micro = [part.to(process.device) for part in batch.micro_batches(parts)]
+    shared: Mapping[str, Tensor] | None = None
+    terms: dict[str, Tensor] = {}
+    stats: dict[str, Tensor] = {}
+    for index, part in enumerate(micro):
+        if isinstance(model, DistributedDataParallel):
+            model.require_backward_grad_sync = index == len(micro) - 1  # what no_sync() sets
+        with autocast:
+            if index == 0:
+                shared = _shared(objective, micro, step=step, process=process)
+            loss: StepOutput = model(part, step=step, progress=progress, shared=shared)
+        loss.total.backward()
+        _add(terms, loss.terms)
+        _add(stats, loss.stats)
+    return Totals(sum_over_ranks(terms), sum_over_ranks(stats))
+
+
+def _shared(objective: Trainable, parts: Sequence[Any], *, step: int, process: Process) -> Mapping[str, Tensor] | None:
+    """Sums over the whole batch for the loss of each part; None where there is one part, or no such sum."""
+    if len(parts) == 1 and process.world_size == 1:
+        return None
+    own = objective.gather(parts, step=step)
+    return sum_over_ranks(own) if own else None
+
+
+def _add(totals: dict[str, Tensor], part: Mapping[str, Tensor]) -> None:
+    for name, value in part.items():
+        totals[name] = totals[name] + value if name in totals else value
+
+
+def update_weights(
+    model: nn.Module, optimizer: torch.optim.Optimizer, count: Tensor, *, process: Process, clip: float
+) -> float:
+    """Divide gradients by the number of targets, clip, step; skip non-finite ones. Returns the norm before clipping."""
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    scale = process.world_size / float(count)  # DDP has averaged over ranks
+    for gradient in gradients:
+        gradient.mul_(scale)
+    norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip, foreach=True))
+    if math.isfinite(norm):
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
+
+
+@torch.no_grad()
+def validate(
+    objective: Trainable, valid: Callable[[int], Batch], batches: int, *, process: Process, autocast: torch.autocast
+) -> Metrics:
+    """Metrics over the first validation batches: no dropout, no noise, masks fixed by the batch's number."""
+    objective.eval()
+    terms: dict[str, Tensor] = {}
+    stats: dict[str, Tensor] = {}
+    for number in range(batches):
+        batch = valid(number).to(process.device)
+        with autocast:
+            shared = _shared(objective, [batch], step=number, process=process)
+            loss: StepOutput = objective(batch, step=number, progress=1.0, shared=shared)
+        _add(terms, loss.terms)
+        _add(stats, loss.stats)
+    objective.train()
+    return objective.metrics(sum_over_ranks(terms), sum_over_ranks(stats))
+
+
+@torch.no_grad()
+def probe(objective: Trainable, batch: Callable[[], Batch] | None, device: torch.device) -> Metrics:
+    """Metrics of :meth:`Trainable.probe` on one batch; none where there is no batch."""
+    if batch is None:
+        return {}
+    objective.eval()
+    measured = objective.probe(batch().to(device))
+    objective.train()
+    return measured
