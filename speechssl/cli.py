@@ -163,7 +163,7 @@ def pretrain(
         str | None,
         typer.Option(
             metavar="TIME",
-            help="Wall time of the run, such as 20min or 3h, instead of a number of steps; a longer one prolongs a run.",
+            help="Wall time of the run, such as 20min or 3h, instead of loop.steps; a longer one prolongs a run.",
         ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Recipe: a TOML file of differences.")] = None,

@@ -14,6 +14,7 @@ TOY = {
     "emotion": "--shots 1 --draws 1 --test-limit 12 --contenders frozen-probe,fine-tuned --set loop.steps=1",
     "asr": "--minutes 0.5 --beam 5 --rounds 0 --no-scratch --set loop.steps=1 --set batches.batch_seconds=8",
 }
+SMALL = {"small": "tiny", "base": "tiny", "20min": "1s", "3h": "2s"}
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -28,7 +29,7 @@ def commands(text: str) -> list[str]:
 
 def at_toy_size(words: Sequence[str]) -> list[str]:
     """The words of a `speechssl` command with ~ expanded and settings that make it take seconds."""
-    small = ["tiny" if word in ("small", "base") else str(Path(word).expanduser()) for word in words]
+    small = [SMALL.get(word) or str(Path(word).expanduser()) for word in words]
     return small + shlex.split(TOY.get(words[0], ""))
 
 
