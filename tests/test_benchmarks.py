@@ -12,9 +12,11 @@ import pytest
 import soundfile
 import torch
 
+from speechssl import cli
 from speechssl.models.encoder import EncoderConfig
 from speechssl.nn.conv import ConvConfig
 from speechssl.nn.transformer import TransformerConfig
+from tests.shown import at_toy_size
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
@@ -177,9 +179,40 @@ def test_same_numbers_runs_the_package_of_the_tree(
         same_numbers.run_in(tmp_path / "tree", [sys.executable, "-m", "speechssl", str(tmp_path / "ran")])
 
 
-def test_same_numbers(same_numbers: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def same_as_head(tmp_path: Path) -> list[str]:
+    """The words that compare two updates of this tree with those of its last commit."""
     if not (FOLDER.parent / ".git").exists():
         pytest.skip("no commits here")
-    words = ["HEAD", "--work", str(tmp_path), "--only", "pretrain", "--updates", "2"]
-    assert same_numbers.main(words) == 0
+    return ["HEAD", "--work", str(tmp_path), "--only", "pretrain", "--updates", "2"]
+
+
+def test_same_numbers_at_toy_size(
+    same_numbers: ModuleType,
+    same_as_head: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In this process, so that both sides are this tree."""
+    trees: list[Path] = []
+
+    def run_in(tree: Path, command: list[str]) -> None:
+        trees.append(tree)
+        assert same_numbers.main(command[2:]) == 0
+
+    def speechssl(*words: object) -> None:
+        fewer = ["--set", "hours=0.025"] if words[0] == "prepare" else []
+        assert cli.main(at_toy_size([str(word) for word in words]) + fewer) == 0
+
+    monkeypatch.setattr(same_numbers, "run_in", run_in)
+    monkeypatch.setattr(same_numbers, "speechssl", speechssl)
+    assert same_numbers.main(same_as_head) == 0
+    assert capsys.readouterr().out.endswith("arrays, 0 differ; equal to the last bit\n")
+    assert trees[1] == FOLDER.parent
+    assert (trees[0] / "benchmarks" / "same_numbers.py").exists()
+
+
+@pytest.mark.slow
+def test_same_numbers(same_numbers: ModuleType, same_as_head: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert same_numbers.main(same_as_head) == 0
     assert capsys.readouterr().out.endswith("arrays, 0 differ; equal to the last bit\n")

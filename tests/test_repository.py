@@ -39,6 +39,7 @@ def run_hooks(repository: Path, cache: Path) -> dict[str, str]:
     return dict(zip(said[::2], said[1::2], strict=True))
 
 
+@pytest.mark.slow
 def test_hooks_pass_on_the_tree(tmp_path: Path) -> None:
     said = run_hooks(REPOSITORY, tmp_path)
     assert list(said) == NAMES
