@@ -1,8 +1,11 @@
 """What holds for the whole suite: shapes and types are checked, and torch uses few threads."""
 
 import csv
+import functools
 import gc
+import itertools
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,10 +26,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import hypothesis
 import pytest
+import soundfile
 import torch
+import typer.main
 
 from tests import checked
 
+gc.disable()  # until all tests are collected: what is imported stays, and each look through it takes longer
 checked.install()  # before the first import of the package, hence here
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
@@ -36,16 +42,40 @@ hypothesis.settings.register_profile("suite", derandomize=True, deadline=None, d
 hypothesis.settings.load_profile("suite")
 
 
+# A process builds its command line once; here hundreds of commands run in one process.
+typer.main.get_command = functools.cache(typer.main.get_command)
+
+# No test cuts the power: nothing has to wait for the disk. A descriptor that is not open is an error as before. Tests
+# that count the calls put their own function in its place, and processes that tests start wait for the disk.
+os.fsync = lambda fd: (os.fstat(fd), None)[1]
+
+
 def pytest_collection_finish() -> None:
     """What was imported until here is for good: the garbage collector need not look through it in every test."""
     gc.collect()
     gc.freeze()
+    gc.enable()
+
+
+# Without an accelerator `torch.manual_seed` notes for each kind of it from where it was called, which takes longer than
+# most tests do.
+SEED = torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Every test draws the same numbers, alone or in the whole suite."""
-    torch.manual_seed(0)
+    SEED(0)
+
+
+FOLDERS = itertools.count()
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As pytest's own, which first reads the names of all folders that were made before, and makes a link to each."""
+    name = re.sub(r"\W", "_", request.node.name)[:30]
+    return tmp_path_factory.mktemp(f"{name}{next(FOLDERS)}", numbered=False)
 
 
 @pytest.fixture(scope="session")
@@ -61,19 +91,30 @@ def toy_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def home(toy_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home with ~/recordings and their metadata.csv, and a working folder with runs/demo of the toy demo."""
+@pytest.fixture(scope="session")
+def toy_recordings(toy_demo: Path) -> Path:
+    """The first two seconds of each utterance of the toy demo, with their metadata.csv."""
     from speechssl.data.manifest import read_manifest
 
-    (tmp_path / "recordings").mkdir()
-    with (tmp_path / "recordings" / "metadata.csv").open("w", newline="") as file:
+    folder = toy_demo / "recordings"
+    folder.mkdir()
+    with (folder / "metadata.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["file_name", "label", "speaker", "text"])
         for utterance in read_manifest(toy_demo / "corpus" / "manifest.jsonl"):
-            path = Path(utterance.audio)
-            (tmp_path / "recordings" / path.name).symlink_to(path)
-            table.writerow([path.name, utterance.label, utterance.speaker, utterance.text])
+            name = Path(utterance.audio).name
+            samples, rate = soundfile.read(utterance.audio, frames=2 * 16000, dtype="int16")
+            soundfile.write(folder / name, samples, rate)
+            table.writerow([name, utterance.label, utterance.speaker, utterance.text])
+    return folder
+
+
+@pytest.fixture
+def home(toy_demo: Path, toy_recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home with ~/recordings and their metadata.csv, and a working folder with runs/demo of the toy demo."""
+    (tmp_path / "recordings").mkdir()
+    for path in toy_recordings.iterdir():
+        (tmp_path / "recordings" / path.name).symlink_to(path)
     (tmp_path / "here" / "runs").mkdir(parents=True)
     (tmp_path / "here" / "runs" / "demo").symlink_to(toy_demo)
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -216,7 +216,7 @@ def test_a_stopped_run_resumes_bit_for_bit(
 def test_one_batch_is_learnt(objective: Objective, batch: CropBatch) -> None:
     optimizer = torch.optim.AdamW(objective.parameters(), lr=2e-3)
     losses: list[float] = []
-    for _ in range(60):
+    for _ in range(30):
         output = objective(batch, step=0, progress=0.9)
         optimizer.zero_grad()
         (output.total / output.stats["count"]).backward()

@@ -8,6 +8,8 @@ the exit code, negative for a signal.
 """
 
 import contextlib
+import gc
+import importlib
 import itertools
 import json
 import os
@@ -75,6 +77,10 @@ def signal_during(number: int, update: int) -> None:
 
 def main() -> None:
     """Until the input ends."""
+    for late in ("numpy.ctypeslib", "numpy.ma", "pydantic.type_adapter", "rich._emoji_codes"):  # in every run
+        importlib.import_module(late)
+    gc.collect()
+    gc.freeze()  # else each process copies the pages of all that was imported when it first collects garbage
     for line in sys.stdin:
         job = json.loads(line)
         if "wait" in job:
