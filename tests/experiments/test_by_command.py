@@ -62,6 +62,7 @@ def test_an_experiment_stopped_for_its_health_ends_with_the_advice(run, told, mo
     assert "speechssl: step 5: not learning (loss 4.6)" in said
 
 
+@pytest.mark.slow
 def test_emotion(told):
     told(f"emotion prepared --encoder encoder --out emotion --shots 2 --draws 1 --test-limit 8 {QUICK}")
     rows = read_results(Path("emotion/results.json"))

@@ -21,7 +21,7 @@ from tests.train.conftest import Processes, rows, tensors
 # With dropout, layer drop and accumulation: whatever draws at random is in it.
 CONFIG = changed(
     MICRO_RUN,
-    loop__steps=25,
+    loop__steps=15,
     loop__accumulation=2,
     loop__validate_every=5,
     loop__checkpoint_every=3,
@@ -89,16 +89,16 @@ def test_a_second_run_in_the_same_folder_ends_at_once_and_harms_nothing(
 
 def test_the_reference_trains(reference: Reference) -> None:
     train = [row for row in rows(reference.out) if "valid" not in row]
-    assert [row["step"] for row in train] == list(range(1, 26))
-    assert [row["step"] for row in rows(reference.out) if "valid" in row] == [5, 10, 15, 20, 25]
-    assert len({row["loss"] for row in train}) == 25
+    assert [row["step"] for row in train] == list(range(1, 16))
+    assert [row["step"] for row in rows(reference.out) if "valid" in row] == [5, 10, 15]
+    assert len({row["loss"] for row in train}) == 15
 
 
 def test_killed_at_random_moments(processes: Processes, corpus: Path, reference: Reference, tmp_path: Path) -> None:
     """SIGKILL at random steps and at a random moment within each; four times in the life of one run."""
     rng = np.random.default_rng(0)
     out, killed = tmp_path / "run", 0
-    for step in sorted(rng.choice(np.arange(1, 20), 4, replace=False).tolist()):
+    for step in sorted(rng.choice(np.arange(1, 13), 4, replace=False).tolist()):
         run = processes.pretrain(corpus, out, CONFIG)
         run.wait_for_row(out, step)
         time.sleep(2 * rng.random() * reference.seconds / CONFIG.loop.steps)
