@@ -8,6 +8,7 @@ from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -66,8 +67,11 @@ def process_group(device: str) -> Generator[Process, None, None]:
         dist.destroy_process_group()
 
 
-def sum_over_ranks(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Sum each tensor over all processes, in one message; the same dictionary shape comes back."""
+K = TypeVar("K")
+
+
+def sum_over_ranks(tensors: dict[K, Tensor]) -> dict[K, Tensor]:
+    """Sum each tensor over all processes, in one message; the same tensors where there is one process."""
     if not dist.is_initialized():
         return tensors
     flat = torch.cat([tensor.double().flatten() for tensor in tensors.values()])

@@ -141,7 +141,8 @@ class Trainable(nn.Module):
             batch: a batch on the device of the parameters.
             step: number of the update; for a validation batch, number of the batch.
             progress: fraction of the run done.
-            shared: sums of :meth:`gather` over the whole effective batch, where it is processed in parts.
+            shared: sums of :meth:`gather` over the whole effective batch, where a rank processes it in micro-batches.
+                Otherwise the loss adds what it needs over ranks (:func:`speechssl.distributed.sum_over_ranks`).
         """
         raise NotImplementedError  # implemented by each objective
 
@@ -154,7 +155,7 @@ class Trainable(nn.Module):
         return f"loss {metrics['loss']:.3f}"
 
     def gather(self, parts: Sequence[Any], *, step: int) -> dict[str, Tensor]:  # noqa: ARG002 -- a default
-        """Sums over a whole batch that the loss of each part needs, without gradients; the loop adds ranks."""
+        """Sums over this rank's micro-batches that the loss of each needs, without gradients; the loop adds ranks."""
         return {}
 
     def after_update(self, *, step: int, progress: float) -> None:

@@ -18,13 +18,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from speechssl.config import Config as BaseConfig
 from speechssl.data.batch import CropBatch
+from speechssl.distributed import sum_over_ranks
 from speechssl.models.encoder import EncoderConfig, SpeechEncoder
 from speechssl.models.masked import masked_context
 from speechssl.nn.losses import LossSum, cosine_scores, info_nce
@@ -308,7 +308,7 @@ class Wav2Vec2(Objective):
                 "count": torch.tensor(float(count), device=waveforms.device),
                 "correct": contrastive.stats["correct"],
                 "chance": contrastive.stats["chance"],
-                "codes": F.one_hot(quantized.codes, self.config.quantizer.codes).sum(dim=0).float(),
+                "codes": usage_counts(quantized.codes, self.config.quantizer.codes),
                 "probs": quantized.probs.sum(dim=0),
                 "entropy": entropy(quantized.probs).sum(dim=0),
                 "temperature": torch.tensor(temperature * count, device=waveforms.device),
@@ -470,17 +470,35 @@ def diversity_term(
 ) -> Float[Tensor, ""]:
     """``frames * (GV - sum of perplexities) / GV`` (fairseq's form of the paper's equation 4).
 
-    The value and gradient are those of the diversity of ``mean_probs`` (default: the mean of ``probs``), whose gradient
-    with respect to each frame's distribution is linear in that frame: summed over micro-batches it equals the gradient
-    of one large batch.
+    The value and gradient are those of the diversity of ``mean_probs`` (default: the mean of ``probs`` over all ranks),
+    whose gradient with respect to each frame's distribution is linear in that frame: summed over micro-batches it
+    equals the gradient of one large batch.
     """
     frames, groups, codes = probs.shape
-    mean = (probs.mean(dim=0) if mean_probs is None else mean_probs).detach().requires_grad_()
+    mean = (_mean_over_ranks(probs) if mean_probs is None else mean_probs).detach().requires_grad_()
     with torch.enable_grad():
         diversity = (groups * codes - entropy(mean).exp().sum()) / (groups * codes)
         (slope,) = torch.autograd.grad(diversity, mean)
     linear = torch.einsum("fgv,gv->", probs, slope)
     return frames * diversity.detach() + linear - linear.detach()
+
+
+def usage_counts(codes: Int[Tensor, "frames groups"], entries: int) -> Float[Tensor, "groups entries"]:
+    """How often each entry is chosen, for each group.
+
+    >>> usage_counts(torch.tensor([[0, 1], [0, 2]]), 3).tolist()
+    [[2.0, 0.0, 0.0], [0.0, 1.0, 1.0]]
+    """
+    groups = codes.shape[1]
+    flat = codes + entries * torch.arange(groups, device=codes.device)
+    return torch.bincount(flat.flatten(), minlength=groups * entries).view(groups, entries).float()
+
+
+def _mean_over_ranks(probs: Float[Tensor, "frames groups codes"]) -> Float[Tensor, "groups codes"]:
+    """Mean code distribution over the frames of all processes."""
+    own = {"sum": probs.detach().sum(dim=0), "frames": torch.tensor(float(len(probs)), device=probs.device)}
+    total = sum_over_ranks(own)
+    return probs.detach().mean(dim=0) if total is own else total["sum"] / total["frames"]
 
 
 def entropy(probs: Float[Tensor, "*shape codes"]) -> Float[Tensor, "*shape"]:

@@ -61,7 +61,7 @@ class HealthMonitor:
 
     Example:
         >>> monitor = HealthMonitor(HealthConfig(non_finite_patience=1))
-        >>> monitor.observe(7, {"loss": float("nan")}, grad_norm=1.0)
+        >>> monitor.observe(7, {"loss": float("nan"), "grad_norm": 1.0})
         Traceback (most recent call last):
         speechssl.train.health.HealthError: step 7: non-finite gradients (loss nan, gradient norm 1); loss or gradients
         are not finite: lower optim.reference_lr (or the rate of fine-tuning), or set loop.precision=fp32
@@ -75,13 +75,12 @@ class HealthMonitor:
     recent_norms: list[float] = field(default_factory=list[float])
     probed: Values = field(default_factory=dict[str, float])
 
-    def observe(self, step: int, metrics: Values, *, grad_norm: float, progress: float = 1.0) -> None:
+    def observe(self, step: int, metrics: Values, *, progress: float = 1.0) -> None:
         """Count one update.
 
         Args:
             step: its number.
-            metrics: of the update.
-            grad_norm: before clipping.
+            metrics: of the update, with ``loss`` and ``grad_norm``, the norm before clipping.
             progress: fraction of the run done.
 
         Raises:
@@ -89,7 +88,7 @@ class HealthMonitor:
         """
         if not self.config.enabled:
             return
-        loss = float(metrics["loss"])  # pyright: ignore[reportArgumentType] -- one number
+        loss, grad_norm = (float(metrics[name]) for name in ("loss", "grad_norm"))  # pyright: ignore[reportArgumentType] -- one number each
         finite = math.isfinite(loss) and math.isfinite(grad_norm)
         self._count(
             "non-finite gradients",

@@ -82,19 +82,21 @@ def fit(
         for step, batch in numbered:
             if run.over:
                 break
-            metrics = run.update(step, batch)
-            last = run.ends
-            log.train(metrics, step=step + 1, steps=run.steps, seconds_seen=counters.seconds_seen, last=last)
-            with log.alarm():
-                grad_norm = float(metrics["grad_norm"])  # pyright: ignore[reportArgumentType] -- one number
-                monitor.observe(step + 1, metrics, grad_norm=grad_norm, progress=counters.progress)
-            stopping = any_rank(stop.requested, process.device)
+            run.update(step, batch)
+            last, stopping = run.ends, any_rank(stop.requested, process.device)
+            validating = batches.valid is not None and (run.validation_due or last)
+            saving = run.checkpoint_due or last or stopping
+            if validating or saving or step == 0 or (step + 1) % config.log_every == 0:
+                for update, metrics in run.read():
+                    log.train(update, metrics, steps=run.steps, last=last and update.step == counters.step)
+                    with log.alarm():
+                        monitor.observe(update.step, metrics, progress=update.progress)
             improved = False
-            if batches.valid is not None and (run.validation_due or last):
+            if validating:
                 improved = run.score()
                 log.validation(run.validation)
             counters.done = last or run.stops_early
-            if improved or run.checkpoint_due or counters.done or stopping:
+            if improved or saving or counters.done:
                 run.checkpoint(best=improved, forced=counters.done or stopping)
             run.keep_before_cooldown()
             if stopping and not last:

@@ -11,6 +11,7 @@ from speechssl.files import naming, write_atomic
 from speechssl.objectives.base import Metrics
 from speechssl.train.health import HealthError
 from speechssl.train.progress import ProgressBar, TensorBoard
+from speechssl.train.trainer import Update
 
 
 class RunLog:
@@ -65,21 +66,21 @@ class RunLog:
         with naming(self.path):  # rows that a full disk rejected are written once more
             self._ends.close()
 
-    def train(self, metrics: Metrics, *, step: int, steps: int, seconds_seen: float, last: bool) -> None:
+    def train(self, update: Update, metrics: Metrics, *, steps: int, last: bool) -> None:
         """Log an update; the first, the last and every ``every``-th are written to the file.
 
         Args:
+            update: number and place in the run.
             metrics: of the update.
-            step: its number, from 1.
             steps: updates of the whole run; an estimate where its length is a time.
-            seconds_seen: seconds of audio seen.
             last: whether the run ends here.
         """
         if not self._open:
             return
-        self._step, self._seconds_seen = step, seconds_seen
+        step, self._seconds_seen = update.step, update.seconds_seen
+        self._step = step
         elapsed = time.monotonic() - self._begin[0]
-        speed = (seconds_seen - self._begin[1]) / max(elapsed, 1e-9)
+        speed = (self._seconds_seen - self._begin[1]) / max(elapsed, 1e-9)
         if self._bar is not None:
             self._bar.update(step, steps, metrics, speed)
         if step % self.every == 0 or last or step == 1:

@@ -14,7 +14,7 @@ from typing import Any, Generic, Literal
 import numpy as np
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from speechssl.config import Config, UserError
@@ -26,7 +26,7 @@ from speechssl.train.checkpoint import load_checkpoint, save_checkpoint
 from speechssl.train.health import HealthMonitor
 from speechssl.train.optim import AdamWConfig, build_optimizer, schedule, set_learning_rate
 from speechssl.train.timeline import Timeline
-from speechssl.train.update import B, accumulate, probe, update_weights, validate
+from speechssl.train.update import B, Totals, accumulate, probe, to_host, update_weights, validate
 
 _DROPOUT = 21  # part of the seed, so that this random stream differs from others
 _VALIDATIONS = 20  # of a run whose length is a time
@@ -104,6 +104,27 @@ class Batches(Generic[B]):
     probed: Callable[[], B] | None = None
 
 
+@dataclass(frozen=True)
+class Update:
+    """An update of the weights whose metrics are on the device.
+
+    Attributes:
+        step: its number, from 1.
+        seconds_seen: seconds of audio seen after it.
+        progress: of the run, after it.
+        rate: learning rate.
+        norm: gradient norm before clipping.
+        totals: terms and stats.
+    """
+
+    step: int
+    seconds_seen: float
+    progress: float
+    rate: float
+    norm: Tensor
+    totals: Totals
+
+
 class Trainer(Generic[B]):
     """State of a run: model, optimiser, counters, and its position on the timeline."""
 
@@ -126,6 +147,7 @@ class Trainer(Generic[B]):
         self.average = EMA(objective) if optim.average else None
         self.counters, self.timeline = Counters(), config.timeline(optim)
         self.validation: Metrics = {}
+        self._unread: list[Update] = []
         self.autocast = torch.autocast(
             process.device.type, torch.bfloat16, enabled=use_bf16(config.precision, process.device)
         )
@@ -196,8 +218,8 @@ class Trainer(Generic[B]):
 
     # What a run does
 
-    def update(self, step: int, batch: B) -> Metrics:
-        """One update of the weights; returns its metrics."""
+    def update(self, step: int, batch: B) -> None:
+        """One update of the weights; its metrics stay on the device until they are read."""
         counters, process, begin = self.counters, self.process, time.monotonic()
         position, pace = self.position, self.pace
         self._before = max(counters.progress, self.timeline.progress(position))
@@ -212,19 +234,32 @@ class Trainer(Generic[B]):
             parts=self.config.accumulation,
             step=step,
             progress=self._before,
-            process=process,
+            device=process.device,
             autocast=self.autocast,
         )
-        grad_norm = update_weights(self.objective, self.optimizer, totals.count, process=process, clip=self.optim.clip)
+        norm = update_weights(self.objective, self.optimizer, totals.count, process=process, clip=self.optim.clip)
         self.objective.after_update(step=step, progress=after)
         if self.average is not None:  # a short average first: the initial weights are forgotten soon
             self.average.update(self.objective, min(self.optim.average, (1 + step) / (10 + step)))
-        metrics = self.objective.metrics(totals.terms, totals.stats) | {"grad_norm": grad_norm, "lr": rate}
         counters.step = step + 1
         counters.seconds_seen += batch.global_seconds
         counters.wall_seconds += time.monotonic() - begin
         counters.progress = max(self._before, self.timeline.progress(self.position))
-        return metrics
+        self._unread.append(Update(step + 1, counters.seconds_seen, counters.progress, rate, norm, totals))
+
+    def read(self) -> list[tuple["Update", Metrics]]:
+        """Updates since the last call with their metrics, in order; one transfer from the device."""
+        updates, self._unread = self._unread, []
+        numbers = to_host(
+            [[update.norm, *update.totals.terms.values(), *update.totals.stats.values()] for update in updates]
+        )
+        found: list[tuple[Update, Metrics]] = []
+        for update, (norm, *values) in zip(updates, numbers, strict=True):
+            rest = iter(values)
+            terms, stats = ({name: next(rest) for name in each} for each in (update.totals.terms, update.totals.stats))
+            metrics = self.objective.metrics(terms, stats) | {"grad_norm": float(norm), "lr": update.rate}
+            found.append((update, metrics))
+        return found
 
     def validate(self, batches: int) -> None:
         """Measure the model that would be saved, on so many validation batches."""
@@ -232,7 +267,7 @@ class Trainer(Generic[B]):
             return
         with self._averaged():
             self.validation = validate(
-                self.objective, self.batches.valid, batches, process=self.process, autocast=self.autocast
+                self.objective, self.batches.valid, batches, device=self.process.device, autocast=self.autocast
             )
 
     def score(self) -> bool:

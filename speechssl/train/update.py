@@ -5,7 +5,6 @@ effective batch, counted over micro-batches and ranks. So accumulation, data par
 same update.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -62,7 +61,7 @@ def accumulate(
     parts: int,
     step: int,
     progress: float,
-    process: Process,
+    device: torch.device,
     autocast: torch.autocast,
 ) -> Totals:
     """Backward through every micro-batch of this rank.
@@ -74,10 +73,10 @@ def accumulate(
         parts: number of micro-batches.
         step: number of the update.
         progress: fraction of the run done.
-        process: rank, world size, device.
+        device: of the model.
         autocast: precision of the forward pass.
     """
-    micro = [part.to(process.device) for part in batch.micro_batches(parts)]
+    micro = [part.to(device) for part in batch.micro_batches(parts)]
     shared: Mapping[str, Tensor] | None = None
     terms: dict[str, Tensor] = {}
     stats: dict[str, Tensor] = {}
@@ -86,18 +85,18 @@ def accumulate(
             model.require_backward_grad_sync = index == len(micro) - 1  # what no_sync() sets
         with autocast:
             if index == 0:
-                shared = _shared(objective, micro, step=step, process=process)
+                shared = _shared(objective, micro, step=step)
             loss: StepOutput = model(part, step=step, progress=progress, shared=shared)
         loss.total.backward()
         _add(terms, loss.terms)
         _add(stats, loss.stats)
-    return Totals(sum_over_ranks(terms), sum_over_ranks(stats))
+    return _summed(terms, stats)
 
 
-def _shared(objective: Trainable, parts: Sequence[Any], *, step: int, process: Process) -> Mapping[str, Tensor] | None:
+def _shared(objective: Trainable, parts: Sequence[Any], *, step: int) -> Mapping[str, Tensor] | None:
     """Sums over the whole batch for the loss of each part; None where there is one part, or no such sum."""
-    if len(parts) == 1 and process.world_size == 1:
-        return None
+    if len(parts) == 1:
+        return None  # the loss adds ranks itself
     own = objective.gather(parts, step=step)
     return sum_over_ranks(own) if own else None
 
@@ -107,38 +106,58 @@ def _add(totals: dict[str, Tensor], part: Mapping[str, Tensor]) -> None:
         totals[name] = totals[name] + value if name in totals else value
 
 
+def _summed(terms: Mapping[str, Tensor], stats: Mapping[str, Tensor]) -> Totals:
+    """Terms and stats of all ranks, in one message."""
+    packed = {("terms", name): value for name, value in terms.items()}
+    packed |= {("stats", name): value for name, value in stats.items()}
+    summed = sum_over_ranks(packed)
+    return Totals({name: summed["terms", name] for name in terms}, {name: summed["stats", name] for name in stats})
+
+
 def update_weights(
     model: nn.Module, optimizer: torch.optim.Optimizer, count: Tensor, *, process: Process, clip: float
-) -> float:
-    """Divide gradients by the number of targets, clip, step; skip non-finite ones. Returns the norm before clipping."""
+) -> Tensor:
+    """Divide gradients by the number of targets, clip, step; skip non-finite ones, all without waiting for the device.
+
+    Args:
+        model: its gradients are sums over targets.
+        optimizer: a fused one, which can skip a step by a number on the device.
+        count: number of targets.
+        process: world size; data parallelism has averaged gradients over ranks.
+        clip: largest gradient norm.
+
+    Returns:
+        The norm before clipping.
+    """
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    scale = process.world_size / float(count)  # DDP has averaged over ranks
+    scale = (process.world_size / count).float()
     for gradient in gradients:
         gradient.mul_(scale)
-    norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip, foreach=True))
-    if math.isfinite(norm):
-        optimizer.step()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), clip, foreach=True)
+    optimizer.found_inf = (~norm.isfinite()).float()  # pyright: ignore[reportAttributeAccessIssue] -- as GradScaler
+    optimizer.step()
+    del optimizer.found_inf  # pyright: ignore[reportAttributeAccessIssue]
     optimizer.zero_grad(set_to_none=True)
     return norm
 
 
 @torch.no_grad()
 def validate(
-    objective: Trainable, valid: Callable[[int], Batch], batches: int, *, process: Process, autocast: torch.autocast
+    objective: Trainable, valid: Callable[[int], Batch], batches: int, *, device: torch.device, autocast: torch.autocast
 ) -> Metrics:
     """Metrics over the first validation batches: no dropout, no noise, masks fixed by the batch's number."""
     objective.eval()
     terms: dict[str, Tensor] = {}
     stats: dict[str, Tensor] = {}
     for number in range(batches):
-        batch = valid(number).to(process.device)
+        batch = valid(number).to(device)
         with autocast:
-            shared = _shared(objective, [batch], step=number, process=process)
-            loss: StepOutput = objective(batch, step=number, progress=1.0, shared=shared)
+            loss: StepOutput = objective(batch, step=number, progress=1.0)
         _add(terms, loss.terms)
         _add(stats, loss.stats)
     objective.train()
-    return objective.metrics(sum_over_ranks(terms), sum_over_ranks(stats))
+    totals = _summed(terms, stats)
+    return objective.metrics(totals.terms, totals.stats)
 
 
 @torch.no_grad()
@@ -150,3 +169,18 @@ def probe(objective: Trainable, batch: Callable[[], Batch] | None, device: torch
     measured = objective.probe(batch().to(device))
     objective.train()
     return measured
+
+
+def to_host(rows: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+    """The same tensors on the CPU, in one transfer.
+
+    >>> to_host([[torch.tensor(1.0), torch.zeros(2, 1)], [torch.tensor(2.0)]])
+    [[tensor(1.), tensor([[0.],
+            [0.]])], [tensor(2.)]]
+    """
+    tensors = [each for row in rows for each in row]
+    if all(each.device.type == "cpu" for each in tensors):
+        return [list(row) for row in rows]
+    flat = torch.cat([each.detach().double().flatten() for each in tensors]).cpu()
+    parts = iter(flat.split([each.numel() for each in tensors]))
+    return [[next(parts).view(each.shape).to(each.dtype) for each in row] for row in rows]

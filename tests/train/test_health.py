@@ -210,7 +210,7 @@ def watch(
     monitor.probed = {"shift_stability": stability}
     for step, metrics in enumerate(sequence, start=1):
         try:
-            monitor.observe(step, metrics, grad_norm=metrics.get("norm", 1.0))
+            monitor.observe(step, {**metrics, "grad_norm": metrics.get("norm", 1.0)})
         except HealthError as error:
             return error
     return None
@@ -297,8 +297,8 @@ def test_gradients_are_watched_from_the_start() -> None:
 
 def test_a_broken_update_tells_nothing_else() -> None:
     monitor = HealthMonitor(HealthConfig(patience=2), METHOD.symptoms)
-    monitor.observe(1, AT_CHANCE, grad_norm=1.0)
-    monitor.observe(2, AT_CHANCE, grad_norm=math.inf)
+    monitor.observe(1, AT_CHANCE | {"grad_norm": 1.0})
+    monitor.observe(2, AT_CHANCE | {"grad_norm": math.inf})
     assert monitor.recent_norms == [1.0]
     assert monitor.lasting["not learning"] == 1
 
@@ -309,14 +309,14 @@ def test_a_monitor_goes_on_from_its_state() -> None:
     monitor = HealthMonitor(config, METHOD.symptoms)
     monitor.probed = {"shift_stability": 0.02}
     for step in range(1, 90):
-        monitor.observe(step, AT_CHANCE if step > 50 else GOOD, grad_norm=1.0 + step % 3)
+        monitor.observe(step, (AT_CHANCE if step > 50 else GOOD) | {"grad_norm": 1.0 + step % 3})
         assert monitor.suspicious == (step > 50)
         state = json.loads(json.dumps(monitor.state_dict()))
         monitor = HealthMonitor(config, METHOD.symptoms)
         monitor.load_state_dict(state)
     assert len(monitor.recent_norms) == 89
     with pytest.raises(HealthError, match=r"step 90: phase hash .* 2 % of codes"):
-        monitor.observe(90, AT_CHANCE, grad_norm=1.0)
+        monitor.observe(90, AT_CHANCE | {"grad_norm": 1.0})
 
 
 def test_switched_off() -> None:
