@@ -26,6 +26,7 @@ from speechssl.data.batch import CROPS_ALONE, BatchSpec, CropBatch, FrameGrid, F
 from speechssl.data.manifest import Utterance
 
 _ORDER, _CROP, _JOIN, _VIEW, _PAIR = 1, 2, 3, 6, 7  # what a random stream is for; part of its seed
+_LENGTH_STEP = seconds_to_samples(0.25)
 WINDOW = 16  # batches whose crops are sorted by length together
 
 
@@ -154,7 +155,8 @@ class CropBatches:
     def batch(self, number: int, *, rank: int = 0, world_size: int = 1) -> CropBatch:
         """Batch ``number`` (from 0, without end), or one rank's share of it.
 
-        All crops have the length of the global batch's shortest unit, at most ``seconds``.
+        All crops have the length of the global batch's shortest unit, at most ``seconds``, rounded down to a
+        quarter of a second (an eighth of ``seconds`` for crops of less than 2 s).
 
         Raises:
             UserError: more ranks than crops.
@@ -163,7 +165,10 @@ class CropBatches:
             raise UserError(f"{world_size} ranks cannot share a batch of {self.batch_size} crops")
         epoch, place = divmod(number, self.batches_per_epoch)
         members = [self.units[index] for index in self._order(epoch)[place]]
-        samples = min(self._longest, *(unit.samples // (2 if self.spec.pairs else 1) for unit in members))
+        available = min(self._longest, *(unit.samples // (2 if self.spec.pairs else 1) for unit in members))
+        # A length that occurs for the first time costs some 5 ms for each kernel of the encoder.
+        step = min(_LENGTH_STEP, self._longest // 8)
+        samples = max(available - available % step, min(available, self._shortest))
         starts = [self._start(self._rng(_CROP, number, row), unit, samples) for row, unit in enumerate(members)]
         rows = np.array_split(np.arange(len(members)), world_size)[rank]
         crops = [self._read(members[row], starts[row], samples) for row in rows]
