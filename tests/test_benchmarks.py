@@ -216,3 +216,29 @@ def test_same_numbers_at_toy_size(
 def test_same_numbers(same_numbers: ModuleType, same_as_head: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert same_numbers.main(same_as_head) == 0
     assert capsys.readouterr().out.endswith("arrays, 0 differ; equal to the last bit\n")
+
+
+def test_budget(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    budget = benchmark("budget", monkeypatch)
+    monkeypatch.setattr(budget, "keep_freed_memory", lambda: None)
+    rates = budget.rates
+    monkeypatch.setattr(budget, "rates", lambda clock, dtype: rates(clock, dtype, size=64))
+    assert budget.main(["--shape", "2x1", "--steps", "1", "--precision", "fp32", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    *parts, whole = result["parts"]
+    assert whole["name"] == "whole step"
+    assert sum(each["gflop"] for each in parts) == pytest.approx(whole["gflop"], rel=0.02)
+    for each in result["parts"]:
+        floor = each["gflop"] / result["gflop_per_second"] + each["gigabytes"] / result["gigabytes_per_second"]
+        assert each["floor"] == pytest.approx(floor)
+        assert each["seconds"] > 0
+    assert result["audio_seconds_per_second"] == pytest.approx(2 / whole["seconds"])
+
+
+def test_budget_counts_the_gradients_of_grouped_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = benchmark("budget", monkeypatch)
+    conv = torch.nn.Conv1d(8, 8, 3, groups=4, bias=False)
+    x = torch.randn(2, 8, 12, requires_grad=True)
+    clock = budget.Clock(torch.device("cpu"), 1)
+    part = budget.measured("conv", lambda: conv(x).sum().backward(), clock, 1.0, 1.0)
+    assert part.gflop * 1e9 == pytest.approx(3 * 2 * (2 * 10 * 8) * (2 * 3))  # one forward, two gradients
