@@ -1,15 +1,20 @@
 """Output files: written whole or not at all, by one process at a time, with the file's name in every error.
 
-`replacing` and `write_atomic` write under a temporary name, flush to disk and rename: after a kill, a full disk or a
-power cut there is the old file or the new one. `hold_folder` and `hold_file` lock an output against a second process.
-The locks are the kernel's (flock), so that a killed process keeps no lock.
+This is the only place of the package that renames a file to its final name. `write_atomic` (content), `replacing` (an
+open file), `replacing_path` (a name, for a file or a folder) and `write_together` (several files) write under a
+temporary name, flush to disk and rename: after a kill, a full disk or a power cut there is the old file or the new one.
+`move` is the last step alone, for files that grow under a temporary name over several runs.
+
+`hold_folder` and `hold_file` lock an output against a second process. The locks are the kernel's (flock), so that a
+killed process keeps no lock.
 """
 
 import errno
 import fcntl
 import os
-from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, suppress
+import shutil
+from collections.abc import Generator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,11 +54,11 @@ def replacing(path: Path) -> Generator[BinaryIO]:
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if path.exists() and (not path.is_file() or _DEVICES in path.absolute().parents):
+    if _is_device(path):
         with naming(path), path.open("wb") as device:
             yield device
         return
-    partial = path.with_name(f".{path.name}.partial")  # a fixed name: overwrites that of a killed process
+    partial = _partial(path)
     with naming(path, instead_of=partial), _locked_file(partial) as file:
         try:
             yield file
@@ -66,15 +71,131 @@ def replacing(path: Path) -> Generator[BinaryIO]:
 
 
 @contextmanager
-def written_beside(path: Path, content: bytes) -> Generator[Path]:
-    """Write the content under a temporary name beside ``path``, flushed to disk, for files renamed together.
+def replacing_path(path: Path, *, partial: Path | None = None, flush: bool = True) -> Generator[Path]:
+    """Give a temporary name for a file or folder that replaces ``path`` when the block ends; removed when it fails.
 
-    The file is removed when the block ends without having renamed it.
+    For writers that need a name. Unlike in `replacing`, two processes do not wait for each other. For a terminal, a
+    pipe or a device the name is ``path`` itself.
+
+    Args:
+        path: the final name.
+        partial: the temporary name, on the same disk [default: beside ``path``]. What exists there is removed first.
+        flush: flush to disk before the rename.
 
     Raises:
-        OSError: the file cannot be written; carries the name of ``path``.
+        OSError: the file cannot be written; carries its name.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with replacing_path(Path(folder) / "a.txt") as partial:
+    ...         _ = partial.write_text("text")
+    ...     [each.name for each in Path(folder).iterdir()]
+    ['a.txt']
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial or _partial(path)
+    if _is_device(path):
+        with naming(path):
+            yield path
+        return
+    with naming(path, instead_of=partial):
+        remove(partial)
+        try:
+            yield partial
+            move(partial, path, flush=flush)
+        finally:
+            remove(partial)
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write several files that belong together.
+
+    All are on disk before the first is renamed. After a failed rename, every file has its old content.
+
+    Args:
+        contents: content by file, in the order of the renames.
+
+    Raises:
+        OSError: a file cannot be written; carries its name.
+    """
+    with ExitStack() as stack:
+        partials = {path: stack.enter_context(_written_beside(path, content)) for path, content in contents.items()}
+        first = list(partials)[:-1]  # the last is never restored
+        before = {path: path.read_bytes() if path.exists() else None for path in first}
+        try:
+            for path, partial in partials.items():
+                move(partial, path)
+        except BaseException:  # Ctrl-C too
+            for path, content in before.items():
+                if not partials[path].exists():
+                    path.unlink() if content is None else write_atomic(path, content)
+            raise
+
+
+def move(source: Path, target: Path, *, flush: bool = False) -> None:
+    """Rename a finished file or folder on the same disk. A file replaces a file, a folder replaces a whole folder.
+
+    Args:
+        source: the file or folder.
+        target: its new name.
+        flush: flush it to disk before.
+
+    Raises:
+        OSError: the rename failed, and the old target is still there; carries the name of ``target``.
+    """
+    with naming(target, instead_of=source):
+        if flush:
+            _flush(source)
+        if not (source.is_dir() and target.is_dir()):
+            source.replace(target)
+            return
+        old = source.with_name(f".{target.name}.old")
+        remove(old)
+        target.replace(old)
+        try:
+            source.replace(target)
+        except BaseException:
+            old.replace(target)
+            raise
+        remove(old)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with its content, where there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush the names in a folder, those of renamed files included, to disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush(path: Path) -> None:
+    """Flush a file, or all files of a folder, to disk."""
+    for each in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
+        with each.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _is_device(path: Path) -> bool:
+    """Whether a path is anything but a regular file or a folder."""
+    return path.exists() and (not (path.is_file() or path.is_dir()) or _DEVICES in path.absolute().parents)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")  # a fixed name: overwrites that of a killed process
+
+
+@contextmanager
+def _written_beside(path: Path, content: bytes) -> Generator[Path]:
+    """A flushed file under a temporary name beside ``path``; removed at the end unless it was renamed."""
+    partial = _partial(path)
     try:
         with naming(path, instead_of=partial), partial.open("wb") as file:
             file.write(content)

@@ -1,7 +1,6 @@
 """Manifests: one utterance a line of JSON, in seconds, never in samples."""
 
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from speechssl.data.stretches import Stretch, difference, stretch_of
 from speechssl.data.subsets import k_shot, minutes_subset, split_by_speaker
 from speechssl.data.utterance import Reject, Utterance
 from speechssl.data.values import folded, name_of
+from speechssl.files import replacing
 
 __all__ = [
     "ManifestStatistics",
@@ -94,17 +94,10 @@ def json_line(record: Config) -> str:
 
 
 def write_lines(lines: Iterable[str], path: Path) -> None:
-    """Writes text lines under a temporary name, flushes them to the disk and renames the file."""
+    """Writes text lines completely or not at all; the folder is made when missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")  # one name, so that what a killed process leaves is overwritten
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(line + "\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.writelines(f"{line}\n".encode() for line in lines)
 
 
 def validate_manifest(utterances: Iterable[Utterance], *, check_files: bool = False) -> list[str]:

@@ -46,7 +46,7 @@ from speechssl.data.store import (
 )
 from speechssl.data.stretches import Stretch, repeated, stretch_of
 from speechssl.data.utterance import Reject, Utterance
-from speechssl.files import naming
+from speechssl.files import flush_folder, move, naming
 
 __all__ = ["PackReport", "WaveformStore", "pack"]
 
@@ -147,7 +147,7 @@ def pack(
     with naming(out / JOURNAL), (out / JOURNAL).open("a+b") as journal:  # closing may fail as well
         _lock(journal, out)
         if (out / WAVEFORMS).exists() and not (out / INDEX).exists() and not (out / PARTIAL).exists():
-            (out / WAVEFORMS).replace(out / PARTIAL)  # killed between the last two renames
+            move(out / WAVEFORMS, out / PARTIAL)  # killed between the last two renames
         (out / PARTIAL).touch()
         remove_scratch(out)
         with naming(out / PARTIAL), (out / PARTIAL).open("r+b") as partial:
@@ -360,19 +360,11 @@ def _finish(
     (out / INDEX).unlink(missing_ok=True)  # an older corpus ends here
     write_lines(map(json_line, accepted), out / MANIFEST)
     write_lines(map(json_line, rejects), out / REJECTS)
-    (out / PARTIAL).replace(out / WAVEFORMS)
-    _sync_folder(out)  # the four names are on the disk before the index vouches for them
+    move(out / PARTIAL, out / WAVEFORMS)
+    flush_folder(out)  # the four names are on the disk before the index vouches for them
     write_lines([index.model_dump_json()], out / INDEX)
     (out / JOURNAL).unlink(missing_ok=True)
     return _report(index, accepted, resumed=resumed)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _report(index: StoreIndex, accepted: Sequence[Utterance], *, resumed: int) -> PackReport:

@@ -22,7 +22,7 @@ from typing import Literal
 
 from speechssl.config import UserError
 from speechssl.decoding.arpa import BEGIN, END, UNKNOWN, Gram, NgramModel, arpa_words, write_arpa
-from speechssl.files import naming
+from speechssl.files import move, naming
 from speechssl.text import WORD_BOUNDARY
 
 Builder = Literal["auto", "lmplz", "own"]
@@ -226,5 +226,5 @@ def _train_with_lmplz(sentences: Iterable[str], path: Path, *, order: int, progr
             said = [line for line in done.stderr.splitlines() if line.strip()] or ["nothing"]
             raise UserError(f"lmplz failed (status {done.returncode}): {said[-1]}")
         words = len(arpa_words(arpa))
-        arpa.replace(path)
+        move(arpa, path, flush=True)
     return NgramSummary(path, order, words, kept, "lmplz")

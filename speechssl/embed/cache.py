@@ -24,6 +24,7 @@ from jaxtyping import Float32
 
 from speechssl import __version__
 from speechssl.config import UserError
+from speechssl.files import replacing_path
 
 Vectors = Float32[np.ndarray, "layers dim"]
 """One row per hidden state, then the average of all."""
@@ -189,13 +190,9 @@ class DiskCache:
 def _write(path: Path, content: bytes) -> None:
     """Writes a file completely or not at all; without fsync, since the checksum shows a file that is incomplete."""
     path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(f".{uuid.uuid4().hex}")  # not tempfile's: that keeps other users out of a shared folder
-    try:
+    unique = path.with_name(f".{uuid.uuid4().hex}")  # a file that another user left cannot be overwritten
+    with replacing_path(path, partial=unique, flush=False) as partial:
         partial.write_bytes(content)
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _pack(vectors: Vectors) -> bytes:

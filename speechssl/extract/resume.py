@@ -247,10 +247,7 @@ class Run:
         if not failed:
             errors.unlink(missing_ok=True)
             return
-        partial = self.folder / ".errors.partial"
-        with naming(errors):
-            partial.write_text("".join(each.line() for each in failed), encoding="utf-8", errors="backslashreplace")
-            partial.replace(errors)
+        write_atomic(errors, "".join(each.line() for each in failed).encode("utf-8", "backslashreplace"))
 
 
 def pinned(folder: Path) -> dict[str, Any] | None:

@@ -27,7 +27,7 @@ import numpy as np
 from speechssl.config import UserError
 from speechssl.data.values import json_number
 from speechssl.extract.decode import Failed
-from speechssl.files import naming
+from speechssl.files import move, replacing, replacing_path
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -155,17 +155,11 @@ class Shards:
         ]
         metadata = {METADATA_KEY: json.dumps(dict(settings)), FAILED_KEY: json.dumps([vars(each) for each in failed])}
         if part.frames is not None:
-            with part.frames.open("rb+") as file:
-                os.fsync(file.fileno())
-            part.frames.replace(self.frames_path(self.count))
-        path, rows = self.path(self.count), part.table.num_rows
-        partial = path.with_name(f".{path.name}.partial")
-        with naming(path), partial.open("wb") as file:
+            move(part.frames, self.frames_path(self.count), flush=True)
+        rows = part.table.num_rows
+        with replacing(self.path(self.count)) as file:
             table = part.table.replace_schema_metadata(metadata)
             pq.write_table(table, file, compression="zstd", row_group_size=max(1, rows))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
         self._groups.append([rows])
         self.count += 1
         return failed
@@ -176,9 +170,8 @@ class Shards:
         try:
             os.link(finished, target)
         except OSError:
-            partial = self.folder / ".adopted.partial"
-            shutil.copyfile(finished, partial)
-            partial.replace(target)
+            with replacing_path(target) as partial:
+                shutil.copyfile(finished, partial)
         self._read()
 
     def tables(self, places: Sequence[int]) -> "Iterator[tuple[int, pa.Table]]":

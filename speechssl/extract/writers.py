@@ -19,8 +19,6 @@ as the attribute `speechssl`, in npz as the array `speechssl`, of a folder in it
 
 import importlib
 import json
-import os
-import shutil
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,6 +32,7 @@ from speechssl.extract.formats import arrays, hdf5
 from speechssl.extract.formats.rows import Finished, Layout
 from speechssl.extract.resume import Results
 from speechssl.extract.shards import METADATA_KEY
+from speechssl.files import replacing_path
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,32 +98,8 @@ class VectorFile:
             scratch: a folder on the same disk.
         """
         out = self.path
-        partial = scratch / f".finished{out.suffix}"
-        _remove(partial)
-        _WRITE[out.suffix](partial, Finished(self._layout, results.shards, results.places, settings))
-        _flush(partial)
-        if out.is_dir() and partial.is_dir():
-            old = scratch / ".replaced"
-            _remove(old)
-            out.rename(old)
-            partial.rename(out)
-            _remove(old)
-        else:
-            partial.replace(out)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    """Flushes a file, or all files of a folder, to the disk."""
-    for each in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
-        with each.open("rb") as file:
-            os.fsync(file.fileno())
+        with replacing_path(out, partial=scratch / f".finished{out.suffix}") as partial:
+            _WRITE[out.suffix](partial, Finished(self._layout, results.shards, results.places, settings))
 
 
 def _write_parquet(out: Path, finished: Finished) -> None:

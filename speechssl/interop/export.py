@@ -5,7 +5,6 @@ Existing files at the target are replaced only where an earlier export wrote the
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Literal
 
 from speechssl import __version__
 from speechssl.config import UserError
-from speechssl.files import write_atomic
+from speechssl.files import replacing_path, write_atomic
 from speechssl.interop.export_card import notes
 from speechssl.interop.export_huggingface import write_folder
 from speechssl.interop.export_torchaudio import write_torchaudio
@@ -123,22 +122,10 @@ def export_model(
 def _huggingface(out: Path, stored: StoredModel, *, about: Mapping[str, Any]) -> list[Path]:
     """Write to a temporary folder beside the target, then replace the target."""
     _check_folder(out)
-    partial, old = (out.with_name(f".{out.name}.{word}-{os.getpid()}") for word in ("partial", "old"))
-    try:
+    with replacing_path(out, partial=out.with_name(f".{out.name}.partial-{os.getpid()}")) as partial:
         write_folder(partial, stored, facts={"speechssl model": f"`{stored.digest}`, written by {__version__}"})
         names = sorted([*(file.name for file in partial.iterdir()), MARKER])
         write_atomic(partial / MARKER, (json.dumps({**about, "files": names}, indent=2) + "\n").encode())
-        if out.exists():
-            out.replace(old)
-        try:
-            partial.replace(out)
-        except OSError:
-            if old.exists():
-                old.replace(out)
-            raise
-    finally:
-        for folder in (partial, old):
-            shutil.rmtree(folder, ignore_errors=True)
     return [out / name for name in names]
 
 

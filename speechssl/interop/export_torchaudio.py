@@ -16,7 +16,7 @@ import torch
 
 from speechssl.audio import SAMPLE_RATE
 from speechssl.config import UserError
-from speechssl.files import write_atomic, written_beside
+from speechssl.files import write_together
 from speechssl.interop import torchaudio
 from speechssl.interop.exportable import encoder_reason, head_reason
 from speechssl.interop.stored import StoredModel
@@ -59,13 +59,4 @@ def write_torchaudio(path: Path, model: StoredModel, *, about: dict[str, Any]) -
     buffer = io.BytesIO()
     torch.save({name: value.detach().clone() for name, value in weights.items()}, buffer)
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    beside = path.with_suffix(".json")
-    before = beside.read_bytes() if beside.exists() else None
-    # Both are on disk before either is renamed.
-    with written_beside(beside, text.encode()) as facts, written_beside(path, buffer.getvalue()) as state:
-        facts.replace(beside)
-        try:
-            state.replace(path)
-        except BaseException:  # Ctrl-C too: the two files belong together
-            beside.unlink() if before is None else write_atomic(beside, before)
-            raise
+    write_together({path.with_suffix(".json"): text.encode(), path: buffer.getvalue()})

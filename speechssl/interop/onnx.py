@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from speechssl.audio import SAMPLE_RATE, normalize
 from speechssl.config import UserError
+from speechssl.files import replacing_path
 from speechssl.models.classifier import Classifier
 from speechssl.models.ctc import CTCModel
 from speechssl.models.encoder import EncoderOutput, SpeechEncoder
@@ -85,17 +86,13 @@ def export_onnx(
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # source locations of the operations
     program.model.metadata_props.update({**_metadata(model), **(metadata or {})})
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with replacing_path(path) as partial:
         program.save(str(partial), external_data=False)
         error = largest_error(model, partial)
         if error > TOLERANCE:
             raise UserError(
                 f"{path}: not written: onnxruntime differs from torch by {error:.1e}, allowed: {TOLERANCE:g}"
             )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return OnnxFile(outputs=network.outputs, max_error=error)
 
 

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from speechssl import files
 from speechssl.config import UserError
 from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.embed.embedder import load
@@ -147,13 +148,13 @@ def test_pandas_reads_it_as_it_is(model_folder, source, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_write_that_fails_leaves_nothing_and_is_done_again(model_folder, source, tmp_path, monkeypatch, kind):
-    flush = writers._flush
-    monkeypatch.setattr(writers, "_flush", lambda _: 1 / 0)
+    flush = files._flush
+    monkeypatch.setattr(files, "_flush", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         made(model_folder, source, tmp_path, kind)
     out = tmp_path / ("v" if kind == "npy" else f"v.{kind}")
     assert not out.exists()
-    monkeypatch.setattr(writers, "_flush", flush)
+    monkeypatch.setattr(files, "_flush", flush)
     monkeypatch.setattr(encode.PartEncoder, "__call__", lambda *_: 1 / 0)  # all parts are there
     assert arrays_of(made(model_folder, source, tmp_path, kind))["path"] == PATHS
     assert extract(model_folder, source, out).finished_before
@@ -170,7 +171,7 @@ def test_rows_of_several_parts_are_read_in_any_order(model_folder, source, tmp_p
     seen = []
     init = rows.Finished.__init__
     monkeypatch.setattr(rows.Finished, "__init__", lambda own, *args: init(own, *args) or seen.append(own))
-    monkeypatch.setattr(writers, "_flush", lambda _: 1 / 0)
+    monkeypatch.setattr(files, "_flush", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         made(model_folder, source, tmp_path, "parquet")
     [run] = seen

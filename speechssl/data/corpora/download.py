@@ -28,6 +28,7 @@ import rich.progress
 
 from speechssl.answers import answer
 from speechssl.config import UserError
+from speechssl.files import move
 
 _BLOCK = 1 << 18  # bytes read at once
 _TIMEOUT = 60  # s without a byte
@@ -99,7 +100,7 @@ def download(url: str, path: Path, *, checksum: str | None = None) -> None:
         _fetch_all(url, part, progress=progress, task=progress.add_task(path.name, total=None))
         if checksum is not None:
             _check(part, checksum, url=url)
-        part.replace(path)
+        move(part, path, flush=True)
 
 
 @contextlib.contextmanager
@@ -194,7 +195,7 @@ def fetch_folder(url: str, folder: Path, *, holds: str, checksum: str | None = N
         found = next(iter(sorted(work.glob(holds))), None)
         if found is None:
             raise UserError(f"{archive}: no {holds!r} in it; delete it to fetch it again")
-        found.parent.rename(folder)
+        move(found.parent, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     archive.unlink()

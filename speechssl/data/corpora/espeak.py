@@ -36,6 +36,7 @@ from speechssl.data.corpora.espeak_grammar import sentence
 from speechssl.data.corpora.espeak_room import record
 from speechssl.data.corpora.espeak_styles import MAX_VOICES, STYLES, Manner, Speaker, manner, speaker
 from speechssl.data.manifest import Utterance
+from speechssl.files import replacing
 
 _VERSION = 2  # of the recipe below; a change that alters the audio raises it, and the corpus is made anew
 _TEXT_STREAM = 3
@@ -185,14 +186,13 @@ def _make_all(indices: list[int], settings: Settings, folder: Path) -> Generator
 
 
 def _make(task: tuple[int, Settings, Path]) -> float:
-    """Write one utterance under a temporary name and rename it, so that a file that is there is complete."""
+    """Write one utterance; returns its duration, s."""
     index, settings, folder = task
     path = folder / _file_name(index, settings)
     path.parent.mkdir(parents=True, exist_ok=True)
     samples = render(index, settings)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    soundfile.write(temporary, samples, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
-    temporary.replace(path)
+    with replacing(path) as file:
+        soundfile.write(file, samples, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
     return samples.size / SAMPLE_RATE
 
 

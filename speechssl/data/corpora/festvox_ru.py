@@ -25,6 +25,7 @@ from speechssl.config import Config, UserError
 from speechssl.data.corpora import CorpusInfo, duration_of
 from speechssl.data.corpora.download import download, mirror, new_folder, say_fetching
 from speechssl.data.manifest import Utterance
+from speechssl.files import move
 
 INFO = CorpusInfo(
     name="festvox_ru",
@@ -125,8 +126,8 @@ def _unpack_into(folder: Path, root: Path) -> None:
         for part in (_VOICE / "wav", _VOICE / "etc", _COPYRIGHT):
             if not (work / "tree" / part).exists():
                 raise UserError(f"{package.name}: no {part} in it; another version than the one known here?")
-            (work / "tree" / part).rename(whole / part.name)
-        whole.rename(folder)
+            move(work / "tree" / part, whole / part.name)
+        move(whole, folder)
         shutil.rmtree(root / _DOWNLOADED, ignore_errors=True)
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -29,6 +29,7 @@ from speechssl.data.corpora import CorpusInfo, duration_of
 from speechssl.data.corpora.download import download, extract, mirror, say_fetching
 from speechssl.data.corpora.folder_walk import visible_files
 from speechssl.data.manifest import Utterance
+from speechssl.files import move
 
 INFO = CorpusInfo(
     name="librispeech",
@@ -184,8 +185,8 @@ def _fetch_subset(root: Path, subset: str) -> None:
         raise UserError(f"{subset}.tar.gz: no LibriSpeech/{subset} in it")
     (root / "LibriSpeech").mkdir(exist_ok=True)
     for text in unpacked.glob("*.TXT"):
-        text.replace(root / "LibriSpeech" / text.name)
-    (unpacked / subset).rename(root / "LibriSpeech" / subset)
+        move(text, root / "LibriSpeech" / text.name)
+    move(unpacked / subset, root / "LibriSpeech" / subset)
     _clean(root, work)
 
 
@@ -194,7 +195,7 @@ def _fetch_limited(root: Path) -> None:
     work = _fetch(root, url, checksum=LIMITED_CHECKSUM)
     if not (work / _LIMITED_ARCHIVE).is_dir():
         raise UserError(f"{url}: no folder {_LIMITED_ARCHIVE} in it")
-    (work / _LIMITED_ARCHIVE).rename(root / _LIMITED_ARCHIVE)
+    move(work / _LIMITED_ARCHIVE, root / _LIMITED_ARCHIVE)
     _clean(root, work)
 
 

@@ -15,6 +15,7 @@ from speechssl.data.corpora.download import extract
 from speechssl.data.corpora.folder import prepare as prepare_folder
 from speechssl.data.corpora.folder_metadata import read_metadata
 from speechssl.data.utterance import Utterance
+from speechssl.files import replacing_path
 
 _METADATA = "metadata.jsonl"
 
@@ -65,17 +66,12 @@ def unpack_pack(name: str, root: Path) -> Path | None:
     archives = sorted(pack.glob("*.tar"))
     if not archives or _lies_unpacked(pack):
         return pack
-    work = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
-    try:
+    with replacing_path(folder, flush=False) as work:
         for archive in archives:
             extract(archive, work)
         for text in (_METADATA, "README.md"):  # the licence stays with the copy
             if (pack / text).is_file():
                 shutil.copyfile(pack / text, work / text)
-        work.rename(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return folder
 
 

@@ -18,7 +18,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from speechssl.config import UserError
 from speechssl.data.values import json_number
 from speechssl.extract.resume import Results
 from speechssl.extract.shards import METADATA_KEY, FailedClip
-from speechssl.files import naming
+from speechssl.files import replacing_path
 from speechssl.terminal import printable
 
 Format = Literal["table", "jsonl", "csv"]
@@ -82,34 +81,27 @@ class PredictionFile:
 
     def write(self, results: Results, settings: dict[str, Any], scratch: Path) -> None:
         """Writes the output and `OUT.run.parquet`."""
-        partial, rows = scratch / ".finished", scratch / ".finished.parquet"
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            writer = RowWriter(file, self._layout, self._classes)
-            writer.header()
-            for row in results.rows():
-                if isinstance(row, FailedClip):
-                    writer.failed(row.path, row.offset, row.reason)
-                else:
-                    writer.row(row["path"], row["offset"], row["duration"], json.loads(row["prediction"]))
-            file.flush()
-            os.fsync(file.fileno())
-        settings["output"] = _digest(partial)
-        with naming(self.rows):
-            _write_rows(rows, results, settings)
-            rows.replace(self.rows)
-        partial.replace(self.path)
+        with replacing_path(self.path, partial=scratch / ".finished") as partial:
+            with partial.open("w", encoding="utf-8", newline="") as file:
+                writer = RowWriter(file, self._layout, self._classes)
+                writer.header()
+                for row in results.rows():
+                    if isinstance(row, FailedClip):
+                        writer.failed(row.path, row.offset, row.reason)
+                    else:
+                        writer.row(row["path"], row["offset"], row["duration"], json.loads(row["prediction"]))
+            settings["output"] = _digest(partial)
+            with replacing_path(self.rows, partial=scratch / ".finished.parquet") as rows:
+                _write_rows(rows, results, settings)
 
 
 def _write_rows(path: Path, results: Results, settings: dict[str, Any]) -> None:
     import pyarrow.parquet as pq
 
     schema = results.shards.schema.with_metadata({METADATA_KEY: json.dumps(settings)})
-    with path.open("wb") as file:
-        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-            for _, table in results.shards.tables(results.places):
-                writer.write_table(table.replace_schema_metadata(schema.metadata))
-        file.flush()
-        os.fsync(file.fileno())
+    with path.open("wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for _, table in results.shards.tables(results.places):
+            writer.write_table(table.replace_schema_metadata(schema.metadata))
 
 
 def _digest(path: Path) -> str:

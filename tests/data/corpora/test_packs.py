@@ -56,7 +56,7 @@ def test_a_broken_pack_leaves_nothing(write_pack: Callable, tmp_path: Path) -> N
 
 def test_a_killed_run_begins_again(write_pack: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_pack("toy", ROWS)
-    left = tmp_path / "root" / ".toy.pack.part"
+    left = tmp_path / "root" / ".toy.pack.partial"
     left.mkdir(parents=True)
     (left / "old.wav").write_text("of a killed run")
     folder = unpack_pack("toy", tmp_path / "root")
