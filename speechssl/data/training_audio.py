@@ -200,7 +200,7 @@ def copies(store: WaveformStore, *, names: Sequence[str], one_speaker: bool = Fa
     Args:
         store: the corpus.
         names: of its utterances, so that the order of the manifest makes no difference.
-        one_speaker: overlapping stretches of one speaker are repetitions, too: for divisions that do not keep speakers
+        one_speaker: overlapping stretches of one speaker are repetitions, too: for splits that do not keep speakers
             apart.
     """
     ids = store.content_ids()

@@ -21,8 +21,8 @@ from jaxtyping import Float, Float32, Int
 from speechssl.config import UserError
 from speechssl.data.waveforms import WaveformStore
 from speechssl.embed.embedder import EmbeddingModel, load
-from speechssl.experiments.display import Display
 from speechssl.experiments.evaluate import encoder_features, random_encoder
+from speechssl.experiments.evaluation_console import EvaluationConsole
 from speechssl.metrics.baselines import MFCC_DIM, mfcc_statistics
 from speechssl.metrics.probe import predict_logistic, shot_folds
 
@@ -90,23 +90,23 @@ class FeatureBank:
     def get(self, source: Source) -> Features:
         """One row per utterance; rows of unused utterances are zero."""
         if source not in self._known:
-            with Display() as display:
-                self._known[source] = self._compute(source, display)
+            with EvaluationConsole() as console:
+                self._known[source] = self._compute(source, console)
         return self._known[source]
 
-    def _compute(self, source: Source, display: Display) -> Features:
+    def _compute(self, source: Source, console: EvaluationConsole) -> Features:
         if source in ("model", "random encoder"):
             model: EmbeddingModel = load(self.encoder, device=self.device)
             model = model if source == "model" else random_encoder(model)
-            return encoder_features(self.store, model, self.used, family=source, display=display)[
+            return encoder_features(self.store, model, self.used, family=source, console=console)[
                 f"{source} (mean of layers)"
             ]
         scale = source != "MFCC"
-        return mfcc_features(self.store, self.used, remove_level=scale, display=display)
+        return mfcc_features(self.store, self.used, remove_level=scale, console=console)
 
 
 def mfcc_features(
-    store: WaveformStore, used: Int[np.ndarray, " used"], *, remove_level: bool, display: Display
+    store: WaveformStore, used: Int[np.ndarray, " used"], *, remove_level: bool, console: EvaluationConsole
 ) -> Features:
     """MFCC statistics of the utterances that are used.
 
@@ -114,7 +114,7 @@ def mfcc_features(
         store: the corpus.
         used: the utterances that need features.
         remove_level: scale every utterance to unit variance first.
-        display: shows a progress bar.
+        console: shows a progress bar.
     """
     from threadpoolctl import threadpool_limits
 
@@ -127,7 +127,7 @@ def mfcc_features(
     row(int(used[0]))  # librosa compiles before the threads start
     words = "features: MFCC without level" if remove_level else "features: MFCC"
     with (
-        display.progress(words, total=len(used)) as advance,
+        console.progress(words, total=len(used)) as advance,
         threadpool_limits(limits=1),  # clips are computed in parallel
         ThreadPoolExecutor() as pool,
     ):

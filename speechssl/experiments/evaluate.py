@@ -29,13 +29,13 @@ from speechssl.data.training_audio import copies, copies_note, pretraining_overl
 from speechssl.data.utterance import said
 from speechssl.data.waveforms import WaveformStore
 from speechssl.embed.embedder import EmbeddingModel, load
-from speechssl.experiments.display import Display
+from speechssl.experiments.evaluation_console import EvaluationConsole
 from speechssl.files import replacing
 from speechssl.inference.layers import ALL_LAYERS, Layer
 from speechssl.metrics.baselines import logmel_statistics, mfcc_statistics
-from speechssl.metrics.division import ProbeTask, make_task
 from speechssl.metrics.items import Answers, items_path, write_items
 from speechssl.metrics.probe import ProbeScore, chance_scores, probe_scores
+from speechssl.metrics.probe_splits import ProbeTask, make_task
 from speechssl.metrics.results import CHANCE, LOGMEL, MFCC, MODEL, RANDOM, ResultRow, write_results
 from speechssl.models.encoder import SpeechEncoder
 
@@ -91,13 +91,13 @@ def evaluate(
     used = np.unique(np.concatenate([task.utterances() for task in probe_tasks]))
     overlaps = {task.name: pretraining_overlap(audio, store, _tested(task)) for task in probe_tasks}
     refuse_trained(audio, store, [index for task in probe_tasks for index in _tested(task)], model=model_folder)
-    with Display() as display:
+    with EvaluationConsole() as console:
         for task in probe_tasks:
             for note in (*task.notes, f"in the audio of pretraining: {overlaps[task.name]}"):
-                display.say(note)
-        features = _features(store, model, used, baselines=baselines, display=display)
+                console.say(note)
+        features = _features(store, model, used, baselines=baselines, console=console)
         scores: list[ProbeScore] = []
-        with display.progress("probes", total=len(probe_tasks) * len(features)) as advance:
+        with console.progress("probes", total=len(probe_tasks) * len(features)) as advance:
             for task in probe_tasks:
                 for contender, matrix in features.items():
                     scores += probe_scores(task, matrix, contender=contender)
@@ -118,7 +118,7 @@ def evaluate(
             )
             for row in rows
         ]
-        with display.progress("map", total=1) as advance:
+        with console.progress("map", total=1) as advance:
             write_map(out.with_name("map.npz"), store, probe_tasks[0], features=features[f"{MODEL} (last layer)"])
             advance(1)
         tasks_by_name = {task.name: task for task in probe_tasks}
@@ -129,13 +129,13 @@ def evaluate(
         ]
         write_items(items_path(out), items)
         write_results(rows, out)
-        display.results(rows)
+        console.results(rows)
     return rows
 
 
 def _tested(task: ProbeTask) -> list[int]:
     """The test utterances of all draws."""
-    return np.unique(np.concatenate([draw.test for draw in task.divisions])).tolist()
+    return np.unique(np.concatenate([draw.test for draw in task.splits])).tolist()
 
 
 def _split_hash(task: ProbeTask, shots: int, names: Sequence[str]) -> str:
@@ -143,7 +143,7 @@ def _split_hash(task: ProbeTask, shots: int, names: Sequence[str]) -> str:
     return digest(
         [
             [sorted(names[int(i)] for i in side) for side in (draw.shots[:, :shots].ravel(), draw.test)]
-            for draw in task.divisions
+            for draw in task.splits
         ]
     )
 
@@ -152,7 +152,7 @@ def _answers(
     task: ProbeTask, score: ProbeScore, store: WaveformStore, *, names: Sequence[str], split_hash: str
 ) -> Answers:
     """Answers of a probe per item; the interval of a comparison resamples speakers in every task."""
-    places = [(number, int(i)) for number, draw in enumerate(task.divisions) for i in draw.test]
+    places = [(number, int(i)) for number, draw in enumerate(task.splits) for i in draw.test]
     return Answers(
         task=score.task,
         contender=score.contender,
@@ -188,7 +188,7 @@ def write_map(
     from sklearn.manifold import TSNE
     from sklearn.preprocessing import StandardScaler
 
-    chosen = task.divisions[0].test
+    chosen = task.splits[0].test
     if len(chosen) > MAP_POINTS:
         chosen = np.sort(np.random.default_rng(0).choice(chosen, MAP_POINTS, replace=False))
     vectors = StandardScaler().fit_transform(features[chosen])
@@ -227,17 +227,27 @@ def _task(store: WaveformStore, name: str, *, shots: Sequence[int], seeds: int, 
 
 
 def _features(
-    store: WaveformStore, model: EmbeddingModel, used: Int[np.ndarray, " used"], *, baselines: bool, display: Display
+    store: WaveformStore,
+    model: EmbeddingModel,
+    used: Int[np.ndarray, " used"],
+    *,
+    baselines: bool,
+    console: EvaluationConsole,
 ) -> Features:
-    features = encoder_features(store, model, used, family=MODEL, display=display)
+    features = encoder_features(store, model, used, family=MODEL, console=console)
     if baselines:
-        features |= encoder_features(store, random_encoder(model), used, family=RANDOM, display=display)
-        features |= _fixed_features(store, used, display=display)
+        features |= encoder_features(store, random_encoder(model), used, family=RANDOM, console=console)
+        features |= _fixed_features(store, used, console=console)
     return features
 
 
 def encoder_features(
-    store: WaveformStore, model: EmbeddingModel, used: Int[np.ndarray, " used"], *, family: str, display: Display
+    store: WaveformStore,
+    model: EmbeddingModel,
+    used: Int[np.ndarray, " used"],
+    *,
+    family: str,
+    console: EvaluationConsole,
 ) -> Features:
     """Mean and standard deviation over frames of each of LAYERS, under the names `FAMILY (LAYER)`.
 
@@ -246,11 +256,11 @@ def encoder_features(
         model: the encoder.
         used: the utterances that need features; the rows of the others stay zero.
         family: the name of the encoder in the table.
-        display: shows a progress bar.
+        console: shows a progress bar.
     """
     names = [f"{family} ({layer})" for layer in LAYERS]
     features = {name: np.zeros((len(store), 2 * model.dim), dtype=np.float32) for name in names}
-    with display.progress(f"features: {family}", total=len(used)) as advance:
+    with console.progress(f"features: {family}", total=len(used)) as advance:
         for chunk in chunks_by_length(store, used):
             waveforms = [store.waveform(index) for index in chunk]
             vectors = model.embed_layers(waveforms, pooling="mean+std", layers=list(LAYERS.values()))
@@ -260,7 +270,7 @@ def encoder_features(
     return features
 
 
-def _fixed_features(store: WaveformStore, used: Int[np.ndarray, " used"], *, display: Display) -> Features:
+def _fixed_features(store: WaveformStore, used: Int[np.ndarray, " used"], *, console: EvaluationConsole) -> Features:
     def both(index: int) -> Float32[np.ndarray, " dim"]:
         waveform = store.waveform(index)
         return np.concatenate([mfcc_statistics(waveform), logmel_statistics(waveform)])
@@ -270,7 +280,7 @@ def _fixed_features(store: WaveformStore, used: Int[np.ndarray, " used"], *, dis
     split = len(mfcc_statistics(np.ones(SAMPLE_RATE, dtype=np.float32)))  # also compiles librosa before the threads
     rows: list[Float32[np.ndarray, " dim"]] = []
     with (
-        display.progress(f"features: {MFCC}, {LOGMEL}", total=len(used)) as advance,
+        console.progress(f"features: {MFCC}, {LOGMEL}", total=len(used)) as advance,
         threadpool_limits(limits=1),  # clips are computed in parallel
         ThreadPoolExecutor() as pool,
     ):

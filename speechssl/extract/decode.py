@@ -67,10 +67,10 @@ class Failed:
     reason: str
 
 
-Clip = Decoded | Streamed | Failed
+DecodeResult = Decoded | Streamed | Failed
 
 
-class Decoding(InOrder[Item, Clip]):
+class Decoding(InOrder[Item, DecodeResult]):
     """Clips of a plan, decoded by threads (see `running`), in order.
 
     Args:
@@ -93,14 +93,14 @@ class Decoding(InOrder[Item, Clip]):
         super().__init__(items, ahead=AHEAD, budget=budget)  # bytes of samples
         self._long_samples, self._spool = long_samples, spool
 
-    def free(self, clip: Clip) -> None:
+    def free(self, clip: DecodeResult) -> None:
         """Gives back the memory of a clip."""
         if isinstance(clip, Decoded):
             self.release(len(clip.waveform) * _SAMPLE)
         elif isinstance(clip, Streamed):
             clip.close()
 
-    def decode(self, index: int, item: Item) -> Clip:
+    def decode(self, index: int, item: Item) -> DecodeResult:
         """Decodes a clip, in a thread."""
         if item.fault:
             return Failed(item, item.fault)
@@ -177,8 +177,8 @@ def ahead(blocks: Callable[[], Iterator[Waveform]]) -> Iterator[Waveform]:
 
 
 def parts_of(
-    clips: Iterable[Clip], *, most_seconds: float | None = None, most_clips: int | None = None
-) -> Iterator[list[Clip]]:
+    clips: Iterable[DecodeResult], *, most_seconds: float | None = None, most_clips: int | None = None
+) -> Iterator[list[DecodeResult]]:
     """Parts of the plan: runs of clips that are encoded and written together.
 
     Args:
@@ -188,7 +188,7 @@ def parts_of(
     """
     most_seconds = PART_SECONDS if most_seconds is None else most_seconds
     most_clips = PART_CLIPS if most_clips is None else most_clips
-    part: list[Clip] = []
+    part: list[DecodeResult] = []
     seconds = 0.0
     for clip in clips:
         part.append(clip)

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float32
 
 from speechssl.audio import RECEPTIVE_FIELD, SAMPLE_RATE, AudioError
-from speechssl.extract.decode import Clip, Decoded, Decoding, Failed, Streamed, parts_of
+from speechssl.extract.decode import Decoded, DecodeResult, Decoding, Failed, Streamed, parts_of
 from speechssl.extract.machine.ordered import InOrder
 from speechssl.extract.machine.resources import Resources
 from speechssl.extract.plan import Item
@@ -126,7 +126,7 @@ class PartEncoder:
         dtype: DType,
         resources: Resources,
         frames: Path | None = None,
-        release: Callable[[Clip], None] = lambda _: None,
+        release: Callable[[DecodeResult], None] = lambda _: None,
         count: Callable[[int, float, int], None] = lambda *_: None,
     ):
         self.encoding = Encoding(encoder, device=device, dtype=dtype, mix=job.mix, compiled=job.compiled)
@@ -135,7 +135,7 @@ class PartEncoder:
         self.release = release
         self._job, self._folder, self._count = job, frames, count
 
-    def __call__(self, part: Sequence[Clip]) -> Encoded:
+    def __call__(self, part: Sequence[DecodeResult]) -> Encoded:
         """Encodes one part."""
         clips = [(place, clip) for place, clip in enumerate(part) if not isinstance(clip, Failed)]
         whole = [each for each in clips if isinstance(each[1], Decoded)]
@@ -203,7 +203,7 @@ class PartEncoder:
         failed = isinstance(result, str)
         self._count(1, 0.0 if failed else clip.seconds, int(failed))
 
-    def _encoded(self, part: Sequence[Clip], found: dict[int, _Found], frames: Path | None) -> Encoded:
+    def _encoded(self, part: Sequence[DecodeResult], found: dict[int, _Found], frames: Path | None) -> Encoded:
         """The part in the order of the plan."""
         rows, failed, done, notes = list[Row](), list[Failed](), list[bool](), list[str]()
         vectors: list[Float32[np.ndarray, "layers dim"]] = []
@@ -249,7 +249,7 @@ def run_local(
     clips = Decoding(items, budget=resources.audio_bytes, long_samples=long_samples, spool=run.folder)
     with clips.running([clips.decode] * resources.threads, name="decode"):
         parts = parts_of(clips)
-        first: list[list[Clip]] = []
+        first: list[list[DecodeResult]] = []
         for part in parts:  # up to the first with audio to check the dtype on
             first.append(part)
             if any(isinstance(clip, Decoded | Streamed) for clip in part):
@@ -274,13 +274,15 @@ def run_local(
         ]
         del copies
         del encoder  # the workers have copies with packed weights
-        encoded: InOrder[list[Clip], Encoded] = InOrder(itertools.chain(first, parts), ahead=_AHEAD * len(workers))
+        encoded: InOrder[list[DecodeResult], Encoded] = InOrder(
+            itertools.chain(first, parts), ahead=_AHEAD * len(workers)
+        )
         # Not waited for: a worker may be in the middle of minutes of audio, or wait for clips of the decoding threads.
         with encoded.running([lambda _, part, own=worker: own(part) for worker in workers], name="encode", wait=False):
             yield from encoded
 
 
-def trial_clips(part: Sequence[Clip]) -> list[Float32[np.ndarray, " samples"]]:
+def trial_clips(part: Sequence[DecodeResult]) -> list[Float32[np.ndarray, " samples"]]:
     """Some seconds of audio of a part to check a dtype on; at least one clip where the part has a readable one."""
     found: list[Float32[np.ndarray, " samples"]] = []
     for clip in part:

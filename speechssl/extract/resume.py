@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from speechssl.config import UserError
 from speechssl.data.places import is_address
-from speechssl.extract.machine.progress import Progress, ProgressCounter
+from speechssl.extract.machine.progress import ExtractionProgress, ProgressCounter
 from speechssl.extract.plan import Item, Plan
 from speechssl.extract.shards import FailedClip, Part, Shards
 from speechssl.files import naming, write_atomic
@@ -121,7 +121,7 @@ class Run:
         plan: Plan,
         schema: "pa.Schema",
         settings: dict[str, Any],
-        progress: Callable[[Progress], None] | None,
+        progress: Callable[[ExtractionProgress], None] | None,
     ):
         self.output, self.folder, self.plan, self.settings = output, folder, plan, settings
         self.counts = ProgressCounter(plan, progress)

@@ -24,7 +24,7 @@ from speechssl.data.findings import Findings, Known, closing_lines
 from speechssl.extract.encode import Encoded, Job, run_local
 from speechssl.extract.formats.columns import check_columns
 from speechssl.extract.formats.rows import Layout
-from speechssl.extract.machine.progress import Progress
+from speechssl.extract.machine.progress import ExtractionProgress
 from speechssl.extract.machine.resources import DEFAULT_MEMORY, devices_of, divide, peak_memory
 from speechssl.extract.plan import read_plan
 from speechssl.extract.resume import Run
@@ -95,7 +95,7 @@ def extract(
     engine: Engine = "local",
     workers: int | None = None,
     allow_remote: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[ExtractionProgress], None] | None = None,
 ) -> ExtractReport:
     """Embeds every clip of a source.
 

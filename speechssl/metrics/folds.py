@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from speechssl.metrics.division import refuse_leak
+from speechssl.metrics.probe_splits import refuse_leak
 
 _ATTEMPTS = 100  # partitions tried for a balanced one; more do not improve the counts visibly
 

@@ -28,7 +28,7 @@ from speechssl.metrics.classification import (
     bootstrap_interval,
     count_repetitions,
 )
-from speechssl.metrics.division import Division, ProbeTask, refuse_leak, unit_of
+from speechssl.metrics.probe_splits import ProbeSplit, ProbeTask, refuse_leak, unit_of
 from speechssl.metrics.results import CHANCE, ResultRow
 
 ProbeName = Literal["k-NN", "logistic", "none"]
@@ -101,17 +101,17 @@ def probe_scores(
     """Fit and score every probe at every number of shots.
 
     Args:
-        task: from `division.make_task`.
+        task: from `probe_splits.make_task`.
         features: one row per utterance of the corpus (rows that `task.utterances()` does not list are not read).
         contender: the name of the features in the rows.
         probes: which probes.
         bootstrap_seed: seed of the intervals.
 
     Raises:
-        ValueError: when a group is on both sides of a division, the number of rows is not that of the corpus, or a
+        ValueError: when a group is on both sides of a split, the number of rows is not that of the corpus, or a
             needed row holds a value that is not finite.
 
-    >>> from speechssl.metrics.division import make_task
+    >>> from speechssl.metrics.probe_splits import make_task
     >>> labels = ["a", "b"] * 40
     >>> task = make_task("label", labels=labels, speakers=[f"s{i // 10}" for i in range(80)],
     ...                  texts=[None] * 80, shots=[5], seeds=2)
@@ -125,8 +125,8 @@ def probe_scores(
     from threadpoolctl import threadpool_limits
 
     _check_features(task, features)
-    for division in task.divisions:
-        refuse_leak(division.shots.ravel(), division.test, groups=task.groups, what=unit_of(task.rule))
+    for split in task.splits:
+        refuse_leak(split.shots.ravel(), split.test, groups=task.groups, what=unit_of(task.rule))
     rows: list[ProbeScore] = []
     # The matrices are small: on many cores the threads of the linear algebra cost more than they save.
     with threadpool_limits(limits=1), warnings.catch_warnings():
@@ -134,7 +134,7 @@ def probe_scores(
         warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%")
         for probe in probes:
             for shots in task.shots:
-                answers = [_answer(probe, task, division, features, shots=shots) for division in task.divisions]
+                answers = [_answer(probe, task, split, features, shots=shots) for split in task.splits]
                 rows += _score(task, answers, contender=contender, probe=probe, shots=shots, seed=bootstrap_seed)
     return rows
 
@@ -147,8 +147,8 @@ def chance_scores(task: ProbeTask) -> list[ProbeScore]:
     """
     classes = len(task.classes)
     shares: list[float] = []
-    for division in task.divisions:
-        targets = [task.targets[i] for i in division.test.tolist()]
+    for split in task.splits:
+        targets = [task.targets[i] for i in split.test.tolist()]
         shares.append(max(targets.count(name) for name in task.classes) / len(targets))
     values: dict[Metric, float] = {"UAR": 1 / classes, "WA": float(np.mean(shares))}
     return [
@@ -159,8 +159,8 @@ def chance_scores(task: ProbeTask) -> list[ProbeScore]:
             shots=shots,
             metric=metric,
             interval=Interval(value=values[metric], low=values[metric], high=values[metric]),
-            tests=sum(len(division.test) for division in task.divisions),
-            seeds=len(task.divisions),
+            tests=sum(len(split.test) for split in task.splits),
+            seeds=len(task.splits),
             split=task.rule,
             classes=classes,
         )
@@ -296,12 +296,12 @@ def shot_folds(
 
 
 def _answer(
-    probe: ProbeName, task: ProbeTask, division: Division, features: Float[np.ndarray, "utterances dim"], *, shots: int
+    probe: ProbeName, task: ProbeTask, split: ProbeSplit, features: Float[np.ndarray, "utterances dim"], *, shots: int
 ) -> Int[np.ndarray, " tests"]:
-    chosen = division.shots[:, :shots]  # (classes, shots)
+    chosen = split.shots[:, :shots]  # (classes, shots)
     targets = np.repeat(np.arange(len(task.classes)), shots)
     train = features[chosen.ravel()].astype(np.float64)
-    test = features[division.test].astype(np.float64)
+    test = features[split.test].astype(np.float64)
     centre, spread = train.mean(axis=0), train.std(axis=0)
     spread = np.where(spread > 1e-12 * (1 + np.abs(centre)), spread, 1.0)  # constant up to rounding: centre only
     train, test = (train - centre) / spread, (test - centre) / spread
@@ -309,7 +309,7 @@ def _answer(
         return predict_knn(train, targets, test, neighbours=knn_neighbours(shots))
     if probe == "logistic":
         groups = [task.groups[i] for i in chosen.ravel().tolist()]
-        return predict_logistic(train, targets, test, groups=groups, seed=division.seed)
+        return predict_logistic(train, targets, test, groups=groups, seed=split.seed)
     raise ValueError(f"probe must be one of {', '.join(PROBES)}, got {probe!r}")
 
 
@@ -322,8 +322,8 @@ def _score(
     shots: int,
     seed: int,
 ) -> list[ProbeScore]:
-    truth = [[str(task.targets[i]) for i in division.test.tolist()] for division in task.divisions]
-    groups = [[task.groups[i] for i in division.test.tolist()] for division in task.divisions]
+    truth = [[str(task.targets[i]) for i in split.test.tolist()] for split in task.splits]
+    groups = [[task.groups[i] for i in split.test.tolist()] for split in task.splits]
     predicted = tuple(tuple(task.classes[number] for number in answer) for answer in answers)
     counts = count_repetitions(
         truth,
@@ -341,7 +341,7 @@ def _score(
             metric=metric,
             interval=bootstrap_interval(counts, metric, resample=task.resample, seed=seed),
             tests=sum(len(answer) for answer in answers),
-            seeds=len(task.divisions),
+            seeds=len(task.splits),
             split=task.rule,
             classes=len(task.classes),
             counts=counts,

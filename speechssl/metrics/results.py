@@ -15,10 +15,10 @@ import pydantic
 
 from speechssl.config import UserError
 from speechssl.files import write_atomic
+from speechssl.metrics.probe_splits import PROBE_TASKS
 
 MODEL, RANDOM, MFCC, LOGMEL, CHANCE = "model", "random encoder", "MFCC", "log-mel", "chance"
 """Families of contenders. A contender is a family or "FAMILY (which layer)"."""
-PROBE_TASKS = ("label", "speaker", "text")
 LOWER_IS_BETTER = ("WER", "CER", "PER")
 
 

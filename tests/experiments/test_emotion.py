@@ -18,8 +18,8 @@ from speechssl.experiments.contenders import (
     contender_names,
     mfcc_features,
 )
-from speechssl.experiments.display import Display
 from speechssl.experiments.emotion import label_efficiency
+from speechssl.experiments.evaluation_console import EvaluationConsole
 from speechssl.metrics.classification import uar
 from speechssl.metrics.compare import compare
 from speechssl.metrics.items import items_path, read_items
@@ -155,9 +155,9 @@ def test_level_is_heard_by_mfcc_and_removed_where_it_is_asked(encoder_folder, tm
     train = np.array([i for i in used if speakers[i] not in ("s0", "s1")])
     test = np.array([i for i in used if speakers[i] in ("s0", "s1")])
     scores = {}
-    with Display() as display:
+    with EvaluationConsole() as console:
         for name, removed in ((SVM, False), (SVM_NO_LEVEL, True)):
-            features = mfcc_features(store, used, remove_level=removed, display=display)
+            features = mfcc_features(store, used, remove_level=removed, console=console)
             found = answer_frozen(name, features, train=train, targets=[labels[i] for i in train], test=test,
                                   speakers=speakers, seed=0)  # fmt: skip
             scores[name] = uar([labels[i] for i in test], found)

@@ -154,8 +154,8 @@ def test_features_do_not_depend_on_who_else_is_needed(corpus, model_folder):
     """Chunks by length must come back to their own rows."""
     store, model = WaveformStore(corpus), load(model_folder, device="cpu")
     used = np.array([3, 40, 41, 90])
-    display = _Silent()
-    found = module.encoder_features(store, model, used, family="model", display=display)
+    console = _Silent()
+    found = module.encoder_features(store, model, used, family="model", console=console)
     for index in used.tolist():
         alone = model.embed(store.read(index), pooling="mean+std")
         np.testing.assert_allclose(found["model (last layer)"][index], alone, atol=1e-5)
@@ -164,7 +164,7 @@ def test_features_do_not_depend_on_who_else_is_needed(corpus, model_folder):
     assert np.abs(found["model (last layer)"][[0, 1, 2]]).max() == 0
 
 
-class _Silent(module.Display):
+class _Silent(module.EvaluationConsole):
     def progress(self, words, *, total):
         from contextlib import nullcontext
 
@@ -200,8 +200,8 @@ def test_the_map_of_many_clips_is_t_sne(corpus, tmp_path):
     store = WaveformStore(corpus)
     task = module._task(store, "label", shots=[1], seeds=1, test_limit=1000)
     test = np.arange(101) % len(store)
-    everything = type(task.divisions[0])(seed=0, shots=task.divisions[0].shots, test=test)
-    wide = type(task)(**{**vars(task), "divisions": (everything,)})
+    everything = type(task.splits[0])(seed=0, shots=task.splits[0].shots, test=test)
+    wide = type(task)(**{**vars(task), "splits": (everything,)})
     features = np.random.default_rng(0).normal(size=(len(store), 8)).astype(np.float32)
     module.write_map(tmp_path / "map.npz", store, wide, features=np.concatenate([features, features], axis=1))
     with np.load(tmp_path / "map.npz") as file:

@@ -322,7 +322,7 @@ def test_another_cut_of_a_file_under_another_name_is_found(tmp_path: Path, way: 
 def test_copies_within_a_corpus_are_tested_and_trained_once(
     start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same recording by two speakers would be on both sides of a speaker-disjoint division."""
+    """The same recording by two speakers would be on both sides of a speaker-disjoint split."""
     items = recordings(tmp_path / "audio", first=0, count=24)
     again = shutil.copyfile(items[0].audio, tmp_path / "audio" / "zzz.wav")
     copy = items[0].model_copy(update={"audio": str(again), "speaker": "s3", "label": "other"})

@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from speechssl.metrics import probe
 from speechssl.metrics.classification import uar
-from speechssl.metrics.division import Division, make_task
+from speechssl.metrics.probe_splits import ProbeSplit, make_task
 
 
 def corpus(speakers=12, classes=4, each=20):
@@ -52,7 +52,7 @@ def test_noise_is_chance_within_the_interval(seed):
 
 
 def test_features_that_know_the_speaker_only_are_chance_for_labels():
-    """The leak this house is built against: with a random division speaker identity would score far above chance."""
+    """The leak this house is built against: with a random split speaker identity would score far above chance."""
     speakers = [f"s{i // 20:02d}" for i in range(800)]
     labels = [f"c{i // 20 % 4}" for i in range(800)]  # every speaker has one label
     features = features_of(speakers, strength=3.0, noise=0.3)
@@ -68,9 +68,9 @@ def test_features_that_know_the_speaker_only_are_chance_for_labels():
 def test_a_division_with_a_leak_is_refused():
     data = corpus()
     task = make_task("label", **data, shots=[5], seeds=1)
-    good = task.divisions[0]
-    bad = Division(seed=0, shots=good.shots, test=np.append(good.test, good.shots[0, 0]))
-    leaky = type(task)(**{**vars(task), "divisions": (bad,)})
+    good = task.splits[0]
+    bad = ProbeSplit(seed=0, shots=good.shots, test=np.append(good.test, good.shots[0, 0]))
+    leaky = type(task)(**{**vars(task), "splits": (bad,)})
     features = features_of(data["labels"], strength=1, noise=1)
     with pytest.raises(ValueError, match="1 speaker is on both the training and the test side, for example 's"):
         probe.probe_scores(leaky, features, contender="leak")
@@ -81,12 +81,12 @@ def test_answers_are_those_of_the_plain_recipe():
     data = corpus()
     task = make_task("label", **data, shots=[5], seeds=1)
     features = features_of(data["labels"], dim=64, strength=0.3, noise=1.0)  # more dimensions than shots
-    division = task.divisions[0]
-    train = division.shots.ravel()
+    split = task.splits[0]
+    train = split.shots.ravel()
     labels = np.array(data["labels"])
     scaler = StandardScaler().fit(features[train])
     x, y = scaler.transform(features[train]), labels[train]
-    test, truth = scaler.transform(features[division.test]), labels[division.test]
+    test, truth = scaler.transform(features[split.test]), labels[split.test]
     neighbours = KNeighborsClassifier(n_neighbors=3, metric="cosine", weights="distance", algorithm="brute")
     groups = [data["speakers"][i] for i in train]
     strength = probe.choose_strength(x, np.searchsorted(task.classes, y), groups=groups, seed=0)
@@ -101,10 +101,10 @@ def test_the_test_side_does_not_enter_the_fit():
     """Moving half of the test utterances far away must not change the answers for the other half."""
     data = corpus()
     task = make_task("label", **data, shots=[5], seeds=1)
-    division = task.divisions[0]
+    split = task.splits[0]
     features = features_of(data["labels"], strength=0.5, noise=1.0)
-    half = Division(seed=0, shots=division.shots, test=division.test[::2])
-    cut = type(task)(**{**vars(task), "divisions": (half,)})
+    half = ProbeSplit(seed=0, shots=split.shots, test=split.test[::2])
+    cut = type(task)(**{**vars(task), "splits": (half,)})
     moved = features.copy()
     others = np.setdiff1d(np.arange(len(features)), np.concatenate([half.shots.ravel(), half.test]))
     moved[others] += 100
@@ -170,7 +170,7 @@ def test_bad_features_are_refused():
     features = features_of(data["labels"], strength=1, noise=1)
     with pytest.raises(ValueError, match="features have 959 rows, the corpus has 960"):
         probe.probe_scores(task, features[1:], contender="x")
-    features[task.divisions[0].test[0]] = np.nan
+    features[task.splits[0].test[0]] = np.nan
     with pytest.raises(ValueError, match="1 utterances are not finite"):
         probe.probe_scores(task, features, contender="x")
 

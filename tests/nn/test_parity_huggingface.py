@@ -144,7 +144,7 @@ def test_padded_batch(mode: str) -> None:
 
 
 @dataclass
-class Task:
+class LossInputs:
     """One batch with everything that is drawn at random."""
 
     waveforms: Tensor
@@ -168,42 +168,42 @@ class Task:
 
 
 @pytest.fixture
-def task(pair: Pair) -> Task:
+def inputs(pair: Pair) -> LossInputs:
     rng = np.random.default_rng(5)
     frames = int(pair.ours.encoder.num_frames(torch.tensor(16000)))
     mask = span_mask(np.full(3, frames), MaskConfig(), rng=rng)
     negatives = sample_negatives(3, int(mask[0].sum()), 30, rng=rng)
     noise = gumbel_noise(3 * frames, 2, 12, generator=torch.Generator().manual_seed(1))
     waveforms = torch.randn(3, 16000, generator=torch.Generator().manual_seed(2))
-    return Task(waveforms, torch.from_numpy(mask), torch.from_numpy(negatives), noise)
+    return LossInputs(waveforms, torch.from_numpy(mask), torch.from_numpy(negatives), noise)
 
 
-def their_loss(pair: Pair, task: Task):
-    return pair.theirs(task.waveforms, mask_time_indices=task.mask, sampled_negative_indices=task.flat_negatives)
+def their_loss(pair: Pair, inputs: LossInputs):
+    return pair.theirs(inputs.waveforms, mask_time_indices=inputs.mask, sampled_negative_indices=inputs.flat_negatives)
 
 
-def test_contrastive_loss_without_noise(pair: Pair, task: Task) -> None:
+def test_contrastive_loss_without_noise(pair: Pair, inputs: LossInputs) -> None:
     with torch.no_grad():
-        theirs = their_loss(pair, task)
-        ours = pair.ours.loss(task.waveforms, task.draws, temperature=TEMPERATURE)
+        theirs = their_loss(pair, inputs)
+        ours = pair.ours.loss(inputs.waveforms, inputs.draws, temperature=TEMPERATURE)
     torch.testing.assert_close(ours.terms["contrastive"], theirs.contrastive_loss, rtol=1e-5, atol=0)
 
 
-def test_loss_and_every_gradient_in_training(pair: Pair, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_and_every_gradient_in_training(pair: Pair, inputs: LossInputs, monkeypatch: pytest.MonkeyPatch) -> None:
     def gumbel_softmax(logits: Tensor, tau: float = 1.0, *, hard: bool = False) -> Tensor:
         # As torch's with given noise, but exactly one-hot: transformers recognises distractors that equal the target
         # by comparing floats, which torch's rounding defeats. Codes are compared here.
         assert hard
-        soft = ((logits + task.noise.reshape(logits.shape)) / tau).softmax(dim=-1)
+        soft = ((logits + inputs.noise.reshape(logits.shape)) / tau).softmax(dim=-1)
         one_hot = F.one_hot(soft.argmax(dim=-1), soft.shape[-1]).to(soft)
         return one_hot + (soft - soft.detach())
 
     monkeypatch.setattr(F, "gumbel_softmax", gumbel_softmax)
     pair.theirs.train().set_gumbel_temperature(TEMPERATURE)  # pyright: ignore[reportArgumentType]
-    theirs = their_loss(pair, task)
+    theirs = their_loss(pair, inputs)
     theirs.loss.backward()
-    noise = task.noise.unflatten(0, task.mask.shape)[task.mask]
-    ours = pair.ours.train().loss(task.waveforms, task.draws, temperature=TEMPERATURE, noise=noise)
+    noise = inputs.noise.unflatten(0, inputs.mask.shape)[inputs.mask]
+    ours = pair.ours.train().loss(inputs.waveforms, inputs.draws, temperature=TEMPERATURE, noise=noise)
     ours.total.backward()
 
     torch.testing.assert_close(ours.terms["contrastive"], theirs.contrastive_loss, rtol=1e-5, atol=0)
@@ -223,10 +223,10 @@ def test_loss_and_every_gradient_in_training(pair: Pair, task: Task, monkeypatch
         assert error < 1e-3, f"{name}: {error:.1e} of {scale:.1e}"
 
 
-def test_distractors_with_the_targets_codes_are_there(pair: Pair, task: Task) -> None:
+def test_distractors_with_the_targets_codes_are_there(pair: Pair, inputs: LossInputs) -> None:
     """Otherwise the two tests above would not see whether they are left out."""
     with torch.no_grad():
-        latents = pair.ours.encoder.latents(task.waveforms)[task.mask]
+        latents = pair.ours.encoder.latents(inputs.waveforms)[inputs.mask]
         codes = pair.ours.quantizer(latents).codes.unflatten(0, (3, -1))
     rows = torch.arange(3)[:, None, None]
-    assert (codes[rows, task.negatives] == codes.unsqueeze(2)).all(dim=-1).any()
+    assert (codes[rows, inputs.negatives] == codes.unsqueeze(2)).all(dim=-1).any()

@@ -82,7 +82,7 @@ class Settings(Config):
         return styles
 
 
-class Plan(Config):
+class UtteranceSpec(Config):
     """Everything about one utterance except its sound."""
 
     index: int
@@ -108,11 +108,11 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
     """
     folder = Path(root).resolve() / _folder_name(settings)
     count = max(1, round(settings.hours * 3600 / _MEAN_SECONDS))
-    plans = (plan(index, settings) for index in range(count))
+    specs = (utterance_spec(index, settings) for index in range(count))
     missing = [index for index in range(count) if not (folder / _file_name(index, settings)).exists()]
     with contextlib.closing(_make_all(missing, settings, folder)) as made:
         pending = set(missing)
-        for each in plans:
+        for each in specs:
             path = folder / _file_name(each.index, settings)
             duration = next(made) if each.index in pending else duration_of(path)
             yield Utterance(
@@ -130,12 +130,12 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
             )
 
 
-def plan(index: int, settings: Settings) -> Plan:
+def utterance_spec(index: int, settings: Settings) -> UtteranceSpec:
     """Who says what and how in utterance `index`.
 
     Speakers take turns; each has every style once in as many rounds as there are styles.
 
-    >>> plan(17, Settings()).style, plan(17, Settings()).speaker.voice
+    >>> utterance_spec(17, Settings()).style, utterance_spec(17, Settings()).speaker.voice
     ('questioning', 'en+m7')
     """
     turn, place = divmod(index, settings.voices)
@@ -145,7 +145,7 @@ def plan(index: int, settings: Settings) -> Plan:
     rng = np.random.default_rng([_TEXT_STREAM, settings.seed, index])
     letters = rng.uniform(*_TARGET_SECONDS) / _SECONDS_PER_LETTER * (how.words_per_minute * who.tract / 165)
     words = min((sentence(rng) for _ in range(8)), key=lambda each: abs(len(each) - letters))
-    return Plan(index=index, style=style, sentence=words, speaker=who, manner=how)
+    return UtteranceSpec(index=index, style=style, sentence=words, speaker=who, manner=how)
 
 
 def render(index: int, settings: Settings) -> Float[np.ndarray, " samples"]:
@@ -155,7 +155,7 @@ def render(index: int, settings: Settings) -> Float[np.ndarray, " samples"]:
     >>> 1.5 < sound.size / 16000 < 7
     True
     """
-    each = plan(index, settings)
+    each = utterance_spec(index, settings)
     speech = synthesize(
         each.sentence + each.manner.mark,
         each.speaker.voice,

@@ -10,7 +10,7 @@ from speechssl.terminal import Update
 
 
 @dataclass(frozen=True)
-class Progress:
+class ExtractionProgress:
     """Counts of an extraction so far.
 
     Attributes:
@@ -31,7 +31,7 @@ class Progress:
 class ProgressCounter:
     """Counts from several threads; calls one listener, one call at a time."""
 
-    def __init__(self, plan: Plan, listener: Callable[[Progress], None] | None):
+    def __init__(self, plan: Plan, listener: Callable[[ExtractionProgress], None] | None):
         self.files, self.failed, self.seconds = 0, 0, 0.0
         self._plan, self._listener = plan, listener
         self._lock = threading.Lock()
@@ -42,20 +42,20 @@ class ProgressCounter:
         with self._lock:
             self.files, self.failed, self.seconds = self.files + files, self.failed + failed, self.seconds + seconds
             if show and self._listener is not None:
-                now = Progress(self.files, self.failed, self.seconds, self._plan.files, self._plan.seconds)
+                now = ExtractionProgress(self.files, self.failed, self.seconds, self._plan.files, self._plan.seconds)
                 self._listener(now)
 
 
-def shown_on(bar: Update) -> Callable[[Progress], None]:
+def shown_on(bar: Update) -> Callable[[ExtractionProgress], None]:
     """A listener that shows files, hours and times real time on a bar.
 
     >>> listener = shown_on(lambda done, total, remark="": print(done, total, remark.partition(",")[0]))
-    >>> listener(Progress(files=3, failed=1, seconds=5400.0, total_files=9, total_seconds=None))
+    >>> listener(ExtractionProgress(files=3, failed=1, seconds=5400.0, total_files=9, total_seconds=None))
     3 9 1.50 h
     """
     began = time.monotonic()
 
-    def listen(now: Progress) -> None:
+    def listen(now: ExtractionProgress) -> None:
         speed = now.seconds / max(1e-3, time.monotonic() - began)
         hours = f"{now.seconds / 3600:.2f}" + (f"/{now.total_seconds / 3600:.2f}" if now.total_seconds else "")
         failed = f", {now.failed} bad" if now.failed else ""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from speechssl.audio import SAMPLE_RATE, AudioError
 from speechssl.data.coverage import Coverage
-from speechssl.extract.decode import Clip, Decoded, Decoding, Failed, Streamed, parts_of
+from speechssl.extract.decode import Decoded, DecodeResult, Decoding, Failed, Streamed, parts_of
 from speechssl.extract.plan import Item
 from speechssl.extract.shards import Part
 from speechssl.inference.predictor import Prediction, Predictor
@@ -97,14 +97,16 @@ def predict_each(
             yield found
 
 
-def _cover(coverage: Coverage, part: Sequence[Clip]) -> None:
+def _cover(coverage: Coverage, part: Sequence[DecodeResult]) -> None:
     for clip in part:
         if not isinstance(clip, Failed):
             end = clip.item.offset + clip.item.duration if clip.item.duration else None
             coverage.add(clip.item.path, end=end, whole=clip.file_seconds)
 
 
-def _predict_part(predictor: Predictor, part: Sequence[Clip], *, release: Callable[[Clip], None]) -> PredictedPart:
+def _predict_part(
+    predictor: Predictor, part: Sequence[DecodeResult], *, release: Callable[[DecodeResult], None]
+) -> PredictedPart:
     whole = [clip for clip in part if isinstance(clip, Decoded)]
     outcomes = iter(predictor.outcomes([clip.waveform for clip in whole]))
     rows: list[PredictedRow] = []

@@ -27,7 +27,7 @@ from speechssl.data.findings import closing_lines
 from speechssl.data.places import is_address, local_path
 from speechssl.data.values import readable
 from speechssl.extract.decode import Failed
-from speechssl.extract.machine.progress import Progress, shown_on
+from speechssl.extract.machine.progress import ExtractionProgress, shown_on
 from speechssl.extract.plan import Item, Plan, each_once, read_plan
 from speechssl.extract.predict.parts import predict_each, schema_of_rows
 from speechssl.extract.predict.rows import Format, PredictionFile, RowWriter, TextStream
@@ -142,7 +142,7 @@ def predict_to(
     *,
     layout: Format = "jsonl",
     allow_remote: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[ExtractionProgress], None] | None = None,
     failed: Callable[[FailedClip], None] = lambda _: None,
 ) -> PredictReport:
     """Predicts every clip of some sources, and writes one file.

@@ -13,7 +13,7 @@ import soundfile
 
 from speechssl.config import UserError, load_config
 from speechssl.data.corpora import espeak, espeak_engine, espeak_grammar, espeak_room, espeak_styles
-from speechssl.data.corpora.espeak import Settings, plan, prepare, render
+from speechssl.data.corpora.espeak import Settings, prepare, render, utterance_spec
 
 FEW = Settings(hours=20 * espeak._MEAN_SECONDS / 3600, workers=1)  # 20 utterances
 
@@ -81,7 +81,7 @@ def test_a_longer_corpus_begins_with_the_shorter_and_other_settings_never_meet(t
 def test_every_speaker_has_every_style_equally_often() -> None:
     for settings in (Settings(), Settings(voices=7), Settings(voices=5, styles=("sad", "angry", "neutral"))):
         count = settings.voices * len(settings.styles)
-        cells = Counter((each.speaker.name, each.style) for each in (plan(i, settings) for i in range(count)))
+        cells = Counter((each.speaker.name, each.style) for each in (utterance_spec(i, settings) for i in range(count)))
         assert len(cells) == count
         assert set(cells.values()) == {1}
 
@@ -117,7 +117,7 @@ def test_styles_differ_in_pitch_range_and_rate_but_no_cue_gives_them_away() -> N
     settings = Settings(voices=12)
     cues: dict[str, list[tuple[float, float, float]]] = {style: [] for style in settings.styles}
     for index in range(12 * 6):
-        each = plan(index, settings)
+        each = utterance_spec(index, settings)
         samples = render(index, settings)
         octaves = _pitch(samples)
         spread = float(np.subtract(*np.percentile(octaves, [80, 20])))
@@ -133,7 +133,7 @@ def test_styles_differ_in_pitch_range_and_rate_but_no_cue_gives_them_away() -> N
 
 def test_the_manner_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     synthesize = espeak_engine.synthesize
-    usual = plan(0, Settings()).manner
+    usual = utterance_spec(0, Settings()).manner
     asked = []
     monkeypatch.setattr(espeak, "synthesize", lambda *args, **named: asked.append(named) or synthesize(*args, **named))
 
@@ -143,7 +143,7 @@ def test_the_manner_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
 
     low, high = (np.median(_pitch(render_with(pitch=pitch))) for pitch in (20, 80))
     assert 0.5 < high - low < 1.0  # octaves; 60 of about 70 steps, less what noise and room take
-    slow, fast = ((render_with(words_per_minute=rate), plan(0, Settings())) for rate in (130, 195))
+    slow, fast = ((render_with(words_per_minute=rate), utterance_spec(0, Settings())) for rate in (130, 195))
     per_letter = [sound.size / len(each.sentence) for sound, each in (slow, fast)]
     assert per_letter[0] > 1.25 * per_letter[1]
     render_with(words_per_minute=150, pitch=40, pitch_range=77)

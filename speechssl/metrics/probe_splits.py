@@ -1,7 +1,7 @@
-"""Group-disjoint train/test divisions with nested shots; leaks are refused.
+"""Group-disjoint train/test splits with nested shots; leaks are refused.
 
-Random divisions of emotional speech leak speakers: several published figures on IEMOCAP do, and they are five to ten
-points higher than speaker-disjoint ones. Here a division is drawn over *groups*. For the tasks `label` and `text` a
+Random splits of emotional speech leak speakers: several published figures on IEMOCAP do, and they are five to ten
+points higher than speaker-disjoint ones. Here a split is drawn over *groups*. For the tasks `label` and `text` a
 group is a speaker. For the task `speaker` the classes are the speakers themselves, so the groups are the texts (or
 single utterances, where a corpus has none), and no speaker is recognised by a sentence that is in the training side.
 
@@ -20,16 +20,16 @@ from jaxtyping import Bool, Int
 
 from speechssl.metrics.classification import Resample
 
-TaskName = Literal["label", "speaker", "text"]
-TASKS: tuple[TaskName, ...] = ("label", "speaker", "text")
+ProbeTaskName = Literal["label", "speaker", "text"]
+PROBE_TASKS: tuple[ProbeTaskName, ...] = ("label", "speaker", "text")
 
-# How many divisions are tried for one in which every class has its shots; the greedy draw needs one almost always.
+# How many splits are tried for one in which every class has its shots; the greedy draw needs one almost always.
 _ATTEMPTS = 50
 
 
 @dataclass(frozen=True)
-class Division:
-    """Train/test division of one seed, as indices into the corpus.
+class ProbeSplit:
+    """Train/test split of one seed, as indices into the corpus.
 
     `shots[c]` holds the training utterances of class c in the order in which they are used: the first k columns are the
     k-shot training set, so that a larger set contains the smaller ones. `test` are the test utterances.
@@ -42,7 +42,7 @@ class Division:
 
 @dataclass(frozen=True)
 class ProbeTask:
-    """A probe task on a corpus: its classes, its divisions, and notes on what was left out.
+    """A probe task on a corpus: its classes, its splits, and notes on what was left out.
 
     `targets[i]` and `groups[i]` belong to utterance i of the corpus; None where the utterance takes no part. `rule`
     describes what is disjoint, and goes into every result row as `split`; `resample` is what the bootstrap resamples,
@@ -50,19 +50,19 @@ class ProbeTask:
     left out.
     """
 
-    name: TaskName
+    name: ProbeTaskName
     rule: str
     resample: Resample
     classes: tuple[str, ...]
     shots: tuple[int, ...]
     targets: tuple[str | None, ...]
     groups: tuple[Hashable | None, ...]
-    divisions: tuple[Division, ...]
+    splits: tuple[ProbeSplit, ...]
     notes: tuple[str, ...]
 
     def utterances(self) -> Int[np.ndarray, " used"]:
-        """Sorted indices of all utterances that some division trains or tests on: the ones that need features."""
-        parts = [part for division in self.divisions for part in (division.shots.ravel(), division.test)]
+        """Sorted indices of all utterances that some split trains or tests on: the ones that need features."""
+        parts = [part for split in self.splits for part in (split.shots.ravel(), split.test)]
         return np.unique(np.concatenate(parts))
 
 
@@ -77,7 +77,7 @@ def make_task(
     test_limit: int = 1000,
     max_classes: int = 50,
 ) -> ProbeTask:
-    """Draw the divisions of a task.
+    """Draw the splits of a task.
 
     A class takes part when it has at least two groups and twice the smallest number of shots in utterances; where more
     than `max_classes` do, those with the most utterances. A number of shots that some class cannot fill under some seed
@@ -102,11 +102,11 @@ def make_task(
     ...                  texts=[None] * 40, shots=[2, 5], seeds=2)
     >>> task.classes, task.shots, task.rule
     (('a', 'b'), (2, 5), 'speakers disjoint')
-    >>> len(task.divisions[0].test), task.divisions[0].shots.shape
+    >>> len(task.splits[0].test), task.splits[0].shots.shape
     (20, (2, 5))
     """
     _check_sizes(name, labels=labels, speakers=speakers, texts=texts, shots=shots, seeds=seeds)
-    kind = cast(TaskName, name)
+    kind = cast(ProbeTaskName, name)
     levels = sorted(set(shots))
     targets: list[str | None] = list({"label": labels, "speaker": speakers, "text": texts}[kind])
     groups, rule = _groups(kind, speakers=speakers, texts=texts)
@@ -116,24 +116,24 @@ def make_task(
     chosen = set(classes)
     kept = tuple(target if target in chosen else None for target in known)
     table = _Table.of(kept, groups, classes)
-    divisions: list[Division] = []
+    splits: list[ProbeSplit] = []
     usable = levels
     for seed in range(seeds):
         train = _divide(table, unit=unit, seed=seed, shots=levels[-1])
         fits, scarcest, count = _fitting(table, train, levels)
         if not fits:
             raise ValueError(
-                f"task {name!r}: class {scarcest!r} has {count} training utterances in the division of seed {seed}, "
+                f"task {name!r}: class {scarcest!r} has {count} training utterances in the split of seed {seed}, "
                 f"fewer than the {levels[0]} requested shots; request fewer shots or add utterances of that class"
             )
         if len(fits) < len(usable):
             missing = ", ".join(str(level) for level in usable if level not in fits)
             notes.append(
                 f"task {name!r}: {missing} shots left out, class {scarcest!r} has only {count} training utterances "
-                f"in the division of seed {seed}"
+                f"in the split of seed {seed}"
             )
             usable = [level for level in usable if level in fits]
-        divisions.append(_draw(table, train, seed=seed, shots=fits[-1], test_limit=test_limit))
+        splits.append(_draw(table, train, seed=seed, shots=fits[-1], test_limit=test_limit))
     return ProbeTask(
         name=kind,
         rule=rule,
@@ -142,8 +142,8 @@ def make_task(
         shots=tuple(usable),
         targets=kept,
         groups=groups,
-        divisions=tuple(
-            Division(seed=d.seed, shots=d.shots[:, : usable[-1]], test=d.test) for d in divisions
+        splits=tuple(
+            ProbeSplit(seed=d.seed, shots=d.shots[:, : usable[-1]], test=d.test) for d in splits
         ),  # a later seed may have ruled out a number of shots
         notes=tuple(notes),
     )
@@ -212,8 +212,8 @@ def _check_sizes(
     shots: Sequence[int],
     seeds: int,
 ) -> None:
-    if name not in TASKS:
-        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {name!r}")
+    if name not in PROBE_TASKS:
+        raise ValueError(f"task must be one of {', '.join(PROBE_TASKS)}, got {name!r}")
     if not len(labels) == len(speakers) == len(texts):
         raise ValueError(f"labels, speakers and texts differ in length: {len(labels)}, {len(speakers)}, {len(texts)}")
     if not shots or min(shots) < 1 or seeds < 1:
@@ -221,11 +221,11 @@ def _check_sizes(
 
 
 def _groups(
-    name: TaskName, *, speakers: Sequence[str | None], texts: Sequence[str | None]
+    name: ProbeTaskName, *, speakers: Sequence[str | None], texts: Sequence[str | None]
 ) -> tuple[tuple[Hashable | None, ...], str]:
     if name != "speaker":
         if all(speaker is None for speaker in speakers):
-            raise ValueError(f"task {name!r}: no utterance has a speaker, so a speaker-disjoint division is impossible")
+            raise ValueError(f"task {name!r}: no utterance has a speaker, so a speaker-disjoint split is impossible")
         return tuple(speakers), "speakers disjoint"
     # An utterance without a text is a group of its own; (index,) cannot equal any text.
     spoken = [" ".join(text.casefold().split()) if text else "" for text in texts]
@@ -234,7 +234,7 @@ def _groups(
 
 
 def _choose_classes(
-    name: TaskName,
+    name: ProbeTaskName,
     targets: Sequence[str | None],
     groups: Sequence[Hashable | None],
     *,
@@ -282,7 +282,7 @@ def _divide(table: _Table, *, unit: str, seed: int, shots: int) -> Bool[np.ndarr
     assert best is not None
     if best_score[0] == 0:
         lost = table.classes[int(np.argmin(table.counts[~best].sum(axis=0)))]
-        raise ValueError(f"no division with every class on both sides was found; class {lost!r} shares all its {unit}s")
+        raise ValueError(f"no split with every class on both sides was found; class {lost!r} shares all its {unit}s")
     return best
 
 
@@ -307,7 +307,7 @@ def _fitting(table: _Table, train: Bool[np.ndarray, " groups"], levels: Sequence
     return [level for level in levels if level <= count], table.classes[scarcest], count
 
 
-def _draw(table: _Table, train: Bool[np.ndarray, " groups"], *, seed: int, shots: int, test_limit: int) -> Division:
+def _draw(table: _Table, train: Bool[np.ndarray, " groups"], *, seed: int, shots: int, test_limit: int) -> ProbeSplit:
     rng = np.random.default_rng([seed, _ATTEMPTS])  # a stream that no attempt of _divide uses
     trained = train[table.group]
     rows = [
@@ -321,4 +321,4 @@ def _draw(table: _Table, train: Bool[np.ndarray, " groups"], *, seed: int, shots
         members = rng.permutation(tested[table.target[tested] == number])
         parts.append(members[: max(1, round(share * len(members)))])
     test = np.sort(np.concatenate(parts))
-    return Division(seed=seed, shots=table.utterances[np.stack(rows)], test=table.utterances[test])
+    return ProbeSplit(seed=seed, shots=table.utterances[np.stack(rows)], test=table.utterances[test])

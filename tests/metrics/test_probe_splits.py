@@ -1,11 +1,11 @@
-"""Divisions: nobody on both sides, nested shots, every class on both sides, and what happens when that cannot be."""
+"""Splits: nobody on both sides, nested shots, every class on both sides, and what happens when that cannot be."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechssl.metrics.division import make_task, refuse_leak
+from speechssl.metrics.probe_splits import make_task, refuse_leak
 
 
 def corpus(speakers=8, classes=3, each=6):
@@ -26,37 +26,37 @@ def test_no_speaker_is_ever_on_both_sides_and_every_class_is(rows, shots):
         task = make_task("label", labels=labels, speakers=speakers, texts=[None] * len(rows), shots=shots, seeds=2)
     except ValueError:
         return  # too little of a class: refused with its name, which is tested below
-    for division in task.divisions:
-        train = division.shots.ravel()
-        assert not {speakers[i] for i in train} & {speakers[i] for i in division.test}
-        assert {labels[i] for i in division.test} == set(task.classes)
-        assert [[labels[i] for i in row] for row in division.shots] == [[c] * max(task.shots) for c in task.classes]
+    for split in task.splits:
+        train = split.shots.ravel()
+        assert not {speakers[i] for i in train} & {speakers[i] for i in split.test}
+        assert {labels[i] for i in split.test} == set(task.classes)
+        assert [[labels[i] for i in row] for row in split.shots] == [[c] * max(task.shots) for c in task.classes]
         assert len(set(train.tolist())) == len(train)
 
 
 def test_about_half_of_the_speakers_train():
     data = corpus(speakers=9)
     task = make_task("label", **data, shots=[1])
-    for division in task.divisions:
-        tested = {data["speakers"][i] for i in division.test}
+    for split in task.splits:
+        tested = {data["speakers"][i] for i in split.test}
         assert len(tested) in (4, 5)
 
 
 def test_shots_are_nested():
     data = corpus()
     small = make_task("label", **data, shots=[2, 5])
-    for division in small.divisions:
-        assert division.shots.shape == (3, 5)
-        assert set(division.shots[:, :2].ravel().tolist()) <= set(division.shots.ravel().tolist())
+    for split in small.splits:
+        assert split.shots.shape == (3, 5)
+        assert set(split.shots[:, :2].ravel().tolist()) <= set(split.shots.ravel().tolist())
 
 
 def test_the_draw_depends_on_the_seed_and_the_manifest_only():
     data = corpus()
     one, two = make_task("label", **data, shots=[5]), make_task("label", **data, shots=[5])
-    for a, b in zip(one.divisions, two.divisions, strict=True):
+    for a, b in zip(one.splits, two.splits, strict=True):
         np.testing.assert_array_equal(a.shots, b.shots)
         np.testing.assert_array_equal(a.test, b.test)
-    assert len({division.shots.tobytes() for division in one.divisions}) == 5
+    assert len({split.shots.tobytes() for split in one.splits}) == 5
 
 
 def test_voices_are_told_apart_by_other_texts():
@@ -64,9 +64,9 @@ def test_voices_are_told_apart_by_other_texts():
     task = make_task("speaker", **data, shots=[3])
     assert task.rule == "texts disjoint"
     assert task.classes == tuple(sorted(set(data["speakers"])))
-    for division in task.divisions:
-        heard = {data["texts"][i] for i in division.shots.ravel()}
-        assert not heard & {data["texts"][i] for i in division.test}
+    for split in task.splits:
+        heard = {data["texts"][i] for i in split.shots.ravel()}
+        assert not heard & {data["texts"][i] for i in split.test}
 
 
 def test_the_same_words_in_other_letters_are_the_same_text():
@@ -74,16 +74,16 @@ def test_the_same_words_in_other_letters_are_the_same_text():
     texts = [text.upper() if number // 12 % 2 else f" {text}  " for number, text in enumerate(data["texts"])]
     task = make_task("speaker", **{**data, "texts": texts}, shots=[3])
     words = [" ".join(text.lower().split()) for text in texts]
-    for division in task.divisions:
-        assert not {words[i] for i in division.shots.ravel()} & {words[i] for i in division.test}
+    for split in task.splits:
+        assert not {words[i] for i in split.shots.ravel()} & {words[i] for i in split.test}
 
 
 def test_without_texts_voices_are_divided_by_utterance_and_the_row_says_so():
     data = corpus()
     task = make_task("speaker", **{**data, "texts": [None] * len(data["labels"])}, shots=[3])
     assert task.rule == "utterances disjoint"
-    for division in task.divisions:
-        assert not set(division.shots.ravel().tolist()) & set(division.test.tolist())
+    for split in task.splits:
+        assert not set(split.shots.ravel().tolist()) & set(split.test.tolist())
 
 
 def test_a_planted_leak_is_refused_by_name():
@@ -100,8 +100,8 @@ def test_a_rare_class_of_two_speakers_lands_on_both_sides():
         labels[number] = "rare"
     task = make_task("label", **{**data, "labels": labels}, shots=[2])
     assert "rare" in task.classes
-    for division in task.divisions:
-        assert "rare" in {labels[i] for i in division.test}
+    for split in task.splits:
+        assert "rare" in {labels[i] for i in split.test}
 
 
 def test_a_class_with_too_little_is_left_out_loudly():
@@ -149,8 +149,8 @@ def test_the_test_side_is_cut_with_equal_shares():
     data = corpus(speakers=40, each=20)
     labels = ["c0" if label == "c1" else label for label in data["labels"]]  # two thirds c0
     task = make_task("label", **{**data, "labels": labels}, shots=[5], test_limit=300)
-    for division in task.divisions:
-        tested = [labels[i] for i in division.test]
+    for split in task.splits:
+        tested = [labels[i] for i in split.test]
         assert len(tested) == pytest.approx(300, abs=2)
         assert tested.count("c0") == pytest.approx(200, abs=2)
 

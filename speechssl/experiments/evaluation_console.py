@@ -16,10 +16,10 @@ CAPTION = (
 _NAME_WIDTH, _CELL_WIDTH = 35, 14  # characters of the longest contender and of one cell, with their rules
 
 
-class Display:
+class EvaluationConsole:
     """Context manager that shows progress bars."""
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> "EvaluationConsole":
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
