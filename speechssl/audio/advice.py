@@ -1,4 +1,4 @@
-"""Reasons with the command that helps: converting what cannot be read, writing a wrong header again."""
+"""Reasons with a command that repairs the file: a conversion, or writing a wrong header again."""
 
 import itertools
 import os
@@ -16,12 +16,12 @@ _LONGEST_WAV = 0xFFFFFFFF  # bytes; a longer one has a header of another kind
 
 
 def foreign_reason(path: str | Path, name: str) -> str:
-    """Of a container that libsndfile cannot read."""
+    """Reason for a container that libsndfile cannot read."""
     return f"{name} cannot be read; convert it: {to_wav(path)}"
 
 
 def length_reason(path: str | Path, found: Finding) -> str | None:
-    """Of an uncompressed file whose lengths were compared with what it holds; None when it can be used."""
+    """Reason for an uncompressed file whose header and content were compared; None when it can be used."""
     if isinstance(found, Excess):
         return _excess_reason(path, found)
     if isinstance(found, Unsized):
@@ -40,7 +40,7 @@ def length_reason(path: str | Path, found: Finding) -> str | None:
 
 
 def _inside_reason(path: str | Path, found: Inside) -> str:
-    """Of a file with another recording where its samples should be."""
+    """Reason for a file with another recording where its samples should be."""
     second, samples = found.recording, found.samples
     source, rest = Path(path), f"tail -c +{second.at + 1}"
     if second.at == samples.start:
@@ -58,7 +58,7 @@ def _inside_reason(path: str | Path, found: Inside) -> str:
 
 
 def _excess_reason(path: str | Path, found: Excess) -> str:
-    """Of a file that holds more than its header counts."""
+    """Reason for a file that holds more than its header counts."""
     counted, held = (_amount(found, length) for length in (found.counted, found.held))
     if found.behind.recording is not None:
         at_rate = " at its rate" if found.samples.rate else ""
@@ -78,7 +78,7 @@ def _excess_reason(path: str | Path, found: Excess) -> str:
 
 
 def _again(path: str | Path, found: Excess) -> str:
-    """How samples that are not counted get into the header."""
+    """Command that writes a header which counts all samples."""
     if not found.behind.padded or found.chunk or not _is_wav(path):  # ffmpeg would play tags and headers of chunks
         return FROM_SOURCE
     size, end = Path(path).stat().st_size, found.behind.end
@@ -90,14 +90,14 @@ def _again(path: str | Path, found: Excess) -> str:
 
 
 def _amount(found: Excess, length: int) -> str:
-    """So many bytes of samples, in seconds where they can be told."""
+    """A number of bytes of samples, in seconds where the rate is known."""
     return f"{found.samples.seconds(length):.3f} s" if found.samples.rate else f"{length} bytes"
 
 
 def joined_reason(
     path: str | Path, counted: str, second: Recording, *, end: int | None = None, whole: str = "", helps: str = ""
 ) -> str:
-    """Of several recordings in one file, of which the first alone would be read.
+    """Reason for several recordings in one file, of which only the first would be read.
 
     Args:
         path: the file.
@@ -105,7 +105,7 @@ def joined_reason(
         second: where the second starts.
         end: where the first ends, bytes; None for where the second starts, with the tags between.
         whole: length of all, where it is known.
-        helps: the remedy; none to split the file where the second starts.
+        helps: the remedy; empty: split the file where the second starts.
     """
     figures = f"the first holds {counted}" + (f", all of them {whole}" if whole else "")
     kind, helps = f" ({second.name})" if second.name else "", helps or f"split it: {split(path, second, end=end)}"
@@ -113,7 +113,7 @@ def joined_reason(
 
 
 def unknown_reason(path: str | Path, counted: str, found: Behind) -> str:
-    """Of a file with many bytes behind its end that are of no known kind."""
+    """Reason for a file with many bytes of no known kind behind its end."""
     count = found.end - found.start
     return (
         f"{count} bytes of no known kind behind the end at {counted} (byte {found.start}); "
@@ -122,7 +122,7 @@ def unknown_reason(path: str | Path, counted: str, found: Behind) -> str:
 
 
 def flac_reason(path: str | Path, num_samples: int, rate: int, frames: FlacFrames) -> str | None:
-    """Of a FLAC file whose frames were compared with the length in its header; None when it can be used."""
+    """Reason for a FLAC file whose frames were compared with the length in its header; None when it can be used."""
     counted = f"{num_samples / rate:.3f} s"
     if frames.joined is not None:
         return joined_reason(path, counted, frames.joined)
@@ -141,7 +141,7 @@ def flac_reason(path: str | Path, num_samples: int, rate: int, frames: FlacFrame
 
 
 def no_length_reason(path: str | Path, rate: int, frames: FlacFrames) -> str:
-    """Of a FLAC file that was written to a pipe."""
+    """Reason for a FLAC file that was written to a pipe."""
     if frames.joined is not None:
         return joined_reason(path, "an unknown time", frames.joined)
     if frames.gap is not None:
@@ -162,30 +162,30 @@ def _gap_reason(rate: int, gap: Gap) -> str:
 
 
 def flac_again(path: str | Path) -> str:
-    """The command that decodes a FLAC file and encodes it again."""
+    """Command that decodes a FLAC file and encodes it again."""
     return ffmpeg(path, "-c:a flac", ".flac", word="fixed")
 
 
 def split(path: str | Path, second: Recording, *, end: int | None = None) -> str:
-    """The commands that make two files of one."""
+    """Commands that split a file in two."""
     source, at = Path(path), second.at
     rest = f"tail -c +{at + 1} {_quoted(source.name)} > {_quoted(_free_name(source, second.suffix, 'second'))}"
     return f"{head(path, at if end is None else end, word='first')} && {rest}"
 
 
 def head(path: str | Path, end: int, *, word: str = "fixed") -> str:
-    """The command that copies the first bytes of a file."""
+    """Command that copies the first bytes of a file."""
     source = Path(path)
     return f"head -c {end} {_quoted(source.name)} > {_quoted(_free_name(source, source.suffix, word))}"
 
 
 def to_wav(path: str | Path) -> str:
-    """The command that converts a file with all its channels: a mean over inverted ones would leave no speech."""
+    """Command that converts a file with all its channels: a mean over inverted ones would leave no speech."""
     return ffmpeg(path, "", ".wav")
 
 
 def ffmpeg(path: str | Path, options: str, suffix: str, *, before: str = "", word: str = "converted") -> str:
-    """The command that converts a file, to be run in its folder; its output is a file that is not there yet.
+    """Command that converts a file, to be run in its folder; its output does not exist yet.
 
     >>> ffmpeg("there/memo.wav", "-ac 1", ".wav")
     'ffmpeg -i memo.wav -ac 1 memo.converted.wav'

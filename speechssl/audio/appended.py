@@ -1,7 +1,7 @@
-"""What was appended to samples that reach to the end of a file because the header leaves out their length.
+"""Detection of data appended to samples that reach to the end of a file because the header leaves out their length.
 
-Nothing but the bytes tells samples from what is behind them. So each kind is known by several bytes and by what belongs
-to it: frames that follow each other, fields in their range, a stream that can be unpacked.
+Only the bytes distinguish samples from what is behind them. So each kind is recognised by several bytes and by its
+structure: frames that follow each other, fields in their range, a stream that can be unpacked.
 """
 
 import functools
@@ -44,12 +44,12 @@ _GZIP = kind_of("a gzip archive", "", rb"\x1f\x8b\x08[\x00-\x1f].{4}[\x00\x02\x0
 
 @dataclass(frozen=True)
 class Appended:
-    """What is behind samples.
+    """Data behind samples.
 
     Attributes:
         start: its first byte, with the tags and chunks in front of it.
-        name: what it is.
-        recording: the recording that it is; None of anything else.
+        name: of its kind.
+        recording: the recording; None for anything else.
     """
 
     start: int
@@ -60,7 +60,7 @@ class Appended:
 def appended(
     file: BinaryIO, start: int, end: int, *, frame: int = 0, chunk_end: ChunkEnd | None = None
 ) -> Appended | None:
-    """The first thing between two positions that is no samples; None where there is none.
+    """First data between two positions that are not samples; None where there are none.
 
     Args:
         file: open for reading.
@@ -80,7 +80,7 @@ def appended(
 
 
 def _tags_before(file: BinaryIO, start: int, at: int, chunk_end: ChunkEnd | None) -> int:
-    """Where the tags and chunks start that end right there."""
+    """Start of the tags and chunks that end at this position."""
     first = max(start, at - _TAGS)
     file.seek(first)
     content = file.read(at - first)
@@ -107,7 +107,7 @@ def _places(content: bytes, mark: bytes) -> list[int]:
 
 
 def _find_gzip(file: BinaryIO, start: int, end: int) -> Recording | None:
-    """The first gzip archive whose beginning can be unpacked."""
+    """First gzip archive whose beginning can be unpacked."""
     found = find_kind(file, start, end, (_GZIP,))
     while found is not None:
         file.seek(found.at)
@@ -121,7 +121,7 @@ def _find_gzip(file: BinaryIO, start: int, end: int) -> Recording | None:
 
 
 def _text(file: BinaryIO, start: int, end: int, frame: int) -> Recording | None:
-    """Text at the very end, where samples hardly ever look like it; the last bytes of a sample may be letters."""
+    """Text at the end, where samples rarely look like text; the last bytes of a sample may be letters."""
     first = max(start, end - _BLOCK)
     file.seek(first)
     block = file.read(end - first).rstrip(b"\0")
@@ -139,7 +139,7 @@ def _text(file: BinaryIO, start: int, end: int, frame: int) -> Recording | None:
 
 
 def _find_frames(file: BinaryIO, start: int, end: int) -> Recording | None:
-    """The first frames without a container that follow each other."""
+    """First frames without a container that follow each other."""
     position = start
     while position < end:
         file.seek(position)

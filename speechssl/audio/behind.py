@@ -1,7 +1,7 @@
 """What is behind the end of a recording in a file: nothing, tags and padding, another recording, or unknown bytes.
 
-Decoders stop at the end that the header counts, or pass over what they do not know. Tags, padding and chunks without
-samples are skipped by their lengths here; what is left is an objection, for every container alike.
+Decoders stop at the end that the header counts, or skip unknown data. Tags, padding and chunks without samples are
+skipped by their lengths here; other data make the file unusable, in every container.
 """
 
 import re
@@ -13,7 +13,7 @@ from speechssl.audio.framed import LINKED, linked
 from speechssl.audio.mpeg import parse_mpeg
 from speechssl.audio.tags import id3_length, tag_end, tags_start
 
-FEW = 4096  # bytes behind compressed audio that are not looked into: less than a frame or a page, or a tag cut short
+FEW = 4096  # bytes behind compressed audio that are not examined: less than a frame or a page, or a tag cut short
 _BLOCK = 1 << 20  # bytes read at once
 _PADDING = b"\0\r\n"  # a recorder's last block of flash memory; the line end of a transfer as text
 _HEAD = 64  # bytes; every pattern below is found in so many
@@ -35,7 +35,7 @@ def kind_of(name: str, suffix: str, pattern: bytes, *marks: bytes, place: int = 
     return Kind(name, suffix, re.compile(pattern, re.DOTALL), marks, place)
 
 
-# Each pattern has 7 bytes or more. Those without marks are known at a start only.
+# Each pattern has 7 bytes or more. Those without marks are recognised at a start only.
 _KINDS = (
     kind_of("WAV", ".wav", rb"(RIFF|RIFX|RF64|BW64).{4}WAVE", b"WAVE", place=8),
     kind_of("FLAC", ".flac", rb"fLaC[\x00\x80]\x00\x00\x22", b"fLaC"),
@@ -104,15 +104,15 @@ None where none without samples does."""
 def behind(
     file: BinaryIO, end: int, size: int, *, few: int = FEW, chunk_end: ChunkEnd | None = None, search: bool = True
 ) -> Behind | None:
-    """What is behind the end of a recording and should not be; None where that is nothing.
+    """Unexpected data behind the end of a recording; None where there are none.
 
-    An intact file takes the reading of a few bytes.
+    Of an intact file only a few bytes are read.
 
     Args:
         file: open for reading.
         end: of the recording, bytes.
         size: of the file, bytes.
-        few: so many unknown bytes are no objection.
+        few: number of unknown bytes that is accepted.
         chunk_end: of containers that have chunks behind the samples.
         search: whether to look for another recording in all unknown bytes, rather than at their start alone.
     """
@@ -133,7 +133,7 @@ def skip_harmless(file: BinaryIO, position: int, size: int, *, chunk_end: ChunkE
         if end is None and chunk_end is not None and recording_at(file, position) is None:
             end = chunk_end(file, position, size)
         if end is not None and end > size and find_recording(file, position + 1, size):
-            return position  # a length that is wrong, or of a tag that is cut: it hides no recording
+            return position  # the length is wrong, or that of a truncated tag: no recording is hidden
         if end is None:
             end = skip_padding(file, position, size)
             if end == position:
@@ -155,7 +155,7 @@ def skip_padding(file: BinaryIO, position: int, size: int) -> int:
 
 
 def recording_at(file: BinaryIO, position: int) -> Recording | None:
-    """The recording that starts right here."""
+    """The recording that starts at this position."""
     file.seek(position)
     head = file.read(_HEAD)
     for kind in _KINDS:
@@ -168,8 +168,8 @@ def recording_at(file: BinaryIO, position: int) -> Recording | None:
 def recording_inside(file: BinaryIO, start: int, end: int) -> Recording | None:
     """The first recording between two positions, where samples without compression should be.
 
-    A file that was renamed and given a header, or several files joined whose header counts them all. At the start any
-    kind is known, behind it the most common ones.
+    For example a renamed file with a new header, or several joined files whose header counts them all. At the start
+    all kinds are recognised, behind it the most common ones.
     """
     file.seek(start)
     head = file.read(_HEAD)
@@ -209,7 +209,7 @@ def find_kind(file: BinaryIO, position: int, end: int, kinds: Sequence[Kind]) ->
 
 
 def _places(kind: Kind, content: bytes) -> list[tuple[int, Kind]]:
-    """Where the first of this kind starts in the bytes."""
+    """Start of the first of this kind in the bytes."""
     for mark in kind.marks:
         place = content.find(mark)
         while place >= 0:

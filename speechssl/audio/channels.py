@@ -13,11 +13,11 @@ from jaxtyping import Float32, Float64
 from speechssl.audio.errors import AudioWarning
 
 CANCEL = "the channels cancel each other, channel {} alone is taken"
-_CANCELLED = 0.2  # of what channels that have nothing in common leave in their mean: a correlation of -0.8 in stereo
-_NOTHING = 0.02  # the same of one piece, of which next to nothing is left: a correlation of -0.98 in stereo
-_LOST = 0.05  # of the power of all pieces: so much of it may cancel
+_CANCELLED = 0.2  # of the power that uncorrelated channels leave in their mean: a correlation of -0.8 in stereo
+_NOTHING = 0.02  # the same of one piece that cancels nearly completely: a correlation of -0.98 in stereo
+_LOST = 0.05  # of the power of all pieces; this fraction may cancel
 _LOST_STEPS = 0.5  # the same, of differences from sample to sample
-_LOUD = 0.01  # of the mean power; a piece below is a pause, in which the noise of a cable may cancel
+_LOUD = 0.01  # of the mean power; a piece with less is a pause, in which the noise of a cable may cancel
 _SILENCE = 10 ** (-90 / 10)  # power of full scale below which is silence
 
 T = TypeVar("T")
@@ -36,14 +36,14 @@ class ChannelsCancel(Exception):  # noqa: N818 -- a finding, which `with_channel
 
 
 class Mix:
-    """The mean of the channels, block by block, and the powers that tell whether they cancel each other.
+    """Mean of the channels, block by block, and the powers that show whether they cancel each other.
 
     Powers are those of the samples less the mean of their block, so that a constant offset does not count. The mean of
-    n channels of equal power that have nothing in common has 1/n of their power; below a fifth of that they cancel.
+    n channels of equal power that are uncorrelated has 1/n of their power; below a fifth of that they cancel.
 
-    They cancel in part where that is so in pieces of half a second with a twentieth of the power of all, or where next
-    to nothing is left of one piece. Hum that channels have in common, on a balanced line that is recorded as stereo,
-    hides it: differences from sample to sample have little of it, and there half the power of all decides.
+    They cancel in part where this holds in pieces of half a second with a twentieth of the total power, or where one
+    piece cancels nearly completely. Common hum, on a balanced line that is recorded as stereo, masks the cancelling:
+    differences from sample to sample contain little hum, and for them the threshold is half the total power.
 
     Args:
         channels: number of channels.
@@ -68,10 +68,10 @@ class Mix:
         return mean
 
     def finish(self) -> None:
-        """The stretch has been read.
+        """Ends the stretch, after its last block.
 
         Raises:
-            ChannelsCancel: they do.
+            ChannelsCancel: the channels cancel each other.
         """
         channels = len(self._powers)
         if self._mean_power * channels < _CANCELLED * float(self._powers.mean()) or self._in_part(channels):
@@ -114,7 +114,7 @@ def _power(samples: Float32[np.ndarray, " samples"]) -> float:
 
 
 def with_channel(work: Callable[[int | None], T]) -> T:
-    """What the work gives with the mean of the channels (None), or with one of them where they cancel each other."""
+    """Result of `work` with the mean of the channels (None), or with one channel where they cancel each other."""
     try:
         return work(None)
     except ChannelsCancel as found:
@@ -122,12 +122,12 @@ def with_channel(work: Callable[[int | None], T]) -> T:
 
 
 def to_mono(samples: Float32[np.ndarray, "samples channels"], rate: int, name: str) -> Float32[np.ndarray, " samples"]:
-    """The mean over channels of samples in memory, or one of them where they cancel each other, as of a file.
+    """Mean over channels of samples in memory, or one channel where they cancel each other, as for a file.
 
     Args:
         samples: one column per channel.
         rate: samples per second of each channel, Hz.
-        name: what to call the clip in the warning.
+        name: of the clip, for the warning.
 
     Warns:
         AudioWarning: the channels cancel each other.

@@ -1,6 +1,6 @@
-"""Checks of decoded samples: what no model can learn from is refused, what is doubtful is noted.
+"""Checks of decoded samples: unusable samples are refused, doubtful ones are noted.
 
-One rule for every command: `Levels` sees the samples in blocks or whole, with the same result.
+All commands use the same rule: `Levels` takes the samples in blocks or whole, with the same result.
 """
 
 import math
@@ -17,15 +17,15 @@ from speechssl.audio.units import RECEPTIVE_FIELD, SAMPLE_RATE, samples_to_secon
 SILENCE_PEAK = 10 ** (-90 / 20)  # of full scale, after the mean is removed: about one step of a 16-bit file
 SPIKE_REFUSED = 500  # times everything else, 54 dB: normalised by its deviation, speech would be lost below the spike
 SPIKE_NOTED = 100  # times everything else, 40 dB
-_LOST = 1e-3  # of the deviation, as much may be lost by rounding to float32
+_LOST = 1e-3  # of the deviation; this much may be lost by rounding to float32
 _PART = 160  # samples, 10 ms: a click, and the ringing of the resampler around it, is in one or two of them
-_SUMMED = 1e3  # up to this range samples are summed as float32
+_SUMMED = 1e3  # up to this range, samples are summed as float32
 _LASTING = 4  # parts in a row, 40 ms; the sounds of speech last longer, a click with its ringing does not
 _PARTS_LEFT_OUT = 8  # at most that many parts are a click or a few, never more than an eighth of the samples
 
 
 def not_finite(waveform: Float[np.ndarray, " samples"]) -> int:
-    """How many samples are NaN or infinite."""
+    """Number of samples that are NaN or infinite."""
     return len(waveform) - int(np.count_nonzero(np.isfinite(waveform)))
 
 
@@ -37,7 +37,7 @@ def as_float32(
     Raises:
         AudioError: a constant offset takes the digits of what varies beside it.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite has its own reason
+    with np.errstate(over="ignore", invalid="ignore"):  # samples that are not finite have a reason of their own
         rounded = block.astype(np.float32)
         lost, varies = np.abs(block - rounded).max(axis=0), block.std(axis=0)
     if ((lost > _LOST * varies) & (varies > SILENCE_PEAK / 10) & np.isfinite(varies)).any():
@@ -53,7 +53,7 @@ class Levels:
 
     Args:
         blocks: the first samples; `add` takes more.
-        moments: whether the deviation will be asked for; it takes longer than everything else.
+        moments: whether to compute the deviation; it takes longer than everything else.
 
     Attributes:
         num_samples: of all blocks together.
@@ -93,9 +93,9 @@ class Levels:
 
     @property
     def rest(self) -> float:
-        """Half the swing of everything but the few loudest stretches of 10 ms.
+        """Half the peak-to-peak level of all but the few loudest stretches of 10 ms.
 
-        What is left out is at most 80 ms, and at most an eighth of the samples. A constant offset does not count.
+        At most 80 ms, and at most an eighth of the samples, are left out. A constant offset does not count.
         """
         swings, parts = self._swings, self._parts
         if len(self._left):
@@ -105,11 +105,11 @@ class Levels:
 
     @property
     def lasting(self) -> float:
-        """Half the swing of everything that lasts 40 ms: clicks are not in it, however many there are."""
+        """Half the peak-to-peak level of everything that lasts 40 ms, which excludes any number of clicks."""
         return self.rest if math.isnan(self._lasting) else min(self.rest, self._lasting / 2)
 
     def add(self, block: Float32[np.ndarray, " _"]) -> None:
-        """The next samples."""
+        """Adds the next samples."""
         if not len(block):
             return
         low, high = float(block.min()), float(block.max())  # NaN where there is one
@@ -158,7 +158,7 @@ class Levels:
         """Refuses a waveform that a model cannot learn from; see `check_waveform`.
 
         Returns:
-            What is doubtful about it, one line each.
+            Doubtful properties, one line each.
         """
         self._check_samples(path)
         peak = max(self.high - self.mean, self.mean - self.low)
@@ -194,18 +194,18 @@ class Levels:
 def check_waveform(waveform: Float[np.ndarray, " samples"], path: str | Path) -> None:
     """Refuses a waveform that a model cannot learn from.
 
-    Silence is a peak below -90 dBFS after the mean is removed: less than about one step of a 16-bit file, so speech
-    that is merely quiet passes, and a constant offset does not. A click is what is left out when the loudest stretches
-    of 10 ms are, at most eight of them and at most an eighth of the waveform: when it stands more than 500 times
-    (54 dB) above everything else it is refused, from 100 times (40 dB) on it is warned of. More
-    clicks than that are warned of when they stand 100 times above everything that lasts 40 ms.
+    Silence is a peak below -90 dBFS after the mean is removed: less than about one step of a 16-bit file, so quiet
+    speech is accepted, and a constant offset is refused. A click consists of the loudest stretches of 10 ms, at most
+    eight of them and at most an eighth of the waveform: it is refused when it is more than 500 times (54 dB) above
+    everything else, and gives a warning from 100 times (40 dB) on. More clicks than that give a warning when they are
+    100 times above everything that lasts 40 ms.
 
     Args:
         waveform: mono samples at 16 kHz, full scale 1.0.
         path: named in the error.
 
     Raises:
-        AudioError: NaN or infinite samples, fewer than 400 samples, silence, or a click beside which nothing is left.
+        AudioError: NaN or infinite samples, fewer than 400 samples, silence, or a click far above everything else.
 
     Warns:
         AudioWarning: a click, or clicks, far above everything else.

@@ -12,7 +12,7 @@ from speechssl.audio.tags import tags_start
 
 FROM_SOURCE = "with the program that recorded it, or from its source"
 SLOPPY = 44  # bytes; some writers count the wav header among the samples, and nothing is missing then
-_ABSURD = 0x7FFF0000  # bytes; from here on a length far beyond the file is no recording that was cut short
+_ABSURD = 0x7FFF0000  # bytes; from here on, a length far beyond the file does not mean a truncated recording
 # Chunks that only describe the samples; one of them may be cut short without loss.
 _TRAILING = 1 << 20  # bytes at the end of a file that are searched for chunks
 _DESCRIBING = frozenset(
@@ -38,22 +38,22 @@ class Samples:
     frame: int = 0
 
     def seconds(self, length: int) -> float:
-        """The time that so many bytes take, NaN where the rate is not known."""
+        """Duration of a number of bytes, s; NaN where the rate is not known."""
         return length / self.rate if self.rate else float("nan")
 
 
 @dataclass(frozen=True)
 class Excess:
-    """More in a file than its header counts.
+    """A file holds more than its header counts.
 
     Attributes:
         samples: those of the (first) header.
         counted: bytes of samples that the header counts.
         held: bytes from the first sample to the end of what was found: of the file, or where its tags or chunks start.
-        behind: what was found.
-        likeness: what that is: `likeness.SAMPLES`, a name, or `likeness.UNKNOWN`.
+        behind: the data behind the counted samples.
+        likeness: their kind: `likeness.SAMPLES`, a name, or `likeness.UNKNOWN`.
         chunk: whether a second chunk of samples starts there.
-        streamed: whether the header leaves out the length: what is counted ends where something else starts.
+        streamed: whether the header leaves out the length: the counted samples end where something else starts.
     """
 
     samples: Samples
@@ -70,7 +70,7 @@ class Unsized:
     """A header without a length, which libsndfile cannot read.
 
     Attributes:
-        repeated: whether the header is there twice: sox writes such files to a pipe, and no program reads them rightly.
+        repeated: whether the header is there twice: sox writes such files to a pipe, no program reads them correctly.
     """
 
     repeated: bool = False
@@ -96,7 +96,7 @@ class Several:
     Attributes:
         count: of the blocks.
         seconds: length of the first.
-        alike: whether all are sound of one format, which other programs join rightly.
+        alike: whether all are sound of one format, which other programs join correctly.
     """
 
     count: int
@@ -120,7 +120,7 @@ class Inside:
 
 
 Finding = str | Excess | Unsized | Surplus | Several | Inside | None
-"""The reason why a file cannot be read; something for which the caller knows a remedy; None where all is well."""
+"""Reason why a file cannot be read, or a finding for which the caller has a remedy; None for an intact file."""
 
 
 @dataclass(frozen=True)
@@ -163,25 +163,25 @@ def chunk_end(layout: str, *, even: bool = True) -> ChunkEnd:
 
 
 def shortage(length: int, held: int) -> str | None:
-    """Why a file that holds fewer bytes of samples than its header promises cannot be read."""
+    """Why a file that holds fewer bytes of samples than its header states cannot be read."""
     if length <= held + (SLOPPY if held else 0):
         return None
     if length >= _ABSURD and length > 16 * held:
         return f"an absurd length in the header: {length} bytes of samples, the file holds {held}"
-    return f"truncated: the header promises {length} bytes of samples, the file holds {held}"
+    return f"truncated: the header states {length} bytes of samples, the file holds {held}"
 
 
 def file_shortage(promised: int, size: int) -> str | None:
     """The same, of the length of the whole file."""
     if promised <= size + SLOPPY:
         return None
-    return f"truncated: the header promises a file of {promised} bytes, it has {size}"
+    return f"truncated: the header states a file of {promised} bytes, it has {size}"
 
 
 def excess(
     file: BinaryIO, samples: Samples, end: int, size: int, *, chunk: ChunkEnd | None = None, layout: str | None = None
 ) -> Excess | Inside | None:
-    """What is behind the last sample that a header counts: harmless (None), or an excess.
+    """Data behind the last sample that a header counts; None where they are harmless.
 
     A recording among the samples comes first.
 
@@ -196,8 +196,8 @@ def excess(
     inside = recording_inside(file, samples.start, end) if samples.frame else None
     if inside is not None:
         return Inside(samples, end, inside)
-    wrapped = size - end >= 1 << 32 and (size - end) % (1 << 32) < 1 << 20  # gigabytes that need no searching
-    few = max(SLOPPY, round(samples.rate) // 100) - 1  # bytes; less than 10 ms of samples is no objection
+    wrapped = size - end >= 1 << 32 and (size - end) % (1 << 32) < 1 << 20  # gigabytes that are not searched
+    few = max(SLOPPY, round(samples.rate) // 100) - 1  # bytes; less than 10 ms of samples is accepted
     found = behind(file, end, size, few=few, chunk_end=chunk, search=not wrapped)
     if found is None:
         return None
@@ -210,9 +210,9 @@ def excess(
 
 
 def _likeness(file: BinaryIO, samples: Samples, end: int, found: Behind) -> str:
-    """What is behind the samples.
+    """Kind of the data behind the samples.
 
-    Where the header counts none, or its length has wrapped, that is samples unless it has a name.
+    Where the header counts none, or its length has wrapped, they are samples unless another kind is recognised.
     """
     if found.recording is not None:
         return UNKNOWN
@@ -222,9 +222,9 @@ def _likeness(file: BinaryIO, samples: Samples, end: int, found: Behind) -> str:
 
 
 def chunks_start(file: BinaryIO, start: int, end: int, layout: str) -> int:
-    """Where the descriptive chunks start that samples of unknown length end with; `end` where there are none.
+    """Start of the descriptive chunks behind samples of unknown length; `end` where there are none.
 
-    Only chunks that together fill the file exactly to its end are taken for such.
+    Only chunks that together fill the file exactly to its end count.
     """
     first = max(start, end - _TRAILING)
     file.seek(first)
@@ -252,7 +252,7 @@ def _occurrences(content: bytes, name: bytes) -> Iterator[int]:
 def to_the_end(
     file: BinaryIO, samples: Samples, size: int, *, layout: str | None = None
 ) -> Excess | Surplus | Inside | None:
-    """Samples that reach to the end of the file must not hold the head of another recording, tags or chunks."""
+    """Another recording, tags or chunks in samples that reach to the end of the file."""
     end = tags_start(file, samples.start, size)
     end = end if layout is None else chunks_start(file, samples.start, end, layout)
     at_start = recording_inside(file, samples.start, samples.start + 1) if samples.frame else None
@@ -267,5 +267,5 @@ def to_the_end(
 
 
 def surplus(samples: Samples, end: int) -> Surplus:
-    """What libsndfile reads behind the end of the samples."""
+    """Finding for data behind the end of the samples that libsndfile reads."""
     return Surplus(end, (end - samples.start) // samples.frame if samples.frame else None)

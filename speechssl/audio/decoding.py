@@ -1,8 +1,8 @@
 """Samples of audio files as mono float32 at 16 kHz.
 
-Decoding is libsndfile's (through soundfile), resampling is soxr's. This package adds what neither does: one rounding
-function between seconds and samples, reads that never allocate what a damaged header promises, and one-line reasons
-for every file that cannot be used.
+Decoding is libsndfile's (through soundfile), resampling is soxr's. This package adds one rounding function
+between seconds and samples, reads that never allocate the length that a damaged header states, and one-line reasons for
+every file that cannot be used.
 """
 
 import math
@@ -31,7 +31,7 @@ from speechssl.audio.state import file_state
 from speechssl.audio.units import SAMPLE_RATE, samples_to_seconds, seconds_to_samples
 
 END_TOLERANCE = 0.01  # s; manifests often round offset and duration to two decimals, half a step each
-_BLOCK = 1 << 18  # samples of all channels read at once: memory follows what is there, not what is promised
+_BLOCK = 1 << 18  # samples of all channels read at once: memory depends on the samples in the file, not on its header
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class DecodedAudio:
     """A decoded stretch and the header of the file it came from.
 
     Attributes:
-        waveform: (samples,) float32, mono, at the rate asked for.
+        waveform: (samples,) float32, mono, at the requested rate.
         info: the header; `info.rate` is the file's own rate.
     """
 
@@ -48,7 +48,7 @@ class DecodedAudio:
 
 
 def probe(path: str | Path) -> AudioInfo:
-    """What the header of an audio file says, without decoding it.
+    """Header of an audio file, without decoding it.
 
     Args:
         path: an audio file.
@@ -76,9 +76,9 @@ def decode(
 ) -> Float[np.ndarray, " samples"]:
     """A stretch of an audio file as mono float32 in about [-1, 1].
 
-    Channels are averaged, then the stretch is resampled. Where they cancel each other, in all of it or in part (their
-    mean has less than a fifth of the power that it has when they have nothing in common), the first of the loud ones is
-    taken. A stretch that ends up to 10 ms after the file's end is taken as reaching the end (manifests round to two
+    Channels are averaged, then the stretch is resampled. Where they cancel each other, completely or in part (their
+    mean has less than a fifth of the power that the mean of uncorrelated channels has), the first loud one is taken.
+    A stretch that ends up to 10 ms after the file's end is taken as reaching the end (manifests round to two
     decimals); further out is an error.
 
     Args:
@@ -91,7 +91,7 @@ def decode(
         (samples,) float32.
 
     Raises:
-        AudioError: what `probe` raises; decoding fails or ends early; samples that are not finite; a stretch outside
+        AudioError: as `probe` raises; decoding fails or ends early; samples that are not finite; a stretch outside
             the file.
 
     Warns:
@@ -121,12 +121,12 @@ def decode_with_info(
 
 
 class OpenStretch:
-    """A stretch of an open file: its length is known, its samples are decoded when asked for, once.
+    """Stretch of an open file: its length is known, its samples are decoded once, on request.
 
     Attributes:
         info: the header; `info.rate` is the file's own rate.
-        num_samples: samples at the rate asked for, mono.
-        notes: what is doubtful about it, one line each.
+        num_samples: samples at the requested rate, mono.
+        notes: doubtful properties, one line each.
     """
 
     def __init__(
@@ -152,11 +152,11 @@ class OpenStretch:
         self._file, self._start, self._count, self._rate = file, start, count, rate
 
     def read(self) -> Float[np.ndarray, " samples"]:
-        """All of it.
+        """All samples of the stretch.
 
         Raises:
-            AudioError: what `decode` raises.
-            ChannelsCancel: the mean of its channels is next to nothing; `with_channel` opens it again.
+            AudioError: as `decode` raises.
+            ChannelsCancel: its channels cancel each other; `with_channel` opens it again.
         """
         mono = np.concatenate([np.zeros(0, dtype=np.float32), *self._mono()])
         bad = not_finite(mono)
@@ -168,7 +168,7 @@ class OpenStretch:
         """The same samples in blocks of some seconds, so that a file of any length takes the memory of one block.
 
         Raises:
-            AudioError: what `decode` raises; a fault late in the file is met late.
+            AudioError: as `decode` raises, when the block with the fault is reached.
             ChannelsCancel: at the end, see `read`.
         """
         rates = self.info.rate, self._rate
@@ -204,7 +204,7 @@ class OpenStretch:
             raise AudioError(path, self._failure(error)) from error
         if read + (MPEG_FRAME if self.info.subtype.startswith("MPEG_LAYER") else 0) < self._count:
             held = samples_to_seconds(self._start + read, self.info.rate)
-            promised = f"the header promises {self.info.duration:.3f} s, {held:.3f} s can be decoded"
+            promised = f"the header states {self.info.duration:.3f} s, {held:.3f} s can be decoded"
             raise AudioError(path, f"truncated: {promised}")
         if checksum is not None and checksum.differs:
             words = "damaged: the samples are not those that were encoded, by the MD5 in the header"

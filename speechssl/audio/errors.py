@@ -1,4 +1,4 @@
-"""What is wrong with a file, in one line: errors for those that cannot be used, warnings for the doubtful ones."""
+"""Errors for files that cannot be used and warnings for doubtful ones, each in one line."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ class AudioError(UserError):
 
 
 class AudioWarning(UserWarning):
-    """A file that is used, but not quite as it is; `str()` is "PATH: what was done" in one line."""
+    """A file that is used with a change; `str()` is "PATH: what was done" in one line."""
 
     def __init__(self, path: str | Path, note: str) -> None:
         super().__init__(f"{printable(str(path))}: {note}")
@@ -34,5 +34,5 @@ AudioError.__module__ = AudioWarning.__module__ = "speechssl.audio"
 
 
 def printable(text: str) -> str:
-    """The text with control characters and undecodable bytes escaped, so that it stays one line."""
+    """Text in one line, with control characters and undecodable bytes escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

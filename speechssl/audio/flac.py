@@ -1,8 +1,8 @@
 """Frames of a FLAC file (RFC 9639), compared with its header.
 
 libsndfile stops at the length of the header: a second recording behind the first, or samples that a recorder wrote
-after it last updated the header, are left out without a word. Nor does it compare the numbers of frames, or the MD5 of
-the samples: frames that are lost, repeated or of another recording are decoded as if they followed each other.
+after it last updated the header, are left out without an error. It compares neither the numbers of frames nor the MD5
+of the samples: frames that are lost, repeated or of another recording are decoded as if they followed each other.
 """
 
 import functools
@@ -29,12 +29,12 @@ _BLOCK_SIZES = {1: 192, 2: 576, 3: 1152, 4: 2304, 5: 4608} | {code: 256 << code 
 
 @dataclass(frozen=True)
 class FlacFrames:
-    """What the bytes of a FLAC file tell.
+    """Findings in the frames of a FLAC file.
 
     Attributes:
         joined: another recording in it; None when there is none.
         beyond: samples up to the end of a frame that ends behind the length of the header; None when none does.
-        behind: what is behind the last frame and no tag, when it is no known recording.
+        behind: data behind the last frame that are neither tags nor a known recording.
         gap: the first frame that does not follow the one before it; None when all do.
         cut: whether the file ends in the middle of a frame, where the header leaves out the length.
     """
@@ -48,12 +48,12 @@ class FlacFrames:
 
 @dataclass(frozen=True)
 class Gap:
-    """A frame whose number is not the one behind that of the frame before.
+    """A frame whose number does not follow that of the frame before.
 
     Attributes:
         at: where it starts, bytes.
-        expected: samples before it by the frames before, per channel.
-        found: samples before it by its own number.
+        expected: samples before it, counted over the frames before, per channel.
+        found: samples before it according to its own number.
     """
 
     at: int
@@ -63,12 +63,12 @@ class Gap:
 
 @dataclass(frozen=True)
 class _Stream:
-    """What the header says, and where the first frame starts.
+    """Fields of the header, and where the first frame starts.
 
     Attributes:
         start: of the first frame, bytes.
         fixed: samples per frame, which frames are numbered by.
-        constant: whether all frames but the last have so many.
+        constant: whether all frames but the last have this number of samples.
         bits: per sample.
         md5: of all samples; zeros where the encoder left it out.
     """
@@ -94,7 +94,7 @@ class SampleSum:
         self._expected, self._sum = stream.md5, hashlib.md5(usedforsecurity=False)
 
     def add(self, block: Float32[np.ndarray, "samples channels"]) -> None:
-        """The next samples, full scale 1.0."""
+        """Adds the next samples, full scale 1.0."""
         if self._bits:
             whole = np.rint(block * np.float32(1 << (self._bits - 1))).astype("<i4", order="C")
             width = self._bits // 8
@@ -102,13 +102,13 @@ class SampleSum:
 
     @property
     def differs(self) -> bool:
-        """Whether the samples, all of which were added, are not those that were encoded."""
+        """Whether the samples differ from those that were encoded; all must have been added."""
         return self._bits > 0 and self._sum.digest() != self._expected
 
 
 @functools.lru_cache(maxsize=256)
 def flac_frames(path: str | Path, size: int, changed: int, num_samples: int) -> FlacFrames:  # noqa: ARG001 (cache's key)
-    """Looks for another recording in the whole file, and for frames behind the length of the header at its end.
+    """Searches the whole file for another recording, and its end for frames beyond the length in the header.
 
     Args:
         path: the file.
@@ -144,7 +144,7 @@ def flac_frames(path: str | Path, size: int, changed: int, num_samples: int) -> 
 def _first_gap(file: BinaryIO, stream: _Stream, end: int) -> Gap | None:
     """The first frame that does not follow the one before it.
 
-    A header with another number may be samples that look like one: it counts where the checksum of its frame is right.
+    Samples may look like a header with another number: it counts only where the checksum of its frame is right.
     """
     position, expected = stream.start, 0
     while position < end:
@@ -167,13 +167,13 @@ def _is_frame_at(file: BinaryIO, at: int, end: int, fixed: int) -> bool:
 
 
 def _is_frame(tail: bytes, place: int, starts: list[int]) -> bool:
-    """Whether a header begins a whole frame: samples may look like a header, the checksum of a frame is safe."""
+    """Whether a header begins a whole frame, by the checksum of the frame: samples may look like a header."""
     following = [start for start in starts if start > place][:4]
     return any(_crc16(tail[place:end]) == 0 for end in (*following, len(tail)) if end > place)
 
 
 def _behind_last_frame(file: BinaryIO, places: Iterator[int], size: int) -> Behind | None:
-    """What is behind the last frame, which starts at one of the places; None where it is not whole."""
+    """Data behind the last frame, which starts at one of the places; None where it is not whole."""
     first = None
     for place in places:
         for length in _checked_lengths(_read(file, place, _LONGEST)):
@@ -185,7 +185,7 @@ def _behind_last_frame(file: BinaryIO, places: Iterator[int], size: int) -> Behi
 
 
 def _frames_ending_at(file: BinaryIO, start: int, end: int, *, fixed: int, num_samples: int) -> Iterator[int]:
-    """Where frames start that end with this sample, from the end of the file towards its start."""
+    """Starts of frames that end with this sample, from the end of the file towards its start."""
     last = end
     while last > start:
         first = max(start, last - _TAIL)
@@ -198,7 +198,7 @@ def _frames_ending_at(file: BinaryIO, start: int, end: int, *, fixed: int, num_s
 
 
 def _checked_lengths(content: bytes) -> list[int]:
-    """After how many bytes the checksum of a frame is right: at its end, and now and then by chance."""
+    """Lengths, bytes, after which the checksum of a frame is right: at its end, and sometimes by chance."""
     value, lengths = 0, []
     for length, byte in enumerate(content, start=1):
         value = (value << 8 & 0xFF00) ^ _CRC16[value >> 8 ^ byte]
@@ -227,7 +227,7 @@ def _stream(file: BinaryIO) -> _Stream:
 
 
 def _headers(content: bytes, fixed: int) -> Iterator[tuple[int, range]]:
-    """Place of each header in the bytes that has the right checksum, and the samples of its frame."""
+    """Place of each header with the right checksum, and the samples of its frame."""
     for match in _SYNC.finditer(content, 0, max(0, len(content) - _HEADER + 1)):
         place = match.start()
         if place < len(content) - _HEADER:

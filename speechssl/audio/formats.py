@@ -1,4 +1,4 @@
-"""Formats of files by their first bytes and suffixes: what libsndfile reads, what it does not, and what is no audio."""
+"""Formats of files by their first bytes and suffixes: readable by libsndfile, other audio, and no audio."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ UNREAD_SUFFIXES = frozenset(
     | {".awb", ".aax", ".aa", ".dff", ".dss", ".ds2", ".qcp", ".shn", ".la", ".opu", ".ogx", ".weba", ".f4a"}
     | {".m4p", ".m4v", ".3g2", ".3ga", ".caff", ".evrc", ".g722", ".g723", ".g729", ".lpcm", ".mp1", ".nsp", ".adts"}
 )
-"""Suffixes of files that may hold sound and are not taken from a folder: without a header, or rare."""
+"""Suffixes of files that may hold sound and are not read from a folder: without a header, or rare."""
 
 _FOREIGN_MAGIC = (  # (offset, bytes, name)
     (4, b"ftyp", "MPEG-4 (mp4, m4a)"),
@@ -91,7 +91,7 @@ _OTHER_MAGIC = (
 
 
 def foreign_container(path: str | Path, head: bytes) -> str | None:
-    """The name of a container that libsndfile cannot read, by the first bytes, whatever the file is called.
+    """The name of a container that libsndfile cannot read, by the first bytes alone.
 
     >>> foreign_container("a.wav", b"    ftypM4A ")
     'MPEG-4 (mp4, m4a)'
@@ -114,7 +114,7 @@ def foreign_suffix(path: str | Path) -> str | None:
 
 
 def other_kind(head: bytes) -> str | None:
-    """What a file is that is not audio, by its first bytes; None when they say nothing.
+    """Kind of a file that is not audio, by its first bytes; None when they match none.
 
     >>> other_kind(b"<!DOCTYPE html><html>")
     'a web page or XML'
@@ -131,7 +131,7 @@ def other_kind(head: bytes) -> str | None:
 
 
 def _is_text(head: bytes) -> bool:
-    """UTF-8 without control characters; a character cut by the end of the block is no objection."""
+    """UTF-8 without control characters; a character that the end of the block cuts is accepted."""
     try:
         text = head.decode("utf-8")
     except UnicodeDecodeError as error:

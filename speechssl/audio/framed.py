@@ -8,21 +8,21 @@ from typing import BinaryIO
 
 from speechssl.audio.mpeg import parse_mpeg
 
-LINKED = 4  # frames of one kind that follow each other are no coincidence, whatever else the bytes may be
-HEAD = 7  # bytes of the longest header that `frame_at` looks at
+LINKED = 4  # frames of one kind that follow each other; fewer may be a coincidence
+HEAD = 7  # bytes of the longest header that `frame_at` reads
 _DOLBY_RATES = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)  # kbit/s
 _DOLBY_SAMPLES = 1536  # per frame
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What the header of a frame says.
+    """Fields of the header of a frame.
 
     Attributes:
         name: of the coding.
         suffix: of files of such frames.
         length: of the whole frame, bytes.
-        constant: what the frames of one recording have in common.
+        constant: fields that are equal in all frames of one recording.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Frame:
     constant: tuple[int, ...]
 
     def like(self, other: "Frame") -> bool:
-        """Whether both may be of one recording."""
+        """Whether both may be from one recording."""
         return (self.name, self.constant) == (other.name, other.constant)
 
 
@@ -58,7 +58,7 @@ def frame_at(head: bytes) -> Frame | None:
 
 
 def linked(file: BinaryIO, position: int, *, count: int = LINKED) -> Frame | None:
-    """The first of so many frames of one kind that follow each other from here; None where they do not."""
+    """The first of a number of frames of one kind that follow each other from here; None where they do not."""
     first = None
     for _ in range(count):
         file.seek(position)

@@ -1,7 +1,7 @@
 """Lengths in the headers of uncompressed files, compared with what the files hold.
 
-libsndfile opens most files that are cut short without an error, stops where a header that counts too
-little says so, and reads the header of a second recording as samples. So the chunks are walked to the end of the file.
+libsndfile opens most truncated files without an error, stops at the end that a header counts even if the file holds
+more, and reads the header of a second recording as samples. So the chunks are walked to the end of the file.
 Layouts: Sony Wave64, AIFF (Apple, 1989), CAF (Apple, 2005), Sun au, NIST SPHERE; wav is in `riff`, the rest in
 `older`.
 """
@@ -42,9 +42,9 @@ _AIFF_LINEAR = (b"NONE", b"twos", b"sowt")
 
 @functools.lru_cache(maxsize=256)
 def check_length(path: str | Path, size: int, changed: int) -> Finding:  # noqa: ARG001 (part of the cache's key)
-    """Compares what a header counts with what the file holds; None when that cannot be told.
+    """Compares what a header counts with what the file holds; None when they agree or cannot be compared.
 
-    The many utterances of one long file look at it once.
+    The result is cached for the utterances of one long file.
 
     Args:
         path: the file.
@@ -91,7 +91,7 @@ def _check_aiff(file: BinaryIO, head: bytes, size: int) -> Finding:
 
 
 def _aiff_contradiction(samples: Samples, frames: int, length: int) -> str | None:
-    """Why the number of samples is not that of their bytes; an offset, padding, no number at all are no objection."""
+    """Why the number of samples is not that of their bytes; an offset, padding or a missing number is accepted."""
     if not samples.frame or not frames or abs(length - frames * samples.frame) < max(SLOPPY, samples.frame):
         return None
     words = f"{frames} samples of {samples.frame} bytes are {frames * samples.frame} bytes, it says {length}"
@@ -101,7 +101,7 @@ def _aiff_contradiction(samples: Samples, frames: int, length: int) -> str | Non
 def _aiff_format(content: bytes, *, compressed: bool) -> Samples:
     channels, bits, exponent, fraction, coding = struct.unpack(">h4xhHQ4s", content.ljust(22, b"\0"))
     power = (exponent & 0x7FFF) - 16383 - 63
-    hertz = fraction * 2.0 ** min(power, 64)  # a damaged one may be beyond all numbers
+    hertz = fraction * 2.0 ** min(power, 64)  # a damaged one may exceed all numbers
     rate = channels * bits / 8 * hertz if 0 < hertz < 1e7 and channels > 0 else 0.0
     linear = not compressed or coding in _AIFF_LINEAR
     return Samples(0, rate, channels * ((bits + 7) // 8) if linear else 0)
@@ -202,7 +202,7 @@ def _check_sphere(file: BinaryIO, head: bytes, size: int) -> Finding:
 
 @functools.lru_cache(maxsize=256)
 def second_head(path: str | Path, size: int, changed: int) -> Recording | None:  # noqa: ARG001 (part of the cache's key)
-    """Another recording in a file of any format, or where its own first bytes come again.
+    """Another recording in a file of any format, or a repetition of its own first bytes.
 
     Args:
         path: the file.

@@ -1,8 +1,8 @@
 """Whether bytes behind the end of a recording are samples like those before it.
 
-A header that was not updated leaves samples behind its end, a file that something was appended to leaves anything else.
-The bytes tell, whatever the coding of the samples: the most significant byte of a sample is near that of the sample
-before, which bytes of text, of compressed files and of pictures are not.
+Behind the end that a header counts are samples if the header was not updated, and other data if these were appended.
+The bytes show which, for any coding of the samples: the most significant byte of a sample is near that of the sample
+before, unlike the bytes of text, compressed files and pictures.
 """
 
 from typing import BinaryIO
@@ -13,14 +13,14 @@ from jaxtyping import Float, UInt8
 from speechssl.audio.formats import other_kind
 
 SAMPLES, UNKNOWN = "samples", ""
-_WINDOW = 4096  # frames of samples that are looked at, at up to so many places
+_WINDOW = 4096  # frames of samples that are compared, at up to this number of places
 _PLACES = 16
 _SMOOTH = 0.7  # step from byte to byte, as a part of that between bytes in any order: to 0.6 for speech, 1 for text
-_NARROW, _NEAR = 0.95, 8  # of pauses, which are noise: how concentrated their bytes are, and how near to those before
+_NARROW, _NEAR = 0.95, 8  # of pauses, which are noise: concentration of their bytes, and distance to those before
 
 
 def likeness(file: BinaryIO, start: int, end: int, *, first: int, stop: int, frame: int) -> str:
-    """What the bytes from `first` to `stop` are.
+    """Kind of the bytes from `first` to `stop`.
 
     Args:
         file: open for reading.
@@ -31,7 +31,7 @@ def likeness(file: BinaryIO, start: int, end: int, *, first: int, stop: int, fra
         frame: bytes of one sample of all channels; 0 where not known, or coded in blocks.
 
     Returns:
-        SAMPLES, the name of what they are ("plain text"), or UNKNOWN.
+        SAMPLES, the name of another kind ("plain text"), or UNKNOWN.
     """
     file.seek(first)
     name = other_kind(file.read(min(4096, stop - first)))
@@ -55,7 +55,7 @@ def _windows(file: BinaryIO, start: int, stop: int, frame: int) -> list[UInt8[np
 
 
 def _continue(before: UInt8[np.ndarray, "frames frame"], windows: list[UInt8[np.ndarray, "_ frame"]]) -> bool:
-    """Whether every window is like what was before, in the byte of a frame that is the most significant there."""
+    """Whether every window is like the samples before, in the byte of a frame that is the most significant there."""
     steps = _steps(before)
     means = [_mean(column) for column in before.T]
     lane = int(np.argmin(steps)) if steps.min() < _SMOOTH else int(np.argmax(np.abs(means)))
@@ -72,7 +72,7 @@ def _continue(before: UInt8[np.ndarray, "frames frame"], windows: list[UInt8[np.
 
 
 def _steps(frames: UInt8[np.ndarray, "frames frame"]) -> Float[np.ndarray, " frame"]:
-    """Mean difference of each byte to that of the frame before, as a part of the difference between any two."""
+    """Mean difference of each byte to that of the frame before, as a fraction of the difference between any two."""
     order = np.random.default_rng(0).permutation(len(frames))
     near, far = _differences(frames), _differences(frames[order])
     return np.divide(near, far, out=np.ones(frames.shape[1]), where=far > 0)
@@ -84,5 +84,5 @@ def _differences(frames: UInt8[np.ndarray, "frames frame"]) -> Float[np.ndarray,
 
 
 def _mean(values: UInt8[np.ndarray, " frames"]) -> complex:
-    """The mean of bytes on a circle: of magnitude 1 where all are equal, of 0 where they are anything."""
+    """Mean of bytes on a circle: its magnitude is 1 where all are equal, and 0 where they are uniform."""
     return complex(np.exp(2j * np.pi / 256 * values).mean())

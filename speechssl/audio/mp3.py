@@ -1,8 +1,8 @@
 """Frames of MPEG audio (ISO 11172-3 and 13818-3), compared with the length headers of Xing, LAME and Fraunhofer.
 
-libsndfile takes the length from such a header, and what is behind so many frames is left out; without one it guesses
-from the file size and the first frames: too long with a large tag in front, and far too short with a variable bit rate.
-So every frame is counted.
+libsndfile takes the length from such a header and ignores all frames behind it; without one it guesses from the file
+size and the first frames: too long with a large tag in front, and far too short with a variable bit rate. So every
+frame is counted.
 """
 
 import functools
@@ -14,7 +14,7 @@ from speechssl.audio.behind import Behind, behind, find_recording, recording_at,
 from speechssl.audio.mpeg import MpegFrame, parse_mpeg
 from speechssl.audio.tags import id3_length
 
-_RUN = 4  # frames of another kind in a row that are no coincidence
+_RUN = 4  # frames of another kind in a row; fewer may be a coincidence
 _WINDOW = 1 << 20  # bytes in memory at once
 
 
@@ -25,14 +25,14 @@ class Mp3Frames:
     Attributes:
         rate: samples per second of each channel, Hz.
         per_frame: samples per channel in a frame.
-        frames: that are whole, without the one that holds a length header.
-        promised: frames by the length header; None where there is none, or it does not say.
+        frames: number of whole frames, without the one that holds a length header.
+        promised: frames by the length header; None where there is none, or it gives no number.
         length_header: whether there is a length header.
         changes: the frame at which rate, number of channels or layer change; None when they do not.
         changes_at: where that frame starts, bytes.
-        behind: what is behind the last frame and no tag.
+        behind: data behind the last frame that are no tag.
         cut: whether the file ends in the middle of a frame.
-        gaps: where bytes between frames start that belong to none and are no tag.
+        gaps: starts of bytes between frames that belong to none and are no tag.
     """
 
     rate: int
@@ -54,7 +54,7 @@ class Mp3Frames:
 
 @functools.lru_cache(maxsize=256)
 def mp3_frames(path: str | Path, size: int, changed: int) -> Mp3Frames | None:  # noqa: ARG001 (part of the cache's key)
-    """Walks from frame to frame, in bounded memory; the many utterances of one long file read it once.
+    """Walks from frame to frame, in bounded memory; the result is cached for the utterances of one long file.
 
     Args:
         path: the file.
@@ -91,19 +91,19 @@ class _Window:
         self.file, self.start, self.content = file, 0, file.read(_WINDOW)
 
     def move(self, position: int) -> None:
-        """Make the window start here."""
+        """Makes the window start here."""
         self.file.seek(position)
         self.start, self.content = position, self.file.read(_WINDOW)
 
     def at(self, position: int, count: int) -> bytes:
-        """Up to so many bytes, fewer at the end of the file."""
+        """Up to a number of bytes; fewer at the end of the file."""
         if not self.start <= position or position + count > self.start + len(self.content):
             self.move(position)
         place = position - self.start
         return self.content[place : place + count]
 
     def find(self, mark: bytes, position: int) -> int | None:
-        """Where a byte comes next."""
+        """Position of the next such byte."""
         while True:
             self.at(position, 1)
             place = self.content.find(mark, position - self.start)
@@ -123,7 +123,7 @@ class _Count:
         frames: the number of them.
         changes: the first of them of another kind.
         changes_at: where that one starts, bytes.
-        gaps: where bytes start that belong to no frame.
+        gaps: starts of bytes that belong to no frame.
     """
 
     end: int
@@ -164,7 +164,7 @@ def _count(window: _Window, position: int, first: MpegFrame, size: int) -> _Coun
 
 
 def _next_behind(window: _Window, position: int, first: MpegFrame, size: int) -> int | None:
-    """Where the frames continue behind a tag or damage; None where they do not, or another recording comes before."""
+    """Where the frames continue behind a tag or damage; None where they do not, or after another recording."""
     harmless = skip_harmless(window.file, position, size)
     following = _next_frame(window, harmless, first)
     if following is None:
@@ -176,7 +176,7 @@ def _next_behind(window: _Window, position: int, first: MpegFrame, size: int) ->
 def _next_frame(window: _Window, position: int, like: MpegFrame | None) -> int | None:
     """Where the next frame starts, behind tags or damage: one that is followed by another or by the end of the file.
 
-    One of another kind is followed by some more.
+    A frame of another kind counts only if several of its kind follow it.
     """
     while True:
         if (tag := id3_length(window.at(position, 10))) is not None:
@@ -196,7 +196,7 @@ def _next_frame(window: _Window, position: int, like: MpegFrame | None) -> int |
 
 
 def _is_run(window: _Window, position: int, frame: MpegFrame, count: int) -> bool:
-    """Whether so many frames of one kind follow each other from here."""
+    """Whether a number of frames of one kind follow each other from here."""
     for _ in range(count - 1):
         position += frame.length
         following = parse_mpeg(window.at(position, 4))
@@ -207,7 +207,7 @@ def _is_run(window: _Window, position: int, frame: MpegFrame, count: int) -> boo
 
 
 def _length_header(frame: bytes) -> tuple[int | None, bool]:
-    """The number of frames by the header of Xing, LAME ("Info") or Fraunhofer in the first frame; whether it is one."""
+    """Number of frames by the header of Xing, LAME ("Info") or Fraunhofer in the first frame; whether there is one."""
     for mark in (b"Xing", b"Info"):
         place = frame.find(mark, 0, 64)
         if place >= 0:

@@ -15,7 +15,7 @@ _RATES = {
 
 @dataclass(frozen=True)
 class MpegFrame:
-    """What the four bytes of a frame's header say.
+    """Fields of the four bytes of a frame's header.
 
     Attributes:
         length: of the whole frame, bytes.
@@ -32,7 +32,7 @@ class MpegFrame:
     layer: int
 
     def like(self, other: "MpegFrame") -> bool:
-        """Whether both may be of one recording: the same rate, number of channels and layer."""
+        """Whether both may be from one recording: the same rate, number of channels and layer."""
         return (self.rate, self.mono, self.layer) == (other.rate, other.mono, other.layer)
 
 

@@ -1,7 +1,7 @@
 """Ogg files (RFC 3533): checksums of pages, the streams in them, and where the last page starts.
 
-libsndfile skips damaged pages without a word and reads the first of several recordings that follow each other, which
-is what a chained file is (RFC 3533, section 4), and the first of several that are interleaved.
+libsndfile skips damaged pages without an error. It reads only the first of several recordings that follow each other
+(a chained file, RFC 3533, section 4), and the first of several that are interleaved.
 """
 
 import functools
@@ -16,7 +16,7 @@ from speechssl.audio.behind import Behind, behind, skip_harmless
 _MIRROR = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # each byte with its bits the other way round
 _BLOCK = 1 << 20  # bytes read at once where no page is found
 _BEGINS, _ENDS = 2, 4  # flags of the first page of a stream and of the last
-_OPUS_RATE = 48000  # Hz, of granule positions, whatever the header says (RFC 7845, section 4)
+_OPUS_RATE = 48000  # Hz, of granule positions, for every rate in the header (RFC 7845, section 4)
 
 
 @dataclass
@@ -24,14 +24,14 @@ class OggStream:
     """One logical stream.
 
     Attributes:
-        codec: "Vorbis", "Opus", "FLAC" or "Speex"; None for video, subtitles and other things that are no sound.
+        codec: "Vorbis", "Opus", "FLAC" or "Speex"; None for video, subtitles and other streams without sound.
         rate: positions per second; 0 where not known.
         skipped: samples of the encoder's delay in front.
         channels: number of channels, for Vorbis and Opus.
         at: where its first page starts, bytes.
-        ended: whether the last page of the stream was met.
-        ends: samples at the end of the last two pages that say so.
-        number: of the last page, as the page says.
+        ended: whether the last page of the stream was read.
+        ends: samples at the end of the last two pages that state them.
+        number: of the last page.
         gaps: pages whose number does not follow that of the page before.
     """
 
@@ -46,15 +46,15 @@ class OggStream:
     gaps: int = 0
 
     def add(self, samples: int, number: int, *, ended: bool) -> str | None:
-        """The next page.
+        """Adds the next page.
 
         Args:
             samples: at its end; -1 where no packet ends on it.
-            number: of the page, as it says.
-            ended: whether it says that it is the last one.
+            number: of the page.
+            ended: whether it has the mark of the last page.
 
         Returns:
-            Why it cannot be a page behind those before.
+            Why it cannot follow the pages before.
         """
         if self.codec is not None and number <= self.number:
             return f"has the number {number} behind a page with the number {self.number}"
@@ -74,12 +74,12 @@ class OggStream:
 
 @dataclass(frozen=True)
 class OggPages:
-    """What a walk over the pages of an Ogg file finds.
+    """Findings in the pages of an Ogg file.
 
     Attributes:
-        fault: the reason when a page is cut short or damaged; libsndfile would go on behind it without a word.
+        fault: the reason when a page is cut short or damaged; libsndfile would continue behind it without an error.
         links: the streams of sound of each recording in the file, one after the other; more than one where chained.
-        behind: what is behind the last page and no tag.
+        behind: data behind the last page that are no tag.
         end: behind the last page, bytes.
     """
 
@@ -103,7 +103,7 @@ class OggPages:
 def ogg_pages(path: str | Path, size: int, changed: int) -> OggPages:  # noqa: ARG001 (part of the cache's key)
     """Walks over an Ogg file and checks every page, one in memory at a time.
 
-    The many utterances of one long file read it once.
+    The result is cached for the utterances of one long file.
 
     Args:
         path: the file.
@@ -156,7 +156,7 @@ def _walk(file: BinaryIO, size: int) -> OggPages:
 
 
 def _begins(file: BinaryIO, position: int) -> bool:
-    """Whether the first page of a stream starts here; the file is left there."""
+    """Whether the first page of a stream starts here; leaves the file at this position."""
     file.seek(position)
     head = file.read(6)
     file.seek(position)

@@ -1,7 +1,7 @@
 """Lengths in the headers of older formats, compared with what the files hold.
 
 Creative VOC, Audio Visual Research, Amiga 8SVX and 16SV, Psion WVE, MIDI sample dump (SDS), Akai MPC 2000. libsndfile
-takes all of them to the end of the file, SDS to the length of the header with zeros for what is not there.
+reads all of them to the end of the file, SDS to the length of the header with zeros for missing samples.
 """
 
 import struct
@@ -126,7 +126,7 @@ def _check_mpc(file: BinaryIO, head: bytes, size: int) -> Finding:
 
 
 def gsm_fault(path: str | Path) -> str | None:
-    """Why GSM frames without a header cannot be used; each starts with the same four bits (RFC 3551, 4.5.8)."""
+    """Why GSM frames without a header cannot be used; every frame starts with the same four bits (RFC 3551, 4.5.8)."""
     with Path(path).open("rb") as file:
         starts = 0
         while content := file.read(_GSM_FRAME << 15):
@@ -142,7 +142,7 @@ def gsm_fault(path: str | Path) -> str | None:
 
 
 def _counted(file: BinaryIO, samples: Samples, length: int, size: int, *, chunks: bool = False) -> Finding:
-    """Of samples of a known length; libsndfile reads everything behind them."""
+    """Finding for samples of a known length; libsndfile reads everything behind them."""
     short = shortage(length, size - samples.start)
     end = samples.start + length
     if short is not None or end >= size:

@@ -1,4 +1,4 @@
-"""Opening audio files: the checks that libsndfile answers badly or hangs on, and the header."""
+"""Opening audio files: checks of faults that libsndfile misreports or blocks on, and the header."""
 
 import os
 import stat
@@ -34,8 +34,8 @@ from speechssl.audio.state import file_state
 
 MIN_RATE = 4000  # Hz
 MAX_RATE = 192000  # Hz
-MPEG_FRAME = 1152  # samples; a decoder may drop one at an edge or at a scratch, and the file still be whole
-_MAX_SAMPLES_PER_BYTE = 10000  # FLAC packs 65535 equal samples into about 11 bytes; nothing known packs tighter
+MPEG_FRAME = 1152  # samples; a decoder may drop one at an edge or at damage in an intact file
+_MAX_SAMPLES_PER_BYTE = 10000  # FLAC packs 65535 equal samples into about 11 bytes; no known format packs tighter
 _UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's count for a FLAC whose header leaves the length out
 _MP3_TRIMMED = 2 * 4095  # samples that LAME's header may take off the start and the end
 _MP3_SLACK = 2  # frames; encoders do not agree whether the frame of the length header counts
@@ -46,13 +46,13 @@ _COUNTED = _WALKED | {"MP3", "FLAC"}
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file's header says.
+    """Fields of a file's header.
 
     Attributes:
         path: the file as the caller named it.
-        rate: samples a second of each channel, Hz.
+        rate: samples per second of each channel, Hz.
         channels: number of channels.
-        num_samples: samples a channel at the file's own rate.
+        num_samples: samples per channel at the file's own rate.
         duration: seconds.
         format: libsndfile's name of the container, for example "WAV".
         subtype: libsndfile's name of the sample format, for example "PCM_16".
@@ -68,16 +68,16 @@ class AudioInfo:
 
     @property
     def note(self) -> str | None:
-        """What is doubtful about a file of this format; None where nothing is."""
+        """Doubt about all files of this format; None where there is none."""
         counted = self.format in _COUNTED or (self.format, self.subtype) == _GSM
         return None if counted else UNCHECKED.format(self.format)
 
 
 class SoundFile(soundfile.SoundFile):
-    """An open file that says it cannot seek.
+    """An open file for which `seekable` is False.
 
-    After each read of a file that can, soundfile seeks to where it is already; that takes a compressed file a quarter
-    of its decoding time.
+    After each read of a seekable file, soundfile seeks to its current position; for a compressed file that takes a
+    quarter of its decoding time.
     """
 
     def seekable(self) -> bool:
@@ -89,12 +89,12 @@ class SoundFile(soundfile.SoundFile):
         return super().seekable()
 
     def quiet(self) -> AbstractContextManager[None]:
-        """To be used around reading and seeking: libmpg123 prints its warnings to stderr."""
+        """Context for reading and seeking: libmpg123 prints its warnings to stderr."""
         return quiet_c_stderr() if self.subtype.startswith("MPEG_LAYER") else nullcontext()
 
 
 def open_file(path: str | Path) -> SoundFile:
-    """The file opened by libsndfile, after the checks that libsndfile answers badly or hangs on."""
+    """The file opened by libsndfile, after checks of faults that libsndfile misreports or blocks on."""
     source = Path(path)
     if "\0" in str(path):
         raise AudioError(path, "not the name of a file (a null character in it)")
@@ -108,20 +108,20 @@ def open_file(path: str | Path) -> SoundFile:
         raise AudioError(path, f"not readable ({error.strerror or error})") from error
     if reason is not None:
         raise AudioError(path, reason)
-    if source.suffix.lower() == ".raw":  # soundfile would ask for the rate and the format
+    if source.suffix.lower() == ".raw":  # soundfile would need the rate and the format
         raise AudioError(path, "samples without a header (raw); convert it to wav")
     try:
         with quiet_c_stderr():
-            # As bytes, so that a name that is not UTF-8 opens too; soundfile takes them, its annotation says otherwise.
+            # As bytes, so that a name that is not UTF-8 opens too; soundfile takes them, unlike its annotation.
             return SoundFile(os.fsencode(path))  # pyright: ignore[reportArgumentType]
     except soundfile.LibsndfileError as error:
         raise AudioError(path, _open_reason(path, error)) from error
 
 
 def _reason_before(path: str | Path, source: Path) -> str | None:
-    """Why a file cannot be used, as far as its bytes tell without libsndfile."""
+    """Why a file cannot be used, by its bytes alone, without libsndfile."""
     status = source.stat()
-    if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for a writer for ever
+    if not stat.S_ISREG(status.st_mode):  # opening a FIFO would block until there is a writer
         kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
         return f"{kind}, not an audio file"
     if status.st_size == 0:
@@ -166,7 +166,7 @@ def _ogg_reason(path: str | Path, pages: OggPages) -> str | None:
 
 
 def header(path: str | Path, file: SoundFile) -> AudioInfo:
-    """The header of an open file, when every number in it can be."""
+    """The header of an open file; an error where a number in it is impossible."""
     rate, channels, num_samples = file.samplerate, file.channels, file.frames
     if not MIN_RATE <= rate <= MAX_RATE:
         raise AudioError(path, f"a rate of {rate} Hz; {MIN_RATE} to {MAX_RATE} Hz can be read")
@@ -202,7 +202,7 @@ def header(path: str | Path, file: SoundFile) -> AudioInfo:
 
 
 def _headerless(path: str | Path, subtype: str) -> str | None:
-    """Why samples without a header cannot be used, where the suffix is mostly that of a format with one."""
+    """Why samples without a header cannot be used, where the suffix usually means a format with a header."""
     if subtype != "ULAW":
         return None
     convert = ffmpeg(path, "", ".wav", before="-f mulaw -ar 8000 ")
@@ -222,9 +222,9 @@ def _mp3_length(path: str | Path, num_samples: int, frames: Mp3Frames, *, inside
         raise AudioError(path, joined_reason(path, held, other) if other else unknown_reason(path, held, frames.behind))
     if frames.promised is not None and frames.promised > frames.frames + _MP3_SLACK:
         promised, held = frames.promised * frames.per_frame / rate, walked / rate
-        raise AudioError(path, f"truncated: the header promises {promised:.3f} s, {held:.3f} s can be decoded")
+        raise AudioError(path, f"truncated: the header states {promised:.3f} s, {held:.3f} s can be decoded")
     counted = num_samples + (_MP3_TRIMMED if frames.length_header else 0)
-    if frames.promised is not None:  # libsndfile does not know every kind of length header
+    if frames.promised is not None:  # libsndfile does not read every kind of length header
         counted = min(counted, frames.promised * frames.per_frame)
     if counted + _MP3_SLACK * frames.per_frame < walked:
         kind = "an mp3 whose length header" if frames.length_header else "an mp3 without a length header, which"
@@ -237,7 +237,7 @@ def _mp3_length(path: str | Path, num_samples: int, frames: Mp3Frames, *, inside
 
 
 def _open_reason(path: str | Path, error: soundfile.LibsndfileError) -> str:
-    """Why libsndfile would not open a file of no known other kind."""
+    """Why libsndfile does not open a file of no other known kind."""
     foreign = foreign_suffix(path)
     if foreign is not None:
         return foreign_reason(path, foreign)
@@ -255,7 +255,7 @@ def _open_reason(path: str | Path, error: soundfile.LibsndfileError) -> str:
         return f"libsndfile cannot decode it ({words}); convert it: {to_wav(path)}"
     if "malformed" in words or "No 'data' chunk" in words:
         return f"damaged or truncated: libsndfile cannot open it ({words})"
-    if "not recognised" in words or "regular file" in words:  # the second is said of an mp3 without any frame
+    if "not recognised" in words or "regular file" in words:  # the second is the error for an mp3 without any frame
         return "not audio (no known format)"
     return f"cannot be opened ({words})"
 

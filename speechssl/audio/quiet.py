@@ -1,8 +1,8 @@
-"""Keeps what C libraries print off stderr.
+"""Suppresses what C libraries print to stderr.
 
-libmpg123, inside libsndfile, prints its warnings to the C library's `stderr` whatever it is told. While it works, that
-variable points to a stream to nowhere; file descriptor 2 is left alone, and with it everything that Python writes, in
-this thread and in others. Lines of other C libraries that are printed in just these moments are lost too.
+libmpg123, inside libsndfile, prints its warnings to the C library's `stderr` with any setting. While it runs, that
+variable is a stream to `/dev/null`; file descriptor 2 does not change, so everything that Python writes, in this thread
+and in others, is printed. Lines that other C libraries print at the same time are lost too.
 """
 
 import ctypes
@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 _lock = threading.Lock()
-_inside = 0  # threads that want it quiet at this moment
+_inside = 0  # threads inside the block
 
 
 @dataclass
 class _Stderr:
-    """The C library's variable, what it is when nobody wants it quiet, and a stream to nowhere."""
+    """The C library's variable, its usual value, and a stream to `/dev/null`."""
 
     variable: ctypes.c_void_p
     true: int | None
@@ -29,7 +29,7 @@ class _Stderr:
 
 @contextmanager
 def quiet_c_stderr() -> Generator[None]:
-    """C libraries print nothing while the block runs; nothing is changed where the C library is not glibc."""
+    """C libraries print nothing while the block runs; without effect where the C library is not glibc."""
     global _inside
     with _lock:
         _inside += 1
@@ -67,7 +67,7 @@ def _stderr() -> _Stderr | None:
 
 
 def _after_fork() -> None:
-    """Threads that wanted it quiet are not in the new process."""
+    """Resets the count: threads inside the block are not in the new process."""
     global _inside, _lock
     if _inside:
         _point(away=False)

@@ -1,4 +1,4 @@
-"""Arithmetic on whole waveforms: another sampling rate, and zero mean and unit variance."""
+"""Operations on whole waveforms: resampling, and zero mean and unit variance."""
 
 import math
 
@@ -11,10 +11,10 @@ _OFFSET = 3.0  # deviations; the mean of a head without an offset is below
 
 
 def constant_offset(waveform: Float[np.ndarray, " samples"]) -> np.float32:
-    """The mean at the start of a recording when it stands far above what varies there, otherwise 0.
+    """The mean at the start of a recording when it is far above the variation there, otherwise 0.
 
-    It is taken off before resampling: the filter takes what is outside a recording for zero, and the step to the offset
-    rings like a click at both ends.
+    It is subtracted before resampling: the filter assumes zeros outside a recording, and the step to the offset rings
+    like a click at both ends.
 
     >>> constant_offset(np.full(100, 0.5, dtype=np.float32)), constant_offset(np.zeros(0, dtype=np.float32))
     (np.float32(0.5), np.float32(0.0))
@@ -22,18 +22,18 @@ def constant_offset(waveform: Float[np.ndarray, " samples"]) -> np.float32:
     head = waveform[:_HEAD]
     if not len(head):
         return np.float32(0)
-    with np.errstate(invalid="ignore"):  # the caller finds what is not finite
+    with np.errstate(invalid="ignore"):  # the caller checks for samples that are not finite
         mean, deviation = float(head.mean(dtype=np.float64)), float(head.std(dtype=np.float64))
     return np.float32(mean if abs(mean) > _OFFSET * deviation else 0)
 
 
 def resample(waveform: Float[np.ndarray, " samples"], from_rate: int, to_rate: int) -> Float[np.ndarray, " resampled"]:
-    """Another sampling rate, by soxr's high quality band-limited filter.
+    """Resamples a waveform with soxr's high quality band-limited filter.
 
     Args:
         waveform: mono samples.
         from_rate: their rate, Hz.
-        to_rate: the wanted rate, Hz.
+        to_rate: the new rate, Hz.
 
     Returns:
         The same array when the rates are equal, otherwise `round(samples * to_rate / from_rate)` samples, float32.

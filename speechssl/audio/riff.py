@@ -21,7 +21,7 @@ from speechssl.audio.counted import (
     to_the_end,
 )
 
-# Programs that write to a pipe cannot go back to fill in the lengths; what ffmpeg, sox, espeak, arecord leave there:
+# Programs that write to a pipe cannot fill in the lengths afterwards; values of ffmpeg, sox, espeak, arecord:
 _STREAMED = (0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0x80000000)
 _FLOAT = 3
 _CODINGS = {6: "A-law", 7: "mu-law"}  # one byte per sample; some programs write the bits of what was coded
@@ -69,7 +69,7 @@ def check_wav(file: BinaryIO, head: bytes, size: int) -> Finding:
 
 
 def _is_streamed(riff: int, length: int) -> bool:
-    """Whether both lengths were left out, the second with or without the headers taken off."""
+    """Whether both lengths were left out, the second with or without the headers subtracted."""
     near = riff == length or length < riff < length + 4096
     return near and (length in _STREAMED or riff in _STREAMED)
 
@@ -84,7 +84,7 @@ def wave_format(content: bytes, order: str = "<") -> Samples:
     if form.tag in _LINEAR:
         align = form.align or form.frame
         return Samples(0, float(align * form.hertz), align)
-    if form.tag in _ADPCM and form.more:  # the rate of bytes is often that of other blocks
+    if form.tag in _ADPCM and form.more:  # the byte rate is often that of other blocks
         return Samples(0, form.align * form.hertz / form.more)
     return Samples(0, float(form.byte_rate))
 
@@ -92,7 +92,7 @@ def wave_format(content: bytes, order: str = "<") -> Samples:
 def contradiction(content: bytes, order: str = "<") -> str | None:
     """Why the fields of a format chunk cannot all be right; None where they can.
 
-    libsndfile takes the number of channels and of bits, and reads noise, or at another speed, where they are wrong.
+    libsndfile uses the number of channels and of bits, and reads noise or another speed where they are wrong.
 
     >>> contradiction(struct.pack("<HHIIHH", 1, 2, 16000, 32000, 2, 16))
     'a contradictory header: 2 channels of 16 bits are 4 bytes per sample, it says 2; write the header again: with ...'

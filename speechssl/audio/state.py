@@ -1,13 +1,13 @@
-"""Whether a file is still the one that was looked at before."""
+"""Detection of files that have changed."""
 
 import os
 
 
 def file_state(status: os.stat_result) -> str:
-    """What tells whether a file is still the same: its size, time of modification, inode and time of last change.
+    """State of a file: its size, time of modification, inode and time of last change.
 
-    Two files of equal size and time that change places keep both; the inode and the last change, which no program can
-    set, differ.
+    Two files of equal size and time that are exchanged keep both; the inode and the time of the last change, which no
+    program can set, differ.
 
     >>> file_state(os.stat(os.curdir)) == file_state(os.stat(os.curdir))
     True

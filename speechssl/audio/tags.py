@@ -12,7 +12,7 @@ _LYRICS = 1_000_100  # bytes; the length of a Lyrics3 tag has six digits
 
 
 def tag_end(file: BinaryIO, position: int) -> int | None:
-    """Where the tag ends that starts here; None where none starts."""
+    """End of the tag that starts here; None where none starts."""
     head = _at(file, position, 32)
     if head[:4] == b"TAG+":
         return position + _ID3V1_MORE
@@ -44,7 +44,7 @@ def id3_length(head: bytes) -> int | None:
 
 
 def tags_start(file: BinaryIO, start: int, size: int) -> int:
-    """Where the tags start that a file ends with, not before `start`; `size` where it ends with none."""
+    """Start of the tags at the end of a file, not before `start`; `size` where there are none."""
     end = size
     while (length := _length_of_tag_before(file, start, end)) is not None and end - length >= start:
         end -= length

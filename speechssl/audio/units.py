@@ -3,7 +3,7 @@
 import math
 
 SAMPLE_RATE = 16000  # Hz; the rate of wav2vec 2.0 and of nearly every model after it
-RECEPTIVE_FIELD = 400  # samples, 25 ms: one output frame of the convolutional feature encoder needs this many
+RECEPTIVE_FIELD = 400  # samples, 25 ms: input of one output frame of the convolutional feature encoder
 
 
 def seconds_to_samples(seconds: float, rate: int = SAMPLE_RATE) -> int:
@@ -11,7 +11,7 @@ def seconds_to_samples(seconds: float, rate: int = SAMPLE_RATE) -> int:
 
     Args:
         seconds: any finite time, s.
-        rate: samples a second, Hz.
+        rate: samples per second, Hz.
 
     Raises:
         ValueError: the time is not finite.

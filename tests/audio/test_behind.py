@@ -436,10 +436,10 @@ def test_wave64_that_is_cut_or_coded(tmp_path: Path) -> None:
     """Its chunk is compared with the file, whatever the length in front says."""
     content = bytearray(written(tmp_path / "a.w64", FIRST))
     (tmp_path / "a.w64").write_bytes(content[:10_000])
-    assert "truncated: the header promises a file of" in reason(tmp_path / "a.w64")
+    assert "truncated: the header states a file of" in reason(tmp_path / "a.w64")
     content[16:24] = struct.pack("<Q", 10_000)
     (tmp_path / "a.w64").write_bytes(content[:10_000])
-    assert reason(tmp_path / "a.w64") == "truncated: the header promises 19200 bytes of samples, the file holds 9896"
+    assert reason(tmp_path / "a.w64") == "truncated: the header states 19200 bytes of samples, the file holds 9896"
     coded = written(tmp_path / "a.w64", FIRST, subtype="IMA_ADPCM")
     (tmp_path / "a.w64").write_bytes(coded + TAGS["ID3v1"])
     assert f"cut them off: head -c {len(coded)} a.w64" in reason(tmp_path / "a.w64")
@@ -452,9 +452,7 @@ def test_chunks_that_are_cut(mark: bytes, at: int, layout: str, suffix: str, tmp
     place = content.index(mark) + at
     struct.pack_into(layout, content, place, 80_000)
     (tmp_path / f"a.{suffix}").write_bytes(content)
-    assert reason(tmp_path / f"a.{suffix}").startswith(
-        "truncated: the header promises 80000 bytes of samples, the file"
-    )
+    assert reason(tmp_path / f"a.{suffix}").startswith("truncated: the header states 80000 bytes of samples, the file")
 
 
 # Lengths that were left out

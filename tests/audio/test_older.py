@@ -37,7 +37,7 @@ def test_lengths_of_older_formats(name: str, subtype: str, tmp_path: Path) -> No
     assert length == pytest.approx(len(SPEECH), abs=1) or name == "WVE"  # 8 kHz always
     for short in (len(content) // 2, len(content) - 200):
         path.write_bytes(content[:short])
-        promised, held = map(int, re.findall(r"\d+", reason(path).removeprefix("truncated: the header promises ")))
+        promised, held = map(int, re.findall(r"\d+", reason(path).removeprefix("truncated: the header states ")))
         assert promised == pytest.approx(held + len(content) - short, abs=1)  # the mark of the end of a VOC
     path.write_bytes(content + b"a note on the recording\n" * 100)
     assert reason(path).startswith("2400 bytes of plain text behind the ")

@@ -98,7 +98,7 @@ def changed(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
 
 
 def flac_of_length(promised: int) -> Callable[[Path], object]:
-    """A FLAC whose header promises another number of samples (36 bits of STREAMINFO, bytes 21 to 26)."""
+    """A FLAC whose header states another number of samples (36 bits of STREAMINFO, bytes 21 to 26)."""
 
     def write(path: Path) -> None:
         whole = bytearray(encoded(path))
@@ -205,13 +205,13 @@ BAD = [
     Case(
         "half.wav",
         cut(SECOND, 0.5),
-        "truncated: the header promises 32000 bytes of samples, the file holds 15978",
+        "truncated: the header states 32000 bytes of samples, the file holds 15978",
         header=True,
     ),
     Case(
         "only_header.wav",
         content(wav_header(RATE)),
-        "truncated: the header promises 32000 bytes of samples, the file holds 0",
+        "truncated: the header states 32000 bytes of samples, the file holds 0",
         header=True,
     ),
     Case(
@@ -274,40 +274,38 @@ BAD = [
     Case(
         "half.mp3",
         cut(LONG, 0.5),
-        r"^truncated: the header promises 10\.[0-9]+ s, [45]\.[0-9]+ s can be decoded$",
+        r"^truncated: the header states 10\.[0-9]+ s, [45]\.[0-9]+ s can be decoded$",
         header=True,
     ),
     Case(
         "half.aiff",
         cut(SECOND, 0.5),
-        "^truncated: the header promises a file of 320.. bytes, it has 160..$",
+        "^truncated: the header states a file of 320.. bytes, it has 160..$",
         header=True,
     ),
-    Case(
-        "half.au", cut(SECOND, 0.5), "truncated: the header promises a file of 32024 bytes, it has 16012", header=True
-    ),
+    Case("half.au", cut(SECOND, 0.5), "truncated: the header states a file of 32024 bytes, it has 16012", header=True),
     Case(
         "half.w64",
         cut(SECOND, 0.5),
-        "^truncated: the header promises a file of 321.. bytes, it has 160..$",
+        "^truncated: the header states a file of 321.. bytes, it has 160..$",
         header=True,
     ),
     Case(
         "half.rf64",
         cut(SECOND, 0.5, format="RF64"),
-        "^truncated: the header promises a file of 32... bytes, it has 16...$",
+        "^truncated: the header states a file of 32... bytes, it has 16...$",
         header=True,
     ),
     Case(
         "half.sph",
         cut(SECOND, 0.5, format="NIST"),
-        "truncated: the header promises a file of 33024 bytes, it has 16512",
+        "truncated: the header states a file of 33024 bytes, it has 16512",
         header=True,
     ),
     Case(
         "half.caf",
         cut(SECOND, 0.5),
-        "truncated: the header promises 32004 bytes of samples, the file holds 13956",
+        "truncated: the header states 32004 bytes of samples, the file holds 13956",
         header=True,
     ),
     Case(
