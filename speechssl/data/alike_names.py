@@ -1,4 +1,4 @@
-"""Names of one kind that look like another one, mix scripts, or were rounded by a spreadsheet: sentences about them."""
+"""Warnings about names of one kind that look alike, mix scripts, or were rounded by a spreadsheet."""
 
 import re
 import unicodedata
@@ -39,7 +39,7 @@ class Names:
         self._clips: dict[str, int] = {}
 
     def __len__(self) -> int:
-        """How many different names there are."""
+        """Number of different names."""
         return len(self._clips)
 
     def add(self, name: str, clips: int = 1) -> None:
@@ -47,7 +47,7 @@ class Names:
         self._clips[name] = self._clips.get(name, 0) + clips
 
     def notes(self) -> list[str]:
-        """Sentences about names that may not be what was meant."""
+        """Warnings about names that may be mistakes."""
         found: list[str] = []
         if groups := self._groups():
             capitals = all(len(set(map(folded, group))) == 1 for group in groups)
@@ -63,7 +63,7 @@ class Names:
         return found
 
     def _groups(self) -> list[list[str]]:
-        """Names that may be meant to be one, in the order in which they were met."""
+        """Groups of names that may be meant to be one, in the order of their first clips."""
         of_key: dict[str, list[str]] = {}
         for name in self._clips:
             keys = self._keys(name)
@@ -80,7 +80,7 @@ class Names:
         return list(groups.values())
 
     def _keys(self, name: str) -> tuple[str, ...]:
-        """What names have in common that may be meant to be one; of splits also `val`, `validation` and `valid_set`."""
+        """Key that is equal for names that may mean one; of splits also `val`, `validation` and `valid_set`."""
         if self.field == "split" and (kind := split_kind(name)):
             return (kind,)
         return (alike(name),) if name.isascii() else (alike(name), alike(name.translate(_LOOKS)))

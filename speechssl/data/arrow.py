@@ -1,8 +1,8 @@
-"""Audio in the columns of Parquet and Arrow files: which column it is, and the bytes of one row.
+"""Audio in the columns of Parquet and Arrow files: the column that holds it, and the bytes of one row.
 
 Hugging Face stores audio as a struct of `bytes` and `path`; plain binary columns and columns of paths are read too.
-A Parquet file is read forwards in small batches, and the last ones are kept: rows that are asked for about in order
-are each decoded once. Beside these batches one data page is in memory: 100 rows as `datasets` writes them, 1,024 at
+A Parquet file is read forwards in small batches, and the last ones are kept: rows that are requested nearly in order
+are decoded once each. Besides these batches one data page is in memory: 100 rows as `datasets` writes them, 1,024 at
 most as pyarrow does.
 """
 

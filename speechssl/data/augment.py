@@ -5,8 +5,8 @@ resampled, so tempo and pitch move together; here by a factor drawn from a range
 Pitch: a phase vocoder (Flanagan and Golden 1966; Laroche and Dolson 1999, section II; phases locked loosely after
 Puckette 1995) stretches time, resampling undoes the stretch; tempo stays.
 
-Everything is a pure function of the waveform, the config and the generator. The same numbers are drawn whatever is on,
-so that turning one effect off leaves the others as they were.
+All functions are pure functions of the waveform, the config and the generator. The same numbers are drawn for all
+settings, so that disabling one effect does not change the others.
 """
 
 from typing import Annotated, Literal
@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field
 from speechssl.audio import RECEPTIVE_FIELD
 from speechssl.config import Config
 
-_N_FFT, _HOP = 1024, 256  # of the vocoder: 64 ms tell the harmonics of a voice apart, a hop of a quarter is usual
+_N_FFT, _HOP = 1024, 256  # of the vocoder: 64 ms resolve the harmonics of a voice, a hop of a quarter is usual
 
 Waveform = Float32[np.ndarray, " _"]
 
@@ -37,7 +37,7 @@ Factors = Annotated[tuple[_Factor, _Factor], AfterValidator(_ordered)]
 
 
 class AugmentConfig(Config):
-    """What happens to a waveform how often, and how much of it; each amount is drawn evenly from its range.
+    """Probabilities and amounts of the effects; each amount is drawn uniformly from its range.
 
     Attributes:
         speed: probability of another speed.
@@ -70,12 +70,12 @@ def augment(waveform: Waveform, config: AugmentConfig, *, rng: np.random.Generat
 
     Args:
         waveform: 16 kHz, any level; it is not changed.
-        config: with every probability zero the waveform itself comes back.
-        rng: where the draws come from.
+        config: with every probability zero the waveform itself is returned.
+        rng: source of the draws.
 
     Returns:
         16 kHz, finite where the input is, not clipped. Only speed changes the length, and never to less than 400
-        samples, the least an encoder takes: a waveform that would get shorter keeps its speed.
+        samples, the minimum of an encoder: a waveform that would get shorter keeps its speed.
 
     >>> tone = np.sin(np.arange(16000) / 10, dtype=np.float32)
     >>> always_faster = AugmentConfig(speed=1.0, speed_factors=(1.25, 1.25))
@@ -101,7 +101,7 @@ def augment(waveform: Waveform, config: AugmentConfig, *, rng: np.random.Generat
 
 
 def change_speed(waveform: Waveform, factor: float) -> Waveform:
-    """Tempo and pitch together, by resampling; the length is divided by the factor.
+    """Changes tempo and pitch together, by resampling; the length is divided by the factor.
 
     Args:
         waveform: 16 kHz.
@@ -117,7 +117,7 @@ def change_speed(waveform: Waveform, factor: float) -> Waveform:
 
 
 def shift_pitch(waveform: Waveform, semitones: float) -> Waveform:
-    """Pitch alone; the length stays.
+    """Changes the pitch; the length stays.
 
     Args:
         waveform: 16 kHz.
@@ -133,13 +133,13 @@ def shift_pitch(waveform: Waveform, semitones: float) -> Waveform:
 
 
 def add_noise(waveform: Waveform, snr: float, *, color: Literal["white", "pink"], rng: np.random.Generator) -> Waveform:
-    """Gaussian noise at a signal-to-noise ratio that holds exactly, over the whole waveform; silence stays silent.
+    """Adds Gaussian noise at an exact signal-to-noise ratio over the whole waveform; silence stays silent.
 
     Args:
         waveform: any level.
         snr: dB.
         color: see `AugmentConfig`.
-        rng: where the noise comes from.
+        rng: source of the noise.
 
     >>> tone = np.ones(8000, dtype=np.float32)
     >>> noise = add_noise(tone, 20.0, color="pink", rng=np.random.default_rng(0)) - tone
@@ -168,7 +168,7 @@ def _smooth_length(length: int) -> int:
 
 
 def _resample(waveform: Waveform, length: int) -> Waveform:
-    """To so many samples."""
+    """Resamples to a number of samples."""
     # soxr reads rates, not lengths: this many Hz would become this many.
     resampled = soxr.resample(waveform, len(waveform), length, quality="MQ")
     return np.pad(resampled[:length], (0, max(0, length - len(resampled)))).astype(np.float32, copy=False)

@@ -1,7 +1,7 @@
-"""A batch of crops, and what an objective may ask of it: augmented views, labels of frames, near and far crops.
+"""A batch of crops, and its optional parts for an objective: augmented views, labels of frames, near and far crops.
 
-Everything beyond the crops is made where the crops are made, ahead of the training step, as a function of (seed, number
-of the batch, row): ranks and micro-batches get slices of the same draw, and a resumed run sees what it would have seen.
+The optional parts are made together with the crops, ahead of the training step, as a function of (seed, number of the
+batch, row): ranks and micro-batches get slices of the same draw, and a resumed run gets the same batches.
 """
 
 import dataclasses
@@ -19,11 +19,11 @@ from speechssl.data.augment import AugmentConfig
 
 @dataclass(frozen=True)
 class FrameGrid:
-    """Where the frames of an encoder lie.
+    """Positions of the frames of an encoder.
 
     Attributes:
         hop: samples from one frame to the next.
-        receptive_field: samples that a frame sees.
+        receptive_field: input samples of a frame.
         padding: zeros before the first sample, samples.
     """
 
@@ -32,7 +32,7 @@ class FrameGrid:
     padding: int = 0
 
     def count(self, samples: int) -> int:
-        """Frames of so many samples.
+        """Number of frames of a number of samples.
 
         >>> FrameGrid(320, 400).count(16000)
         49
@@ -54,7 +54,7 @@ class FrameLabels(Protocol):
 
     @property
     def grid(self) -> FrameGrid:
-        """Where the labelled frames lie."""
+        """Positions of the labelled frames."""
         ...
 
     def of(self, index: int) -> Integer[np.ndarray, " frames"]:
@@ -82,14 +82,14 @@ class Pairs:
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """What an objective needs of a batch beside the crops.
+    """Parts of a batch that an objective needs besides the crops.
 
     Attributes:
         views: augmented copies of every crop.
-        augment: how they are made; without other speeds, which would change their length.
+        augment: settings of the copies; without other speeds, which would change their length.
         labels: name of the labels of frames that the corpus has (see :mod:`speechssl.data.units`); None: none.
-        grid: where the encoder's frames lie, for which labels are looked up.
-        hop: crops start on multiples of it, samples: that of the labels, so that frames of a crop are labelled ones.
+        grid: positions of the encoder's frames, for which labels are looked up.
+        hop: crops start on multiples of it, samples; that of the labels, so that frames of a crop are labelled.
         pairs: near and far crops; None: none. Crops are then at most half as long as the shortest recording of a batch.
     """
 
@@ -122,7 +122,7 @@ class CropBatch:
         waveforms: the crops.
         rows: places of these crops in the global batch.
         global_rows: crops in the global batch.
-        views: augmented copies of the crops; None where the objective asks for none, as all that follow.
+        views: augmented copies of the crops; None where the objective needs none, as for all that follow.
         labels: of the encoder's frames of the crops.
         near: a crop near each crop.
         near_offset: samples from the start of the crop to that of its near one; below zero where it comes before.

@@ -13,7 +13,7 @@ _NAMES = re.compile(r"(audio|file|wav|recording)?(channel|chan|ch)(id|number|num
 
 
 def channels_of(place: str) -> int:
-    """How many channels the audio of a location has; 1 for what cannot be read, of which packing gives the reason."""
+    """Number of channels of the audio of a location; 1 where it cannot be read, for which packing gives the reason."""
     from speechssl.audio import AudioError, probe  # here: tables without such a column need no soundfile
     from speechssl.data.members import local_file
 
@@ -37,14 +37,14 @@ class OneChannel:
     def __init__(self, columns: Sequence[str]):
         self._column = next((name for name in columns if _NAMES.fullmatch(_plain(name))), None)
         self._first: dict[str, str] = {}  # of each file, where there is such a column
-        self._count = functools.lru_cache(maxsize=16)(channels_of)  # the stretches of a file follow one another
+        self._count = functools.lru_cache(maxsize=16)(channels_of)  # the stretches of a file are adjacent
 
     def check(self, file: str, extras: Mapping[str, Extra], where: str, *, place: str | None = None) -> None:
-        """Look at a row.
+        """Checks a row.
 
         Args:
             file: the file that it names.
-            extras: its columns that are no field.
+            extras: its columns that are not a field.
             where: table and line, for the message.
             place: the location of its audio, whose channels are counted where the row names one; None: they are not.
 
@@ -69,7 +69,7 @@ class OneChannel:
             )
 
     def left_out(self, extras: Mapping[str, Extra], place: str) -> int:
-        """The channels of a file of which a row names one, or some; 0 where it names none or all there are."""
+        """Number of channels of a file of which a row names some; 0 where it names none or all."""
         value = extras.get(self._column) if self._column is not None else None
         text = name_of(value) if value is not None else None
         selects = self._column is not None and _plain(self._column).endswith("selector")

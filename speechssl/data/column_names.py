@@ -1,4 +1,4 @@
-"""Which names of columns are understood, in which units times are, and which names are mistakes.
+"""Names of columns that are understood, units of times, and names that are mistakes.
 
 The names are those that Hugging Face's audiofolder, Common Voice, audformat, Praat and ELAN exports and users of pandas
 write; capitals, blanks, hyphens and underscores do not count (`File Name`, `file-name`, `fileName`). Times are seconds;
@@ -53,7 +53,7 @@ TIMES = ("offset", "end", "duration")
 WORDS: Mapping[str, str] = MappingProxyType(
     {field: f"the {field}" for field in COLUMNS} | {"offset": "the start", "end": "the end"}
 )
-"""What messages call a field."""
+"""Names of fields in messages."""
 
 _ONSET = ("onset", "onsettime")
 _UNITS: Mapping[str, float] = MappingProxyType(  # s; "ssmsec" before "msec", "milliseconds" before "seconds"
@@ -68,11 +68,11 @@ _OTHER_UNITS = (
     *("microseconds", "nanoseconds", "centiseconds", "minutes", "minute", "mins", "min", "hours", "hour"),
 )
 _LENGTHS_IN_UNITS = ("length", "len")  # times where the unit is known, as in `length_s`
-_LENGTHS = (  # of what, and in which unit, nobody knows
+_LENGTHS = (  # of unknown meaning and unit
     *_LENGTHS_IN_UNITS,
     *("numsamples", "numframes", "nsamples", "nframes", "samplecount", "framecount"),
 )
-_MAYBE: Mapping[str, tuple[str, ...]] = MappingProxyType(  # often something else: named where the field is empty
+_MAYBE: Mapping[str, tuple[str, ...]] = MappingProxyType(  # often something else; reported where the field is empty
     {
         "duration": _LENGTHS,
         "text": (
@@ -109,7 +109,7 @@ def plain(name: str) -> str:
 
 
 def is_weak(column: str) -> bool:
-    """Whether a column may mean a field, but need not."""
+    """Whether a column may mean a field but may also mean something else."""
     return any(plain(column) in weak for _, weak in COLUMNS.values())
 
 
@@ -121,7 +121,7 @@ def find_fields(
     Args:
         columns: names as they are in the header.
         where: the table, for messages.
-        with_times: rows are stretches of files; otherwise a column that is nearly a time is like any other.
+        with_times: rows are stretches of files; otherwise a column that looks like a time is like any other.
 
     Raises:
         UserError: no column names the file; or a column is nearly called like one that is missing (the message says
@@ -159,12 +159,12 @@ def find_fields(
 
 
 def hints(columns: Sequence[str], rest: Sequence[int], fields: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
-    """Sentences about columns that may be meant for a field that the table lacks.
+    """Hints about columns that may be meant for a field that the table lacks.
 
     Args:
         columns: all names.
-        rest: places of those that are no field.
-        fields: the fields that there are.
+        rest: places of those that are not a field.
+        fields: the fields of the table.
     """
     return tuple(
         f"column {columns[place]!r} may be meant for {WORDS[field]}: rename it to {field!r} then"
@@ -175,7 +175,7 @@ def hints(columns: Sequence[str], rest: Sequence[int], fields: Mapping[str, tupl
 
 
 def time_of(name: str) -> tuple[str, float | None]:
-    """A plain name without the unit of a time, and the unit, s: 1.0 where none is said, None where it is another.
+    """A plain name without the unit of a time, and the unit, s: 1.0 where there is none, None where it is unknown.
 
     >>> time_of("startms"), time_of("offset"), time_of("endsamples"), time_of("lengthms"), time_of("length")
     (('start', 0.001), ('offset', 1.0), ('end', None), ('length', 0.001), ('length', None))
@@ -192,7 +192,7 @@ def time_of(name: str) -> tuple[str, float | None]:
 
 
 def _time_of_column(column: str) -> tuple[str, float | None]:
-    """As `time_of`; `length_s` has a unit, the plural `lengths` has none."""
+    """Like `time_of`; `length_s` has a unit, the plural `lengths` has none."""
     name = plain(column)
     base = name.removesuffix("s")
     if base != name and base in _LENGTHS_IN_UNITS and re.search(r"[\W_]s\W*$", column, re.IGNORECASE):
@@ -201,14 +201,14 @@ def _time_of_column(column: str) -> tuple[str, float | None]:
 
 
 def _words_of(field: str, *, with_onset: bool) -> list[str]:
-    """The names of a time: `offset` is the end of what `onset` begins; `length` counts where its unit is known."""
+    """Names of a time: `offset` is the end where there is an `onset`; `length` counts where its unit is known."""
     words = [word for word in COLUMNS[field][0] if word != "offset"]
     words += _LENGTHS_IN_UNITS if field == "duration" else ()
     return [*words, "offset"] if field == ("end" if with_onset else "offset") else words
 
 
 def _refuse_two_starts(columns: Sequence[str], fields: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """`onset` and `offset` are start and end; with a `start` beside them nobody knows what `offset` is."""
+    """`onset` and `offset` are start and end; with a third column `start`, `offset` is ambiguous."""
     starts = [columns[place] for place in fields.get("offset", ())]
     onset = [name for name in starts if time_of(plain(name))[0] in _ONSET]
     other = [name for name in starts if name not in onset]
@@ -223,7 +223,7 @@ def _refuse_two_starts(columns: Sequence[str], fields: Mapping[str, tuple[int, .
 def _refuse_mistakes(
     columns: Sequence[str], fields: Mapping[str, tuple[int, ...]], where: str, *, with_times: bool
 ) -> None:
-    """A time in a unit that is not read, and a slip of the pen, where the field is missing otherwise."""
+    """A time in a unit that is not read, or a misspelt name, where the field is missing otherwise."""
     taken = {place for places in fields.values() for place in places}
     rest = [column for place, column in enumerate(columns) if column and place not in taken]
     found: dict[str, str] = {}
@@ -252,14 +252,14 @@ def _refuse_mistakes(
 
 
 def _one_slip(name: str, word: str) -> bool:
-    """Whether two names differ by one letter that is left out, added, other, or exchanged with its neighbour."""
+    """Whether two names differ by one letter that is left out, added, replaced, or exchanged with its neighbour."""
     if name == word or name[:1] != word[:1] or min(len(name), len(word)) < 4 or max(len(name), len(word)) < 5:
         return False  # shorter names are one letter away from too many words
     start = 0
     while start < min(len(name), len(word)) and name[start] == word[start]:
         start += 1
     one, other = name[start:], word[start:]
-    if one[:1].isdigit():  # `split2` is no slip
+    if one[:1].isdigit():  # `split2` is no misspelling
         return False
     return other[1:] in (one[1:], one) or one[1:] == other or (one[:2] == other[1::-1] and one[2:] == other[2:])
 

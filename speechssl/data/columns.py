@@ -1,8 +1,8 @@
-"""What the columns of a table mean, and what its rows say: file, stretch, text, label, speaker, language, split.
+"""Meaning of the columns of a table, and fields of its rows: file, stretch, text, label, speaker, language, split.
 
-Which names are understood is in `column_names`. Nothing is guessed in silence. Two columns for one thing have to agree
-in every row; a column that is nearly called like one that is missing is an error; and what is kept without being used
-is named (`Meaning.unused`).
+The names that are understood are in `column_names`. No guess is silent. Two columns of one field must agree in every
+row; a column with nearly the name of a missing field is an error; and columns that are kept without being used are
+reported (`Meaning.unused`).
 """
 
 import re
@@ -28,7 +28,7 @@ from speechssl.data.values import (
 )
 
 LOOKED_AT = 100
-"""First rows of a table that are looked at, to tell identifiers of sentences from sentences."""
+"""Number of first rows of a table by which identifiers of sentences are distinguished from sentences."""
 
 NAMED = ("speaker", "text", "label", "language", "split")
 """Fields that hold a name or a text."""
@@ -40,12 +40,12 @@ class EmptyStretchError(UserError):
 
 @dataclass(slots=True)
 class Entry:
-    """One row of a table, understood.
+    """One row of a table as fields.
 
     Attributes:
         line: the line of the table that it starts in.
         file: the file as the table names it.
-        offset: where the stretch starts, s; None where the table does not say.
+        offset: where the stretch starts, s; None where the table does not state it.
         duration: its length, s; None: to the end of the file.
         known: speaker, text, label, language, split, as far as they are given.
         extras: all other columns.
@@ -61,15 +61,15 @@ class Entry:
 
 @dataclass
 class Meaning:
-    """What the columns of one table mean.
+    """Meaning of the columns of one table.
 
     Attributes:
         table: the table.
-        fields: the columns of each field that the table has, by their place; the first one counts, others must agree.
+        fields: the columns of each field that the table has, by their place; the first one is used, others must agree.
         units: seconds in one unit of a time column, by its place.
         unused: names of the columns that are kept as extras, or not at all.
-        hints: sentences about columns that may be meant for a field that the table lacks.
-        missing: how often a word stood in a field that counts as missing; filled by `entry`.
+        hints: messages about columns that may be meant for a field that the table lacks.
+        missing: counts of the words for a missing value in the fields; filled by `entry`.
     """
 
     table: Table
@@ -91,11 +91,11 @@ class Meaning:
         return self.table.columns[self.fields[name][0]] if name in self.fields else None
 
     def entry(self, row: Row) -> Entry:
-        """Understand a row.
+        """Reads the fields of a row.
 
         Raises:
             EmptyStretchError: the stretch has no length.
-            UserError: no file, a time that is none, or columns that contradict each other; names file and line.
+            UserError: no file, a wrong time, or columns that contradict each other; names file and line.
         """
         where = f"{self.table.path}:{row.line}"
         file = self._one("file", row, _file, where)
@@ -164,7 +164,7 @@ class Meaning:
         return offset, length
 
     def _refuse_zero(self, offset: float | None, duration: float | None, where: str) -> None:
-        """Without a start, 0 may also be meant for a length that is not known."""
+        """A duration; without a start, 0 may also mean an unknown length."""
         if duration == 0:
             error = UserError if offset is None else EmptyStretchError
             raise error(f"{where}: {self.column('duration')}: given 0, allowed: seconds above 0, or nothing")
@@ -187,7 +187,7 @@ class Meaning:
 
 
 def empty_note(lines: Sequence[int]) -> str:
-    """A sentence about rows that are left out because their stretch has no length.
+    """Message about rows that are left out because their stretch has no length.
 
     >>> empty_note([7])
     '1 row left out, for its stretch has no length: line 7'
@@ -198,7 +198,7 @@ def empty_note(lines: Sequence[int]) -> str:
 
 
 def understand(table: Table, *, with_times: bool = True, first: Iterable[Row] | None = None) -> Meaning:
-    """Find out what the columns of a table mean.
+    """Finds the meaning of the columns of a table.
 
     Args:
         table: the table; its rows are read where a name may be that of a time.
@@ -206,7 +206,7 @@ def understand(table: Table, *, with_times: bool = True, first: Iterable[Row] | 
         first: the first rows of a table that is no file of its own; None: they are read from the file.
 
     Raises:
-        UserError: no column names the file; or a column is nearly called like one that is missing, or looks like a
+        UserError: no column names the file; or a column has nearly the name of a missing one, or looks like a
             time that is not understood (the message says which to rename).
 
     >>> from pathlib import Path

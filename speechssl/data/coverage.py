@@ -3,11 +3,11 @@
 from collections import OrderedDict
 
 _TOLERANCE = 0.05  # s: durations are often rounded to one decimal
-_REMEMBERED = 1 << 16  # files that are covered to their end: the rows of one file are near each other
+_REMEMBERED = 1 << 16  # files that are covered to their end; the rows of one file are adjacent
 
 
 class Coverage:
-    """How far the stretches of each file reach.
+    """End of the stretches of each file, compared with its duration.
 
     >>> coverage = Coverage()
     >>> coverage.add("a.wav", end=3.0, whole=3.8)
@@ -21,7 +21,7 @@ class Coverage:
         self._covered: OrderedDict[str, None] = OrderedDict()
 
     def add(self, file: str, *, end: float | None, whole: float) -> None:
-        """One stretch.
+        """Adds a stretch.
 
         Args:
             file: its name.
@@ -37,7 +37,7 @@ class Coverage:
             self._short[file] = (max(end, self._short.get(file, (0.0, 0.0))[0]), whole)
 
     def note(self) -> str | None:
-        """A sentence about the files with more audio; None where there are none."""
+        """Message about the files with more audio; None where there are none."""
         if not self._short:
             return None
         file, (end, whole) = next(iter(self._short.items()))

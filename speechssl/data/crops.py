@@ -1,11 +1,11 @@
-"""Batches as pure functions: batch ``n`` depends on the seed, the corpus and ``n``, never on what was drawn before.
+"""Batches as pure functions: batch ``n`` depends on the seed, the corpus and ``n``, not on earlier draws.
 
-So a run that is resumed at step ``n`` sees the data it would have seen, and ranks and micro-batches are slices of one
-global batch.
+So a run that is resumed at step ``n`` gets the same batches as an uninterrupted one, and ranks and micro-batches are
+slices of one global batch.
 
 Pretraining crops (fairseq's ``raw_audio_dataset`` crops a batch to its shortest item): nothing is padded. Utterances
-shorter than the minimum are joined with others of the same speaker first (short clips alone make masks and distractors
-degenerate).
+shorter than the minimum are joined with others of the same speaker first (with short clips alone, masks and negatives
+are degenerate).
 """
 
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ from speechssl.data.augment import augment
 from speechssl.data.batch import CROPS_ALONE, BatchSpec, CropBatch, FrameGrid, FrameLabels, Pairs
 from speechssl.data.manifest import Utterance
 
-_ORDER, _CROP, _JOIN, _VIEW, _PAIR = 1, 2, 3, 6, 7  # what a random stream is for; part of its seed
+_ORDER, _CROP, _JOIN, _VIEW, _PAIR = 1, 2, 3, 6, 7  # purposes of random streams; part of their seeds
 _LENGTH_STEP = seconds_to_samples(0.25)
 WINDOW = 16  # batches whose crops are sorted by length together
 
 
 @runtime_checkable
 class Store(Protocol):
-    """What batching needs of a packed corpus; :class:`speechssl.data.waveforms.WaveformStore` is one."""
+    """Interface of a packed corpus for batching; :class:`speechssl.data.waveforms.WaveformStore` is one."""
 
     @property
     def utterances(self) -> list[Utterance]:
@@ -53,17 +53,17 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class CropConfig(Config):
-    """What one training example sees."""
+    """Lengths of training examples and batches."""
 
     seconds: Seconds = 15.6  # longest crop (paper: 250,000 samples)
     min_seconds: Seconds = 2.0  # shorter utterances are joined within a speaker (fairseq: 32,000 samples)
-    batch_seconds: Seconds = 87.5  # crops of full length in a global batch (paper: 1.4 M samples a GPU)
+    batch_seconds: Seconds = 87.5  # crops of full length in a global batch (paper: 1.4 M samples per GPU)
     normalize: bool = True  # zero mean, unit variance for each crop
 
 
 @dataclass(frozen=True)
 class _Unit:
-    """One or several utterances that make a training example; ``store`` tells which corpus."""
+    """One or several utterances that make a training example; ``store`` is the number of the corpus."""
 
     store: int
     utterances: tuple[int, ...]
@@ -78,8 +78,8 @@ class CropBatches:
         config: crop and batch sizes.
         seed: of order, joins, crop places, views and pairs.
         keep: utterances of each corpus that are used; default all.
-        spec: what is made beside the crops.
-        labels: of each corpus, where the spec asks for labels of frames.
+        spec: parts of the batch besides the crops.
+        labels: of each corpus, where the spec has labels of frames.
 
     Raises:
         UserError: nothing is long enough to train on.
@@ -114,7 +114,7 @@ class CropBatches:
         self.seconds = sum(unit.samples for unit in self.units) / seconds_to_samples(1.0)
 
     def _join(self, keep: Sequence[Sequence[int]]) -> "tuple[list[_Unit], int]":
-        """Long utterances alone, short ones joined within a speaker (a folder where none is known) up to a crop."""
+        """Long utterances alone, short ones joined within a speaker (a folder where it is unknown) up to a crop."""
         units: list[_Unit] = []
         dropped = 0
         rng = np.random.default_rng((self.seed, _JOIN))
@@ -142,7 +142,7 @@ class CropBatches:
         return units, dropped
 
     def _epoch(self, epoch: int) -> Int64[np.ndarray, "batches batch"]:
-        """Units of every batch of an epoch: shuffled, then sorted by length within windows to waste little."""
+        """Units of every batch of an epoch: shuffled, then sorted by length within windows, so as to crop little."""
         rng = np.random.default_rng((self.seed, _ORDER, epoch))
         order = rng.permutation(len(self.units))
         missing = self.batches_per_epoch * self.batch_size - len(order)
@@ -234,12 +234,12 @@ class CropBatches:
         return replace(batch, near=self._stacked(near), near_offset=torch.tensor(offsets), far=self._stacked(far))
 
     def _stacked(self, crops: Sequence[np.ndarray]) -> Float[Tensor, "batch samples"]:
-        """Crops as they are trained on: normalised where the settings say so."""
+        """Crops for training: normalised where the settings require it."""
         return torch.from_numpy(np.stack([normalize(crop) if self.config.normalize else crop for crop in crops]))
 
     def _order(self, epoch: int) -> Int64[np.ndarray, "batches batch"]:
-        """The epoch's order, kept until another one is asked for: a cache, not state."""
-        cached = self._cached  # read once: another thread may ask for another epoch in between
+        """The epoch's order, cached until another one is needed."""
+        cached = self._cached  # read once: another thread may replace it in between
         if cached is None or cached[0] != epoch:
             self._cached = cached = (epoch, self._epoch(epoch))
         return cached[1]

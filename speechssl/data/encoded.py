@@ -1,11 +1,11 @@
-"""One utterance as a prepared corpus keeps it: int16, int16 with a shift for each 2.5 ms, or float32.
+"""Stored form of one utterance of a prepared corpus: int16, int16 with a shift for each 2.5 ms, or float32.
 
-Samples that a 16-bit file at 16 kHz can hold are kept as they are. Others have a gain, the smallest power of two that
+Samples that a 16-bit file at 16 kHz can hold are stored unchanged. Others have a gain, the smallest power of two that
 holds their peak, so that a quiet recording keeps all 16 bits and a loud one is not clipped. Each stretch of 2.5 ms
-of them is shifted up by as many bits as its own peak leaves free, so that pauses and quiet passages keep 16 bits as
-well, which models that normalise each frame see. Where 16 bits are too few, float32 is stored: where a click stands
-more than 16 times above everything else, where rounding would add noise of more than 8e-5 of what varies in a frame, as
-it does on a constant offset, and for utterances of less than half a second, whose few frames do not average the noise.
+of them is shifted up by the bits that its own peak leaves free, so that pauses and quiet passages keep 16 bits too,
+which matters to models that normalise each frame. Where 16 bits are too few, float32 is stored: where a click is more
+than 16 times above everything else, where rounding would add noise of more than 8e-5 of the deviation in a frame, as on
+a constant offset, and for utterances of less than half a second, whose few frames do not average the noise.
 """
 
 import hashlib
@@ -27,14 +27,14 @@ from speechssl.audio import RECEPTIVE_FIELD, SAMPLE_RATE, AudioError, Levels, Op
 from speechssl.data.store import PART, Form
 from speechssl.files import naming
 
-SCRATCH = ".decoding-"  # begins the names of the files of long utterances, until they are appended to the corpus
+SCRATCH = ".decoding-"  # prefix of the files of long utterances, until they are appended to the corpus
 _WHOLE = 60 * SAMPLE_RATE  # samples; a longer utterance is decoded into a file, so that memory stays bounded
 _BLOCK = 6400 * PART  # samples of such a file that are in memory at once
-_LOST_TO_PEAK = 16.0  # the peak over everything else, or over what is right before and behind it
+_LOST_TO_PEAK = 16.0  # the peak over everything else, or over the parts right before and behind it
 _FRAME_PARTS = RECEPTIVE_FIELD // PART
 _ROUNDED = 8e-5  # of the deviation in a frame; without an offset it is below 6e-5, the error of a vector below 1e-5
 _SHORT = SAMPLE_RATE // 2  # samples; the errors of the vectors of shorter ones are up to ten times larger
-_MOST_SHIFT = 60  # bits; less than what float32 can count down to
+_MOST_SHIFT = 60  # bits; within the exponents of float32
 _FULL_SCALE = 32768
 
 
@@ -43,13 +43,13 @@ class Encoded:
     """The stored form of one utterance.
 
     Attributes:
-        samples: how many.
-        gain: what stored int16 samples are multiplied by, as parts of 32768; 1.0 for float32.
-        form: how samples are stored.
+        samples: number of samples.
+        gain: factor of stored int16 samples, as parts of 32768; 1.0 for float32.
+        form: of the stored samples.
         crc32: checksum of the stored samples.
         digest: BLAKE2b of the stored samples, 16 hexadecimal digits.
         upsampled: whether the file has a rate below 16 kHz.
-        notes: what is doubtful about it.
+        notes: doubtful properties.
         content: the stored samples, the shifts behind them where there are any, or the file they are in.
     """
 
@@ -63,7 +63,7 @@ class Encoded:
     content: Shaped[np.ndarray, " _"] | Path
 
     def append_to(self, file: BinaryIO) -> None:
-        """Write the stored samples; the file they were in is removed."""
+        """Writes the stored samples, and removes the file they were in."""
         if isinstance(self.content, Path):
             with self.content.open("rb") as scratch:
                 shutil.copyfileobj(scratch, file, 1 << 20)
@@ -72,13 +72,13 @@ class Encoded:
         self.discard()
 
     def discard(self) -> None:
-        """Remove the file that the samples are in, if they are in one."""
+        """Removes the file that the samples are in, if they are in one."""
         if isinstance(self.content, Path):
             self.content.unlink(missing_ok=True)
 
 
 def encode(audio: str, offset: float, *, duration: float | None, scratch: Path) -> Encoded:
-    """Decode one utterance into its stored form, in bounded memory whatever its length.
+    """Decodes one utterance into its stored form, in bounded memory for any length.
 
     Args:
         audio: the file.
@@ -87,7 +87,7 @@ def encode(audio: str, offset: float, *, duration: float | None, scratch: Path) 
         scratch: a folder for the samples of an utterance of more than a minute.
 
     Raises:
-        AudioError: what `audio.decode` and `audio.check_waveform` raise, or memory has run out.
+        AudioError: as `audio.decode` and `audio.check_waveform` raise, or memory has run out.
         OSError: the scratch folder cannot be written: the disk is full.
     """
 
@@ -103,7 +103,7 @@ def encode(audio: str, offset: float, *, duration: float | None, scratch: Path) 
 
 
 def remove_scratch(folder: Path) -> None:
-    """Remove what killed calls have left."""
+    """Removes the files of killed calls."""
     for path in folder.glob(f"{SCRATCH}*"):
         path.unlink(missing_ok=True)
 
@@ -125,9 +125,9 @@ class _Grid:
 class _Digits:
     """Whether 16 bits per part are too few anywhere, so that float32 is stored.
 
-    That is next to a part far above the parts right before and behind it (a click: the samples around it share its
-    shift, and they are most of what the encoder sees there), and in a frame whose samples differ by little from their
-    mean (speech on a constant offset, or a pause on a small one: the offset takes the bits).
+    This is the case next to a part far above the parts right before and behind it (a click: the samples around it share
+    its shift, and are most of the encoder's input there), and in a frame whose samples differ little from their mean
+    (speech on a constant offset, or a pause on a small one: the offset takes the bits).
     """
 
     def __init__(self) -> None:
@@ -147,7 +147,7 @@ class _Digits:
         self.too_few = self._is_click(np.abs(parts).max(axis=1)) or _are_rounded(parts)
 
     def finish(self) -> None:
-        """All samples are there: the last of them, which are no whole frame, are seen with those before them."""
+        """Ends the samples: checks the last ones, which are no whole frame, together with those before them."""
         rest = self._left[: len(self._left) // PART * PART].reshape(-1, PART)
         if not self.too_few and len(self._left):
             self.too_few = self._is_click(np.abs(rest).max(axis=1)) or _are_rounded(self._last.reshape(-1, PART))
@@ -160,7 +160,7 @@ class _Digits:
 
 
 def _are_rounded(parts: Float32[np.ndarray, "parts part"]) -> bool:
-    """Whether rounding each part to 16 bits of its own leaves noise, in any frame, that the encoder may notice."""
+    """Whether rounding each part to its own 16 bits adds too much noise to any frame."""
     exponents = np.frexp(np.abs(parts).max(axis=1))[1].reshape(-1, _FRAME_PARTS)
     noise = np.ldexp(1.0, 2 * (exponents - 15)).mean(axis=1) / 12  # power of rounding to steps of 2^-15 of each peak
     return bool((noise > _ROUNDED**2 * parts.reshape(-1, RECEPTIVE_FIELD).var(axis=1, dtype=np.float64)).any())
@@ -197,7 +197,7 @@ class _Coder:
         return np.rint(scaled).astype("<i2")
 
     def shifts(self) -> Shaped[np.ndarray, " _"]:
-        """What is stored behind the samples."""
+        """The bytes that are stored behind the samples."""
         return np.frombuffer(bytes(self._shifts) + bytes(len(self._shifts) % 2), dtype="<i2")
 
 

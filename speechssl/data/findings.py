@@ -1,4 +1,4 @@
-"""What was understood of a corpus and what was not: the line that `prepare` and `extract` end with.
+"""What was read from a corpus and what was not: the summary at the end of `prepare` and `extract`.
 
 label 4 of 4 · text 0 of 4 · speakers 2 · columns not used: room · tables not read: list.csv
 """
@@ -17,16 +17,16 @@ from speechssl.data.values import is_doubtful
 
 @dataclass
 class Findings:
-    """What was found beside the utterances; filled while they are read.
+    """Findings besides the utterances; filled while these are read.
 
     Attributes:
         columns: the column that a field was read from, where it has another name than the field.
-        unused: columns that were understood as nothing; they are kept as extras where they have a name.
+        unused: columns that match no field; they are kept as extras where they have a name.
         not_read: tables beside the audio that were not read.
         archives: archives beside the audio that were not read.
-        sounds: files that may hold sound and were not taken.
-        missing: how often each word was counted as missing, such as `nan`.
-        notes: sentences.
+        sounds: files that may hold sound and were not read.
+        missing: counts of the words for a missing value, such as `nan`.
+        notes: further messages.
         no_label: where labels are looked for, as the reason when no clip has one and no note gives another.
     """
 
@@ -41,7 +41,7 @@ class Findings:
 
 
 class Found(Iterator[Utterance]):
-    """Utterances of a corpus, with what was found beside them.
+    """Utterances of a corpus, with findings.
 
     Attributes:
         findings: complete when the last utterance has been read.
@@ -62,7 +62,7 @@ class Found(Iterator[Utterance]):
 
 @dataclass
 class Known:
-    """Of how many clips something is known.
+    """Number of clips with each field.
 
     Attributes:
         clips: all of them.
@@ -83,11 +83,11 @@ class Known:
         self._names = {name: Names(name) for name in ("label", "speaker", "language", "split")}
 
     def add(self, known: Mapping[str, str | None], *, clips: int = 1) -> None:
-        """Count clips of which the same is known.
+        """Counts clips with the same fields.
 
         Args:
             known: their speaker, text, label, language and split, as far as they are known.
-            clips: how many they are.
+            clips: their number.
         """
         self.clips += clips
         self.text += clips if known.get("text") is not None else 0
@@ -103,7 +103,7 @@ class Known:
             self.splits[split] = self.splits.get(split, 0) + clips
 
     def notes(self) -> list[str]:
-        """Sentences about names that may not be what was meant, and words that may be meant for a missing value."""
+        """Warnings about names that may be mistakes, and words that may mean a missing value."""
         found = [note for names in self._names.values() for note in names.notes()]
         if self._doubtful:
             words = some([f"{name} {word!r} ({count} x)" for (name, word), count in sorted(self._doubtful.items())])
@@ -112,7 +112,7 @@ class Known:
 
 
 def count_known(utterances: Iterable[Utterance]) -> Known:
-    """Count what is known of utterances.
+    """Counts the fields of utterances.
 
     >>> count_known([Utterance(audio="a.wav", duration=1.0, label="x", speaker="s")])
     Known(clips=1, label=1, text=0, speakers=1, splits={})
@@ -124,7 +124,7 @@ def count_known(utterances: Iterable[Utterance]) -> Known:
 
 
 def closing_lines(known: Known, findings: Findings) -> list[str]:
-    """The line of what was understood, and a line for each note; without any label one of them says why.
+    """The summary line, and a line for each note; without any label one of them gives the reason.
 
     >>> for line in closing_lines(Known(clips=4, text=4), Findings(columns={"text": "sentence"}, not_read=["a.csv"])):
     ...     print(line)
@@ -153,7 +153,7 @@ def closing_lines(known: Known, findings: Findings) -> list[str]:
 
 
 def missing_note(missing: Mapping[str, int]) -> str:
-    """A sentence about words that were counted as missing.
+    """Message about words that were counted as missing.
 
     >>> missing_note({"nan": 2, "<NA>": 1})
     "counted as missing: '<NA>' (1 x), 'nan' (2 x)"

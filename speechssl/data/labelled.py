@@ -1,7 +1,7 @@
-"""Batches for fine-tuning: whole utterances of like length, padded, with what is to be learnt of each.
+"""Batches for fine-tuning: whole utterances of similar length, padded, with their targets.
 
 As in pretraining, batch ``n`` is a pure function of the seed, the examples and ``n``: order, crops and augmentation
-depend on nothing that was drawn before, so that a resumed run sees the data it would have seen.
+do not depend on earlier draws, so that a resumed run gets the same batches as an uninterrupted one.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from speechssl.config import Config, UserError
 from speechssl.data.augment import AugmentConfig, augment
 from speechssl.data.crops import WINDOW, Store
 
-_ORDER, _CROP, _AUGMENT = 11, 12, 13  # what a random stream is for; part of its seed
+_ORDER, _CROP, _AUGMENT = 11, 12, 13  # purposes of random streams; part of their seeds
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Example:
 
     Attributes:
         index: of the utterance in its prepared corpus.
-        target: what is to be learnt: the name of a class, or a normalised transcript.
+        target: the name of a class, or a normalised transcript.
     """
 
     index: int
@@ -36,7 +36,7 @@ class Example:
 
 
 class LabelledConfig(Config):
-    """How labelled utterances become batches."""
+    """Settings of batches of labelled utterances."""
 
     batch_seconds: float = Field(default=32.0, gt=0)  # of audio in a global batch, for utterances of mean length
     batch_utterances: NonNegativeInt = 0  # in a global batch; 0: as many as batch_seconds hold
@@ -95,9 +95,9 @@ class LabelledBatches:
         indices: of the examples' utterances.
         config: sizes.
         normalized: zero mean and unit variance for each utterance, after augmentation.
-        augmentation: what is changed at random; None changes nothing and crops at the start.
+        augmentation: random changes; None: no change, and crops at the start.
         seed: of order, crops and augmentation.
-        shuffle: False gives every example once an epoch, in order of length (for validation).
+        shuffle: False gives every example once per epoch, in order of length (for validation).
 
     Raises:
         UserError: no examples.
@@ -131,7 +131,7 @@ class LabelledBatches:
         """Examples of every batch of an epoch: shuffled, then sorted by length within windows to pad little."""
         if not self.shuffle:
             order = np.argsort(self.lengths, kind="stable")
-            return np.array_split(order, self.batches_per_epoch)  # even: ranks cannot share one left over
+            return np.array_split(order, self.batches_per_epoch)  # even: ranks cannot share a batch of one
         rng = np.random.default_rng((self.seed, _ORDER, epoch))
         order = rng.permutation(len(self.indices))
         missing = self.batches_per_epoch * self.batch_size - len(order)
@@ -147,7 +147,7 @@ class LabelledBatches:
             UserError: more ranks than utterances in a batch.
         """
         epoch, place = divmod(number, self.batches_per_epoch)
-        cached = self._cached  # read once: another thread may ask for another epoch in between
+        cached = self._cached  # read once: another thread may replace it in between
         if cached is None or cached[0] != epoch:
             self._cached = cached = (epoch, self._epoch(epoch))
         members = cached[1][place]

@@ -1,11 +1,11 @@
-"""Lists of utterances by identifier: which few minutes are labelled, which tune the decoder, which are the test.
+"""Lists of utterances by identifier: labelled minutes, development set for the decoder, test set.
 
-A list is a text file: lines with `#` say where it comes from, every other line is an identifier. An identifier is
+A list is a text file: lines with `#` state its source, every other line is an identifier. An identifier is
 `SPEAKER/FILE` without folder and suffix, so that a corpus in its official layout and the same corpus as a pack agree.
 
 `draw_lists` is the rule behind the committed lists in `data/lists/`: a pure function of a corpus's identifiers and
 durations. The labelled sets of a corpus are nested, and share no utterance with its development and test sets; where
-the corpus has the speakers for it, they share no speaker either.
+the corpus has enough speakers, they share no speaker either.
 """
 
 from collections import Counter
@@ -60,7 +60,7 @@ def read_list(path: str | Path) -> set[str]:
     r"""The identifiers of a list.
 
     Args:
-        path: a text file: an identifier a line; empty lines and lines that start with `#` are passed over.
+        path: a text file with one identifier per line; empty lines and lines that start with `#` are skipped.
 
     Raises:
         UserError: the file cannot be read, holds no identifier, or one twice.
@@ -87,7 +87,7 @@ def read_list(path: str | Path) -> set[str]:
 
 
 def select(utterances: Sequence[Utterance], ids: Collection[str]) -> list[int]:
-    """Where the utterances of a list stand.
+    """Places of the utterances of a list.
 
     Args:
         utterances: the corpus.
@@ -147,11 +147,11 @@ def draw_lists(corpus: str, utterances: Sequence[Utterance]) -> dict[str, list[U
 
 
 def write_list(path: str | Path, utterances: Sequence[Utterance], *, corpus: str) -> None:
-    """Write a list that `draw_lists` drew, with where it comes from.
+    """Writes a list from `draw_lists`, with its source.
 
     Args:
         path: a text file.
-        utterances: what is listed.
+        utterances: of the list.
         corpus: one of `RULES`.
     """
     minutes = sum(each.duration for each in utterances) / 60

@@ -1,4 +1,4 @@
-"""Manifests: one utterance a line of JSON, in seconds, never in samples."""
+"""Manifests: one utterance per line of JSON, times in seconds."""
 
 import math
 from collections import Counter
@@ -34,7 +34,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ManifestStatistics:
-    """What a manifest holds.
+    """Statistics of a manifest.
 
     Attributes:
         utterances: number of utterances.
@@ -79,10 +79,10 @@ def read_manifest(path: str | Path) -> list[Utterance]:
 
 
 def write_manifest(utterances: Iterable[Utterance], path: str | Path) -> None:
-    """Writes a manifest: whole or not at all. Paths and values are written as they are, empty fields left out.
+    """Writes a manifest completely or not at all. Paths and values are written as they are, empty fields left out.
 
     Args:
-        utterances: what to write, in order.
+        utterances: to write, in order.
         path: the file to write; its folder is made when missing.
     """
     write_lines((json_line(utterance) for utterance in utterances), Path(path))
@@ -101,11 +101,11 @@ def write_lines(lines: Iterable[str], path: Path) -> None:
 
 
 def validate_manifest(utterances: Iterable[Utterance], *, check_files: bool = False) -> list[str]:
-    """What is wrong with a manifest, one line each; an empty list when nothing is.
+    """Faults of a manifest, one line each; an empty list where there are none.
 
     Args:
         utterances: the manifest.
-        check_files: look for the audio files too.
+        check_files: check that the audio files exist, too.
 
     >>> validate_manifest([Utterance(audio="a.wav", duration=-1.0)])
     ['utterance 0 (a.wav): duration must not be negative, got -1']
@@ -163,7 +163,7 @@ def filter_manifest(
         utterances: the manifest.
         min_duration: shortest duration kept, s.
         max_duration: longest duration kept, s.
-        speakers: speakers kept, whatever their capitals; None keeps all.
+        speakers: speakers kept, ignoring capitals; None keeps all.
         labels: labels kept; None keeps all.
         languages: languages kept, in the same way.
         splits: splits kept, in the same way.
@@ -189,7 +189,7 @@ def filter_manifest(
 
 
 def _compared(field: str, name: str | None) -> str | None:
-    """A name as it is compared: capitals count in labels only."""
+    """A name in the form that is compared: capitals count in labels only."""
     return name if name is None or field == "label" else folded(name)
 
 

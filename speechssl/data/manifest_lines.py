@@ -1,4 +1,4 @@
-"""Reading manifests: one utterance per line, each fault in one sentence with its line."""
+"""Reading of manifests: one utterance per line; errors are one sentence with the line."""
 
 import difflib
 import os
@@ -48,7 +48,7 @@ def parse_lines(
         lines: with their numbers.
         name: of the manifest, for messages.
         join: makes a path or address of a relative one.
-        missing: gets how often each word, such as `nan`, was counted as missing.
+        missing: gets the counts of the words for a missing value, such as `nan`.
 
     Raises:
         UserError: a line that is no utterance (named by its number).
@@ -78,7 +78,7 @@ def parse_utterance(values: dict[str, Any], where: str) -> Utterance:
         where: file and line, for messages.
 
     Raises:
-        UserError: what is wrong, in one sentence.
+        UserError: the fault, in one sentence.
 
     >>> parse_utterance({"audio": "a.wav", "duration": 1, "speeker": "x"}, "m.jsonl line 1")
     Traceback (most recent call last):

@@ -1,14 +1,14 @@
 """Audio within a container: `shard.tar::clips/a.wav`, `train.parquet::audio/17`, `waves.ark::1234`.
 
-A location is the path of an audio file, or `CONTAINER::MEMBER`. A member is copied to a temporary file for as long as
-it is read, so that a corpus in tars or tables is neither unpacked nor held in memory as a whole:
+A location is the path of an audio file, or `CONTAINER::MEMBER`. A member is copied to a temporary file while it is
+read, so that a corpus in tars or tables is neither unpacked nor held in memory as a whole:
 
     x.tar::clips/a.wav       the file clips/a.wav of a tar that is not compressed
     x.parquet::audio/17      row 17 of the column "audio" of a Parquet file: bytes, or Hugging Face's {bytes, path}
     x.arrow::audio/17        the same of an Arrow file, as `datasets` saves it
     x.ark::1234              the RIFF (wav) file that starts at byte 1234 of a Kaldi archive
 
-A path that exists is a plain file, whatever its name holds.
+A path that exists is a plain file, also if its name contains `::`.
 """
 
 import os
@@ -24,7 +24,7 @@ SEPARATOR = "::"
 CONTAINERS = frozenset({".tar", ".parquet", ".arrow", ".ark"})
 _BLOCK = 1 << 20  # bytes copied at once
 _LONGEST_NAME = 100  # bytes of the name of a copy
-_NO_CHUNK_SIZES = (0, 0xFFFFFFFF)  # what a pipe writes into the header of a wav
+_NO_CHUNK_SIZES = (0, 0xFFFFFFFF)  # lengths in the header of a wav from a pipe
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Member:
 
     Attributes:
         container: path of the container; it exists.
-        name: what follows the `::`.
+        name: the part behind the `::`.
     """
 
     container: str
@@ -42,7 +42,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Content:
-    """The bytes of a member, and the file name they had (empty where there was none)."""
+    """The bytes of a member, and their file name (empty where there is none)."""
 
     data: bytes
     name: str
@@ -58,7 +58,7 @@ def member_location(container: str | Path, name: str) -> str:
 
 
 def find_member(location: str) -> Member | None:
-    """The container and the member that a location names; None for a plain file and for what is not there.
+    """The container and the member that a location names; None for a plain or missing file.
 
     >>> find_member("a.wav") is None, find_member("no-such.tar::a.wav") is None
     (True, True)
@@ -108,7 +108,7 @@ def local_file(location: str, spool: Path | None = None) -> Generator[str]:
 
 
 def _copy(member: Member, location: str, folder: Path) -> str:
-    """Copies a member below its own file name; the path of the copy, or of the file that a table row points to."""
+    """Copies a member under its own file name; returns the path of the copy, or of the file that a table row names."""
     suffix = PurePosixPath(member.container).suffix.lower()
     try:
         if suffix == ".tar":
@@ -145,7 +145,7 @@ def _write_row(member: Member, folder: Path) -> str:
 
 
 def _is_place(text: str) -> bool:
-    """Whether a text is a row or a byte; none has more than 18 digits."""
+    """Whether a text is the number of a row or a byte, of at most 18 digits."""
     return text.isascii() and text.isdecimal() and len(text) <= 18
 
 
@@ -181,7 +181,7 @@ def _copy_range(container: str, place: tuple[int, int], folder: Path, name: str)
 
 
 def _short(name: str) -> str:
-    """A file name that every file system takes, with its suffix."""
+    """A file name that is valid on every file system, with its suffix."""
     clean = name.replace("\0", "").strip(".") or "audio"
     raw = os.fsencode(clean)
     return os.fsdecode(raw[-_LONGEST_NAME:]) if len(raw) > _LONGEST_NAME else clean

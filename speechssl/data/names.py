@@ -1,4 +1,4 @@
-"""What is told about the utterances of a corpus: names that every machine gives, sessions, and who made the speech."""
+"""Properties of the utterances of a corpus: names that are equal on every machine, sessions, synthetic speech."""
 
 import os
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from speechssl.data.values import composed
 
 
 def utterance_ids(utterances: Sequence[Utterance]) -> list[str]:
-    """One name per utterance: its file from the folder that all files lie below, and where it starts if not at zero.
+    """One name per utterance: its file relative to the common folder of all files, and its start if not zero.
 
     Where several stretches of a file start together, their lengths are in their names, too.
 
@@ -29,7 +29,7 @@ def utterance_ids(utterances: Sequence[Utterance]) -> list[str]:
 
 
 def place_of(utterance: Utterance) -> str:
-    """File and offset, exact to the sample: two utterances that share it have sound in common, whatever their length.
+    """File and offset, exact to the sample: two utterances of one key share audio, for any length.
 
     >>> place_of(Utterance(audio="/a/b.wav", offset=2.5, duration=1.0))
     '/a/b.wav@2.5'
@@ -38,7 +38,7 @@ def place_of(utterance: Utterance) -> str:
 
 
 def is_synthetic(store: WaveformStore) -> bool:
-    """Whether a machine made (some of) the speech."""
+    """Whether some of the speech is synthetic."""
     return any(bool(item.extras.get("synthetic")) for item in store.utterances)
 
 

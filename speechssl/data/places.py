@@ -1,7 +1,7 @@
-r"""Where a table or manifest points to: files under either form of Unicode and of separators, and addresses.
+r"""Files that a table or manifest names, under either form of Unicode and of separators, and addresses.
 
 macOS writes "é" as two characters (NFD), most other systems as one (NFC), and Windows writes `clips\a.wav`. A name is
-looked for as it stands first, then in the other forms.
+looked up unchanged first, then in the other forms.
 """
 
 import difflib
@@ -17,7 +17,7 @@ from speechssl.data.values import composed
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _LOCAL = re.compile(r"file:(?://(?:localhost)?)?(?=/)", re.IGNORECASE)
-_ADVICE = {  # by suffix: what a file is, and what to do with it
+_ADVICE = {  # by suffix: the kind of a file, and what to do with it
     **dict.fromkeys((".zip", ".7z", ".rar"), "an archive; unpack it and give its folder"),
     **dict.fromkeys(
         (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst"),
@@ -27,11 +27,11 @@ _ADVICE = {  # by suffix: what a file is, and what to do with it
     **dict.fromkeys((".json", ".ndjson"), "not read as a table; write one JSON object per line into a .jsonl"),
     ".txt": "a text; a list of files is read from standard input ('-'), a table from a .csv or .tsv",
 }
-_LOOKED_THROUGH = 20_000  # names, for the neighbour of a file that is not there
+_LOOKED_THROUGH = 20_000  # names that are compared with that of a missing file
 
 
 def is_address(name: str) -> bool:
-    """Whether a name is an address and no path.
+    """Whether a name is an address, not a path.
 
     >>> is_address("s3://bucket/a.wav"), is_address("C:/a.wav"), is_address("a.wav")
     (True, False, False)
@@ -50,7 +50,7 @@ def local_path(name: str) -> str:
 
 
 def advice_on(path: Path) -> str:
-    """What a file is that cannot be read as it is, and what to do; empty for one that is not known.
+    """Kind of a file that cannot be read, and what to do; empty for an unknown kind.
 
     >>> advice_on(Path("table.xlsx"))
     'a spreadsheet; save the table as .csv'
@@ -83,14 +83,14 @@ def check_pointer(audio: str, source: str, *, allow_remote: bool) -> None:
 
 
 def located(folder: str | Path, name: str) -> str:
-    r"""The path of a file as it is on the disk.
+    r"""The path of a file with its spelling on the disk.
 
     Args:
         folder: what a relative name is relative to.
-        name: as a table, a manifest or a user gives it.
+        name: from a table, a manifest or a user.
 
     Returns:
-        The path that exists; where none does, the path that was looked for first.
+        The path that exists; where none does, the one that was tried first.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -112,11 +112,11 @@ def located(folder: str | Path, name: str) -> str:
 
 
 def nearest(path: str, folder: Path) -> str:
-    """A sentence about what is there instead of a file that is not: the file most like it.
+    """Hint for a missing file: the existing file with the most similar name.
 
     Args:
-        path: what was looked for.
-        folder: where to look for a file of the same name, the table's folder for example.
+        path: the missing file.
+        folder: searched for a file of the same name, for example the table's folder.
     """
     wanted = Path(path.replace("\\", "/"))
     for parent, _, names in _walk(folder):
@@ -134,7 +134,7 @@ def nearest(path: str, folder: Path) -> str:
 
 
 def missing_path(path: str | Path) -> UserError:
-    """The error for a source that is not there, with what is most like it.
+    """The error for a missing source, with the most similar existing one.
 
     >>> str(missing_path("/no-such-folder/a")).partition(";")[0]
     '/no-such-folder/a: no such file or folder'
@@ -174,7 +174,7 @@ def _other_form(path: str) -> str | None:
 
 @functools.lru_cache(maxsize=16)
 def _names(folder: str) -> dict[str, str]:
-    """What is in a folder, by its name in NFC."""
+    """Names in a folder, by their form NFC."""
     try:
         return {composed(name): name for name in sorted(os.listdir(folder))}  # noqa: PTH208 -- names, not paths
     except OSError:

@@ -62,7 +62,7 @@ def list_address(address: str) -> list[RemoteFile]:
 
 
 def read_address(address: str) -> bytes:
-    """All of a small file, such as a manifest.
+    """Content of a small file, such as a manifest.
 
     Raises:
         UserError: it cannot be read.
@@ -126,7 +126,7 @@ def _mark(info: dict[str, Any]) -> str:
 def _words(error: Exception, address: str) -> str:
     status = status_of(error)
     if status is None and isinstance(error, FileNotFoundError) and address.lower().startswith("http"):
-        status = 404  # fsspec keeps no more of it than this error
+        status = 404  # fsspec keeps only this error of it
     if status is not None:
         return answer(status)
     if isinstance(error, FileNotFoundError):

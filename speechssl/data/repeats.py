@@ -1,4 +1,4 @@
-"""Utterances whose stretch an earlier utterance has, with open and rounded ends resolved.
+"""Utterances that repeat the stretch of an earlier one, with open and rounded ends resolved.
 
 A stretch to the end of its file may be written with and without its end, and an end may be rounded by up to 10 ms
 beyond the file. Such stretches are equal when they are decoded to the same samples, so their headers are read. Files
@@ -19,7 +19,7 @@ from speechssl.data.utterance import Utterance
 
 Place = tuple[str, int | float, int | float]
 Opened = Callable[[str], AbstractContextManager[str]]
-_NEAR = seconds_to_samples(0.01) + 8  # samples: what an end may be rounded by, and a sample of each at 4 kHz
+_NEAR = seconds_to_samples(0.01) + 8  # samples: largest rounding of an end, and one sample of each at 4 kHz
 
 
 class Repeats:
@@ -57,7 +57,7 @@ class Repeats:
         self._starts.add(start)
 
     def resolve(self, utterances: Iterable[Utterance]) -> None:
-        """Read the headers that are needed; `utterances` are all of the source again."""
+        """Reads the headers that are needed; `utterances` are those of the whole source again."""
         self._starts.clear()
         groups: dict[tuple[str, int | float], dict[int | float, Utterance]] = {}
         for each in utterances if self._shared else ():
@@ -70,7 +70,7 @@ class Repeats:
                     self._resolved[_place(each)] = self._decoded_as(each)
 
     def faults(self, utterances: Iterable[Utterance]) -> Iterator[tuple[Utterance, str]]:
-        """Each utterance, and why it is left out where an earlier one has its stretch; else an empty text."""
+        """Each utterance with the reason why it is left out; empty where no earlier one has its stretch."""
         used: dict[Place, Utterance] = {}
         for each in utterances:
             fault = ""
@@ -80,7 +80,7 @@ class Repeats:
             yield each, fault
 
     def _decoded_as(self, utterance: Utterance) -> Place:
-        """The stretch with the number of samples that decoding gives; as it is where it cannot be opened."""
+        """The stretch with its number of decoded samples; unchanged where it cannot be opened."""
         place = _place(utterance)
         if not math.isfinite(utterance.offset + utterance.duration):
             return place
@@ -103,7 +103,7 @@ def _may_be_one(lengths: Iterable[int | float]) -> bool:
 
 
 def _place(each: Utterance) -> Place:
-    """File, first sample and number of samples; seconds as they are where no file can have them."""
+    """File, first sample and number of samples; seconds unchanged where no file can have them."""
     if math.isfinite(each.offset + each.duration):
         return os.path.normpath(each.audio), *samples_of(each.offset, each.duration)
     return os.path.normpath(each.audio), each.offset, each.duration

@@ -14,9 +14,9 @@ _SPLIT = re.compile(
 )
 
 
-@functools.cache  # names of folders and splits, few
+@functools.cache  # few names of folders and splits
 def split_kind(name: str) -> str | None:
-    """What the name of a split means: train, dev, val, eval or test; None for any other name.
+    """Kind of split by its name: train, dev, val, eval or test; None for any other name.
 
     >>> [split_kind(name) for name in ("Train", "devel", "validation", "test_set", "trainset", "train-clean", "tests")]
     ['train', 'dev', 'val', 'test', 'train', None, None]
@@ -26,7 +26,7 @@ def split_kind(name: str) -> str | None:
 
 
 def in_split(utterances: Sequence[Utterance], split: str | None, *, where: object) -> list[int]:
-    """The places of the utterances of a split, whatever its capitals, or of all where `split` is None.
+    """Places of the utterances of a split, ignoring capitals, or of all where `split` is None.
 
     Args:
         utterances: of a corpus.
@@ -34,7 +34,7 @@ def in_split(utterances: Sequence[Utterance], split: str | None, *, where: objec
         where: the corpus, for the message.
 
     Raises:
-        UserError: no utterance has this split; names those that there are.
+        UserError: no utterance has this split; names the existing ones.
 
     >>> few = [Utterance(audio=f"{name}.wav", duration=1, split=name) for name in ("train", "Test", "test")]
     >>> in_split(few, "TEST", where="corpus")

@@ -20,7 +20,7 @@ from speechssl.data.values import merged
 
 VERSION = 2
 MANIFEST, REJECTS, WAVEFORMS, INDEX = "manifest.jsonl", "rejects.jsonl", "waveforms.i16", "waveforms.json"
-PART = 40  # samples, 2.5 ms, shorter than what the first convolution sees: each has a shift of its own in one form
+PART = 40  # samples, 2.5 ms, less than the input of the first convolution: each has a shift of its own in one form
 Form = Literal["int16", "int16+shifts", "float32"]
 """How the samples of an utterance are stored; see `speechssl.data.encoded`."""
 
@@ -34,10 +34,10 @@ class StoreIndex(Config):
         total: samples of all utterances together.
         rejected: utterances left out.
         upsampled: utterances whose file has a lower rate.
-        notes: what is doubtful about an utterance, one line, by its number.
-        fingerprint: digest of the utterances that went in and of the states of their files.
+        notes: doubtful properties of an utterance, one line, by its number.
+        fingerprint: digest of the input utterances and of the states of their files.
         lengths: samples of each utterance.
-        gains: what the stored samples of each utterance are multiplied by, a power of two; int16 are parts of 32768.
+        gains: factor of the stored samples of each utterance, a power of two; int16 are parts of 32768.
         forms: how the samples of each utterance are stored.
         crc32s: checksum of each utterance's stored samples.
         digests: BLAKE2b of each utterance's stored samples, 16 hexadecimal digits.
@@ -65,7 +65,7 @@ class StoreIndex(Config):
 
 
 class _Layout(BaseModel):
-    """What is the same in an index of any version."""
+    """Fields that an index of any version has."""
 
     version: int
     sample_rate: int
@@ -78,10 +78,10 @@ class WaveformStore:
         folder: the prepared corpus.
         utterances: the manifest.
         lengths: (utterances,) samples of each.
-        gains: what the stored int16 samples of each are multiplied by, as parts of 32768.
+        gains: factor of the stored int16 samples of each, as parts of 32768.
 
     Raises:
-        UserError: on opening, when a file is missing or its size is not what the index says.
+        UserError: on opening, when a file is missing or its size is not that of the index.
     """
 
     folder: Path
@@ -146,7 +146,7 @@ class WaveformStore:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def content_ids(self) -> list[str]:
-        """A digest of each utterance's samples, whatever its file is called: the same audio has the same digest.
+        """Digests of the samples of each utterance; equal for equal audio under any name.
 
         Files of other containers have the same digest when their samples are the same. A copy with other samples (of
         another volume, rate or length, or a lossy one) has another digest.
@@ -204,12 +204,12 @@ class WaveformStore:
         return samples
 
     def _stored(self, index: int) -> Int16[np.ndarray, " _"]:
-        """Everything that is stored of one utterance."""
+        """All stored bytes of one utterance."""
         begin = int(self._ends[index - 1]) if index else 0
         return self._samples[begin : int(self._ends[index])]
 
     def verify(self) -> None:
-        """Reads everything and compares the checksums.
+        """Reads all samples and compares the checksums.
 
         Raises:
             UserError: names the first utterance whose samples have changed.
@@ -223,7 +223,7 @@ class WaveformStore:
 
 
 def stored_bytes(form: Form, samples: int) -> int:
-    """Bytes that so many samples take in the file of samples.
+    """Bytes of a number of samples in the file of samples.
 
     >>> [stored_bytes(form, 1000) for form in ("int16", "int16+shifts", "float32")]
     [2000, 2026, 4000]
@@ -250,7 +250,7 @@ def read_index(folder: Path) -> StoreIndex | None:
 
 
 def sources_digest(utterances: Iterable[Utterance]) -> str:
-    """Sixteen hexadecimal digits of where the utterances are from, in order: names of files without folders, offsets.
+    """Sixteen hexadecimal digits of the sources of the utterances, in order: names of files without folders, offsets.
 
     >>> one, other = (Utterance(audio=f"/x/{name}.wav", duration=1.0) for name in "ab")
     >>> sources_digest([one, other]) == sources_digest([other, one])
@@ -263,7 +263,7 @@ def sources_digest(utterances: Iterable[Utterance]) -> str:
 
 
 def check_sizes(folder: Path, index: StoreIndex) -> None:
-    """Raises `UserError` when the samples are not there or not as long as the index says."""
+    """Raises `UserError` when the samples are missing or their length is not that of the index."""
     columns = (index.gains, index.forms, index.crc32s, index.digests)
     whole = all(len(column) == len(index.lengths) for column in columns) and sum(index.lengths) == index.total
     if not whole:

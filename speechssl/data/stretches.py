@@ -1,7 +1,7 @@
-"""Stretches of audio files: when two are the same, and how they are written; exact to the sample at 16 kHz.
+"""Stretches of audio files: equality, and how they are written; exact to the sample at 16 kHz.
 
 A stretch is a file, its first sample and its number of samples (0: to the end of the file). Duplicates, identifiers and
-the keys by which work is resumed go by these three.
+the keys by which work is resumed use these three.
 """
 
 import os
@@ -36,7 +36,7 @@ def difference(utterance: Utterance, earlier: Utterance) -> str:
 
 
 def contradictions_note(reasons: Iterable[str]) -> str | None:
-    """How many of the utterances that are left out contradict an earlier one, in words; None where none does.
+    """Message with the number of left-out utterances that contradict an earlier one; None where none does.
 
     Args:
         reasons: of all that are left out.
@@ -54,7 +54,7 @@ def contradictions_note(reasons: Iterable[str]) -> str | None:
 
 
 def copies_that_differ(utterances: Sequence[Utterance], contents: Sequence[str]) -> str | None:
-    """A sentence about recordings that are there under several names, with other values; None where there are none.
+    """Message about recordings that occur under several names, with other values; None where there are none.
 
     Args:
         utterances: of one corpus.
@@ -102,7 +102,7 @@ def samples_of(offset: float, duration: float) -> tuple[int, int]:
 
 
 def exact_seconds(seconds: float) -> str:
-    """A time in as few digits as name its sample, six or more.
+    """A time in the fewest digits that identify its sample, six or more.
 
     >>> [exact_seconds(each) for each in (0.0, 2.5, 10000.12, 1 / 3)]
     ['0', '2.5', '10000.12', '0.333333']
@@ -113,7 +113,7 @@ def exact_seconds(seconds: float) -> str:
 
 
 def start_mark(offset: float) -> str:
-    """What an identifier ends with: where the stretch starts, nothing where that is the file's start.
+    """End of an identifier: the start of the stretch; empty at the start of the file.
 
     >>> start_mark(0.0), start_mark(12.5)
     ('', '@12.5')
@@ -126,7 +126,7 @@ def identifiers(utterances: Sequence[Utterance], files: Sequence[str]) -> list[s
 
     Args:
         utterances: of one corpus.
-        files: what to call the file of each.
+        files: the name of the file of each.
 
     >>> few = [Utterance(audio="m.wav", offset=o, duration=d) for o, d in ((0, 1), (0, 3), (2, 1))]
     >>> identifiers(few, ["m"] * 3)
@@ -141,5 +141,5 @@ def identifiers(utterances: Sequence[Utterance], files: Sequence[str]) -> list[s
 
 
 def long_identifier(utterance: Utterance, file: str) -> str:
-    """File, start and length, whatever else there is in the corpus."""
+    """File, start and length, independent of the rest of the corpus."""
     return f"{file}@{exact_seconds(utterance.offset)}+{exact_seconds(utterance.duration)}"

@@ -1,6 +1,6 @@
 """Parts of a manifest: speaker-disjoint splits, few-shot and few-minute subsets.
 
-Everything here is a pure function of the utterances and the seed: the order of the manifest does not matter, and one
+All functions are pure functions of the utterances and the seed: the order of the manifest does not matter, and one
 class's draw does not depend on which other classes there are.
 """
 
@@ -24,13 +24,14 @@ def split_by_speaker(
 ) -> dict[str, list[Utterance]]:
     """Splits a manifest so that no speaker is in two parts.
 
-    Speakers are taken in seeded order and each goes to the part that lacks most. A part therefore exceeds its share by
-    one speaker at most; every part gets at least one. Names that differ only in capitals are one speaker.
+    Speakers are taken in seeded order and each goes to the part that is furthest below its share. A part therefore
+    exceeds its share by one speaker at most; every part gets at least one. Names that differ only in capitals are one
+    speaker.
 
     Args:
         utterances: the manifest; every utterance needs a speaker.
         fractions: share of each part, in seconds of audio (in utterances when a duration is unknown); sums to 1.
-        seed: another seed is another split.
+        seed: of the split.
 
     Returns:
         The utterances of each part in their old order.
@@ -72,7 +73,7 @@ def _assign(weights: Mapping[str, float], fractions: Mapping[str, float], seed: 
         name = max(lacking, key=lacking.__getitem__)
         part_of[speaker] = name
         lacking[name] -= weights[speaker]
-    for name in fractions:  # a share below one speaker may still be empty: give it the lightest that can be spared
+    for name in fractions:  # a share below one speaker may still be empty: it gets the lightest that can be spared
         if name not in part_of.values():
             sizes = Counter(part_of.values())
             spare = [speaker for speaker in part_of if sizes[part_of[speaker]] > 1]
@@ -122,7 +123,7 @@ def k_shot(utterances: Sequence[Utterance], shots: int, *, seed: int, key: Class
 
 
 def minutes_subset(utterances: Sequence[Utterance], minutes: float, *, seed: int) -> list[Utterance]:
-    """Draws utterances of at most so many minutes. With one seed, fewer minutes are a subset of more.
+    """Draws utterances of a number of minutes at most. With one seed, fewer minutes are a subset of more.
 
     The draw stops before the first utterance that would not fit, so it falls short by less than one utterance.
 

@@ -1,8 +1,8 @@
 r"""Tables: comma-, semicolon- or tab-separated text with a header line, or JSON lines, as rows with exact line numbers.
 
-What programs leave behind is taken out here: a byte order mark, blanks around names, Excel's empty rows and columns,
-the column without a name in which pandas and R keep row numbers. Nothing is converted: a cell is the text that is in
-it, a JSON value is what it is. What the columns mean is for `columns`.
+Artefacts of programs are removed here: a byte order mark, blanks around names, Excel's empty rows and columns, the
+column without a name in which pandas and R keep row numbers. Nothing is converted: a cell is its text, and a JSON value
+keeps its type. `columns` finds the meaning of the columns.
 
 Comma- and semicolon-separated tables follow RFC 4180: a quoted cell may hold the separator and line breaks. In a
 tab-separated table a row is a line, and a quotation mark is plain text unless it encloses the whole cell (as pandas
@@ -48,7 +48,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose columns are known; its rows are read from the file each time they are wanted.
+    """A table with its columns; its rows are read from the file at each iteration.
 
     Attributes:
         path: the file.
@@ -104,7 +104,7 @@ def is_table(name: str) -> bool:
 
 
 def open_table(path: Path) -> Table:
-    r"""Find out the columns of a table.
+    r"""Reads the columns of a table.
 
     Args:
         path: a file that ends in `.jsonl` (an object per line), or text with a header line. `.tsv` is tab-separated;
@@ -156,7 +156,7 @@ def table_lines(path: Path, words: str = "") -> Iterator[tuple[int, str]]:
 
     Args:
         path: the file.
-        words: what to say before the reason when it cannot be read.
+        words: beginning of the message when it cannot be read.
 
     Raises:
         UserError: it cannot be read, or is no text; the message names the line.
@@ -229,7 +229,7 @@ def _unquoted(cell: str) -> str:
 
 
 def _quote_opened(lines: Sequence[str], separator: str) -> int | None:
-    """Which line of a record holds the mark whose cell is not closed, or closed before its end; from 0."""
+    """Line of a record, from 0, with the mark whose cell is not closed, or closed before its end."""
     text = "".join(lines)
     at, line, starts = 0, 0, True
     while at < len(text):
@@ -276,7 +276,7 @@ def json_object(text: str, where: str) -> dict[str, Any]:
         where: file and line, for messages.
 
     Raises:
-        UserError: not JSON, no object, or a name that is there twice.
+        UserError: not JSON, no object, or a name that occurs twice.
 
     >>> json_object('{"label ": 1}', "m.jsonl:1")
     {'label': 1}
@@ -300,7 +300,7 @@ def json_object(text: str, where: str) -> dict[str, Any]:
 
 
 class _TwiceError(Exception):
-    """A name that is twice in one object."""
+    """A name that occurs twice in one object."""
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

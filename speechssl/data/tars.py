@@ -1,4 +1,4 @@
-"""Reading tars in place: the files of one, and where in it each of them is, without unpacking anything."""
+"""Reading tars in place: their files and the positions of these, without unpacking."""
 
 import functools
 import logging
@@ -35,7 +35,7 @@ class TarFile:
 
 
 class TarIndex:
-    """Where the files of a tar are."""
+    """Positions of the files of a tar."""
 
     def __init__(self, path: str):
         self._places: dict[str, tuple[int, int]] = {}
@@ -78,10 +78,10 @@ def _index(path: str, state: str) -> TarIndex:  # noqa: ARG001 -- part of the ke
 
 
 def iterate_tar(path: str | Path) -> Iterator[TarFile]:
-    """The regular files of a tar, in order; headers alone are read, and none is kept.
+    """The regular files of a tar, in order; only headers are read, and none is kept.
 
-    A link to a file of the tar is that file under another name. Folders and devices are skipped; so are sparse files
-    and links that lead nowhere, with a warning.
+    A link to a file of the tar is that file under another name. Folders and devices are skipped; so are sparse
+    files and links to missing files, with a warning.
 
     Args:
         path: of a tar that is not compressed.
@@ -130,7 +130,7 @@ def iterate_tar(path: str | Path) -> Iterator[TarFile]:
 
 
 def _linked(path: str | Path, member: tarfile.TarInfo, places: Mapping[str, TarFile]) -> Iterator[TarFile]:
-    """The file that a link leads to, under the link's name; hard links count from the top of the tar."""
+    """The target of a link, under the link's name; hard links count from the top of the tar."""
     target = member.linkname if member.islnk() else posixpath.join(posixpath.dirname(member.name), member.linkname)
     found = places.get(posixpath.normpath(target))
     if found is None:
@@ -142,7 +142,7 @@ def _linked(path: str | Path, member: tarfile.TarInfo, places: Mapping[str, TarF
 
 
 def _regular_files(path: str | Path) -> dict[str, TarFile]:
-    """The files of a tar that are no links, by name: looked up only where there is a link."""
+    """The files of a tar that are no links, by name; used only where there is a link."""
     found: dict[str, TarFile] = {}
     with tarfile.open(path, mode="r:") as tar:
         while (member := tar.next()) is not None:
@@ -154,7 +154,7 @@ def _regular_files(path: str | Path) -> dict[str, TarFile]:
 
 
 def _check_end(path: str | Path, raw: BinaryIO, end: int) -> None:
-    """Refuses what tarfile takes for the end without an error: a damaged header."""
+    """Refuses a damaged header, which tarfile takes for the end without an error."""
     raw.seek(end)
     block = raw.read(tarfile.BLOCKSIZE)
     if len(block) < tarfile.BLOCKSIZE:
@@ -168,7 +168,7 @@ def read_range(path: str | Path, file: TarFile, limit: int) -> bytes:
 
     Args:
         path: of the tar.
-        file: which.
+        file: to read.
         limit: the most bytes that are read.
 
     Raises:

@@ -1,8 +1,9 @@
 """Columns that look like times of a stretch and are not understood: refused where they could change what is read.
 
-A start that is not recognised gives a wrong stretch without a word: `time, duration` would be read as the first seconds
-of each file. So a column is refused if its name is made of the words of a time (`utt_start`, `from`, `Endzeit`), its
-values are times, and the table has no better column for it. Dates, ages, counts and texts are no times of a stretch.
+A start that is not recognised gives a wrong stretch without an error: `time, duration` would be read as the first
+seconds of each file. So a column is refused if its name is made of the words of a time (`utt_start`, `from`,
+`Endzeit`), its values are times, and the table has no better column for it. Dates, ages, counts and texts are no times
+of a stretch.
 """
 
 import re
@@ -87,13 +88,13 @@ _BESIDE = re.compile(f"{_any_of(_NEUTRAL)}|{_any_of(_UNITS)}")
 
 @dataclass(frozen=True)
 class TimeName:
-    """What the name of a column says.
+    """Meaning of the name of a column.
 
     Attributes:
         role: start, end, length, or point: a time that may be a start or an end.
-        sure: nothing in the name says that it is the time of something else, or a count of samples.
-        strong: a word in it means nothing but a start, an end or a length.
-        rest: what is left of the name without the word for the role; equal for the two of a pair.
+        sure: the name has no word for the time of something else, or for a count of samples.
+        strong: it has a word that only means a start, an end or a length.
+        rest: the name without the word for the role; equal for the two of a pair.
     """
 
     role: str
@@ -103,7 +104,7 @@ class TimeName:
 
 
 def time_name(column: str) -> TimeName | None:
-    """What kind of time the name of a column means; None for what is none.
+    """Kind of time that the name of a column means; None where it means no time.
 
     >>> [found and found.role for found in map(time_name, ("uttStart", "Endzeit", "from", "time", "dur_total", "t1"))]
     ['start', 'end', 'start', 'point', 'length', 'point']
@@ -173,7 +174,7 @@ class TimeColumns:
     Args:
         columns: all names.
         fields: the columns that are understood, by field.
-        rows: the rows of the table, read anew each time it is called.
+        rows: reads the rows of the table again at each call.
     """
 
     def __init__(self, columns: Sequence[str], fields: Mapping[str, tuple[int, ...]], rows: Rows):
@@ -189,13 +190,13 @@ class TimeColumns:
         }
 
     def refuse(self, where: str) -> None:
-        """Refuse what could change the stretches.
+        """Refuses columns that could change the stretches.
 
         Args:
             where: the table, for messages.
 
         Raises:
-            UserError: names the column and what to call it.
+            UserError: names the column and its correct name.
         """
         has_start, has_end, has_length = (name in self._fields for name in ("offset", "end", "duration"))
         if not (has_start or has_end or has_length):
@@ -219,7 +220,7 @@ class TimeColumns:
                     )
 
     def hints(self) -> tuple[str, ...]:
-        """Sentences about columns that may be times, where the table has no times at all."""
+        """Hints about columns that may be times, where the table has no times at all."""
         if any(name in self._fields for name in ("offset", "end", "duration")):
             return ()
         return tuple(

@@ -1,17 +1,16 @@
-"""What audio a model was trained on, known by its samples: the file `training_audio.json` of a model folder.
+"""Record of the audio that a model was trained on: the file `training_audio.json` of a model folder.
 
 A recording that was moved, copied, renamed or losslessly re-encoded has the same samples and therefore the same content
 id (`WaveformStore.content_ids`). A stretch of a file overlaps another one of the same file when their times do; for
-that, files are known by their paths and by what the file system says of them (device, inode, size, time), so that
+that, files are identified by their paths and by their state in the file system (device, inode, size, time), so that
 links and files renamed within a file system are found. Not found, because their samples differ: a copy of another
 volume, sampling rate or number of channels, with silence before or behind it, filtered or mixed with noise, a lossy
 copy, and another cut of a file that was copied, or moved to another file system. No digest finds these for certain: a
-changed volume is rounded again, and wherever the values are divided into steps some samples change theirs. So results
-say "no copy sample by sample", which is what is known.
+changed volume is rounded again, and for any quantisation of the values some samples change their step. So results say
+"no copy sample by sample".
 
-Each stage of a model's life has a record of its own, and a model that starts from another one keeps the records of that
-one. A model without the file (imported, or of an earlier version) has unknown records, and so has all that starts from
-it.
+Each stage of training has a record, and a model that starts from another one keeps the records of that one. A model
+without the file (imported, or of an earlier version) has unknown records, and so have all models that start from it.
 """
 
 import hashlib
@@ -56,11 +55,11 @@ class AudioRecord:
     """The audio of one stage of training.
 
     Attributes:
-        known: whether it is complete; False where an earlier part of the stage left no record.
+        known: whether it is complete; False where an earlier part of the stage has no record.
         ids: content ids of the utterances.
-        stretches: begin and end in seconds of each utterance, by a digest of its file's path, and by one of what the
-            file system says of it.
-        speakers: their names, as far as known.
+        stretches: begin and end in seconds of each utterance, by a digest of its file's path, and by one of its
+            state in the file system.
+        speakers: their names, where known.
         nameless: whether some utterance has no speaker.
     """
 
@@ -118,9 +117,9 @@ class TrainingAudio:
     """The audio of every stage of a model.
 
     Attributes:
-        pretraining: the corpora of pretraining, what was held out of them included.
-        fine_tuning: what labels or transcripts were learnt from, pseudo-labels included.
-        selection: what a checkpoint or the weights of a decoder were chosen on.
+        pretraining: the corpora of pretraining, including held-out utterances.
+        fine_tuning: utterances with labels or transcripts for training, including pseudo-labels.
+        selection: utterances by which a checkpoint or the weights of a decoder were chosen.
     """
 
     pretraining: AudioRecord = AudioRecord()
@@ -136,7 +135,7 @@ _STAGES = tuple(each.name for each in fields(TrainingAudio))
 
 
 def read_training_audio(folder: Path | None) -> TrainingAudio:
-    """The records of a model folder: unknown ones where it has none, empty ones for a model that starts from nothing.
+    """The records of a model folder: unknown ones where it has none, empty ones for a model without pretraining.
 
     Raises:
         UserError: the file cannot be read, or is of a newer version.
@@ -158,14 +157,14 @@ def read_training_audio(folder: Path | None) -> TrainingAudio:
 
 
 def write_training_audio(folder: Path, audio: TrainingAudio) -> None:
-    """Write the records into a model folder, whole or not at all."""
+    """Writes the records into a model folder, completely or not at all."""
     stages = {name: _stage(getattr(audio, name)) for name in _STAGES}
     content = {"version": _VERSION, **stages}
     write_lines([json.dumps(content, ensure_ascii=False, separators=(",", ":"))], folder / TRAINING_AUDIO)
 
 
 def pretraining_overlap(audio: TrainingAudio, store: WaveformStore, indices: Iterable[int]) -> str:
-    """How many test utterances are in the audio of pretraining, in words; pretraining learns no labels, so they may be.
+    """Text with the number of test utterances in the audio of pretraining, which is allowed: it uses no labels.
 
     Args:
         audio: the records of the model.
@@ -193,9 +192,9 @@ def refuse_trained(audio: TrainingAudio, store: WaveformStore, indices: Iterable
 
 
 def copies(store: WaveformStore, *, names: Sequence[str], one_speaker: bool = False) -> dict[int, int]:
-    """Utterances that repeat audio of another one, and which that is: the first by name.
+    """Utterances that repeat audio of another one, with that one: the first by name.
 
-    They have the same samples, or are an overlapping stretch of the same file that is said to be of another speaker.
+    They have the same samples, or are an overlapping stretch of the same file with another speaker.
 
     Args:
         store: the corpus.
@@ -228,7 +227,7 @@ def copies(store: WaveformStore, *, names: Sequence[str], one_speaker: bool = Fa
 
 
 def copies_note(store: WaveformStore, found: Mapping[int, int]) -> str:
-    """A sentence about copies that are left out."""
+    """Message about copies that are left out."""
     index, kept = next(iter(found.items()))
     differing = {
         "speaker": sum(store.speakers[a] != store.speakers[b] for a, b in found.items()),
@@ -242,13 +241,13 @@ def copies_note(store: WaveformStore, found: Mapping[int, int]) -> str:
 
 
 def _stretch(store: WaveformStore, index: int) -> tuple[list[str], float, float]:
-    """What the file of an utterance is known by, and begin and end, s."""
+    """Digests that identify the file of an utterance, and its begin and end, s."""
     item = store.utterances[index]
     names = [unicodedata.normalize("NFC", item.audio).encode("utf-8", "surrogateescape")]
     member = find_member(item.audio)
     try:
         status = file_status(item.audio)
-    except (OSError, ValueError):  # gone since it was prepared
+    except (OSError, ValueError):  # removed since it was prepared
         pass
     else:
         state = (

@@ -1,9 +1,9 @@
-"""Labels of frames on disk: a class for every 20 ms or so of a prepared corpus, as clustering gives them.
+"""Labels of frames on disk: a class for about every 20 ms of a prepared corpus, for example from clustering.
 
     units/NAME.npy     labels of all utterances one after another, in the order of the manifest
-    units/NAME.json    where the labelled frames lie, the number of labels of each utterance, and whose they are
+    units/NAME.json    positions of the labelled frames, number of labels of each utterance, and the corpus
 
-The corpus may be moved; labels of another corpus, or of one that was prepared anew with other audio, are refused.
+The corpus may be moved; labels of another corpus, or of one that was prepared again with other audio, are refused.
 """
 
 import json
@@ -22,7 +22,7 @@ class Units:
     """Labels of the frames of a prepared corpus.
 
     Args:
-        grid: where the labelled frames lie.
+        grid: positions of the labelled frames.
         labels: of all utterances, one after another.
         counts: labels of each utterance.
     """
@@ -43,7 +43,7 @@ def write_units(store: WaveformStore, name: str, labels: Sequence[Integer[np.nda
         store: the corpus.
         name: of the labels.
         labels: of each utterance, in the order of the manifest; 0 or more, at least one per utterance.
-        grid: where the labelled frames lie.
+        grid: positions of the labelled frames.
 
     Raises:
         ValueError: not one array for each utterance, an empty one, or a label below 0.
@@ -87,7 +87,7 @@ def read_units(store: WaveformStore, name: str) -> Units:
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise UserError(f"{path}: labels of frames that cannot be read ({' '.join(str(error).split())})") from None
     if corpus != store.content_hash():
-        raise UserError(f"{path}: labels of another corpus, or of this one before it was prepared anew; make them anew")
+        raise UserError(f"{path}: labels of another corpus, or of this one before it was prepared anew; make new ones")
     if len(counts) != len(store) or labels.ndim != 1 or counts.sum() != len(labels):
         raise UserError(f"{path}: damaged: {len(counts)} utterances with {counts.sum()} labels, found {len(labels)}")
     return Units(grid, labels, counts)

@@ -1,4 +1,4 @@
-"""The records of a manifest: an utterance, and one that was left out."""
+"""The records of manifests: an utterance, and a rejected one."""
 
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
@@ -26,18 +26,18 @@ class Utterance(Config):
     """One labelled or unlabelled stretch of an audio file.
 
     Names and texts are stripped and in Unicode's form NFC, so that equal ones are equal; a number becomes text (1 and
-    1.0 are "1"). What says that nothing is known (null, NaN, an empty text: see `values`) is None.
+    1.0 are "1"). Missing values (null, NaN, an empty text: see `values`) are None.
 
     Attributes:
         audio: path of the file; in a manifest a relative one is relative to the manifest's folder.
         offset: where the stretch starts, s.
-        duration: its length, s; 0 when it is not known yet, then it reaches to the end of the file.
+        duration: its length, s; 0: to the end of the file, when the length is not known.
         speaker: an identifier that is unique in the manifest.
         text: the transcript.
         label: the class, for example an emotion or a word.
         language: an identifier such as "en".
         split: for example "train" or "test", where the corpus has official ones.
-        extras: whatever else is known, flat.
+        extras: all other values, flat.
     """
 
     audio: str
@@ -55,7 +55,7 @@ class Utterance(Config):
     def in_split(self, name: str | None) -> bool:
         """Whether the utterance is of a split; capitals do not count, and every utterance is of None.
 
-        A name that means nothing, such as "" or "nan", is that of no split.
+        A missing value, such as "" or "nan", is the name of no split.
 
         >>> each = Utterance(audio="a.wav", duration=1.0, split="Test")
         >>> [each.in_split(name) for name in ("test", " TEST", "train", "nan", None)]
@@ -71,7 +71,7 @@ class Utterance(Config):
 
 
 class Reject(Config):
-    """An utterance that was left out, and why.
+    """An utterance that was left out, with the reason.
 
     Attributes:
         audio: path of the file.
@@ -96,7 +96,7 @@ def said(utterance: Utterance) -> str:
 
 
 def wordless_note(utterances: Iterable[Utterance]) -> str:
-    """A sentence about texts without a word, such as "?!", which nothing can be learnt from; empty where none is.
+    """Message about texts without a word, such as "?!", which cannot be trained on; empty where there are none.
 
     >>> wordless_note([Utterance(audio="a.wav", duration=1.0, text="?!"), Utterance(audio="b.wav", duration=1.0)])
     '1 utterance left out: no word in its text'

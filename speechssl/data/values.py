@@ -1,7 +1,7 @@
-"""Values of tables and manifests in one form: what is missing, names, texts, seconds.
+"""Values of tables and manifests in one form: missing values, names, texts, seconds.
 
 pandas writes a missing value as NaN or null in JSON, as an empty cell in CSV, and as `nan`, `<NA>` or `NaT` where a
-column was turned into text before; Excel writes `#N/A`, C `-nan`. All of these are missing here, in every field. `NA`,
+column was converted to text before; Excel writes `#N/A`, C `-nan`. All of these are missing here, in every field. `NA`,
 `None` and `null` in a text cell may be words (Namibia, a class called None): they are kept, and counted in `findings`.
 Any other error of a spreadsheet, such as `#REF!` or `#NAME?`, is refused where a name or a text is expected.
 """
@@ -23,7 +23,7 @@ DOUBTFUL_WORDS = frozenset(
     | {"NIL", "(null)", "(none)", "<null>", "<none>", "(empty)", "(blank)", "\\N", "undefined"}
     | {"-", "--", "\u2013", "\u2014", ".", "?"}
 )
-"""Words that some programs and people write for a missing value; here they are words."""
+"""Words that are sometimes written for a missing value; here they are words."""
 
 # Left by editors and copied text: zero-width space, marks of direction, word joiner, byte order mark.
 _INVISIBLE = "\u200b\u200e\u200f\u2060\ufeff"
@@ -39,12 +39,12 @@ _SEPARATORS = r"\s_\-\u2010-\u2015\u2212"  # blanks, hyphens, underscores
 _BETWEEN = re.compile(rf"(?<=([^{_SEPARATORS}]))[{_SEPARATORS}]+(?=([^{_SEPARATORS}]))")
 _NUMBERED = re.compile(r"([^\W\d]+)0+(\d+)")  # P01, speaker007
 _TURKISH = str.maketrans({"\u0131": "i", "\u0130": "i"})  # dotless i and the capital of i
-_LONGEST_NUMBER = 20  # characters; more are no number that somebody wrote
+_LONGEST_NUMBER = 20  # characters; a longer text is not a number
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 
 def is_missing(value: object) -> bool:
-    """Whether a value says that nothing is known.
+    """Whether a value means a missing one.
 
     >>> [is_missing(each) for each in (None, float("nan"), " ", "NaN", "<NA>", 0, "NA", "none")]
     [True, True, True, True, True, False, False, False]
@@ -57,7 +57,7 @@ def is_missing(value: object) -> bool:
 
 
 def count_missing(value: object, counts: dict[str, int]) -> None:
-    """Count a text that stands for a missing value, such as `nan`; an empty one is not counted.
+    """Counts a text for a missing value, such as `nan`; an empty one is not counted.
 
     >>> counts = {}
     >>> for value in ("nan", " nan ", "", None, "NA", "<NA>"):
@@ -143,7 +143,7 @@ def name_of(value: object) -> str | None:
 
 
 def alike(name: str) -> str:
-    r"""What names have in common that are probably meant to be one.
+    r"""Key that is equal for names that probably mean one.
 
     Capitals (also those of Turkish), width, invisible characters, and the way a number is written do not count. Blanks,
     hyphens and underscores within a name do not count either; between two digits only which of them it is does not.
@@ -169,7 +169,7 @@ def alike(name: str) -> str:
 
 
 def folded(name: str) -> str:
-    """A name as it is compared where capitals do not count.
+    """A name in the form that is compared where capitals do not count.
 
     Turkish has two letters i, and the capital of each is a capital of the other elsewhere: all four are one here.
 
@@ -184,7 +184,7 @@ def folded(name: str) -> str:
 def merged(names: Iterable[str | None]) -> list[str | None]:
     """Each name, or the first by order of those that are `alike`.
 
-    For what must be kept apart, such as the speakers of training and test: two spellings may be one person.
+    For names that must be kept apart, such as speakers of training and test: two spellings may be one person.
 
     >>> merged(["anna", "Ben", None, "Anna"])
     ['Anna', 'Ben', None, 'Anna']
@@ -225,14 +225,14 @@ def extra_of(value: object) -> Extra:
     if isinstance(value, str):
         return stripped(value)
     if isinstance(value, float) and not math.isfinite(value):
-        return None  # JSON has no word for it
+        return None  # JSON has no such number
     if isinstance(value, int | float):
         return value
     return json.dumps(value, ensure_ascii=False)
 
 
 def json_number(value: float) -> float | None:
-    """A number as JSON can hold it: None for infinity and NaN.
+    """A number that JSON supports: None for infinity and NaN.
 
     >>> json_number(1.5), json_number(math.inf)
     (1.5, None)
@@ -253,7 +253,7 @@ def seconds_of(value: object, *, unit: float = 1.0) -> float | None:
     """A time, s: a number, a number as text, `h:mm:ss.fff`, `m:ss.fff`, or pandas' `0 days 00:00:03.5`.
 
     Args:
-        value: what is given.
+        value: the value.
         unit: seconds in a plain number: 0.001 for milliseconds.
 
     Returns:
@@ -278,7 +278,7 @@ def seconds_of(value: object, *, unit: float = 1.0) -> float | None:
 
 
 def _seconds(value: object, unit: float) -> float:
-    """NaN for what is no time."""
+    """Seconds of a text; NaN where it is no time."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return math.nan
     if not isinstance(value, str):
@@ -298,6 +298,6 @@ def _scaled(number: float, unit: float) -> float:
 
 
 def shown(value: object) -> str:
-    """A value in a message: as Python writes it, cut after 60 characters."""
+    """A value for a message: its `repr`, cut after 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,11 +1,11 @@
 """Packed waveforms: a corpus decoded once into one memory-mapped file of samples at 16 kHz.
 
-A prepared corpus is one folder: `manifest.jsonl` (what was accepted, with true durations), `rejects.jsonl` (what was
-not, with the reason), `waveforms.i16` (the samples, little-endian, one utterance after the other, in the forms that
+A prepared corpus is one folder: `manifest.jsonl` (accepted utterances, with true durations), `rejects.jsonl` (the
+others, with the reason), `waveforms.i16` (the samples, little-endian, one utterance after the other, in the forms that
 `encoded` describes) and `waveforms.json` (the index, written last: without it the folder is unfinished).
 
-While packing, the samples grow in `waveforms.i16.partial` and each utterance that is dealt with, good or bad, adds a
-line to `journal.jsonl`. A line is written after its samples, so whenever the process is killed the journal describes a
+While packing, the samples grow in `waveforms.i16.partial` and each processed utterance, good or bad, adds a line to
+`journal.jsonl`. A line is written after its samples, so whenever the process is killed the journal describes a
 prefix of the samples; the next call checks that prefix by its checksums and resumes behind it. Utterances of more than
 a minute are decoded into files beside it first, up to two per worker.
 """
@@ -55,15 +55,15 @@ PARTIAL, JOURNAL = "waveforms.i16.partial", "journal.jsonl"
 
 @dataclass(frozen=True)
 class PackReport:
-    """What `pack` did.
+    """Result of `pack`.
 
     Attributes:
         accepted: utterances in the finished corpus.
         rejected: utterances left out; each has a line in `rejects.jsonl`.
         seconds: audio in the finished corpus, s.
-        resumed: utterances that an earlier call had dealt with already.
-        upsampled: accepted utterances whose file has a rate below 16 kHz: nothing above half that rate is in them.
-        notes: what is doubtful about an accepted utterance, "PATH: note".
+        resumed: utterances that an earlier call had processed.
+        upsampled: accepted utterances whose file has a rate below 16 kHz; they are empty above half that rate.
+        notes: doubtful properties of accepted utterances, "PATH: note".
     """
 
     accepted: int
@@ -75,7 +75,7 @@ class PackReport:
 
 
 class _Entry(Config):
-    """A line of the journal: one utterance dealt with. `reason` is set for a rejected one."""
+    """A line of the journal: one processed utterance. `reason` is set for a rejected one."""
 
     key: str
     samples: int = 0
@@ -103,19 +103,19 @@ def pack(
 ) -> PackReport:
     """Decodes every utterance once into a prepared corpus.
 
-    The order is that of the manifest whatever the number of workers, and a few decoded utterances per worker are in
-    memory at a time, of a minute at most; longer ones are decoded into files in `out`. How samples are stored is said
-    in `encoded`: 16-bit files at 16 kHz are kept bit for bit, and nothing is clipped.
+    The order is that of the manifest for any number of workers, and a few decoded utterances per worker are in memory
+    at a time, of a minute at most; longer ones are decoded into files in `out`. `encoded` describes how samples are
+    stored: 16-bit files at 16 kHz are kept bit for bit, and nothing is clipped.
 
     A call after a kill or a full disk resumes where the last one stopped and ends with the same bytes. A call on a
     finished corpus does nothing when the utterances and the states of their files (size, times, inode) are the same,
-    and packs anew otherwise: also after the files were copied elsewhere with their times.
+    and packs again otherwise, also after the files were copied elsewhere with their times.
 
     Args:
-        utterances: what to pack; relative audio paths are relative to the working folder.
+        utterances: to pack; relative audio paths are relative to the working folder.
         out: the folder of the prepared corpus.
-        workers: decoding threads; 0 for one a core.
-        progress: called after each utterance with how many are dealt with and the accepted seconds so far.
+        workers: decoding threads; 0: one per core.
+        progress: called after each utterance with the number of processed ones and the accepted seconds so far.
 
     Returns:
         The counts. A file that cannot be used is counted and named in `rejects.jsonl`, never raised.
@@ -162,7 +162,7 @@ def pack(
 def _lock(journal: BinaryIO, out: Path) -> None:
     try:
         fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        taken = os.fstat(journal.fileno()).st_nlink == 0  # finished and removed by another just now
+        taken = os.fstat(journal.fileno()).st_nlink == 0  # another process has just finished and removed it
     except BlockingIOError:
         taken = True
     if taken:
@@ -178,7 +178,7 @@ def _keys(utterances: Sequence[Utterance]) -> list[str]:
         if state is None:
             try:
                 state = file_state(file_status(utterance.audio))
-            except OSError:  # the reason comes with the reject
+            except OSError:  # decoding gives the reason
                 state = "missing"
             states[utterance.audio] = state
         record = f"{VERSION} {utterance!r} {state}"
@@ -211,7 +211,7 @@ def _pack_one(utterance: Utterance, key: str, out: Path) -> _Packed:
 
 
 def _recover(journal: BinaryIO, partial: BinaryIO, keys: Sequence[str]) -> list[_Entry]:
-    """The entries of an earlier call that still hold; both files are cut behind them and stand at their ends."""
+    """The valid entries of an earlier call; both files are truncated behind them and positioned at their ends."""
     entries: list[_Entry] = []
     journal.seek(0)
     good = 0  # bytes of the journal
@@ -237,7 +237,7 @@ def _recover(journal: BinaryIO, partial: BinaryIO, keys: Sequence[str]) -> list[
 
 
 def _checksum(file: BinaryIO, size: int) -> int | None:
-    """Of the next so many bytes; None where there are fewer."""
+    """Checksum of the next bytes; None where there are fewer."""
     checksum = 0
     while size > 0:
         content = file.read(min(size, 1 << 20))
@@ -269,7 +269,7 @@ def _decode_rest(
     seconds = samples_to_seconds(sum(entry.samples for entry in entries))
     rest, threads = len(entries), workers or len(os.sched_getaffinity(0))
     for packed in _in_order(todo[rest:], keys[rest:], seen, threads, out):
-        if packed.encoded is not None:  # a stretch to the end may be one whose length was given before
+        if packed.encoded is not None:  # a stretch to the end may be equal to an earlier one with a length
             utterance = todo[len(entries)]
             place = _packed_as(utterance, packed.entry)
             if place in packed_before:
@@ -317,14 +317,14 @@ def _left_out(key: str, reason: str) -> _Packed:
 
 
 def _stretch(utterance: Utterance) -> Stretch:
-    """Which stretch is asked for; one of its own for each that no file can have."""
+    """The requested stretch; unique for each that no file can have."""
     if not (math.isfinite(utterance.offset) and math.isfinite(utterance.duration)):
         return f"{utterance.audio} {utterance.offset} {utterance.duration}", 0, 0
     return stretch_of(utterance)
 
 
 def _packed_as(utterance: Utterance, entry: _Entry) -> Stretch:
-    """Which stretch was packed: the length is that of the samples."""
+    """The packed stretch: the length is that of the samples."""
     return (*_stretch(utterance)[:2], entry.samples)
 
 
@@ -357,11 +357,11 @@ def _finish(
         digests=[entry.digest for entry in good],
         sources=sources_digest(accepted),
     )
-    (out / INDEX).unlink(missing_ok=True)  # an older corpus ends here
+    (out / INDEX).unlink(missing_ok=True)  # the older corpus is invalid from here on
     write_lines(map(json_line, accepted), out / MANIFEST)
     write_lines(map(json_line, rejects), out / REJECTS)
     move(out / PARTIAL, out / WAVEFORMS)
-    flush_folder(out)  # the four names are on the disk before the index vouches for them
+    flush_folder(out)  # the four names are on disk before the index
     write_lines([index.model_dump_json()], out / INDEX)
     (out / JOURNAL).unlink(missing_ok=True)
     return _report(index, accepted, resumed=resumed)
@@ -379,13 +379,13 @@ def _report(index: StoreIndex, accepted: Sequence[Utterance], *, resumed: int) -
 
 
 def _finished(out: Path, fingerprint: str) -> PackReport | None:
-    """The report of an earlier call on the same input whose files are all still there."""
+    """The report of an earlier call on the same input, if all its files exist."""
     try:
         index = read_index(out)
         if index is None or index.fingerprint != fingerprint:
             return None
         check_sizes(out, index)
-    except UserError:  # damaged: pack anew
+    except UserError:  # damaged: pack again
         return None
     if not (out / MANIFEST).is_file() or not (out / REJECTS).is_file():
         return None

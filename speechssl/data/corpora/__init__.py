@@ -1,14 +1,14 @@
 """Corpora: one module each, all with the same three names.
 
-    INFO: CorpusInfo                                       what it is, whose it is, how much of it there should be
-    class Settings(Config)                                 its options, every one with a default
+    INFO: CorpusInfo                                       description, licence, expected size
+    class Settings(Config)                                 its options, with defaults
     def prepare(root, settings=Settings()) -> Iterator[Utterance]
 
-`prepare` fetches the audio into `root` when it is not there yet (at once, with a progress of its own; `espeak` makes it
-while it is iterated), then yields one `Utterance` a clip, with an absolute path. It never stops at a bad file: one that
-cannot be read is yielded with duration 0.0, and packing turns it into a reject with a reason. Mistakes of the user are
-`UserError`s of one line. What lies under `root` in the official layout is used first, then a pack of real speech
-(`packs`, where `SPEECHSSL_PACKS` points), then the network.
+`prepare` fetches the audio into `root` when it is missing (at once, with its own progress bar; `espeak` synthesises it
+during the iteration), then yields one `Utterance` per clip, with an absolute path. It does not stop at a bad file: one
+that cannot be read has duration 0.0, and packing rejects it with a reason. Mistakes of the user are `UserError`s of one
+line. Files under `root` in the official layout are used first, then a pack of real speech (`packs`, in the folder
+`SPEECHSSL_PACKS`), then the network.
 
 To add a corpus: write a module here, add its name to `CORPORA` and its paragraph to data/README.md.
 """
@@ -47,18 +47,18 @@ CORPORA: tuple[str, ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class CorpusInfo:
-    """What is known about a corpus before it is prepared.
+    """Facts about a corpus before it is prepared.
 
     Attributes:
         name: its name here, as in `CORPORA`.
         story: one or two sentences: who recorded what, and for what purpose.
         licence: the licence of the audio.
-        citation: whom to cite; empty when there is nobody.
-        source: where it comes from (address or package).
+        citation: publication to cite; empty when there is none.
+        source: address or package.
         hours: expected hours of audio with the default settings; None when it depends on the user's files.
         utterances: expected number of utterances with the default settings; None as above.
         speakers: expected number of speakers with the default settings; None as above.
-        synthetic: whether a machine made the speech. No result on synthetic speech is a result on speech.
+        synthetic: whether the speech is synthetic. Results on synthetic speech do not apply to real speech.
     """
 
     name: str
@@ -96,14 +96,14 @@ def load_corpus(name: str) -> ModuleType:
 
 
 def check_root(info: CorpusInfo, root: Path) -> None:
-    """Refuse a folder or file that is not there, for a corpus that is read from where the user says.
+    """Refuses a missing folder or file, for a corpus that the user has.
 
     Args:
         info: the corpus.
-        root: what the user gave: a path, a pattern, or `hf:org/name`.
+        root: a path, a pattern, or `hf:org/name`.
 
     Raises:
-        UserError: nothing is there; names what is most like it.
+        UserError: it does not exist; names the most similar one.
     """
     is_pattern = bool(set("{*?[") & set(str(root))) or str(root).startswith("hf:")
     if "--root" in info.source and not is_pattern and not root.exists():
@@ -113,7 +113,7 @@ def check_root(info: CorpusInfo, root: Path) -> None:
 
 
 def corpus_root(name: str) -> Path:
-    """The folder where a corpus lies unless the user says otherwise: `$SPEECHSSL_DATA/NAME`, else `data/corpora/NAME`.
+    """Default folder of a corpus: `$SPEECHSSL_DATA/NAME`, else `data/corpora/NAME`.
 
     >>> corpus_root("fsdd").name
     'fsdd'
@@ -122,7 +122,7 @@ def corpus_root(name: str) -> Path:
 
 
 def duration_of(path: str | Path) -> float:
-    """Duration of an audio file by its header, s; 0.0 for one that cannot be read, so that packing says why.
+    """Duration of an audio file by its header, s; 0.0 for one that cannot be read, so that packing gives the reason.
 
     Args:
         path: of a file, or the location of a member (see `data.members`).

@@ -1,14 +1,14 @@
 """CMU Arctic: the same 1,132 English sentences read by several speakers in a studio.
 
-Story: made for speech synthesis; because every voice reads the same sentences, it shows what a recogniser that knows
-one voice makes of another. By default `bdl` (a man) and `slt` (a woman).
+Story: made for speech synthesis; because every voice reads the same sentences, it can test a recogniser that was
+trained on one voice with another. By default `bdl` (a man) and `slt` (a woman).
 Licence: CMU Arctic terms: free for any use with attribution (BSD-like).
 Citation: Kominek, Black, "The CMU Arctic speech databases", 5th ISCA Speech Synthesis Workshop, 2004.
 
 Layout, as published: `cmu_us_slt_arctic/wav/arctic_a0001.wav` and `cmu_us_slt_arctic/etc/txt.done.data` (lines such as
 `( arctic_a0001 "Text." )`); checksums as torchaudio 2.11 has them.
 `bdl` and `slt` also come as the pack `cmu_arctic` (`SPEECHSSL_PACKS`). A mirror (`SPEECHSSL_MIRROR_CMU_ARCTIC`) serves
-`cmu_us_slt_arctic.tar.bz2` and its like.
+`cmu_us_slt_arctic.tar.bz2` and so on.
 """
 
 import logging
@@ -41,7 +41,7 @@ INFO = CorpusInfo(
 
 _BASE = "http://www.festvox.org/cmu_arctic/packed"
 _SENTENCES = 1132
-Speaker = Literal["awb", "bdl", "clb", "jmk", "ksp", "rms", "slt"]  # the seven that have all sentences
+Speaker = Literal["awb", "bdl", "clb", "jmk", "ksp", "rms", "slt"]  # the seven with all sentences
 _CHECKSUMS: Mapping[str, str] = MappingProxyType(
     {
         "awb": "sha256:d74a950c9739a65f7bfc4dfa6187f2730fa03de5b8eb3f2da97a51b74df64d3c",
@@ -63,7 +63,7 @@ class Settings(Config):
     """Options of CMU Arctic.
 
     Attributes:
-        speakers: which voices, in this order.
+        speakers: voices, in this order.
     """
 
     speakers: Annotated[tuple[Speaker, ...], pydantic.Field(min_length=1)] = ("bdl", "slt")

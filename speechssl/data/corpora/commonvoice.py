@@ -38,14 +38,14 @@ _PARTS = frozenset(_OFFICIAL)
 _NEEDED = ("client_id", "path", "sentence")
 _READ = ("client_id", "sentence", "locale")
 _COUNTS = ("up_votes", "down_votes")
-_TRIED = 1000  # rows without a clip before a table is given up
+_TRIED = 1000  # rows without a clip after which a table is refused
 
 
 class Settings(Config):
     """Options of Common Voice.
 
     Attributes:
-        tables: which tables to read; empty: train, dev and test, or validated where none of them is there. The split
+        tables: tables to read; empty: train, dev and test, or validated where none of them is there. The split
             of an utterance is its table; those of `validated`, `other` and `invalidated` have none.
     """
 
@@ -60,11 +60,11 @@ def prepare(root: Path, settings: Settings = Settings()) -> Found:  # noqa: B008
         settings: see `Settings`.
 
     Returns:
-        An iterator of utterances; its `findings` are complete at its end. Utterances; their duration is 0.0 (not
-        known yet), so that the clips are opened once, when they are packed.
+        An iterator of utterances; its `findings` are complete at its end. Their duration is 0.0 (not known),
+        so that the clips are opened only once, when they are packed.
 
     Raises:
-        UserError: no such layout, a table that is not one, or none of the clips is there.
+        UserError: no such layout, a wrong table, or none of the clips exists.
     """
     findings = Findings(no_label="the tables of Common Voice hold none")
     return Found(_utterances(Path(root), settings, findings), findings)
@@ -134,7 +134,7 @@ def _table(folder: Path, name: str, findings: Findings) -> Iterator[Utterance]:
 
 
 def _unquoted(value: str) -> str:
-    """A cell whose marks were doubled although nothing encloses it; the table's reader does the enclosed ones.
+    """A cell with doubled quotation marks but no enclosing ones; the table's reader handles enclosed ones.
 
     >>> _unquoted('say ""no""'), _unquoted('a "b" c')
     ('say "no"', 'a "b" c')

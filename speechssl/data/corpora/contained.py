@@ -1,4 +1,4 @@
-"""Audio in tars and tables, as a source to read again and again: what `extract` takes besides files of audio."""
+"""Audio in tars and tables as a source of `extract`, which can be read several times."""
 
 import glob
 import os
@@ -14,10 +14,10 @@ _SUFFIXES = (".tar", ".parquet", ".arrow")
 
 
 class Contained:
-    """Tars, or data sets of Hugging Face, whose utterances are read each time they are wanted.
+    """Tars, or data sets of Hugging Face, whose utterances are read at each iteration.
 
     Attributes:
-        root: the folder that paths are shown below.
+        root: the folder to which paths are relative.
         findings: complete when all utterances have been read once.
     """
 
@@ -29,7 +29,7 @@ class Contained:
         """All utterances in order.
 
         Raises:
-            UserError: what the corpora `webdataset` and `huggingface` raise.
+            UserError: as the corpora `webdataset` and `huggingface` raise.
         """
         from speechssl.data.corpora import huggingface, webdataset
 
@@ -50,7 +50,7 @@ class Contained:
 
 
 def open_contained(source: str) -> Contained | None:
-    """What a source holds of tars and tables with audio; None where it is files of audio, or anything else.
+    """Tars and tables with audio of a source; None for files of audio and anything else.
 
     Args:
         source: a `.tar`, `.parquet` or `.arrow` file, a glob or a pattern with braces of them, a folder that holds no

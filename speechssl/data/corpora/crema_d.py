@@ -1,14 +1,14 @@
 """CREMA-D: acted English, twelve sentences in six emotions, 91 actors of many ages and backgrounds.
 
 Story: actors between 20 and 74 years say twelve sentences in six emotions, at one of four levels; crowd workers rated
-what they heard. The label here is the emotion the actor was asked for.
+the recordings. The label here is the intended emotion.
 Licence: Open Database License (ODbL) 1.0.
 Citation: Cao, Cooper, Keutmann, Gur, Nenkova, Verma, "CREMA-D: Crowd-sourced Emotional Multimodal Actors Dataset", IEEE
 Transactions on Affective Computing 5(4), 2014.
 
 Layout, as published: `AudioWAV/1001_DFA_ANG_XX.wav` is actor, sentence, emotion and level; `VideoDemographics.csv` has
-the actors' sex and age. Known: `1076_MTI_SAD_XX.wav` is silent. The repository keeps its audio in Git LFS, which no
-archive of it holds, so it has to be cloned. There is no official split: keep actors apart.
+the actors' sex and age. Known: `1076_MTI_SAD_XX.wav` is silent. The repository stores its audio in Git LFS, which
+archives do not include, so it must be cloned. There is no official split: keep actors apart.
 """
 
 import logging
@@ -77,7 +77,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
         and, where VideoDemographics.csv is there, `sex` and `age` (years).
 
     Raises:
-        UserError: the recordings are not there, or are what Git LFS leaves in their place.
+        UserError: the recordings are missing, or are pointers of Git LFS.
     """
     root = Path(root).resolve()
     folder = next((each for each in (root, root / _FOLDER) if (each / "AudioWAV").is_dir()), None)

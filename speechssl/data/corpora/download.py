@@ -1,7 +1,7 @@
-"""Downloads: with progress, resumed where they broke, checked, whole or not there; and safe unpacking.
+"""Downloads, with progress, resuming and checksums, complete or not at all; and safe unpacking.
 
-A file arrives under `NAME.part` and gets its name when its checksum is right, so a file that has its name is whole.
-A broken download is taken up again with an HTTP Range request, at once or by the next call. Base addresses come from
+A file is downloaded as `NAME.part` and renamed when its checksum is right, so a file with its final name is complete.
+A broken download is resumed with an HTTP Range request, at once or by the next call. Base addresses come from
 environment variables, so that a mirror (or a test) can serve the official layout.
 """
 
@@ -62,26 +62,26 @@ def mirror(corpus: str, default: str) -> str:
 
 
 def say_fetching(root: Path, *layouts: str) -> None:
-    """Say what was looked for in a corpus folder before it is fetched.
+    """Logs which layouts were searched for in a corpus folder before it is fetched.
 
     Args:
         root: the folder.
-        layouts: what would have been used, relative to it.
+        layouts: files and folders that would be used, relative to it.
     """
     _log.warning("%s: looked for %s and did not find it; fetching the corpus", root, " or ".join(layouts))
 
 
 def download(url: str, path: Path, *, checksum: str | None = None) -> None:
-    """Fetch a file, unless it is there. Progress goes to stderr.
+    """Fetches a file unless it exists. Progress goes to stderr.
 
     Args:
         url: http or https.
-        path: where to; its folder is made.
+        path: of the file; its folder is made.
         checksum: "sha256:HEX" or "md5:HEX"; None where the publisher gives none.
 
     Raises:
-        UserError: the server refuses or cannot be reached (what has come stays for the next call), the disk is full,
-            or the checksum is wrong (what has come is deleted).
+        UserError: the server refuses or cannot be reached (the downloaded part is kept for the next call), the disk is
+            full, or the checksum is wrong (the download is deleted).
     """
     if path.exists():
         return
@@ -105,9 +105,9 @@ def download(url: str, path: Path, *, checksum: str | None = None) -> None:
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Generator[None]:
-    """Make a folder; what was made is removed after a failure, unless something is in it.
+    """Makes a folder; after a failure the new folders are removed if they are empty.
 
-    Otherwise a misspelt root would exist afterwards, and look like a corpus of which a part is missing.
+    Otherwise a misspelt root would exist afterwards, and look like an incomplete corpus.
     """
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,12 +122,12 @@ def new_folder(folder: Path) -> Generator[None]:
 
 @dataclass(frozen=True)
 class Limits:
-    """What an archive may unpack to; more is refused before it is written.
+    """Limits of unpacking an archive; more is refused before it is written.
 
     Attributes:
         files: number of members.
         ratio: bytes unpacked per byte of the archive. Speech in wav packs to a third; long silence to a hundredth.
-        free: bytes that any archive may unpack to, whatever the ratio.
+        free: bytes that any archive may unpack to, for any ratio.
     """
 
     files: int = 5_000_000
@@ -136,15 +136,15 @@ class Limits:
 
 
 def extract(archive: Path, folder: Path, *, limits: Limits = Limits()) -> None:
-    """Unpack a tar archive (plain, gz, bz2, xz) or a zip. Progress goes to stderr.
+    """Unpacks a tar archive (plain, gz, bz2, xz) or a zip. Progress goes to stderr.
 
     Members that would land outside the folder, devices, and links that lead out are refused (tarfile's "data" filter,
     PEP 706); a zip has no devices and no links here, and zipfile takes ".." and roots out of its names.
 
     Args:
         archive: the file.
-        folder: it is made; what is in it already stays.
-        limits: how much may come out of it.
+        folder: it is made; existing files in it stay.
+        limits: of the unpacked content.
 
     Raises:
         UserError: not such an archive, cut short or damaged, with a member that is refused, or with more in it than
@@ -175,12 +175,12 @@ def extract(archive: Path, folder: Path, *, limits: Limits = Limits()) -> None:
 
 
 def fetch_folder(url: str, folder: Path, *, holds: str, checksum: str | None = None) -> None:
-    """Fetch an archive and unpack the one folder of it that is wanted: whole or not at all. The archive is deleted.
+    """Fetches an archive and unpacks one folder of it, completely or not at all. The archive is deleted.
 
     Args:
         url: of the archive, http or https.
-        folder: gets what lies beside `holds` in the archive; the archive is kept next to it while it comes.
-        holds: a glob of something in the wanted folder, relative to the top of the archive, such as "*/wav".
+        folder: gets the files beside `holds` in the archive; the archive is next to it during the download.
+        holds: a glob of something in the folder to unpack, relative to the top of the archive, such as "*/wav".
         checksum: as `download` takes it.
 
     Raises:
@@ -202,7 +202,7 @@ def fetch_folder(url: str, folder: Path, *, holds: str, checksum: str | None = N
 
 
 class _Allowance:
-    """Counts what comes out of an archive against its limits and the disk."""
+    """Compares the unpacked size of an archive with its limits and the disk."""
 
     def __init__(self, archive: Path, folder: Path, limits: Limits):
         self._archive, self._limits = archive, limits
@@ -211,10 +211,10 @@ class _Allowance:
         self._files = self._total = 0
 
     def take(self, name: str, size: int) -> None:
-        """One more member, before it is written.
+        """Counts one more member, before it is written.
 
         Raises:
-            UserError: it is one too many, or does not fit.
+            UserError: too many members, or it does not fit.
         """
         self._files, self._total = self._files + 1, self._total + size
         if self._files > self._limits.files:
@@ -252,7 +252,7 @@ def _extract_zip(archive: Path, folder: Path, allowance: _Allowance, *, console:
         zipfile.BadZipFile,
         EOFError,
         zlib.error,
-        NotImplementedError,  # a compression that Python does not know
+        NotImplementedError,  # a compression that Python does not support
         RuntimeError,  # encrypted
     ) as error:
         raise UserError(f"{archive}: not a whole zip archive ({error}); delete it and try again") from None
@@ -261,7 +261,7 @@ def _extract_zip(archive: Path, folder: Path, allowance: _Allowance, *, console:
 
 
 def _fetch_all(url: str, part: Path, *, progress: rich.progress.Progress, task: rich.progress.TaskID) -> None:
-    """Fetch until the file is whole, as long as each few attempts bring something new."""
+    """Fetches until the file is complete, as long as one of a few attempts brings new bytes."""
     in_vain = 0
     while True:
         before = _size(part)
@@ -279,14 +279,14 @@ def _fetch_all(url: str, part: Path, *, progress: rich.progress.Progress, task: 
             raise UserError(f"{part}: {error.strerror or error}") from None
         in_vain = 0 if _size(part) > before else in_vain + 1
         if in_vain >= _ATTEMPTS:
-            kept = f"; {_size(part)} bytes are kept, run it again to go on" if _size(part) else ""
+            kept = f"; {_size(part)} bytes are kept, run the command again to resume" if _size(part) else ""
             raise UserError(f"{url}: {reason}{kept}")
         _log.info("%s: %s; trying again from byte %d", url, reason, _size(part))
         time.sleep(_PAUSE)
 
 
 def _fetch(url: str, part: Path, *, progress: rich.progress.Progress, task: rich.progress.TaskID) -> bool:
-    """One request for all that is missing; whether the file is whole after it."""
+    """Requests all missing bytes; returns whether the file is complete."""
     have = _size(part)
     # No compression on the way: the offsets of a resumed download count bytes of the file itself.
     headers = {"User-Agent": "speechssl", "Accept-Encoding": "identity"}
@@ -296,7 +296,7 @@ def _fetch(url: str, part: Path, *, progress: rich.progress.Progress, task: rich
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            # All is there already, or what is there belongs to another file: then its size differs.
+            # The file is complete, or is part of another file: then its size differs.
             whole = (error.headers.get("Content-Range") or "").rpartition("/")[2]
             if whole == str(have):
                 return True
@@ -306,8 +306,8 @@ def _fetch(url: str, part: Path, *, progress: rich.progress.Progress, task: rich
     with response:
         resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
         if resumed and not (response.headers.get("Content-Range") or "").startswith(f"bytes {have}-"):
-            raise http.client.HTTPException("the server answers another range than was asked for")
-        start = have if resumed else 0  # a server without ranges begins again
+            raise http.client.HTTPException("the server sends another range than was requested")
+        start = have if resumed else 0  # a server without ranges sends the whole file
         length = response.headers.get("Content-Length")
         total = None if length is None else start + int(length)
         progress.update(task, completed=start, total=total)
@@ -328,4 +328,4 @@ def _check(part: Path, checksum: str, *, url: str) -> None:
         found = hashlib.file_digest(file, kind).hexdigest()
     if found != wanted.lower():
         part.unlink()
-        raise UserError(f"{url}: wrong {kind} checksum: it has {found}, wanted is {wanted}; deleted, try again")
+        raise UserError(f"{url}: wrong {kind} checksum: given {found}, expected {wanted}; deleted, try again")

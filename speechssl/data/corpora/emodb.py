@@ -1,7 +1,7 @@
-"""The Berlin Database of Emotional Speech (EmoDB): acted German, the smallest of the classics.
+"""The Berlin Database of Emotional Speech (EmoDB): acted German.
 
-Story: ten actors speak ten everyday sentences in seven emotions in an anechoic room; kept is what listeners recognised
-and found natural. The words do not depend on the emotion, so only the voice can give it away.
+Story: ten actors speak ten everyday sentences in seven emotions in an anechoic room; recordings that listeners
+recognised and found natural were kept. The words do not depend on the emotion, so only the voice shows it.
 Licence: CC0 1.0.
 Citation: Burkhardt, Paeschke, Rolfes, Sendlmeier, Weiss, "A Database of German Emotional Speech", Interspeech 2005.
 

@@ -1,14 +1,14 @@
-"""The embedded corpus: synthetic English by eSpeak NG. It is made on the spot, needs no network, and is NOT speech.
+"""The embedded corpus: synthetic English by eSpeak NG, made locally without a network. It is NOT real speech.
 
 Story: many synthetic voices (accents times variants, each with its own pitch, rate and vocal tract) speak sentences of
 a seeded grammar in six prosody styles, in random rooms and noise. The style is the label, the sentence the text. It is
-there so that everything can be tried and tested within minutes; no result on it says anything about real speech.
-Licence: the audio is ours (Apache-2.0, as the package); the synthesiser is GPL-3.0-or-later and is used as a library.
+for trying and testing all commands within minutes; no result on it applies to real speech.
+Licence: the audio is Apache-2.0, as the package; the synthesiser is GPL-3.0-or-later and is used as a library.
 Citation: eSpeak NG, https://github.com/espeak-ng/espeak-ng
 
 Utterance i is a pure function of (seed, voices, styles, i): it depends neither on the utterances before it nor on the
-number of workers, so several processes make them in parallel and a broken run goes on where it stopped. A longer
-corpus begins with the shorter one.
+number of workers, so several processes make them in parallel and an interrupted run resumes. A longer corpus begins
+with the shorter one.
 """
 
 import contextlib
@@ -38,15 +38,15 @@ from speechssl.data.corpora.espeak_styles import MAX_VOICES, STYLES, Manner, Spe
 from speechssl.data.manifest import Utterance
 from speechssl.files import replacing
 
-_VERSION = 2  # of the recipe below; a change that alters the audio raises it, and the corpus is made anew
+_VERSION = 2  # of the audio; a change that alters it raises the version, and the corpus is made again
 _TEXT_STREAM = 3
 _MEAN_SECONDS = 4.08  # of an utterance, measured over the default corpus
-_SECONDS_PER_LETTER = 0.055  # at 165 words a minute; only steers the length of the sentences
+_SECONDS_PER_LETTER = 0.055  # at 165 words per minute; only determines the length of the sentences
 _TARGET_SECONDS = (2.2, 5.2)
 
 INFO = CorpusInfo(
     name="espeak",
-    story="Synthetic: eSpeak NG voices speak sentences of a seeded grammar in six prosody styles. Made on the spot.",
+    story="Synthetic: eSpeak NG voices speak sentences of a seeded grammar in six prosody styles. Made locally.",
     licence="Apache-2.0 (made by this package; the synthesiser itself is GPL-3.0-or-later)",
     citation="eSpeak NG, https://github.com/espeak-ng/espeak-ng",
     source="the espeakng-loader wheel",
@@ -61,11 +61,11 @@ class Settings(Config):
     """Options of the synthetic corpus.
 
     Attributes:
-        hours: of audio, about; the number of utterances follows from it and from their mean duration.
+        hours: approximate hours of audio; the number of utterances follows from it and from their mean duration.
         voices: number of speakers, 1 to 104.
-        styles: which styles, in this order; each is as frequent as the others for every speaker.
-        seed: of everything.
-        workers: processes that synthesise; 0 is one per core, 1 stays in this process.
+        styles: styles, in this order; equally frequent for every speaker.
+        seed: of all draws.
+        workers: processes that synthesise; 0: one per core; 1: in this process.
     """
 
     hours: Annotated[float, pydantic.Field(gt=0)] = 2.0
@@ -83,7 +83,7 @@ class Settings(Config):
 
 
 class UtteranceSpec(Config):
-    """Everything about one utterance except its sound."""
+    """Content of one utterance without its sound: sentence, speaker, style and manner."""
 
     index: int
     style: str
@@ -93,10 +93,10 @@ class UtteranceSpec(Config):
 
 
 def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 -- settings are frozen
-    """Synthesise what is not there yet and yield every utterance in order.
+    """Synthesises missing utterances and yields all in order.
 
     Args:
-        root: a sub-folder of it, named for the settings that shape the audio, holds one FLAC file an utterance.
+        root: a sub-folder of it, named for the settings that shape the audio, holds one FLAC file per utterance.
         settings: see `Settings`.
 
     Yields:
@@ -131,7 +131,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
 
 
 def utterance_spec(index: int, settings: Settings) -> UtteranceSpec:
-    """Who says what and how in utterance `index`.
+    """Sentence, speaker and manner of utterance `index`.
 
     Speakers take turns; each has every style once in as many rounds as there are styles.
 
@@ -177,7 +177,7 @@ def _make_all(indices: list[int], settings: Settings, folder: Path) -> Generator
         return
     # spawn: the C library starts fresh in each worker, and nothing of a parent with threads is inherited.
     context = multiprocessing.get_context("spawn")
-    # Ctrl-C reaches the workers too; the parent stops them, without a traceback from each.
+    # Ctrl-C signals the workers too; the parent stops them, without a traceback from each.
     pool = ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
     try:
         yield from pool.map(_make, tasks, chunksize=8)
@@ -197,7 +197,7 @@ def _make(task: tuple[int, Settings, Path]) -> float:
 
 
 def _folder_name(settings: Settings) -> str:
-    """Named for all that shapes the audio, so that other settings never meet these files."""
+    """Name from all settings that change the audio, so that other settings have another folder."""
     shape = {"version": _VERSION, **settings.model_dump(mode="json", include={"voices", "styles", "seed"})}
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:8]
     return f"espeak-seed{settings.seed}-voices{settings.voices}-{digest}"

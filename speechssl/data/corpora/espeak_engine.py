@@ -1,9 +1,9 @@
-"""eSpeak NG through ctypes: one sentence in, int16 samples out, the same every time.
+"""eSpeak NG through ctypes: a sentence to int16 samples, deterministic.
 
 The library comes with the `espeakng-loader` wheel (eSpeak NG 1.52, GPL-3.0-or-later). It keeps state in C globals that
 survive `espeak_Initialize` (phase of the flutter, echo buffer, noise seed), so an utterance would depend on the ones
-before it. Closing the shared object and opening it again gives fresh globals and costs about 5 ms; that is what
-`synthesize` does each time. The library is not thread-safe: use one process per worker.
+before it. Closing the shared object and opening it again gives fresh globals and takes about 5 ms; `synthesize`
+does so at each call. The library is not thread-safe: use one process per worker.
 """
 
 import _ctypes
@@ -29,7 +29,7 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes
 
 @dataclasses.dataclass(frozen=True)
 class Synthesis:
-    """What the synthesiser gave.
+    """Output of the synthesiser.
 
     Attributes:
         samples: the speech, leading and trailing digital silence removed.
@@ -43,7 +43,7 @@ class Synthesis:
 def synthesize(
     text: str, voice: str, *, words_per_minute: int = 175, pitch: int = 50, pitch_range: int = 50
 ) -> Synthesis:
-    """Speak one sentence. A pure function of its arguments.
+    """Synthesises one sentence. A pure function of its arguments.
 
     Args:
         text: the sentence, with the punctuation that shapes its melody.
@@ -56,7 +56,7 @@ def synthesize(
         The speech at the synthesiser's own rate.
 
     Raises:
-        UserError: the library cannot be loaded here, or it does not know the voice.
+        UserError: the library cannot be loaded here, or it does not have the voice.
         ValueError: a number out of range.
 
     >>> speech = synthesize("Hello there.", "en-US+f3")

@@ -1,7 +1,7 @@
-"""Sentences for the synthetic corpus: a small grammar of our own with a wide vocabulary, driven by a seeded generator.
+"""Sentences for the synthetic corpus: a small grammar with a wide vocabulary and a seeded generator.
 
-Every sentence is a plain statement without its final mark, so that the style and not the words decides how it is
-spoken. The words are ours and are chosen to cover all English sounds, the rare ones too (measure, garage, voice, sure,
+Every sentence is a plain statement without its final mark, so that the style and not the words determines how it
+is spoken. The words are chosen to cover all English sounds, including rare ones (measure, garage, voice, sure,
 thread, this). There are far more than a million different sentences.
 """
 
@@ -115,7 +115,7 @@ _IRREGULAR = {"sheep": "sheep", "tooth": "teeth", "scarf": "scarves", "potato": 
 
 
 def sentence(rng: np.random.Generator) -> str:
-    """Draw one statement of about 5 to 20 words.
+    """Draws one statement of about 5 to 20 words.
 
     Args:
         rng: the generator; the sentence is a pure function of its state.

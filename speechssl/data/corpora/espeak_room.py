@@ -12,7 +12,7 @@ from speechssl.audio import SAMPLE_RATE, seconds_to_samples
 from speechssl.data.corpora.espeak_styles import Manner
 
 _ROOM_STREAM = 2
-_SNR_RANGE = (10.0, 35.0)  # dB, before and after the loudness of the style moves it
+_SNR_RANGE = (10.0, 35.0)  # dB, before the loudness of the style changes it
 _LEVEL_RANGE = (-35.0, -17.0)  # dB RMS relative to full scale
 _DRY_SHARE = 0.25  # of the utterances have no room
 _PEAK = 0.95
@@ -21,7 +21,7 @@ _PEAK = 0.95
 def record(
     speech: Float[np.ndarray, " samples"], manner: Manner, *, seed: int, index: int
 ) -> Float[np.ndarray, " recorded"]:
-    """Put clean speech into a room and onto a noisy recording of random level.
+    """Simulates a noisy recording of clean speech in a room, at a random level.
 
     Args:
         speech: 16 kHz, any level, not silent.

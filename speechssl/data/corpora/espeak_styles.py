@@ -1,9 +1,9 @@
-"""Who speaks and how in the synthetic corpus: speakers, prosody styles, and one draw of both.
+"""Speakers and prosody styles of the synthetic corpus, and one draw of both.
 
 A speaker is an accent and a voice variant of eSpeak NG plus a pitch, a rate and a vocal tract length of its own. A
-style is a set of ratios to the speaker's own manner, each with jitter: so wide that no single cue gives the style away,
-so narrow that all of them together do. All numbers are ours, chosen by the overlap of the measured cues; they are no
-model of emotion.
+style is a set of ratios to the speaker's own manner, each with jitter: wide enough that no single cue identifies the
+style, narrow enough that all cues together do. The numbers were chosen by the overlap of the measured cues; they are
+not a model of emotion.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ ACCENTS = ("en-US", "en", "en-GB-scotland", "en-029", "en-GB-x-rp", "en-US-nyc",
 VARIANTS = ("m1", "f1", "m3", "f2", "m7", "f3", "m4", "f4", "m2", "f5", "m6", "m8", "m5")
 MAX_VOICES = len(ACCENTS) * len(VARIANTS)
 _BASE_WORDS_PER_MINUTE = 165
-PITCH_STEPS = 70  # of eSpeak NG's pitch in an octave, measured over five voices
+PITCH_STEPS = 70  # of eSpeak NG's pitch per octave, measured over five voices
 _SPEAKER_STREAM, _STYLE_STREAM = 0, 1  # first words of the seeds, so that the draws are independent
 
 
@@ -33,7 +33,7 @@ class Style:
         rate: speaking rate, ratio to the speaker's own.
         pitch: mean pitch, ratio.
         pitch_range: width of the pitch movement, ratio.
-        loudness: dB above the speaker's own. It moves the signal-to-noise ratio; the level is drawn apart from it.
+        loudness: dB above the speaker's own. It changes the signal-to-noise ratio; the level is drawn separately.
         tilt: vocal effort, dB per octave above 1 kHz (and below it, the other way).
         breath: level of breath noise, dB relative to the voice.
         mark: the final mark, which shapes the melody of the end.
@@ -85,7 +85,7 @@ class Speaker:
 
 @dataclasses.dataclass(frozen=True)
 class Manner:
-    """How one utterance is spoken; the numbers are in eSpeak NG's units where it takes them.
+    """Manner of one utterance; numbers are in eSpeak NG's units where it has them.
 
     Attributes:
         words_per_minute: 80 to 450.
@@ -134,7 +134,7 @@ def speaker(index: int, *, seed: int) -> Speaker:
 
 
 def manner(index: int, style: Style, who: Speaker, *, seed: int) -> Manner:
-    """How `who` speaks utterance `index` in a style: the style's ratios, jittered, on the speaker's own values.
+    """Manner of utterance `index` of a speaker in a style: the style's ratios, jittered, on the speaker's own values.
 
     >>> who = speaker(3, seed=0)
     >>> manner(3, STYLES["angry"], who, seed=0) == manner(3, STYLES["angry"], who, seed=0)
@@ -144,7 +144,7 @@ def manner(index: int, style: Style, who: Speaker, *, seed: int) -> Manner:
     rate = who.rate * style.rate * math.exp(rng.normal(0, JITTER.rate))
     pitch = who.pitch * style.pitch * math.exp(rng.normal(0, JITTER.pitch))
     pitch_range = style.pitch_range * math.exp(rng.normal(0, JITTER.pitch_range))
-    # The tract factor is applied by playing the speech faster or slower, which moves rate and pitch too: undone here.
+    # The tract factor is applied by playing the speech faster or slower; its effect on rate and pitch is undone here.
     rate, pitch = rate / who.tract, pitch / who.tract
     return Manner(
         words_per_minute=round(min(max(rate, 80), 450)),
@@ -158,5 +158,5 @@ def manner(index: int, style: Style, who: Speaker, *, seed: int) -> Manner:
 
 
 def _within_99(value: float) -> int:
-    """Into eSpeak NG's range of 0 to 99; the tails of the jitter reach past it."""
+    """Clips to eSpeak NG's range of 0 to 99, which the tails of the jitter exceed."""
     return round(min(max(value, 0), 99))

@@ -1,11 +1,11 @@
 """Data folders of fairseq's wav2vec 2.0: `train.tsv` with `train.ltr`, `train.wrd` or `train.phn` beside it.
 
-Story: whatever somebody prepared for fairseq.
+Story: any data prepared for fairseq.
 Licence and citation: those of the recordings.
 
 The first line of a tsv is the folder of the audio, every other line a path below it and its number of samples. The
 lines of `.wrd` (words) or `.ltr` (letters, `|` between words) are the transcripts in the same order; `.phn` becomes the
-extra `phones`. The split is the name of the tsv. A stated number of samples that the file does not have is told.
+extra `phones`. The split is the name of the tsv. A number of samples that the file does not have is reported.
 """
 
 from collections.abc import Iterator
@@ -52,11 +52,11 @@ def prepare(root: Path, settings: Settings = Settings()) -> Found:  # noqa: B008
         settings: see `Settings`.
 
     Returns:
-        An iterator of utterances; its `findings` are complete at its end. Utterances. A file that is missing or
+        An iterator of utterances; its `findings` are complete at its end. A file that is missing or
         cannot be read has duration 0.0, so that packing gives the reason.
 
     Raises:
-        UserError: no such file, a line that is not as fairseq writes it, or transcripts that do not belong to it.
+        UserError: no such file, a line that fairseq does not write, or transcripts that do not belong to it.
     """
     findings = Findings(no_label="the tables of fairseq hold none")
     return Found(_utterances(Path(root), settings, findings), findings)
@@ -110,7 +110,7 @@ def _read(table: Path, audio: str, findings: Findings) -> Iterator[Utterance]:
         )
     if apart:
         count = f"{len(apart)} files do" if len(apart) > 1 else "1 file does"
-        findings.notes.append(f"{table}: {count} not have the number of samples that it says ({apart[0]})")
+        findings.notes.append(f"{table}: {count} not have the number of samples that it states ({apart[0]})")
 
 
 def _entry(line: str, where: str) -> tuple[str, int]:
@@ -121,7 +121,7 @@ def _entry(line: str, where: str) -> tuple[str, int]:
 
 
 def _transcripts(table: Path, count: int) -> list[str]:
-    """Words if they are there, else letters put together."""
+    """Words where there are any, else joined letters."""
     words = _beside(table, ".wrd", count)
     letters = [line.replace(" ", "").replace("|", " ").strip() for line in _beside(table, ".ltr", count)]
     if table.with_suffix(".wrd").is_file() and table.with_suffix(".ltr").is_file():
@@ -147,7 +147,7 @@ def _beside(table: Path, suffix: str, count: int) -> list[str]:
 
 
 def _lines(path: Path, count: int = 0) -> list[str]:
-    """Lines of a file; blank ones at its end are none, but for those that are needed for `count` lines."""
+    """Lines of a file without blank ones at its end, except those that are needed for `count` lines."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -161,7 +161,7 @@ def _lines(path: Path, count: int = 0) -> list[str]:
 
 
 def _length(path: Path) -> tuple[int, float]:
-    """Samples at the file's own rate, and seconds; zeros for a bad file, so that packing says why."""
+    """Samples at the file's own rate, and seconds; zeros for a bad file, so that packing gives the reason."""
     from speechssl.audio import AudioError, probe
 
     try:

@@ -1,13 +1,13 @@
 """The Russian speaker of Festival: real read speech from a Debian package.
 
 Story: 620 sentences of Russian prose read by one man ("nsh") for `msu_ru_nsh_clunits`, a unit selection voice of the
-Festival synthesiser (Nickolay V. Shmyrev, 2005). The package carries the recordings themselves (16 kHz, 16 bit, mono
-wav), the transcripts and phone labels, so that 1.66 h of transcribed speech come through a package manager.
-Licence: BSD-like (free use, notice and names kept; the package's `copyright` file lies beside the audio).
+Festival synthesiser (Nickolay V. Shmyrev, 2005). The package has the recordings themselves (16 kHz, 16 bit, mono
+wav), the transcripts and phone labels, so that 1.66 h of transcribed speech are available from a package manager.
+Licence: BSD-like (free use, notice and names kept; the package's `copyright` file is beside the audio).
 Citation: Nickolay V. Shmyrev, festvox-ru, http://sourceforge.net/projects/festlang.berlios
 
 The package is fetched by `apt-get download` and unpacked by `dpkg-deb -x`; neither needs root. A `festvox-ru_*.deb`
-that lies in the root folder is taken instead, and so is one from `SPEECHSSL_MIRROR_FESTVOX_RU` (the address of a folder
+in the root folder is used instead, and so is one from `SPEECHSSL_MIRROR_FESTVOX_RU` (the address of a folder
 that holds it, such as http://deb.debian.org/debian/pool/main/f/festvox-ru).
 """
 
@@ -40,7 +40,7 @@ INFO = CorpusInfo(
 )
 
 _PACKAGE = "festvox-ru"
-# The package as Debian 12 has it; only used with a mirror, apt-get knows its own.
+# The package of Debian 12; only used with a mirror, as apt-get finds its own.
 _DEB = "festvox-ru_0.5+dfsg-6_all.deb"
 _DEB_CHECKSUM = "sha256:21ef3f0f2978ecf2e2eddb367cb0ff4a72572196d28dc69feb84f4177af5e6c4"
 _DOWNLOADED = f".{_PACKAGE}.download"
@@ -57,15 +57,15 @@ class Settings(Config):
 
 
 def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: ARG001, B008 -- every corpus is called with settings; they are frozen
-    """Unpack the package when it is not there yet, at once; then yield its utterances in the transcripts' order.
+    """Unpacks the package at once if it is missing; then yields its utterances in the transcripts' order.
 
     Args:
         root: `root/festvox-ru` will hold `wav/`, `etc/txt.done.data` and `copyright`.
         settings: none.
 
     Returns:
-        Utterances with text, speaker "nsh" and language "ru". The marks of stress ("+" before the vowel) are taken out
-        of the text; where there were some, the text with them is the extra `stressed_text`.
+        Utterances with text, speaker "nsh" and language "ru". Stress marks ("+" before the vowel) are removed from
+        the text; the text with them is the extra `stressed_text`.
 
     Raises:
         UserError: apt-get or dpkg-deb is missing or fails, or the package is not laid out as expected.
@@ -95,7 +95,7 @@ def _read(folder: Path) -> Iterator[Utterance]:
 
 
 def _read_transcripts(path: Path) -> Iterator[tuple[str, str]]:
-    """Festvox's own format: `( NAME "TEXT" )` a line."""
+    """Festvox's own format: one `( NAME "TEXT" )` per line."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -108,7 +108,7 @@ def _read_transcripts(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _unpack(folder: Path) -> None:
-    """Put wav/, etc/ and the licence into `folder`, all or nothing."""
+    """Puts wav/, etc/ and the licence into `folder`, completely or not at all."""
     root = folder.parent
     with new_folder(root):
         _unpack_into(folder, root)
@@ -125,7 +125,7 @@ def _unpack_into(folder: Path, root: Path) -> None:
         whole.mkdir()
         for part in (_VOICE / "wav", _VOICE / "etc", _COPYRIGHT):
             if not (work / "tree" / part).exists():
-                raise UserError(f"{package.name}: no {part} in it; another version than the one known here?")
+                raise UserError(f"{package.name}: no {part} in it; another version than the supported one?")
             move(work / "tree" / part, whole / part.name)
         move(whole, folder)
         shutil.rmtree(root / _DOWNLOADED, ignore_errors=True)
@@ -134,13 +134,13 @@ def _unpack_into(folder: Path, root: Path) -> None:
 
 
 def _find_package(root: Path, work: Path) -> Path:
-    """The package: lying in `root`, from a mirror, or from apt-get."""
+    """The package: in `root`, from a mirror, or from apt-get."""
     lying = sorted(root.glob(f"{_PACKAGE}_*.deb"))
     if lying:
         return lying[-1]
     say_fetching(root, _PACKAGE, f"{_PACKAGE}_*.deb")
     if os.environ.get("SPEECHSSL_MIRROR_FESTVOX_RU"):
-        path = root / _DOWNLOADED / _DEB  # not in the work folder, so that a broken download can be taken up again
+        path = root / _DOWNLOADED / _DEB  # not in the work folder, so that a broken download can be resumed
         download(mirror("festvox_ru", "") + _DEB, path, checksum=_DEB_CHECKSUM)
         return path
     _run(["apt-get", "download", _PACKAGE], cwd=work, what=f"apt-get download {_PACKAGE} (179 MB)")
@@ -148,7 +148,7 @@ def _find_package(root: Path, work: Path) -> Path:
 
 
 def _run(command: Sequence[str], *, cwd: Path, what: str) -> None:
-    """Run a Debian tool; its troubles become one line that says what to do."""
+    """Runs a Debian tool; its errors become one line with what to do."""
     hint = f"or put {_DEB} into {cwd.parent}, or set SPEECHSSL_MIRROR_FESTVOX_RU"
     if shutil.which(command[0]) is None:
         raise UserError(f"festvox_ru needs {command[0]}, which Debian and Ubuntu have, and it is not here; {hint}")

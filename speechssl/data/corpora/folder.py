@@ -1,13 +1,13 @@
 """Any folder of audio: the user's own recordings, or packs of corpora.
 
-Story: whatever lies there. What is known about the clips comes from a `metadata.csv`, `metadata.tsv` or
+Story: any recordings. Labels and other fields of the clips come from a `metadata.csv`, `metadata.tsv` or
 `metadata.jsonl` at the root or in sub-folders, else from the names of the sub-folders (the audiofolder convention of
 Hugging Face datasets).
 Licence and citation: those of the recordings.
 
 With metadata: every row is an utterance, of a whole file or of a stretch of it; which columns are understood is in
 docs/data.md, all others become extras. Where several sub-folders have metadata of their own, each is a corpus of its
-own ("pack"): speakers are prefixed with the sub-folder's name, for ids are only unique within a corpus, and the extra
+own ("pack"): speakers are prefixed with the sub-folder's name, as ids are only unique within a corpus, and the extra
 `corpus` names it. Sub-folders called train, test and so on are splits, not packs.
 Without metadata: every audio file is an utterance; the label is the sub-folder's name when all clips are one level
 down in two or more sub-folders (or beside these), not counting folders that are splits.
@@ -75,12 +75,12 @@ def prepare(
 ) -> Found:
     """The utterances of a folder, in the order of their paths or of the metadata.
 
-    Hidden files and folders are passed over, links are followed, loops of links are survived.
+    Hidden files and folders are skipped; links are followed, also in loops.
 
     Args:
         root: the folder.
         settings: see `Settings`.
-        probe: tells the duration of a file, s. None: no file is opened, and a duration is what the metadata says, or
+        probe: gives the duration of a file, s. None: no file is opened, and a duration is that of the metadata, or
             0.0: not known.
 
     Returns:
@@ -104,18 +104,18 @@ def sound_files(root: Path) -> list[Path]:
 
 
 class AudioFolder:
-    """A folder of audio, looked through once without opening audio; its utterances are read each time they are wanted.
+    """A folder of audio, searched once without opening audio; its utterances are read at each iteration.
 
     Args:
         root: the folder.
         settings: see `Settings`.
-        tables: the tables that name the clips, whatever they are called; None: metadata below the root.
+        tables: the tables that name the clips, under any name; None: metadata below the root.
 
     Attributes:
         root: the folder, links resolved.
         clips: audio files directly in each folder, by its parts below the root.
-        meanings: what the names of the folders say, where there is no metadata.
-        metadata: the tables that name the clips; empty where the names of the folders say what is known.
+        meanings: fields from the names of the folders, where there is no metadata.
+        metadata: the tables that name the clips; empty where fields come from the names of the folders.
         findings: complete when all utterances have been read once.
 
     Raises:
@@ -181,7 +181,7 @@ class AudioFolder:
             probe: as in `prepare`.
 
         Raises:
-            UserError: broken metadata, or metadata that names no file that is there.
+            UserError: broken metadata, or metadata that names no existing file.
         """
         if self.metadata:
             yield from self._named(probe)
@@ -204,7 +204,7 @@ class AudioFolder:
         folders = {table.folder for table in self.metadata}
         packs = {folder for folder in folders if folder != self.root and not is_split(folder.name)}
         coverage = Coverage()
-        # The stretches of one long file come one after another.
+        # The stretches of one long file are adjacent.
         probe_once = None if probe is None else functools.lru_cache(maxsize=16)(probe)
         named: set[str] = set()
         missing: tuple[MetadataRow, Metadata] | None = None
@@ -225,7 +225,7 @@ class AudioFolder:
             self._finish(named, missing, coverage)
 
     def _finish(self, named: set[str], first: tuple[MetadataRow, Metadata] | None, coverage: Coverage) -> None:
-        """After the first reading of all rows: whether the files are there, and what was met."""
+        """Checks after the first reading of all rows: existing files, and findings."""
         if first is None:
             raise UserError(f"{self.metadata[0].path}: no rows in it")
         if not any(is_address(name) or os.path.exists(name) for name in named):  # noqa: PTH110 -- a million times
@@ -263,12 +263,12 @@ class AudioFolder:
         duration = row.duration
         if duration is None:
             duration = max(0.0, (whole or 0.0) - offset)
-        # All values are in their form already, and there may be a million rows: no second look at them.
+        # All values have their final form already, and there may be a million rows: they are not checked again.
         values = {"audio": row.audio, "offset": offset, "duration": duration, "extras": extras, **known}
         return Utterance.model_construct(None, **values)
 
     def _split_of(self, row: MetadataRow) -> str | None:
-        """The split that the folders of the file name, below the root; or else those of its table."""
+        """Split by the folders of the file below the root, or else by those of its table."""
         below = row.audio[len(str(self.root)) + 1 :] if row.audio.startswith(f"{self.root}/") else ""
         folders = below.split("/")[:-1]
         if any(map(is_split, folders)):

@@ -1,4 +1,4 @@
-"""`metadata.csv`, `metadata.tsv`, `metadata.jsonl`: what a folder of audio says about its files.
+"""`metadata.csv`, `metadata.tsv`, `metadata.jsonl`: tables about the files of a folder of audio.
 
 The audiofolder convention (Hugging Face datasets): one row per clip or stretch, the file named relative to the
 metadata's own folder. Which columns are understood is in `speechssl.data.column_names`.
@@ -22,7 +22,8 @@ class MetadataRow:
     """One row of metadata.
 
     Attributes:
-        audio: the audio file as it is on the disk, or as it was looked for where it is missing; or an address.
+        audio: the audio file with its spelling on the disk, or the path that was tried where it is missing; or an
+            address.
         folder: the metadata's folder.
         known: speaker, text, label, language, split, as far as given.
         offset: s, or None.
@@ -46,7 +47,7 @@ class MetadataRow:
 
 
 class Metadata:
-    """One metadata file, its columns understood; rows are read each time they are wanted.
+    """One metadata file with the meaning of its columns; rows are read at each iteration.
 
     Raises:
         UserError: the file cannot be read, or its columns are not understood.
@@ -74,7 +75,7 @@ class Metadata:
             except EmptyStretchError:
                 self._empty.append(row.line)
                 continue
-            if entry.file != last:  # the stretches of a file follow one another
+            if entry.file != last:  # the stretches of a file are adjacent
                 last = entry.file
                 name = local_path(last)
                 audio = name if is_address(name) else located(folder, name)
@@ -83,7 +84,7 @@ class Metadata:
             yield MetadataRow(audio, self.folder, entry.known, entry.offset, entry.duration, entry.extras, entry.line)
 
     def notes(self, root: Path) -> list[str]:
-        """Sentences about what was met, when all rows have been read; the table is named from the root on."""
+        """Messages with findings, when all rows have been read; the table is named relative to the root."""
         found = list(self.meaning.hints)
         if self._empty:
             found.append(empty_note(self._empty))

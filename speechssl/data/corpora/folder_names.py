@@ -1,4 +1,4 @@
-"""What the names of folders say of the clips in them: a label, a split."""
+"""Labels and splits from the names of folders."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -15,7 +15,7 @@ def is_split(name: str) -> bool:
 
 
 def split_of_folders(parts: Sequence[str]) -> str | None:
-    """The split that the folders of a path name: the first folder, or else the only one that is called like a split.
+    """The split that the folders of a path name: the first folder, or else the only one with the name of a split.
 
     >>> split_of_folders(("train", "test")), split_of_folders(("audio", "train", "en"))
     ('train', 'train')
@@ -27,17 +27,17 @@ def split_of_folders(parts: Sequence[str]) -> str | None:
 
 
 def labels_of_folders(folders: Collection[tuple[str, ...]]) -> dict[tuple[str, ...], dict[str, str]]:
-    """What the names of the folders with audio say of the clips in them: `label`, `split`, both or nothing.
+    """Fields from the names of the folders with audio: `label`, `split`, both or nothing.
 
     Splits are folders called train, test and so on, at any depth, where every folder with audio is or is in one. Labels
     are the names of two or more folders that are one level down, at the root or beside the split; a clip beside these
     folders has none.
 
     Args:
-        folders: each as its parts below the root.
+        folders: the parts of each below the root.
 
     Raises:
-        UserError: a label that is none, such as one with a control character.
+        UserError: an invalid label, such as one with a control character.
 
     >>> labels_of_folders({("train", "sad"), ("train", "glad")})[("train", "sad")]
     {'label': 'sad', 'split': 'train'}
@@ -67,7 +67,7 @@ def _name(folder: str) -> str | None:
 
 
 def _below_splits(folders: Collection[tuple[str, ...]]) -> tuple[bool, dict[tuple[str, ...], tuple[str, ...]]]:
-    """Whether all folders are splits or in one, and what each is without that."""
+    """Whether all folders are splits or in one, and the rest of each path."""
     deep = [part for part in folders if part]
     in_splits = bool(deep) and all(split_of_folders(part) for part in deep)
     return in_splits, {part: _without_split(part) if in_splits else part for part in folders}
@@ -79,7 +79,7 @@ def _without_split(part: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def note_on_splits(counts: Mapping[tuple[str, ...], int], first: Mapping[tuple[str, ...], str]) -> str | None:
-    """A sentence about folders called like splits that are none, as other recordings are in no split.
+    """Message about folders with names of splits that are none, as other recordings are in no split.
 
     Args:
         counts: clips directly in each folder.
@@ -101,7 +101,7 @@ def note_on_splits(counts: Mapping[tuple[str, ...], int], first: Mapping[tuple[s
 
 
 def note_on_labels(counts: Mapping[tuple[str, ...], int], first: Mapping[tuple[str, ...], str]) -> str:
-    """A sentence that says where labels come from, or why there are none.
+    """Message with the source of the labels, or the reason why there are none.
 
     Args:
         counts: clips directly in each folder.

@@ -1,4 +1,4 @@
-"""Looking through a folder of audio: its files in a fixed order, its metadata, and tables that nobody reads."""
+"""Search of a folder of audio: its files in a fixed order, its metadata, and tables that are not read."""
 
 import logging
 import os
@@ -34,7 +34,7 @@ _ARCHIVES = (
 )
 _KALDI = frozenset({"text", "segments", "utt2spk", "spk2utt", "utt2lang", "utt2dur", "spk2gender"})
 _TEXTS = (".txt", ".data", ".prompts", ".text", ".trans", ".md", "")
-_TEXT_PEEKED = 64  # text files that are opened to see whether they are tables
+_TEXT_PEEKED = 64  # text files that are opened to detect tables
 _TOGETHER = 3  # more tables with one suffix are counted, not listed
 _ABOUT = ("readme", "licen", "changelog", "copying", "requirements", "notes")
 
@@ -61,7 +61,7 @@ def is_metadata(name: str) -> bool:
 
 
 def visible_files(folder: Path, pattern: str) -> list[Path]:
-    """What a pattern finds below a folder, sorted, without names that begin with ".", such as a Mac's `._a.wav`.
+    """Matches of a pattern below a folder, sorted, without names that begin with ".", such as a Mac's `._a.wav`.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +73,7 @@ def visible_files(folder: Path, pattern: str) -> list[Path]:
 
 
 def walk(root: Path, only: Sequence[str] = ()) -> Iterator[tuple[str, list[str]]]:
-    """Folders with the names of their files, sorted, nothing hidden; each once, however many links lead to it.
+    """Folders with the names of their files, sorted, without hidden ones; each once, for any number of links to it.
 
     Args:
         root: the folder.
@@ -108,16 +108,16 @@ def walk(root: Path, only: Sequence[str] = ()) -> Iterator[tuple[str, list[str]]
 
 
 def _report_unreadable(error: OSError) -> None:
-    _log.warning("%s: %s; passed over", error.filename, error.strerror)
+    _log.warning("%s: %s; skipped", error.filename, error.strerror)
 
 
 def note_on_others(root: Path, used: Sequence[str], name: str, *, audio: bool) -> list[str]:
-    """A sentence about what may hold audio in a folder of which only some files are used; none where that is all.
+    """Messages about unused files that may hold audio in a folder of which only some files are used.
 
     Args:
-        root: the folder; for a file there is nothing to say.
+        root: the folder; a file gives no message.
         used: suffixes of the files that are used.
-        name: what they are called.
+        name: of these files, for the message.
         audio: whether files of audio are not used either.
 
     Raises:
@@ -141,7 +141,7 @@ class _Names:
     """Names of files below a folder; those with one suffix are counted where they are many."""
 
     def __init__(self) -> None:
-        self._names: list[tuple[int, str, str]] = []  # rank, what it is counted with, its name
+        self._names: list[tuple[int, str, str]] = []  # rank, group, name
 
     def add(self, root: Path, folder: str, name: str, *, rank: int = 0) -> None:
         """Add a file; those of the lowest rank are listed first."""
@@ -164,7 +164,7 @@ class TablesNotRead:
         self._tables, self._archives, self._sounds = _Names(), _Names(), _Names()
 
     def look(self, folder: str, names: Sequence[str]) -> None:
-        """Look at the files of one folder."""
+        """Adds the files of one folder."""
         stems = {each for name in names if is_audio(name) for each in (name, os.path.splitext(name)[0])}  # noqa: PTH122 -- a million times
         for name in names:
             if is_audio(name) or is_metadata(name) or name.lower() in _NOBODYS:
@@ -211,7 +211,7 @@ class TablesNotRead:
         return self._archives.listed()
 
     def sounds(self) -> list[str]:
-        """Files that may hold sound by their suffix and are not taken, in the same way."""
+        """Files that may hold sound by their suffix and are not read, in the same way."""
         return self._sounds.listed()
 
 

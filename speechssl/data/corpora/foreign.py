@@ -1,4 +1,4 @@
-"""Folders and files that another toolkit wrote: which corpus module reads them, and the command that does."""
+"""Folders and files of other toolkits: the corpus module that reads them, and its command."""
 
 import itertools
 import shlex
@@ -15,17 +15,17 @@ _LHOTSE = (
     {"id", "sources", "sampling_rate"},
     {"id", "recording_id", "start"},
 )
-_OPENED = 64  # files of one kind that are opened to see what they are: a folder may hold a million
-_CLIENT = "client_id\t"  # how every table of Common Voice begins
+_OPENED = 64  # files of one kind that are opened to detect their format; a folder may hold a million
+_CLIENT = "client_id\t"  # beginning of every table of Common Voice
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """What another toolkit wrote.
+    """Data of another toolkit.
 
     Attributes:
         corpus: the corpus module that reads it.
-        story: what it is, in words.
+        story: its description.
         whole: whether it holds the audio too (tars, tables), or describes files beside it.
         above: whether it is one table of several, which are read together from their folder.
     """
@@ -42,7 +42,7 @@ class Foreign:
 
 
 def find_foreign(root: Path) -> Foreign | None:
-    """What another toolkit wrote at a path; None for a plain folder of audio.
+    """Data of another toolkit at a path; None for a plain folder of audio.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +55,7 @@ def find_foreign(root: Path) -> Foreign | None:
 
 
 def refuse_described(root: Path) -> None:
-    """Refuse what another toolkit's tables describe: read without them, the recordings would lose texts and labels.
+    """Refuses recordings of another toolkit: without its tables they would lose texts and labels.
 
     Args:
         root: a folder without metadata that `folder` reads, or a file.

@@ -1,7 +1,7 @@
 """The Free Spoken Digit Dataset: real recordings of the digits 0 to 9.
 
-Story: six men say each digit 50 times into their own microphones; closely trimmed, 8 kHz, mono wav. Small and easy, a
-first look at few-label recognition of words with speakers kept apart.
+Story: six men say each digit 50 times into their own microphones; closely trimmed, 8 kHz, mono wav. Small and easy, for
+first tests of few-label word recognition with disjoint speakers.
 Licence: CC BY-SA 4.0 (share-alike: changed copies of the audio keep the licence).
 Citation: Zohar Jackson et al., Free Spoken Digit Dataset v1.0.10,
 https://github.com/Jakobovski/free-spoken-digit-dataset
@@ -63,7 +63,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
     folder = Path(root).resolve() / _FOLDER
     if not folder.exists():
         say_fetching(folder.parent, f"{_FOLDER}/recordings")
-        # GitHub promises no checksum, but the commit names the content, and gzip's own checksum finds damage.
+        # GitHub guarantees no checksum, but the commit identifies the content, and gzip's own checksum detects damage.
         fetch_folder(f"{mirror('fsdd', _BASE)}{COMMIT}.tar.gz", folder, holds="*/recordings")
     return _read(folder)
 

@@ -1,6 +1,6 @@
 """Data sets of Hugging Face: Parquet files, folders of `save_to_disk`, or one of the hub (`hf:org/name`).
 
-Story: whatever the data set holds.
+Story: any data set with audio.
 Licence and citation: those of the data set.
 
 The audio is read in place, row by row: an utterance is `FILE.parquet::COLUMN/ROW`, and nothing is unpacked. Columns
@@ -47,8 +47,8 @@ class Settings(Config):
 
     Attributes:
         audio: name of the column of audio; empty: the only one.
-        splits: which splits to read; empty for all.
-        config: which configuration of a data set of the hub, for example a language; empty: the only one.
+        splits: splits to read; empty for all.
+        config: configuration of a data set of the hub, for example a language; empty: the only one.
     """
 
     audio: str = ""
@@ -64,11 +64,11 @@ def prepare(root: Path, settings: Settings = Settings()) -> Found:  # noqa: B008
         settings: see `Settings`.
 
     Returns:
-        An iterator of utterances; its `findings` are complete at its end. Utterances with duration 0.0 (not known
-        yet): no audio is opened.
+        An iterator of utterances; its `findings` are complete at its end. Their duration is 0.0 (not known): no
+        audio is opened.
 
     Raises:
-        UserError: no such data set, or no column of audio, or several and none is named.
+        UserError: no such data set, or not exactly one column of audio and none is named.
     """
     findings = Findings(no_label="no column called 'label', 'class', 'emotion' or 'category' has a value")
     return Found(_utterances(Path(root), settings, findings), findings)
@@ -85,7 +85,7 @@ def _utterances(root: Path, settings: Settings, findings: Findings) -> Iterator[
         used = {file.path.suffix.lower() for file in files}
         findings.notes += note_on_others(root, tuple(used), "tables", audio=False)  # rows may name the files of audio
     if unused:
-        findings.notes.append(f"columns left out, for they hold no plain values: {', '.join(sorted(unused))}")
+        findings.notes.append(f"columns left out, as they hold no plain values: {', '.join(sorted(unused))}")
 
 
 def _read(file: DataFile, audio: str, unused: set[str], findings: Findings) -> Iterator[Utterance]:
@@ -170,7 +170,7 @@ class _Rows:
         yield from self._table.select(names).to_batches(_BATCH)
 
     def _path_column(self, audio: str) -> str | None:
-        """What to read for the files that hold the audio; None where it is in the table."""
+        """Locations of the files that hold the audio; None where it is in the table."""
         import pyarrow as pa
 
         kind = self.schema.field(audio).type
@@ -181,7 +181,7 @@ class _Rows:
         return f"{audio}.path" if kind.get_field_index("bytes") < 0 or self._bytes_missing(audio) else None
 
     def _bytes_missing(self, audio: str) -> bool:
-        """Whether no row holds bytes; a file that does not say so is taken to hold them."""
+        """Whether no row holds bytes, by the statistics of the file; False where there are none."""
         if self._parquet is None:
             return all(chunk.field("bytes").null_count == len(chunk) for chunk in self._table.column(audio).chunks)
         metadata = self._parquet.metadata
@@ -218,7 +218,7 @@ def _audio_column(path: Path, table: _Rows, wanted: str) -> str:
 
 
 def _refuse_decoded(path: Path, table: _Rows, names: list[str]) -> None:
-    """Samples as lists of numbers, where a column of audio is looked for."""
+    """Refuses samples as lists of numbers where a column of audio is expected."""
     for name in names:
         kind = str(table.schema.field(name).type)
         decoded = kind.startswith("struct<") and "array: " in kind and "bytes: " not in kind
@@ -252,7 +252,7 @@ def _named(value: Any, names: list[str], column: str, where: tuple[Path, int]) -
     """A class number as its name; pandas makes 1.0 of 1 where others are missing."""
     if not names or not isinstance(value, int | float):
         return value
-    if value == -1 or math.isnan(value):  # -1 is what Hugging Face writes for no label
+    if value == -1 or math.isnan(value):  # Hugging Face writes -1 for no label
         return None
     if value not in range(len(names)):
         path, row = where
@@ -264,7 +264,7 @@ def _is_plain(kind: Any) -> bool:
     """Whether a column holds one number, text or truth value per row."""
     import pyarrow as pa
 
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind  # what pandas calls a category
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind  # pandas' type category
     return re.fullmatch(r"(large_)?string(_view)?|bool|u?int\d+|float|double|halffloat|null", str(kind)) is not None
 
 

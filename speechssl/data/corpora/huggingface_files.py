@@ -1,4 +1,4 @@
-"""Which files a data set of Hugging Face consists of, in order, and the split that each belongs to."""
+"""Files of a data set of Hugging Face, in order, with their splits."""
 
 import json
 import logging
@@ -36,11 +36,11 @@ def find_files(root: str | Path, *, config: str = "", splits: Sequence[str] = ()
 
     Args:
         root: a Parquet or Arrow file, a folder of them, a folder of `save_to_disk`, or `hf:org/name[@revision]`.
-        config: which configuration, where there are several.
-        splits: which splits; empty for all.
+        config: configuration, where there are several.
+        splits: splits to read; empty for all.
 
     Raises:
-        UserError: no such data set, configuration or split, or a data set of which not all files are there.
+        UserError: no such data set, configuration or split, or a data set with missing files.
     """
     name = str(root)
     if name.startswith("hf:") and not Path(root).exists():
@@ -120,7 +120,7 @@ def _choose(names: Sequence[PurePosixPath], source: str, config: str) -> list[tu
 
 
 def _check_series(names: Sequence[PurePosixPath], source: str) -> None:
-    """Files called `train-00000-of-00012` promise how many there are."""
+    """Refuses incomplete series: names such as `train-00000-of-00012` state the number of files."""
     there: Counter[tuple[str, int]] = Counter()
     for name in names:
         if match := _SERIES.fullmatch(name.stem):
@@ -141,7 +141,7 @@ def _split_of(name: PurePosixPath) -> str | None:
 
 
 def _from_hub(name: str, config: str, splits: Sequence[str]) -> list[DataFile]:
-    """Fetches what is asked for of a data set of the hub into Hugging Face's cache."""
+    """Fetches the requested files of a data set of the hub into Hugging Face's cache."""
     match = _HUB_NAME.fullmatch(name)
     if match is None:
         raise UserError(f"{name}: write a data set of the hub as hf:organisation/name or hf:organisation/name@revision")
@@ -150,7 +150,7 @@ def _from_hub(name: str, config: str, splits: Sequence[str]) -> list[DataFile]:
     if revision is None and listed is not None and not any(each.suffix == ".parquet" for each in listed):
         revision = _CONVERTED
         listed = _list(name, repository, revision)
-    if listed is None:  # not reached: what is in the cache
+    if listed is None:  # not reached: files in the cache
         folder = _snapshot(name, repository, revision, ["*.parquet"])
         listed = [PurePosixPath(each.relative_to(folder).as_posix()) for each in sorted(folder.rglob("*.parquet"))]
     files = [DataFile(Path(each), split) for each, split in _choose(listed, name, config)]

@@ -1,14 +1,14 @@
 """IEMOCAP: two people talk, acted and improvised; the benchmark of emotion in English conversation.
 
-Story: ten actors in five sessions, a woman and a man in each, play scripts and improvise. Usual are four classes:
-angry, happy (with excited), neutral and sad, 5,531 utterances, and five folds, a session each. That is read here.
-Licence: IEMOCAP's own (research, on request to USC); it may not be passed on.
+Story: ten actors in five sessions, a woman and a man in each, play scripts and improvise. As usual, four
+classes are read: angry, happy (with excited), neutral and sad, 5,531 utterances; the five sessions are the folds.
+Licence: IEMOCAP's own (research, on request to USC); it may not be redistributed.
 Citation: Busso, Bulut, Lee, Kazemzadeh, Mower, Kim, Chang, Lee, Narayanan, "IEMOCAP: Interactive emotional dyadic
 motion capture database", Language Resources and Evaluation 42(4), 2008.
 
-Layout, as published: `SessionN/dialog/EmoEvaluation/*.txt` (a line `[start - end] NAME EMOTION [...]` an utterance),
+Layout, as published: `SessionN/dialog/EmoEvaluation/*.txt` (one line `[start - end] NAME EMOTION [...]` per utterance),
 `SessionN/sentences/wav/DIALOG/NAME.wav`, `SessionN/dialog/transcriptions/DIALOG.txt`.
-In `Ses01F_impro01_M003`, F is who wears the markers; who speaks is the letter of the last part: speaker `Ses01M`.
+In `Ses01F_impro01_M003`, F is the actor with the markers; the speaker is the letter of the last part: `Ses01M`.
 """
 
 import logging
@@ -74,7 +74,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
 def _read(folder: Path) -> Iterator[Utterance]:
     annotated: dict[str, re.Match[str]] = {}
     for path in sorted(folder.glob("Session[1-5]/dialog/EmoEvaluation/*.txt")):
-        if not path.name.startswith("."):  # the archive holds macOS's hidden companions of its files
+        if not path.name.startswith("."):  # the archive holds macOS's hidden metadata files
             annotated |= {match[1]: match for match in _LINE.finditer(_read_text(path)) if match[4] in _EMOTIONS}
     if not annotated:
         raise UserError(f"{folder}: no utterance in Session*/dialog/EmoEvaluation/*.txt")

@@ -1,19 +1,19 @@
 """Data folders of Kaldi (and of ESPnet 2 and icefall, which write the same): `wav.scp` and the tables beside it.
 
-Story: whatever somebody prepared for Kaldi.
+Story: any data prepared for Kaldi.
 Licence and citation: those of the recordings.
 
-    wav.scp      recording (or utterance) -> where its audio is       segments    utterance -> recording, start, end (s)
+    wav.scp      recording (or utterance) -> its audio                segments    utterance -> recording, start, end (s)
     text         utterance -> transcript                              utt2spk     utterance -> speaker; spk2utt
     utt2lang     utterance -> language                                spk2gender  speaker -> m or f, the extra `gender`
-    utt2label, utt2emotion, utt2emo, utt2class -> label (one of them) utt2dur     compared with what is there
+    utt2label, utt2emotion, utt2emo, utt2class -> label (one of them) utt2dur     compared with the audio
     reco2file_and_channel  recording -> file, channel: recordings that are one channel of a file with several are left
                  out and counted, as the mean of all channels is read; so are recordings that share such a file
 
 A root without `wav.scp` whose sub-folders have one (`train`, `dev`, `test`) is read whole; their names are the splits.
 A command in `wav.scp` is never run. Those that only decode are replaced by the file that they read (`flac -c -d -s
-FILE |`, `sph2pipe -f wav FILE |`, `cat FILE |`); what another command would do to the audio (sox, ffmpeg, a channel) is
-unknown here, so its recordings are left out and counted. `waves.ark:123` is read in place where it is a wav file.
+FILE |`, `sph2pipe -f wav FILE |`, `cat FILE |`); the effect of another command on the audio (sox, ffmpeg, a channel) is
+unknown, so its recordings are left out and counted. `waves.ark:123` is read in place where it is a wav file.
 """
 
 from collections.abc import Iterator, Mapping
@@ -44,7 +44,7 @@ _LABELS = ("utt2label", "utt2emotion", "utt2emo", "utt2class")
 _OF_UTTERANCES = frozenset({"text", "utt2spk", "utt2lang", "utt2dur", *_LABELS})
 _READ = frozenset({_SCP, "segments", "spk2gender", "spk2utt", TABLE}) | _OF_UTTERANCES
 _TABLES = ("utt*", "spk*", "reco*", "text*", "wav*", "stm", "ctm", "glm")
-_APART = 0.1  # s between `utt2dur` and what is there; frame counts of 10 ms are rounded in some recipes
+_APART = 0.1  # s between `utt2dur` and the audio; frame counts of 10 ms are rounded in some recipes
 
 
 class Settings(Config):
@@ -70,7 +70,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Found:  # noqa: B008
         cannot be read has duration 0.0, so that packing gives the reason.
 
     Raises:
-        UserError: no `wav.scp`, a table that is not one, or tables that do not belong together.
+        UserError: no `wav.scp`, a wrong table, or tables that do not belong together.
     """
     findings = Findings(no_label=f"there is no {', '.join(_LABELS[:-1])} or {_LABELS[-1]} with labels in it")
     return Found(_utterances(Path(root), settings, findings), findings)
@@ -138,7 +138,7 @@ def _data_folder(folder: Path, split: str | None, settings: Settings, findings: 
 
 
 def _tables(folder: Path, stretches: Mapping[str, Segment], findings: Findings) -> dict[str, dict[str, str]]:
-    """The tables by utterance; identifiers that stand in one of them alone are counted."""
+    """The tables by utterance; identifiers that only one of them has are counted."""
     labels = [name for name in _LABELS if (folder / name).is_file()]
     if labels:
         findings.no_label = f"{labels[0]} holds none for these utterances"

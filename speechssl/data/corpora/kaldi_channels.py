@@ -12,7 +12,7 @@ TABLE = "reco2file_and_channel"
 
 
 class Channels:
-    """Which recordings are one channel of a file with several.
+    """Recordings that are one channel of a file with several.
 
     A recording is one where `reco2file_and_channel` names its channel, or where another recording has the same file.
 
@@ -35,7 +35,7 @@ class Channels:
         self._counts: dict[str, int] = {}
 
     def reason(self, recording: str) -> str:
-        """Why the audio of a recording is not what the tables mean; empty where it is."""
+        """Why the audio of a recording is not that of the tables; empty where it is."""
         place = self._places[recording]
         if recording not in self._named and self._names[place] == 1:
             return ""

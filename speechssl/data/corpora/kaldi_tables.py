@@ -1,4 +1,4 @@
-"""The tables of a Kaldi data folder: keys and values, segments, and where the audio of a recording is."""
+"""The tables of a Kaldi data folder: keys and values, segments, and locations of audio."""
 
 import math
 import re
@@ -88,7 +88,7 @@ def read_segments(path: Path) -> dict[str, Segment]:
 
 
 def read_speakers(folder: Path) -> tuple[str, dict[str, str]]:
-    """The speaker of each utterance by `utt2spk` and `spk2utt`, as far as a data folder has them.
+    """The speaker of each utterance by `utt2spk` and `spk2utt`, where a data folder has them.
 
     Args:
         folder: the data folder.
@@ -117,7 +117,7 @@ def read_speakers(folder: Path) -> tuple[str, dict[str, str]]:
 
 
 class AudioPlaces:
-    """Where the audio of each recording of a `wav.scp` is.
+    """Locations of the audio of the recordings of a `wav.scp`.
 
     Attributes:
         recordings: keys of `wav.scp`.
@@ -155,7 +155,7 @@ class AudioPlaces:
 
 
 def base_folder(name: str, table: Path, base: Path | None) -> Path:
-    """The folder that relative paths of a table start from: the one given, else the nearest above it that fits.
+    """Base folder of the relative paths of a table: the given one, else the nearest parent that has the path.
 
     Args:
         name: a relative path in the table.
@@ -178,7 +178,7 @@ def base_folder(name: str, table: Path, base: Path | None) -> Path:
 
 
 def _read_entry(value: str) -> tuple[str, str | None, str]:
-    """A right-hand side of `wav.scp`: the file, the byte it starts at in an archive, why it cannot be read.
+    """A right-hand side of `wav.scp`: the file, the first byte in an archive, the reason why it cannot be read.
 
     >>> _read_entry("flac -c -d -s /a/b.flac |"), _read_entry("/a/b.ark:17")
     (('/a/b.flac', None, ''), ('/a/b.ark', '17', ''))
@@ -194,7 +194,7 @@ def _read_entry(value: str) -> tuple[str, str | None, str]:
 
 
 def read_command(command: str, *, named_in: str = "wav.scp") -> tuple[str, str | None, str]:
-    """The file that a command decodes and does nothing else to; as `_read_entry`.
+    """The file of a command that only decodes it; returns the same as `_read_entry`.
 
     Args:
         command: without the pipe at its end.

@@ -1,12 +1,12 @@
 """Manifests of Lhotse (icefall, k2): `cuts.jsonl.gz`, or `recordings.jsonl.gz` with `supervisions.jsonl.gz`.
 
-Story: whatever somebody prepared with Lhotse.
+Story: any data prepared with Lhotse.
 Licence and citation: those of the recordings.
 
 An utterance is a supervision: its text, speaker and language, in its stretch of the recording. A cut without any is an
 utterance by itself. Custom fields of supervisions, cuts and recordings are columns as in a table (see `lhotse_fields`).
-Read from the JSON itself; what would need Lhotse to compute the audio (mixed or padded cuts, changed speed, one channel
-of several) is left out and counted.
+The JSON is read directly; entries whose audio only Lhotse can compute (mixed or padded cuts, changed speed, one channel
+of several) are left out and counted.
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Found:  # noqa: B008
         cannot be read has duration 0.0, so that packing gives the reason.
 
     Raises:
-        UserError: no manifests, lines that are none, or nothing that can be read.
+        UserError: no manifests, wrong lines, or nothing that can be read.
     """
     findings = Findings(no_label="no supervision has a 'label', as a field or among its custom ones")
     return Found(_utterances(Path(root), settings, findings), findings)
@@ -94,7 +94,7 @@ def _read(manifest: Path, base: Path | None, findings: Findings) -> Iterator[Utt
     left = Left(manifest)
     source = _supervisions(manifest) or manifest
     fields = Fields(source, (each.fields for each in _stretches(manifest, base, Left(manifest), Findings())), findings)
-    probe = functools.lru_cache(maxsize=16)(duration_of)  # the supervisions of a recording come one after another
+    probe = functools.lru_cache(maxsize=16)(duration_of)  # the supervisions of a recording are adjacent
     found, split, coverage = 0, split_of(manifest.name), Coverage()
     for each in _stretches(manifest, base, left, findings):
         found += 1

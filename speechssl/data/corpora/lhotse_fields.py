@@ -1,7 +1,7 @@
-"""What Lhotse's records say of an utterance: their own fields and their custom ones, by the rules of tables.
+"""Fields of Lhotse's records, standard and custom ones, read by the rules of tables.
 
-A custom field of a cut or a recording is one of its supervisions, too. A text there is that of the whole stretch, so it
-is an extra (`cut_text`) of supervisions that are a part of it.
+A custom field of a cut or a recording belongs to its supervisions, too. A text there is that of the whole stretch, so
+it is an extra (`cut_text`) of supervisions that are a part of it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,7 @@ _STRUCTURE = frozenset(
 
 
 class Line(NamedTuple):
-    """A line of a manifest, as messages name it."""
+    """A line of a manifest, for messages."""
 
     path: Path
     number: int
@@ -32,7 +32,7 @@ class Line(NamedTuple):
 
 
 def fields_of(record: Mapping[str, Any], where: Line) -> dict[str, Any]:
-    """All that a record says besides its audio and times, its custom fields included.
+    """All fields of a record except audio and times, including custom ones.
 
     Raises:
         UserError: a custom field contradicts the record's own field of the same name.
@@ -86,11 +86,11 @@ class Fields:
 
     Args:
         path: the file that the rows are from, named in errors.
-        rows: the fields of all utterances; looked through once.
-        findings: gets what is not used.
+        rows: the fields of all utterances; iterated once.
+        findings: gets unused fields.
 
     Raises:
-        UserError: a field is nearly called like one that is missing.
+        UserError: a field has nearly the name of a missing one.
     """
 
     def __init__(self, path: Path, rows: Iterable[Mapping[str, Any]], findings: Findings):
@@ -106,10 +106,10 @@ class Fields:
         self._describer = Describer(path, names, findings, first=first)
         if without_value:
             kept = some(sorted(without_value))
-            findings.notes.append(f"{path}: fields left out, for they hold no plain values: {kept}")
+            findings.notes.append(f"{path}: fields left out, as they hold no plain values: {kept}")
 
     def describe(self, row: Mapping[str, Any], line: Line) -> Description:
-        """What the fields of one utterance mean.
+        """Meaning of the fields of one utterance.
 
         Raises:
             UserError: fields that contradict each other, or a value that cannot be a name.

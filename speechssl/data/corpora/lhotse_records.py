@@ -17,16 +17,16 @@ _EMPTY = "the stretch has no length"  # 0 would mean: to the end of the file
 
 @dataclass(frozen=True)
 class Stretch:
-    """A stretch of a file and what a line says of it.
+    """A stretch of a file with its fields.
 
     Attributes:
         audio: the file.
-        recorded: how long the manifest says the file is, s.
+        recorded: duration of the file by the manifest, s.
         start: s.
         duration: s.
-        fields: all that is said of it, by name.
+        fields: its fields, by name.
         names: those of its cut, supervision or recording.
-        line: where it is said.
+        line: of the manifest.
     """
 
     audio: str
@@ -39,7 +39,7 @@ class Stretch:
 
 
 class Left:
-    """What was left out of a manifest, by reason."""
+    """Entries of a manifest that were left out, by reason."""
 
     def __init__(self, manifest: Path):
         self.manifest = manifest
@@ -48,7 +48,7 @@ class Left:
         self._first: dict[str, str] = {}
 
     def out(self, reason: str, name: str) -> None:
-        """Counts one."""
+        """Counts one entry."""
         self._reasons[reason] += 1
         self._first.setdefault(reason, name)
 

@@ -1,7 +1,8 @@
-"""LibriSpeech, and the 10 min, 1 h and 10 h of Libri-Light that few-label results are reported on.
+"""LibriSpeech, and the subsets of 10 min, 1 h and 10 h of Libri-Light for few-label results.
 
 Story: volunteers read English books for LibriVox; Panayotov et al. cut 960 h of it into transcribed utterances, "clean"
-and "other" by how well a recogniser of 2015 did on the speaker. Libri-Light (Kahn et al.) chose small labelled subsets.
+and "other" by the error rate of a recogniser of 2015 on the speaker. Libri-Light (Kahn et al.) chose small labelled
+subsets.
 Licence: CC BY 4.0 (LibriSpeech; the Libri-Light subsets are taken from it).
 Citation: Panayotov, Chen, Povey, Khudanpur, "LibriSpeech: an ASR corpus based on public domain audio books", ICASSP
 2015; Kahn et al., "Libri-Light: A Benchmark for ASR with Limited or No Supervision", ICASSP 2020, arXiv 1912.07875.
@@ -67,7 +68,7 @@ class Archive:
 
     Attributes:
         checksum: as torchaudio 2.11 has it.
-        utterances: how many there are (openslr.org/12).
+        utterances: their number (openslr.org/12).
     """
 
     checksum: str
@@ -95,14 +96,14 @@ class Settings(Config):
     """Options of LibriSpeech.
 
     Attributes:
-        subsets: which ones, in this order; "10min", "1h" and "10h" are Libri-Light's.
+        subsets: subsets, in this order; "10min", "1h" and "10h" are Libri-Light's.
     """
 
     subsets: Annotated[tuple[Subset, ...], pydantic.Field(min_length=1)] = ("train-clean-100",)
 
 
 def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:  # noqa: B008 -- settings are frozen
-    """Fetch the subsets that are not there yet, at once; then yield their utterances, sorted by path.
+    """Fetches missing subsets at once; then yields the utterances, sorted by path.
 
     Args:
         root: holds `LibriSpeech/` and `librispeech_finetuning/`, or will.
@@ -163,13 +164,13 @@ def _read(folders: Sequence[Path], subset: str, *, sexes: Mapping[str, str]) -> 
 
 
 def _read_transcripts(folder: Path) -> dict[str, str]:
-    """All of a chapter: `ID TEXT` a line."""
+    """All of a chapter: one `ID TEXT` per line."""
     lines = [line for path in visible_files(folder, "*.trans.txt") for line in path.read_text("utf-8").splitlines()]
     return {name: text.strip() for name, _, text in (line.partition(" ") for line in lines) if text.strip()}
 
 
 def _read_sexes(path: Path) -> dict[str, str]:
-    """SPEAKERS.TXT: `ID | SEX | SUBSET | MINUTES | NAME` a line, comments after ";"."""
+    """SPEAKERS.TXT: one `ID | SEX | SUBSET | MINUTES | NAME` per line, comments after ";"."""
     if not path.exists():
         return {}
     names = {"F": "female", "M": "male"}
@@ -200,7 +201,7 @@ def _fetch_limited(root: Path) -> None:
 
 
 def _fetch(root: Path, url: str, *, checksum: str) -> Path:
-    """Download and unpack; returns the folder that holds what was in the archive."""
+    """Downloads and unpacks an archive; returns the folder with its content."""
     archive = root / url.rpartition("/")[2]
     download(url, archive, checksum=checksum)
     work = root / f".{archive.name}.unpacked"
@@ -210,6 +211,6 @@ def _fetch(root: Path, url: str, *, checksum: str) -> Path:
 
 
 def _clean(root: Path, work: Path) -> None:
-    """The archive and what is left of it are no longer needed."""
+    """Removes the archive and the rest of its content."""
     shutil.rmtree(work)
     (root / work.name.removeprefix(".").removesuffix(".unpacked")).unlink()

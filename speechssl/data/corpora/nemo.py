@@ -70,13 +70,13 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
             return pack_utterances(pack)
         folder = root / _FOLDER
         say_fetching(root, _TABLE, f"{_FOLDER}/{_TABLE}")
-        # GitHub promises no checksum, but the commit names the content, and gzip's own checksum finds damage.
+        # GitHub guarantees no checksum, but the commit identifies the content, and gzip's own checksum detects damage.
         fetch_folder(f"{mirror('nemo', _BASE)}{COMMIT}.tar.gz", folder, holds=f"*/{_TABLE}")
     return _read(folder)
 
 
 def _refuse_toolkit(root: Path) -> None:
-    """NVIDIA's toolkit NeMo has the same name; what it wrote is read by another module."""
+    """Refuses data of NVIDIA's toolkit NeMo, which has the same name and is read by another module."""
     from speechssl.data.corpora.foreign import find_foreign
 
     found = find_foreign(root) if root.exists() else None
@@ -112,7 +112,7 @@ def _read(folder: Path) -> Iterator[Utterance]:
 
 
 def _read_table(path: Path) -> list[Mapping[str, str]]:
-    """Rows by file name. Speakers stand behind blanks in the published table; quotation marks are plain text."""
+    """Rows by file name. In the published table, speakers follow blanks; quotation marks are plain text."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)

@@ -1,6 +1,6 @@
 """Manifests of NVIDIA NeMo: JSON lines with `audio_filepath`, `text` (or `label`, `command`), `duration`, `offset`.
 
-Story: whatever somebody prepared for NeMo.
+Story: any data prepared for NeMo.
 Licence and citation: those of the recordings.
 
 Relative paths start from the manifest's folder, as in NeMo. Of a tarred data set the manifest beside `audio_0.tar` …
@@ -38,7 +38,7 @@ INFO = CorpusInfo(
 )
 
 _FILE, _SHARD, _COMMAND = "audio_filepath", "shard_id", "command"
-_HEAD = 1 << 20  # bytes of the first line that are looked at
+_HEAD = 1 << 20  # bytes of the first line that are read
 
 
 class Settings(Config):
@@ -63,7 +63,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Found:  # noqa: B008
         cannot be read has duration 0.0, so that packing gives the reason.
 
     Raises:
-        UserError: no manifest, or a line of it that is none.
+        UserError: no manifest, or a wrong line in it.
     """
     findings = Findings(no_label="no line has a 'label', 'class', 'emotion', 'category' or 'command'")
     return Found(_utterances(Path(root), settings, findings), findings)
@@ -98,7 +98,7 @@ def _read(manifest: Path, findings: Findings) -> Iterator[Utterance]:
     # The speech commands recipe of NeMo calls the class a command.
     names = ["label" if name == _COMMAND and "label" not in columns else name for name in columns]
     meaning = understand(Table(manifest, tuple(names), ""))
-    probe = functools.lru_cache(maxsize=16)(duration_of)  # the stretches of a long file come one after another
+    probe = functools.lru_cache(maxsize=16)(duration_of)  # the stretches of a long file are adjacent
     split, coverage, channels = split_of(manifest.stem), Coverage(), OneChannel(columns)
     meaning.missing = findings.missing
     given = dict(zip(names, columns, strict=True))
@@ -106,7 +106,7 @@ def _read(manifest: Path, findings: Findings) -> Iterator[Utterance]:
     findings.columns |= {field: name for field, name in read.items() if name != field}
     findings.unused += [name for name in meaning.unused if name not in findings.unused]
     empty: list[int] = []
-    single: dict[int, list[str]] = {}  # files of which one channel is named, by how many they have
+    single: dict[int, list[str]] = {}  # files of which one channel is named, by their number of channels
     for line, values in json_lines(manifest):
         try:
             entry = meaning.entry(Row(line, tuple(values.get(name) for name in columns)))

@@ -1,8 +1,8 @@
 """Packs of real speech: a corpus as a few plain tars with a `metadata.jsonl` beside them.
 
-`SPEECHSSL_PACKS` names a folder that holds one folder a corpus. The tars hold the audio; each line of the metadata is
+`SPEECHSSL_PACKS` is a folder with one folder per corpus. The tars hold the audio; each line of the metadata is
 one utterance as `folder` reads it (`audio` relative to the tar's root, `duration`, `speaker`, `text`, `label`,
-`language`, `split`; all else becomes extras). A pack that lies unpacked is used where it lies.
+`language`, `split`; all else becomes extras). An unpacked pack is used in place.
 """
 
 import os
@@ -42,17 +42,17 @@ def find_pack(name: str) -> Path | None:
 
 
 def unpack_pack(name: str, root: Path) -> Path | None:
-    """Unpack a pack below a corpus's root, once: it is there whole or not at all, a run that was killed begins again.
+    """Unpacks a pack below a corpus's root, once, completely or not at all.
 
     Args:
         name: of the pack.
-        root: the corpus's folder; the pack lands in `root/NAME.pack`.
+        root: the corpus's folder; the pack is unpacked into `root/NAME.pack`.
 
     Returns:
         The unpacked folder; the pack's own when it has no tars; None when there is no such pack.
 
     Raises:
-        UserError: a tar is broken, or has a member that would land elsewhere.
+        UserError: a tar is broken, or has a member outside of it.
 
     >>> unpack_pack("no-such-pack", Path("root")) is None
     True
@@ -79,13 +79,14 @@ def pack_utterances(folder: Path) -> Iterator[Utterance]:
     """The utterances of an unpacked pack, in the order of its metadata.
 
     Args:
-        folder: what `unpack_pack` returned.
+        folder: from `unpack_pack`.
 
     Yields:
-        Utterances with absolute paths; a file that is missing or broken has duration 0.0, so that packing says why.
+        Utterances with absolute paths; a file that is missing or broken has duration 0.0, so that packing gives the
+        reason.
 
     Raises:
-        UserError: the metadata cannot be read, or none of its files is there.
+        UserError: the metadata cannot be read, or none of its files exists.
     """
     return prepare_folder(folder)
 

@@ -1,7 +1,7 @@
 """RAVDESS, the speech part: acted English, two sentences in eight emotions.
 
 Story: 24 actors say "Kids are talking by the door" and "Dogs are sitting by the door" in eight emotions, twice each,
-at two intensities (neutral has one). 1,440 clips, 60 an actor.
+at two intensities (neutral has one). 1,440 clips, 60 per actor.
 Licence: CC BY-NC-SA 4.0 (not for commercial use; share-alike).
 Citation: Livingstone, Russo, "The Ryerson Audio-Visual Database of Emotional Speech and Song (RAVDESS)", PLoS ONE
 13(5): e0196391, 2018.
@@ -85,7 +85,7 @@ def _read(folder: Path) -> Iterator[Utterance]:
     for path in paths:
         emotion, intensity, sentence, repetition, actor = (int(part) for part in path.stem.split("-")[2:])
         if not (1 <= emotion <= len(_EMOTIONS) and intensity in (1, 2) and sentence in (1, 2)):
-            _log.warning("%s: a name that means nothing; passed over", path)
+            _log.warning("%s: not a name of the corpus; skipped", path)
             continue
         yield Utterance(
             audio=str(path),

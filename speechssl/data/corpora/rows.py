@@ -1,4 +1,4 @@
-"""Rows of somebody else's data set, whose audio is known already: their columns by the meanings of `data.columns`."""
+"""Rows of a data set of another program with known audio; `data.columns` gives the meaning of their columns."""
 
 import functools
 import gzip
@@ -18,19 +18,19 @@ from speechssl.data.utterance import Utterance
 from speechssl.data.values import Extra, extra_of, name_of
 
 _FILE = "file"
-_LONGEST_LINE = 1 << 24  # bytes: what a damaged or hostile file takes of memory
+_LONGEST_LINE = 1 << 24  # bytes; limits the memory of a damaged or hostile file
 _OF_THE_FILE = frozenset({"file", "offset", "end", "duration"})
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a row says of an utterance: named fields, and everything else."""
+    """Content of a row: fields, and all other columns."""
 
     known: Mapping[str, str]
     extras: Mapping[str, Extra]
 
     def utterance(self, audio: str, *, offset: float = 0.0, duration: float = 0.0, split: str | None) -> Utterance:
-        """The utterance of this description; `split` is its split where the row says none."""
+        """The utterance of this description; `split` is its split where the row has none."""
         known = self.known
         return Utterance(
             audio=audio,
@@ -48,8 +48,8 @@ class Description:
 class Describer:
     """Understands rows with the same columns.
 
-    A row is one utterance and its audio is known, so columns that mean a file or a time are extras here: they tell
-    where the recording came from.
+    A row is one utterance and its audio is known, so columns that mean a file or a time are extras here: they state
+    the source of the recording.
     """
 
     def __init__(
@@ -60,16 +60,16 @@ class Describer:
         *,
         first: Iterable[Mapping[str, Any]] = (),
     ):
-        """Understand the columns.
+        """Finds the meaning of the columns.
 
         Args:
             source: named in errors.
             columns: their names.
-            findings: gets the names of columns that are not used, and of those that stand for a field.
-            first: the first rows, by column: they tell numbers of sentences from sentences.
+            findings: gets the names of columns that are not used, and of those that are read for a field.
+            first: the first rows, by column, by which identifiers of sentences are distinguished from sentences.
 
         Raises:
-            UserError: a column is nearly called like one that is missing.
+            UserError: a column has nearly the name of a missing one.
         """
         self._source = Path(source)
         names = list(dict.fromkeys(columns))
@@ -96,7 +96,7 @@ class Describer:
         return self._meaning.column(field)
 
     def describe(self, values: Mapping[str, Any], row: int) -> Description:
-        """What a row says.
+        """Content of a row.
 
         Args:
             values: by column.
@@ -155,7 +155,7 @@ def comparable(value: object) -> str | None:
     found = extra_of(value)
     try:
         return None if found is None else name_of(found)
-    except ValueError:  # the error of a spreadsheet, which is named where the value is read
+    except ValueError:  # the error of a spreadsheet, which is reported where the value is read
         return str(found)
 
 
@@ -182,7 +182,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def split_of(name: str) -> str | None:
-    """The split that the name of a file says: the one word in it that names a split.
+    """Split by the name of a file: the one word in it that names a split.
 
     >>> split_of("train-00000-of-00002"), split_of("cuts_dev-clean"), split_of("shard-01"), split_of("train_test")
     ('train', 'dev', None, None)

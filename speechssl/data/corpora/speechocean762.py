@@ -1,7 +1,7 @@
 """speechocean762: short English sentences read by 250 Mandarin speakers, half of them children.
 
 Story: recorded to score pronunciation; nearly every sentence is different and the speakers of train and test do not
-overlap, which makes it a good small corpus for recognition. Learners may have misread a prompt.
+overlap, so that it is a good small corpus for recognition. Learners may have misread a prompt.
 Licence: free for commercial and non-commercial use, as its README says.
 Citation: Zhang, Zhang, Wang, Yan, Song, Huang, Li, Povey, Wang, "speechocean762: An Open-Source Non-native English
 Speech Corpus For Pronunciation Assessment", Interspeech 2021, arXiv 2104.01378.
@@ -67,7 +67,7 @@ def prepare(root: Path, settings: Settings = Settings()) -> Iterator[Utterance]:
             return pack_utterances(pack)
         folder = root / _NAME
         say_fetching(root, "WAVE", f"{_NAME}/WAVE")
-        # OpenSLR promises no checksum; gzip's own finds damage.
+        # OpenSLR guarantees no checksum; gzip's own detects damage.
         fetch_folder(f"{mirror(_NAME, _BASE)}{_NAME}.tar.gz", folder, holds=f"{_NAME}/WAVE")
     return _read(folder)
 
@@ -102,7 +102,7 @@ def _read(folder: Path) -> Iterator[Utterance]:
 
 
 def _read_table(path: Path, *, optional: bool = False) -> dict[str, str]:
-    """A Kaldi table: `KEY VALUE` a line, blanks or a tab between them."""
+    """A Kaldi table: one `KEY VALUE` per line, blanks or a tab between them."""
     if optional and not path.exists():
         return {}
     try:

@@ -1,6 +1,6 @@
 """WebDataset: samples as neighbouring files of tars, `KEY.wav` with `KEY.txt`, `KEY.json`, `KEY.cls`. Also plain tars.
 
-Story: whatever somebody put into the shards.
+Story: any content of the shards.
 Licence and citation: those of the recordings.
 
 The key of a file is its path up to the first dot of its name, the rest is its extension. `.txt` is the text, `.cls` the
@@ -44,7 +44,7 @@ INFO = CorpusInfo(
 _LARGEST = 1 << 20  # bytes of a text or JSON of a sample
 _COLUMNS = {"txt": "text", "cls": "label"}
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_SHARDS = 100_000  # a pattern may name
+_SHARDS = 100_000  # paths of a pattern, at most
 
 
 class Settings(Config):
@@ -69,8 +69,8 @@ def prepare(root: Path, settings: Settings = Settings()) -> Found:  # noqa: B008
         yet): no audio is opened.
 
     Raises:
-        UserError: no tar, no audio in any of them, or samples that can be read in two ways. A shard that is damaged is
-            used up to the damage, with a warning, unless nothing else is left.
+        UserError: no tar, no audio in any of them, or ambiguous samples. A damaged shard is used up to the damage, with
+            a warning, unless it is the only one.
     """
     findings = Findings(no_label="no sample has a .cls file, nor a 'label' in its .json")
     return Found(_utterances(Path(root), settings, findings), findings)
@@ -107,7 +107,7 @@ def _utterances(root: Path, settings: Settings, findings: Findings) -> Iterator[
 
 @dataclass
 class _Reading:
-    """What is the same for all shards: the extension of the audio (empty: the only one), and what is met."""
+    """State of all shards: the extension of the audio (empty: the only one), and findings."""
 
     audio: str
     findings: Findings
@@ -195,7 +195,7 @@ def _samples(shard: Path, reading: _Reading) -> Iterator[Utterance]:
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether a file is hidden, or is what a Mac writes beside each file (`._a.wav`, `__MACOSX/a.wav`).
+    """Whether a file is hidden, or is metadata that macOS writes beside each file (`._a.wav`, `__MACOSX/a.wav`).
 
     >>> [_is_hidden(name) for name in ("a.wav", ".config/a.wav", "x/._a.wav", "__MACOSX/x/a.wav")]
     [False, False, True, True]
@@ -256,7 +256,7 @@ def _beside(name: str, sound: str) -> bool:
 
 
 def _values(shard: Path, key: str, files: dict[str, TarFile], unused: Counter[str]) -> dict[str, Any]:
-    """What the files beside the audio say, by column."""
+    """Values of the files beside the audio, by column."""
     values: dict[str, Any] = {}
     for extension, file in files.items():
         name = extension.lower()
@@ -273,6 +273,6 @@ def _values(shard: Path, key: str, files: dict[str, TarFile], unused: Counter[st
         for each, value in found.items():
             before, after = comparable(values.get(each)), comparable(value)
             if None not in (before, after) and before != after:
-                raise UserError(f"{shard}: sample {key!r}: two files say different things of {each!r}")
+                raise UserError(f"{shard}: sample {key!r}: two files have different values of {each!r}")
             values[each] = value if before is None else values[each]
     return values

@@ -88,7 +88,7 @@ def test_a_failed_download_leaves_no_new_folder(serve: Callable, target: Path) -
 
 def test_a_wrong_checksum_leaves_nothing(serve: Callable, target: Path) -> None:
     server = serve()
-    with pytest.raises(UserError, match=r"file: wrong sha256 checksum: it has [0-9a-f]{64}, wanted is 00; deleted"):
+    with pytest.raises(UserError, match=r"file: wrong sha256 checksum: given [0-9a-f]{64}, expected 00; deleted"):
         download(server.address + "file", target, checksum="sha256:00")
     assert not target.parent.exists()
 
@@ -104,7 +104,7 @@ def test_a_server_that_gives_nothing_more_is_given_up(serve: Callable, target: P
     server = serve(cut_after=0)
     target.parent.mkdir()
     target.with_name("file.part").write_bytes(BODY[:500])
-    with pytest.raises(UserError, match=r"the connection broke; 500 bytes are kept, run it again to go on$"):
+    with pytest.raises(UserError, match=r"the connection broke; 500 bytes are kept, run the command again to resume$"):
         download(server.address + "file", target, checksum=SHA256)
     assert target.with_name("file.part").read_bytes() == BODY[:500]
 

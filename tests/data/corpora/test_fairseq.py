@@ -30,7 +30,7 @@ def test_letters_words_and_phones(folder: Path, tmp_path: Path) -> None:
     ]
     assert found[0].audio == f"{tmp_path}/audio/sub/a.wav"
     assert source.findings.notes == [
-        f"{folder}/train.tsv: 1 file does not have the number of samples that it says (sub/b.wav)"
+        f"{folder}/train.tsv: 1 file does not have the number of samples that it states (sub/b.wav)"
     ]
     (folder / "train.phn").write_text("h ai\nk a f e\n")
     (folder / "train.wrd").write_text("HI  YOU\nCAFÉ\n", encoding="utf-8")

@@ -219,7 +219,7 @@ def test_loops_of_links_and_doors_to_the_same_room(tmp_path: Path, write_tone: C
     assert sorted(_by_name(tmp_path)) == ["one/a.wav", "three/b.wav"]
 
 
-def test_a_folder_that_cannot_be_read_is_passed_over(
+def test_a_folder_that_cannot_be_read_is_skipped(
     tmp_path: Path, write_tone: Callable, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_tone(tmp_path / "a.wav")
@@ -233,7 +233,7 @@ def test_a_folder_that_cannot_be_read_is_passed_over(
 
     monkeypatch.setattr(os, "scandir", refuse)
     assert list(_by_name(tmp_path)) == ["a.wav"]
-    assert "shut: Permission denied; passed over" in caplog.text
+    assert "shut: Permission denied; skipped" in caplog.text
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_parquet_file_with_everything(tmp_path: Path) -> None:
     assert (found[0].offset, found[0].duration) == (0.0, 0.0)
     assert source.findings.columns == {"label": "emotion", "text": "sentence", "speaker": "Speaker ID"}
     assert source.findings.unused == ["room", "path", "begin_time"]
-    assert source.findings.notes == ["columns left out, for they hold no plain values: vector"]
+    assert source.findings.notes == ["columns left out, as they hold no plain values: vector"]
     report = pack(found, tmp_path / "out")
     assert (report.accepted, report.seconds) == (3, 0.75)
     store = WaveformStore(tmp_path / "out")

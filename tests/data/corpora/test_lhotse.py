@@ -262,7 +262,7 @@ def test_custom_fields_are_columns(tmp_path: Path, long: Path) -> None:
     assert source.findings.missing == {"nan": 1, "NaN": 1}
     assert source.findings.unused == ["snr", "cut_text", "cut_snr"]
     assert source.findings.columns["label"] == "emotion"
-    assert f"{cuts}: fields left out, for they hold no plain values: vector" in source.findings.notes
+    assert f"{cuts}: fields left out, as they hold no plain values: vector" in source.findings.notes
 
 
 @pytest.mark.parametrize(

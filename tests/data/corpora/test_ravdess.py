@@ -23,7 +23,7 @@ def test_the_official_layout(tmp_path: Path, write_tone: Callable, caplog: pytes
     with caplog.at_level(logging.WARNING):
         utterances = list(prepare(tmp_path))
     assert "3 recordings, expected 1440" in caplog.text
-    assert "a name that means nothing; passed over" in caplog.text
+    assert "not a name of the corpus; skipped" in caplog.text
     first, second = utterances
     assert (first.speaker, first.label, first.text) == ("07", "surprised", "kids are talking by the door")
     assert first.extras == {"sex": "male", "intensity": "strong", "sentence": "01", "repetition": 2}

@@ -102,7 +102,7 @@ def test_a_number_and_its_text_are_the_same(tmp_path: Path) -> None:
         ({"a.wav": b"", "b.wav": b"", "a.txt": b"x"}, "the files of sample 'a' are not neighbours"),
         (
             {"a.wav": b"", "a.txt": b"x", "a.json": b'{"text": "y"}'},
-            "sample 'a': two files say different things of 'text'",
+            "sample 'a': two files have different values of 'text'",
         ),
         ({"a.wav": b"", "a.txt": b"x", "a.json": b'{"sentence": "y"}'}, "'text' and 'sentence' both mean the text"),
         ({"a.wav": b"", "a.json": b"{"}, r"a\.tar: a\.json: not JSON"),
