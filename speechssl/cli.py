@@ -38,7 +38,7 @@ class TaskName(enum.StrEnum):
     TEXT = "text"
 
 
-# The command line of this call, for what models and results say about where they come from.
+# The command line of this call, recorded in models and results.
 _spoken: contextvars.ContextVar[str] = contextvars.ContextVar("spoken")
 
 app = typer.Typer(
@@ -526,7 +526,7 @@ def asr(
     from speechssl.train.finetune_config import FinetuneConfig, finetune_settings
 
     store = WaveformStore(corpus)
-    seed = load_config(FinetuneConfig, overrides=sets).seed  # draws what no list says, too
+    seed = load_config(FinetuneConfig, overrides=sets).seed  # also of draws without a list
     sides = divide(store, labels=labels, minutes=minutes, dev=dev, test=test, seed=seed)
     amount = sum(store.utterances[example.index].duration for example in sides.labelled) / 60
     pretrained, fresh = (
@@ -660,7 +660,7 @@ def _say_packed(report: "PackReport", out: Path) -> None:
 
 
 def _say_understood(utterances: "Iterator[Utterance]", out: Path) -> None:
-    """Print what is known of a prepared corpus, and what of its source could not be read."""
+    """Print the findings of a prepared corpus, and the parts of its source that could not be read."""
     from speechssl.data.findings import Findings, Found, closing_lines, count_known
     from speechssl.data.store import WaveformStore
     from speechssl.data.stretches import copies_that_differ
@@ -690,6 +690,6 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _say_error(message: str) -> int:
-    # "Value error, " is how pydantic, inside typer, begins what an option may not be.
+    # pydantic, inside typer, begins its messages with "Value error, ".
     say(f"speechssl: {' '.join(message.replace('Value error, ', '').split())}")
     return USER_ERROR

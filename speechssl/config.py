@@ -32,7 +32,7 @@ LONGEST_MESSAGE = 1500  # characters: some lines on a terminal
 
 
 class Config(pydantic.BaseModel):
-    """Base of every typed setting: frozen, and an unknown key is an error.
+    """Base of every typed setting: frozen; an unknown key is an error.
 
     >>> class Optim(Config):
     ...     lr: float = 1e-3
@@ -59,7 +59,7 @@ class UserError(ValueError):
 
 
 def readable(text: str, *, longest: int = LONGEST_MESSAGE) -> str:
-    r"""A text that a terminal can show: no control characters, with the middle left out where it is too long.
+    r"""A text for a terminal: no control characters, with the middle left out where it is too long.
 
     Args:
         text: anything.
@@ -81,7 +81,7 @@ def readable(text: str, *, longest: int = LONGEST_MESSAGE) -> str:
 
 
 def brief_value(value: object) -> str:
-    """A value in a message: as Python writes it, the middle left out after 80 characters.
+    """A value for a message: its `repr`, the middle left out after 80 characters.
 
     >>> brief_value([512] * 1000)
     '[512, 512, 512, 512, 512, 512, 512, 512, 512, 512, … (4920 more characters) …  512, 512, 512, 512, 512, 512]'
@@ -117,7 +117,7 @@ def load_config(
         path: a TOML file; its key `base` may name one other file, relative to it, that it changes. None: defaults only.
         overrides: `"a.b=c"` each, later ones win. The value is parsed as TOML (`true`, `1e-3`, `[1, 2]`); a bare word
             is a string, and a key that holds a string or a path takes the text as it stands.
-        defaults: what the recipe differs from, a preset for example; None: the defaults of `kind`.
+        defaults: base of the recipe, for example a preset; None: the defaults of `kind`.
 
     Returns:
         The frozen model.
@@ -195,7 +195,7 @@ def dump_config(config: Config) -> str:
     """Write a resolved config as TOML that `load_config` reads back to the same values.
 
     Args:
-        config: any model; keys whose value is None are left out, as TOML has no word for it.
+        config: any model; keys whose value is None are left out, as TOML has no null.
 
     Returns:
         TOML text that ends in a newline, plain keys before tables.
@@ -288,7 +288,7 @@ def _parse_value(text: str, *, override: str, is_text: bool) -> object:
 
 
 def _plain_values(config: pydantic.BaseModel) -> dict[str, Any]:
-    """A model as what JSON holds; floats that are not finite stay floats."""
+    """A model as JSON values; floats that are not finite stay floats."""
 
     def plain(value: object) -> object:
         match value:
@@ -322,7 +322,7 @@ def _alternatives(annotation: Any) -> Iterator[Any]:
 
 
 def _models_at(kind: type[Config], key: Sequence[str | int]) -> list[type[pydantic.BaseModel]]:
-    """The models that may stand at a key; parts of it that are no field (list places, union tags) are passed over."""
+    """The models that may stand at a key; parts of it that are no field (list places, union tags) are skipped."""
     models: list[type[pydantic.BaseModel]] = [kind]
     for part in key:
         fields = [model.model_fields[part] for model in models if part in model.model_fields]
@@ -386,7 +386,7 @@ def _toml_lines(config: pydantic.BaseModel | Mapping[str, Any], *, prefix: tuple
     for key, value in items.items():
         if value is None:
             if isinstance(config, pydantic.BaseModel) and _default(config, key) is not None:
-                raise ValueError(f"key {'.'.join((*prefix, key))!r} is None, which TOML cannot say")
+                raise ValueError(f"key {'.'.join((*prefix, key))!r} is None, which TOML cannot express")
         elif key not in tables:
             yield f"{_toml_key(key)} = {_toml_value(value)}"
     for key, table in tables.items():

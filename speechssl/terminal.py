@@ -84,8 +84,8 @@ def doubts(notes: Sequence[str], *, shown: int = 3, listed: str = "") -> list[st
 
     Args:
         notes: one line per file.
-        shown: so many are shown.
-        listed: where all of them are; empty to show each one.
+        shown: number of files that are shown.
+        listed: file with all of them; empty to show all.
 
     >>> doubts(["a.wav: a click", "b.wav: a click"], shown=1, listed="out/waveforms.json")
     ['2 files are doubtful:', '  a.wav: a click', '  … and 1 more; each one is in out/waveforms.json']

@@ -46,7 +46,7 @@ _POLYNESIAN = frozenset(
 
 _CATALAN = frozenset(["ca", "cat", "catalan", "catala"])  # where a hyphenation point is typed for that of l·l
 
-# What people type for an apostrophe: typographic quotes, prime, grave and acute accent, Greek elision, Armenian.
+# Typed for an apostrophe: typographic quotes, prime, grave and acute accent, Greek elision, Armenian.
 _APOSTROPHES = frozenset("'\u2018\u2019\u201b\u2032`\u00b4\u1fbd\u1fbf\u1fef\u1ffd\u055a\uff07\uff40")
 _LETTERS_OR_MARKS = "\u02bb\u02bc"  # letters in some languages, an apostrophe in others
 _OKINA = "\u02bb"
@@ -115,7 +115,7 @@ _DOTTED = _pattern(r"(?<=\p{Soft_Dotted})\u0307+")
 
 
 def normalize_transcript(text: str, language: str | None = None) -> str:
-    """A transcript as the words that are heard: lower case, no punctuation, single spaces.
+    """Normalises a transcript to its spoken words: lower case, no punctuation, single spaces.
 
     Letters, combining marks, digits, modifier letters and tone letters of every script stay. No word is cut where
     Unicode Standard Annex 29 has no word boundary: apostrophes, the points of Catalan l·l, Finnish eu:n and u.s.a stay
@@ -140,9 +140,9 @@ def normalize_transcript(text: str, language: str | None = None) -> str:
 
     Args:
         text: a transcript.
-        language: an ISO 639 code, a language tag or an English name, as a manifest has it ("tr", "tr-TR"). It decides
-            about I, which is the capital of ı in Turkish, Azerbaijani, Crimean Tatar and Gagauz, and in Kazakh,
-            Karakalpak, Tatar and Bashkir where a tag has the Latin script ("kk-Latn"), and about the apostrophe.
+        language: an ISO 639 code, a language tag or an English name, as a manifest has it ("tr", "tr-TR"), for
+            I, which is the capital of ı in Turkish, Azerbaijani, Crimean Tatar and Gagauz, and in Kazakh,
+            Karakalpak, Tatar and Bashkir where a tag has the Latin script ("kk-Latn"), and for the apostrophe.
 
     >>> normalize_transcript("  «It’s», she said, a well-known “café”…")
     "it's she said a well known café"
@@ -196,7 +196,7 @@ def _language(language: str | None) -> tuple[str, list[str]]:
 
 
 class _PlainForms(dict[int, str]):
-    """What each character becomes whatever is beside it, for `str.translate`; found when first met."""
+    """Replacement of each character in any context, for `str.translate`; computed at first use."""
 
     def __missing__(self, code: int) -> str:
         self[code] = found = _plain_form(chr(code))
@@ -316,7 +316,7 @@ class Vocabulary:
         """The transcript of a sequence of indices.
 
         Args:
-            indices: one a character, or one a frame with `collapse`.
+            indices: one per character, or one per frame with `collapse`.
             collapse: CTC's rule (Graves et al. 2006, section 3.1): repeated symbols become one, then blanks go.
 
         Raises:

@@ -87,7 +87,7 @@ def read_units(store: WaveformStore, name: str) -> Units:
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise UserError(f"{path}: labels of frames that cannot be read ({' '.join(str(error).split())})") from None
     if corpus != store.content_hash():
-        raise UserError(f"{path}: labels of another corpus, or of this one before it was prepared anew; make new ones")
+        raise UserError(f"{path}: labels of another corpus, or of an earlier state of this one; make them again")
     if len(counts) != len(store) or labels.ndim != 1 or counts.sum() != len(labels):
         raise UserError(f"{path}: damaged: {len(counts)} utterances with {counts.sum()} labels, found {len(labels)}")
     return Units(grid, labels, counts)
