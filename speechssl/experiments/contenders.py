@@ -24,7 +24,7 @@ from speechssl.embed.embedder import EmbeddingModel, load
 from speechssl.experiments.evaluate import encoder_features, random_encoder
 from speechssl.experiments.evaluation_console import EvaluationConsole
 from speechssl.metrics.baselines import MFCC_DIM, mfcc_statistics
-from speechssl.metrics.probe import predict_logistic, shot_folds
+from speechssl.metrics.probe_classifiers import predict_logistic, shot_folds
 
 FINE_TUNED, FROZEN, FROZEN_RANDOM = "fine-tuned", "frozen probe", "frozen random encoder"
 SVM, SVM_NO_LEVEL = "MFCC + SVM", "MFCC + SVM, level removed"

@@ -13,7 +13,7 @@ from speechssl.audio import normalize
 from speechssl.data.labelled import Example
 from speechssl.data.waveforms import WaveformStore
 from speechssl.inference.batches import by_duration, pad
-from speechssl.metrics.probe import fit_logistic
+from speechssl.metrics.probe_classifiers import fit_logistic
 from speechssl.models.classifier import Classifier
 
 

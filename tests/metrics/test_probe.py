@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from speechssl.metrics import probe
+from speechssl.metrics import probe, probe_classifiers
 from speechssl.metrics.classification import uar
 from speechssl.metrics.probe_splits import ProbeSplit, make_task
 
@@ -52,7 +52,7 @@ def test_noise_is_chance_within_the_interval(seed):
 
 
 def test_features_that_know_the_speaker_only_are_chance_for_labels():
-    """The leak this house is built against: with a random split speaker identity would score far above chance."""
+    """With a random split, speaker identity would score far above chance."""
     speakers = [f"s{i // 20:02d}" for i in range(800)]
     labels = [f"c{i // 20 % 4}" for i in range(800)]  # every speaker has one label
     features = features_of(speakers, strength=3.0, noise=0.3)
@@ -89,7 +89,7 @@ def test_answers_are_those_of_the_plain_recipe():
     test, truth = scaler.transform(features[split.test]), labels[split.test]
     neighbours = KNeighborsClassifier(n_neighbors=3, metric="cosine", weights="distance", algorithm="brute")
     groups = [data["speakers"][i] for i in train]
-    strength = probe.choose_strength(x, np.searchsorted(task.classes, y), groups=groups, seed=0)
+    strength = probe_classifiers.choose_strength(x, np.searchsorted(task.classes, y), groups=groups, seed=0)
     linear = LogisticRegression(C=strength, max_iter=5000, tol=1e-6)
     found = values(probe.probe_scores(task, features, contender="x"))
     assert found["k-NN", 5].value == pytest.approx(uar(truth.tolist(), neighbours.fit(x, y).predict(test).tolist()))
@@ -137,7 +137,10 @@ def test_dead_dimensions_do_no_harm():
 def test_one_and_two_shots_use_the_fixed_strength():
     rng = np.random.default_rng(0)
     targets = np.repeat(np.arange(3), 2)
-    assert probe.choose_strength(rng.normal(size=(6, 4)), targets, groups=list("abcdef"), seed=0) == probe.FIXED_C
+    assert (
+        probe_classifiers.choose_strength(rng.normal(size=(6, 4)), targets, groups=list("abcdef"), seed=0)
+        == probe_classifiers.FIXED_C
+    )
     data = corpus()
     task = make_task("label", **data, shots=[1, 2], seeds=2)
     assert len(probe.probe_scores(task, features_of(data["labels"], strength=1, noise=1), contender="x")) == 8
@@ -148,11 +151,11 @@ def test_strength_is_chosen_over_unseen_speakers_where_there_are_enough():
     rng = np.random.default_rng(0)
     targets = np.tile(np.arange(2), 30)
     groups = [f"s{i // 2 % 6}" for i in range(60)]
-    folds = probe.shot_folds(targets, groups, seed=0)
+    folds = probe_classifiers.shot_folds(targets, groups, seed=0)
     for fitted, held in folds:
         assert not {groups[i] for i in fitted} & {groups[i] for i in held}
     features = rng.normal(size=(60, 8))
-    assert probe.choose_strength(features, targets, groups=groups, seed=0) in probe.STRENGTHS
+    assert probe_classifiers.choose_strength(features, targets, groups=groups, seed=0) in probe_classifiers.STRENGTHS
 
 
 def test_chance_is_one_over_the_classes_without_fitting():

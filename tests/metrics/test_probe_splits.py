@@ -1,4 +1,4 @@
-"""Splits: nobody on both sides, nested shots, every class on both sides, and what happens when that cannot be."""
+"""Splits: disjoint groups, nested shots, every class on both sides, and errors where that is impossible."""
 
 import numpy as np
 import pytest

@@ -13,7 +13,7 @@ from speechssl.data.labelled import Example
 from speechssl.data.waveforms import WaveformStore
 from speechssl.decoding.decode import greedy
 from speechssl.inference.heads import classify, emissions
-from speechssl.metrics.probe import fit_logistic
+from speechssl.metrics.probe_classifiers import fit_logistic
 from speechssl.metrics.wer import count_errors
 from speechssl.models.classifier import Classifier
 from speechssl.models.ctc import CTCModel
