@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -15,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from speechssl.audio import SAMPLE_RATE, samples_to_seconds
 from speechssl.config import Config, UserError
 from speechssl.data.manifest import read_manifest
+from speechssl.data.marks import BLOCK, WINDOW, Values, level_of, marks
 from speechssl.data.utterance import Utterance
 from speechssl.data.values import merged
 
@@ -105,6 +108,7 @@ class WaveformStore:
         sizes = [stored_bytes(form, length) for form, length in zip(index.forms, index.lengths, strict=True)]
         self._ends = np.cumsum(np.asarray(sizes, dtype=np.int64)) // 2  # in int16
         self._samples = self._map(index.total_bytes)
+        self._marks: dict[int, Values] = {}
 
     def _check_manifest(self, index: StoreIndex) -> None:
         """Refuses a manifest whose lines are not those of the waveforms, one for one; texts and labels may change."""
@@ -155,6 +159,32 @@ class WaveformStore:
             16 hexadecimal digits for each utterance, in order.
         """
         return list(self._digests)
+
+    @property
+    def level(self) -> int:
+        """The level of the marks that are computed, see `data.marks`; higher for a large corpus."""
+        return level_of(int(self.lengths.sum()))
+
+    def marks(self, indices: Sequence[int]) -> list[Values]:
+        """The marks of some utterances, by which other cuts of the same samples are found; see `data.marks`.
+
+        The samples are read once, which takes half a second of a processor core per hour of audio.
+
+        Returns:
+            For each of `indices` its marks at `level`, in ascending order.
+        """
+        missing = [index for index in dict.fromkeys(indices) if index not in self._marks]
+        if missing:
+            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+                found = pool.map(lambda index: marks(self._windows(index), level=self.level), missing)
+                self._marks.update(zip(missing, found, strict=True))
+        return [self._marks[index] for index in indices]
+
+    def _windows(self, index: int) -> Iterator[Float32[np.ndarray, " samples"]]:
+        """An utterance in blocks that overlap by all but one sample of a window."""
+        length = int(self.lengths[index])
+        for start in range(0, length - WINDOW + 1, BLOCK):
+            yield self.waveform(index, start, min(length, start + BLOCK + WINDOW - 1))
 
     def __reduce__(self) -> tuple[type["WaveformStore"], tuple[Path]]:
         return WaveformStore, (self.folder,)  # a worker process opens the files itself instead of copying them

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from speechssl.config import UserError, digest
+from speechssl.data.copies import copies, copies_note
 from speechssl.data.names import is_synthetic, sessions_of, utterance_ids
-from speechssl.data.training_audio import copies, copies_note, pretraining_overlap, read_training_audio, refuse_trained
+from speechssl.data.training_audio import pretraining_overlap, read_training_audio, refuse_trained
 from speechssl.data.waveforms import WaveformStore
 from speechssl.experiments.cells import Cell, read_cell, write_cell
 from speechssl.experiments.contenders import (

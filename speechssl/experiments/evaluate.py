@@ -24,8 +24,9 @@ from jaxtyping import Float32, Int
 
 from speechssl.audio import SAMPLE_RATE
 from speechssl.config import UserError, digest
+from speechssl.data.copies import copies, copies_note
 from speechssl.data.names import is_synthetic, utterance_ids
-from speechssl.data.training_audio import copies, copies_note, pretraining_overlap, read_training_audio, refuse_trained
+from speechssl.data.training_audio import pretraining_overlap, read_training_audio, refuse_trained
 from speechssl.data.utterance import said
 from speechssl.data.waveforms import WaveformStore
 from speechssl.embed.embedder import EmbeddingModel, load

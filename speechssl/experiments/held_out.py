@@ -11,10 +11,15 @@ from typing import Any
 
 from speechssl.config import UserError
 from speechssl.data.names import place_of
-from speechssl.data.training_audio import NO_COPY, TrainingAudio, pretraining_overlap, read_training_audio
+from speechssl.data.training_audio import NO_COPY, TrainingAudio, may_be_more, pretraining_overlap, read_training_audio
 from speechssl.data.values import alike
 from speechssl.data.waveforms import WaveformStore
 from speechssl.terminal import say
+
+_MORE = (
+    "; other cuts of training recordings may be among the rest: the record is of an earlier version without marks of "
+    "samples, or is of many hours, or utterances are too short or too quiet for marks"
+)
 
 
 @dataclass(frozen=True)
@@ -83,10 +88,11 @@ def untrained(
     """
     audio = read_training_audio(model)
     trained = _trained(audio, config, store, chosen)
+    at_least = "at least " * may_be_more(audio, store, chosen)
     if trained and not leave_out:
         raise UserError(
-            f"{store.folder}: {len(trained)} of {len(chosen)} test utterances were trained on, or used to choose the "
-            f"checkpoint; files are compared by their samples, not by their names. The first is "
+            f"{store.folder}: {at_least}{len(trained)} of {len(chosen)} test utterances were trained on, or used to "
+            f"choose the checkpoint; files are compared by their samples, not by their names. The first is "
             f"{place_of(store.utterances[trained[0]])}; add --leave-out-trained to score the others"
         )
     rest = [index for index in chosen if index not in set(trained)]
@@ -100,7 +106,7 @@ def untrained(
     if trained or spoken:
         say(
             f"{len(trained) + len(spoken)} of {len(chosen)} test utterances left out: the model was trained on "
-            f"{len(trained)} of them, and on the speakers of {len(spoken)} others"
+            f"{len(trained)} of them, and on the speakers of {len(spoken)} others" + (_MORE if at_least else "")
         )
         if not rest:
             raise UserError(f"{store.folder}: the model was trained on all test utterances or their speakers")
@@ -115,6 +121,8 @@ def untrained(
     )
     if not side.known:
         say(_unknown(audio))
+    elif at_least:
+        say(f"training audio: known{_MORE}")
     say(f"in the audio of pretraining: {side.pretraining}")
     return side
 

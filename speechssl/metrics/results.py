@@ -54,7 +54,8 @@ class ResultRow:
         training_audio: of a fine-tuned model: `known, no copy sample by sample` where its training audio is known and
             no copy of it is in the test side, or `unknown`; empty for other rows.
         pretraining_audio: how many test utterances are in the audio that the encoder was pretrained on, compared sample
-            by sample, in words, or `unknown`; empty where there is no pretrained encoder.
+            by sample, in words, `at least` so many where other cuts may be among the rest, or `unknown`; empty where
+            there is no pretrained encoder.
         left_out: test utterances left out because the model was trained on them or on their speakers.
         lm_text: how many test transcripts are in the text of the n-gram, in words, or `unknown`; empty without one.
     """

@@ -28,7 +28,8 @@ def spoken(text: str, *, speaker: int = 0) -> np.ndarray:
     time = np.arange(round(0.08 * SAMPLE_RATE)) / SAMPLE_RATE
     parts = [0.3 * np.sin(2 * np.pi * PITCH[letter] * (1 + 0.03 * speaker) * time) for letter in f" {text} "]
     wave = np.concatenate(parts)
-    return (wave + 0.003 * np.random.default_rng(speaker).standard_normal(len(wave))).astype(np.float32)
+    rng = np.random.default_rng([speaker, *text.encode()])
+    return (wave + 0.003 * rng.standard_normal(len(wave))).astype(np.float32)
 
 
 def spoken_utterances(folder: Path, *, speakers: int = 6, sentences: tuple[str, ...] = SENTENCES) -> list[Utterance]:

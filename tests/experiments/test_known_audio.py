@@ -3,18 +3,17 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile
 import torch
 
 from speechssl.cli import main
+from speechssl.data.copies import copies
 from speechssl.data.manifest import Utterance
 from speechssl.data.training_audio import (
     TRAINING_AUDIO,
     AudioRecord,
     TrainingAudio,
-    copies,
     read_training_audio,
     write_training_audio,
 )
@@ -171,7 +170,7 @@ def test_records_are_carried_from_model_to_model(
     assert "the model was trained on all test utterances" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("alteration", ["softer", "padded", "without a speaker"])
+@pytest.mark.parametrize("alteration", ["softer", "without a speaker"])
 def test_rows_claim_no_more_than_that_samples_were_compared(
     trained: tuple[Path, list[Utterance]], start: Path, tmp_path: Path, alteration: str
 ) -> None:
@@ -182,9 +181,8 @@ def test_rows_claim_no_more_than_that_samples_were_compared(
     made: list[Utterance] = []
     for number, item in enumerate(trained[1]):
         samples, rate = soundfile.read(item.audio, dtype="int16")
-        changed = np.pad(samples, (800, 0)) if alteration == "padded" else samples // 2
         path = tmp_path / f"{number}.wav"
-        soundfile.write(path, changed, rate)
+        soundfile.write(path, samples // 2, rate)
         speaker = None if alteration == "without a speaker" else f"t{number % 4}"
         made.append(Utterance(audio=str(path), duration=0.0, speaker=speaker, label=item.label))
     rows = evaluated(model, prepared(tmp_path / "corpus", made), tmp_path / "r.json")

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from speechssl.config import UserError
 from speechssl.data.labelled import Example
 from speechssl.data.lists import utterance_id
+from speechssl.data.marks import Values
 from speechssl.data.utterance import Utterance
 from speechssl.data.waveforms import WaveformStore
 from speechssl.train.examples import Labelled, Learn, choose, examples_of
@@ -38,6 +40,9 @@ class NoSamples(WaveformStore):
 
     def content_ids(self) -> list[str]:
         return [str(item.extras.get("id", item.audio)) for item in self.utterances]
+
+    def marks(self, indices: Sequence[int]) -> list[Values]:
+        return [np.zeros(0, dtype=np.uint64) for _ in indices]
 
 
 def store_of(items: list[Utterance]) -> WaveformStore:

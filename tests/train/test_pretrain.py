@@ -1,5 +1,6 @@
 """What a pretraining run leaves, and what it refuses."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from safetensors import safe_open
 
 from speechssl.config import UserError, dump_config, load_config
+from speechssl.data.marks import Values
 from speechssl.data.training_audio import read_training_audio
 from speechssl.data.waveforms import WaveformStore
 from speechssl.models.encoder import PRESETS
@@ -114,6 +116,9 @@ class Renamed(WaveformStore):
 
     def content_ids(self) -> list[str]:
         return [each.audio for each in self.utterances]
+
+    def marks(self, indices: Sequence[int]) -> list[Values]:
+        return [np.sort(own ^ np.uint64(self.number)) for own in super().marks(indices)]
 
 
 def test_training_and_validation_share_nothing(corpus: Path) -> None:
