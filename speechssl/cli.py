@@ -641,6 +641,7 @@ def _say_packed(report: "PackReport", out: Path) -> None:
     """Print the counts of a prepared corpus, with the most frequent reasons of rejection."""
     from collections import Counter
 
+    from speechssl.audio.neighbours import THERE
     from speechssl.data.manifest import Reject
     from speechssl.data.stretches import contradictions_note
 
@@ -651,10 +652,14 @@ def _say_packed(report: "PackReport", out: Path) -> None:
         say(line)
     if report.rejected:
         lines = (out / "rejects.jsonl").read_text(encoding="utf-8").splitlines()
-        reasons = Counter(Reject.model_validate_json(line).reason for line in lines)
-        for reason, count in reasons.most_common(3):
-            say(f"  {count} x {reason}")
-        if note := contradictions_note(reasons.elements()):
+        reasons = [Reject.model_validate_json(line).reason for line in lines]
+        beside = [reason for reason in reasons if THERE in reason]
+        for reason, count in Counter(reason.partition(THERE)[0] for reason in reasons).most_common(3):
+            nearest = (
+                f", for example: {beside[0].partition('; ')[2]}" if beside and beside[0].startswith(reason) else ""
+            )
+            say(f"  {count} x {reason}{nearest}")
+        if note := contradictions_note(reasons):
             say(f"  {note}")
         say(f"  each one is in {out / 'rejects.jsonl'}")
 

@@ -26,6 +26,7 @@ from speechssl.audio.flac import flac_frames
 from speechssl.audio.formats import foreign_container, foreign_suffix, other_kind
 from speechssl.audio.lengths import check_length, second_head
 from speechssl.audio.mp3 import Mp3Frames, mp3_frames
+from speechssl.audio.neighbours import no_file
 from speechssl.audio.ogg import OggPages, ogg_pages
 from speechssl.audio.older import CHECKED, UNCHECKED, gsm_fault
 from speechssl.audio.quiet import quiet_c_stderr
@@ -101,7 +102,7 @@ def open_file(path: str | Path) -> SoundFile:
     try:
         reason = _reason_before(path, source)
     except FileNotFoundError as error:
-        raise AudioError(path, "a link to a missing file" if source.is_symlink() else "no such file") from error
+        raise AudioError(path, "a link to a missing file" if source.is_symlink() else no_file(path)) from error
     except PermissionError as error:
         raise AudioError(path, "not readable (permission denied)") from error
     except OSError as error:

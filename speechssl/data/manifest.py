@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from speechssl.audio.neighbours import no_file
 from speechssl.config import Config
 from speechssl.data.manifest_lines import read_lines
 from speechssl.data.members import file_status
@@ -134,7 +135,7 @@ def validate_manifest(utterances: Iterable[Utterance], *, check_files: bool = Fa
             if utterance.audio not in missing:
                 missing[utterance.audio] = not _exists(utterance.audio)
             if missing[utterance.audio]:
-                problems.append(f"{name}: no such file")
+                problems.append(f"{name}: {no_file(utterance.audio)}")
     return problems
 
 

@@ -273,6 +273,8 @@ def seconds_of(value: object, *, unit: float = 1.0) -> float | None:
     if not math.isfinite(found) or found < 0:
         hint = " with a decimal point" if isinstance(value, str) and "," in value else ""
         word = "milliseconds" if unit == 0.001 else "seconds"
+        if isinstance(value, str) and (is_doubtful(value.strip()) or value.strip().startswith("#")):
+            hint = "; leave it empty where nothing is known"
         raise ValueError(f"given {shown(value)}, allowed: {word}, 0 or more{hint}")
     return found
 

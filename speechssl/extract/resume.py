@@ -275,11 +275,12 @@ def check_same(where: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> N
         if name == "dtype" and new.get(name) == "auto":
             continue  # the first run has chosen it
         if old.get(name) != new.get(name):
-            words = "model" if name == "model_hash" else name.replace("_", " ")
-            raise UserError(
-                f"{where}: made with {words} {old.get(name)}, now {new.get(name)}; "
-                "use the same settings, or give another name"
-            )
+            model = name == "model_hash"
+            words = "model" if model else name.replace("_", " ")
+            remedy = "use the same settings, or give another name"
+            if model:
+                remedy = "the model has changed; give another name, or remove it to begin anew"
+            raise UserError(f"{where}: made with {words} {old.get(name)}, now {new.get(name)}; {remedy}")
 
 
 def _keys_of(rows: Path) -> set[str]:

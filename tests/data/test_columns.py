@@ -83,7 +83,18 @@ def test_times(tmp_path: Path, value: str, seconds: float | None) -> None:
         ("file,start\na.wav,PT3.5S\n", "start: given 'PT3.5S', allowed: seconds"),
         ("file,start\na.wav,01:75\n", "start: given '01:75', allowed: seconds"),
         ("file,start\na.wav,inf\n", "start: given 'inf', allowed: seconds"),
-        ("file,start\na.wav,#N/A\n", "start: given '#N/A', allowed: seconds"),
+        (
+            "file,start\na.wav,NA\n",
+            "start: given 'NA', allowed: seconds, 0 or more; leave it empty where nothing is known$",
+        ),
+        (
+            "file,duration_ms\na.wav,null\n",
+            "given 'null', allowed: milliseconds, 0 or more; leave it empty where nothing is known$",
+        ),
+        (
+            "file,start\na.wav,#N/A\n",
+            "start: given '#N/A', allowed: seconds, 0 or more; leave it empty where nothing is known$",
+        ),
         ("file,label\na.wav,#NAME?\n", "t.csv:2: label: given '#NAME.', an error of a spreadsheet; correct the cell"),
         ("file,label\na.wav, #BEZUG!\n", "label: given '#BEZUG!', an error of a spreadsheet"),
         ("file,text\na.wav,Err:502\n", "text: given 'Err:502', an error of a spreadsheet"),

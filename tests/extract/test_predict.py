@@ -179,11 +179,15 @@ def test_another_model_or_setting_is_refused(model, audio, tmp_path, monkeypatch
         code, _, err = command(["predict", other, audio, "--out", out], capfd)
         assert code == 2
         assert err.startswith(f"speechssl: {where}: made with model ")
+        assert err.endswith("; the model has changed; give another name, or remove it to begin anew\n")
         code, _, err = command(["predict", model, audio, "--out", out, "--format", "csv"], capfd)
         assert (code, err.count("\n")) == (2, 1)
         assert "made with format jsonl, now csv; use the same settings, or give another name" in err
         assert "made with source" in command(["predict", model, audio / "1.wav", "--out", out], capfd)[2]
     assert done.read_bytes() == content
+    done.unlink()
+    assert command(["predict", other, audio, "--out", done], capfd)[0] == 0
+    assert done.exists()
 
 
 def test_another_decoder_is_refused(writer, audio, tmp_path):

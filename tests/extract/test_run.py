@@ -141,6 +141,13 @@ def test_a_list_names_what_is_no_file(audio, model_folder, tmp_path):
     assert reasons == ["a directory, not an audio file", "no such file"]
 
 
+def test_a_missing_file_has_its_neighbour(audio, model_folder, tmp_path):
+    report = extract(model_folder, [audio / "calm" / "0.wav", audio / "calm" / "0.MP3"], tmp_path / "v.npz")
+    assert (report.written, report.failed) == (1, 1)
+    [line] = report.errors.read_text().splitlines()
+    assert json.loads(line)["reason"] == "no such file; there is 0.wav"
+
+
 def test_vectors_do_not_depend_on_parts_and_memory(audio, model_folder, tmp_path, monkeypatch):
     extract(model_folder, audio, tmp_path / "one.parquet")
     monkeypatch.setattr(decode, "PART_SECONDS", 0.9)
@@ -236,7 +243,9 @@ def test_another_model_or_setting_is_refused(audio, model_folder, tmp_path, monk
     interrupted(audio, model_folder, half, monkeypatch, 1)
     for out, where in ((done, "done.parquet"), (half, "half.parquet.parts")):
         with pytest.raises(
-            UserError, match=rf"{where}: made with model {model_hash(model_folder)}, now {model_hash(other)}"
+            UserError,
+            match=rf"{where}: made with model {model_hash(model_folder)}, now {model_hash(other)}; the model has "
+            "changed; give another name, or remove it to begin anew$",
         ):
             extract(other, audio, out)
         with pytest.raises(UserError, match=rf"{where}: made with pooling mean, now mean\+std; use the same settings"):
