@@ -99,3 +99,9 @@ def main_value(value: float, device: torch.device) -> float:
     tensor = torch.tensor(value, dtype=torch.float64, device=device)
     dist.broadcast(tensor, src=0)
     return float(tensor)
+
+
+def wait_for_main(process: Process) -> None:
+    """Wait until the main process is here as well."""
+    if process.world_size > 1:
+        dist.barrier()

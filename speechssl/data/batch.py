@@ -14,6 +14,7 @@ from jaxtyping import Float, Float64, Int, Int64, Integer
 from torch import Tensor
 
 from speechssl.audio import samples_to_seconds
+from speechssl.config import Config
 from speechssl.data.augment import AugmentConfig
 
 
@@ -87,7 +88,8 @@ class BatchSpec:
     Attributes:
         views: augmented copies of every crop.
         augment: settings of the copies; without other speeds, which would change their length.
-        labels: name of the labels of frames that the corpus has (see :mod:`speechssl.data.units`); None: none.
+        labels: name of the labels of frames that the corpus has (see :mod:`speechssl.data.units`), or settings of
+            clusters, which are made where there are none; None: none.
         grid: positions of the encoder's frames, for which labels are looked up.
         hop: crops start on multiples of it, samples; that of the labels, so that frames of a crop are labelled.
         pairs: near and far crops; None: none. Crops are then at most half as long as the shortest recording of a batch.
@@ -95,7 +97,7 @@ class BatchSpec:
 
     views: int = 0
     augment: AugmentConfig | None = None
-    labels: str | None = None
+    labels: str | Config | None = None
     grid: FrameGrid | None = None
     hop: int = 1
     pairs: Pairs | None = None

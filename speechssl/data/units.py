@@ -1,5 +1,7 @@
 """Labels of frames on disk: a class for about every 20 ms of a prepared corpus, for example from clustering.
 
+:func:`speechssl.train.units.clustered` makes labels by k-means.
+
     units/NAME.npy     labels of all utterances one after another, in the order of the manifest
     units/NAME.json    positions of the labelled frames, number of labels of each utterance, and the corpus
 
@@ -11,11 +13,28 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int64, Integer
+from pydantic import PositiveInt
 
-from speechssl.config import UserError
+from speechssl.config import Config, UserError
 from speechssl.data.batch import FrameGrid
 from speechssl.data.waveforms import WaveformStore
 from speechssl.files import replacing, write_atomic
+
+
+class UnitsConfig(Config):
+    """Clusters of frames as labels.
+
+    Attributes:
+        source: what is clustered: "mfcc", or a model folder.
+        layer: of the model: a hidden state, 0 the input of the first block, -1 the final output; None: the middle one.
+        classes: number of clusters.
+        frames: number of frames, drawn from all corpora, that the clusters are fitted on.
+    """
+
+    source: str = "mfcc"
+    layer: int | None = None
+    classes: PositiveInt = 100
+    frames: PositiveInt = 300_000
 
 
 class Units:

@@ -17,7 +17,7 @@ from types import ModuleType
 
 from speechssl.config import UserError
 
-OBJECTIVES: tuple[str, ...] = ("wav2vec2",)
+OBJECTIVES: tuple[str, ...] = ("wav2vec2", "hubert")
 """The names that `load_objective` accepts; the first one is the default."""
 
 
@@ -37,7 +37,7 @@ def load_objective(name: str) -> ModuleType:
     'wav2vec2'
     >>> load_objective("word2vec")
     Traceback (most recent call last):
-    speechssl.config.UserError: unknown objective 'word2vec'; allowed: wav2vec2
+    speechssl.config.UserError: unknown objective 'word2vec'; allowed: wav2vec2, hubert
     """
     if name not in OBJECTIVES:
         raise UserError(f"unknown objective {name!r}; allowed: {', '.join(OBJECTIVES)}")

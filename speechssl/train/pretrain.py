@@ -19,7 +19,7 @@ from speechssl.config import UserError
 from speechssl.data.batch import CROPS_ALONE, BatchSpec
 from speechssl.data.crops import CropBatches
 from speechssl.data.training_audio import AudioRecord, TrainingAudio, read_training_audio, write_training_audio
-from speechssl.data.units import read_units
+from speechssl.data.units import Units
 from speechssl.data.waveforms import WaveformStore
 from speechssl.distributed import hold_run, process_group
 from speechssl.models.encoder import SpeechEncoder
@@ -36,6 +36,7 @@ from speechssl.train.metrics_file import write_curves
 from speechssl.train.optim import peak_learning_rate
 from speechssl.train.pretrain_config import PretrainConfig
 from speechssl.train.trainer import Batches, Training
+from speechssl.train.units import labels_of
 
 _SPLIT = 31  # part of the seed, so that this random stream differs from others
 
@@ -87,7 +88,9 @@ def pretrain(
         encoder = SpeechEncoder(config.encoder)
         method = load_objective(config.objective.name)
         objective: Objective = method.build(encoder, config.objective, seed=config.seed)
-        train, valid = split(stores, config, spec=objective.batch_spec)
+        spec = objective.batch_spec
+        labels = [] if spec.labels is None else labels_of(stores, spec.labels, seed=config.seed, process=process)
+        train, valid = split(stores, config, spec=spec, labels=labels)
         _check_lengths(objective, config)
         if start is not None:
             carry_over(start, objective)
@@ -130,7 +133,11 @@ def pretrain(
 
 
 def split(
-    stores: Sequence[WaveformStore], config: PretrainConfig, *, spec: BatchSpec = CROPS_ALONE
+    stores: Sequence[WaveformStore],
+    config: PretrainConfig,
+    *,
+    spec: BatchSpec = CROPS_ALONE,
+    labels: Sequence[Units] = (),
 ) -> tuple[CropBatches, CropBatches]:
     """Training and validation batches over disjoint utterances, with what the objective needs beside the crops.
 
@@ -162,7 +169,6 @@ def split(
             raise UserError(f"{stores[0].folder}: all utterances are copies of those held out for validation")
         say_once(f"{sum(map(len, again))} utterances left out: their audio is held out for validation, by another name")
         training = kept
-    labels = [] if spec.labels is None else [read_units(store, spec.labels) for store in stores]
     training_batches, valid_batches = (
         CropBatches(stores, config.crops, seed=config.seed, keep=keep, spec=spec, labels=labels)
         for keep in (training, held_out)

@@ -17,8 +17,9 @@ from speechssl import cli, objectives
 from speechssl.config import UserError, dump_config, load_config, merged
 from speechssl.data.batch import CropBatch, FrameGrid
 from speechssl.data.crops import CropBatches, CropConfig
-from speechssl.data.units import read_units, write_units
+from speechssl.data.units import write_units
 from speechssl.data.waveforms import WaveformStore
+from speechssl.distributed import Process
 from speechssl.models.encoder import PRESETS, EncoderConfig, SpeechEncoder
 from speechssl.objectives import OBJECTIVES, load_objective
 from speechssl.objectives.base import ENCODER, Objective
@@ -26,12 +27,14 @@ from speechssl.train import loop
 from speechssl.train.adapt import adaptation
 from speechssl.train.pretrain import pretrain
 from speechssl.train.pretrain_config import PretrainConfig, config_of, objective_name, runs
+from speechssl.train.units import labels_of
 from tests.objectives import toy_objective, toy_teacher
 from tests.toys import MICRO_ENCODER, MICRO_RUN, changed, micro_run, toy_corpus
 from tests.train.conftest import rows, tensors
 
 TOYS = {"toy": toy_objective, "teacher": toy_teacher}
 ROWS = 6
+ALONE = Process(rank=0, world_size=1, device=torch.device("cpu"))
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
 
 
@@ -68,7 +71,7 @@ def batch(objective: Objective, corpus: Path) -> CropBatch:
     store = WaveformStore(corpus)
     settings = CropConfig(seconds=1.0, min_seconds=1.0, batch_seconds=float(ROWS))
     spec = objective.batch_spec
-    labels = [] if spec.labels is None else [read_units(store, spec.labels)]
+    labels = [] if spec.labels is None else labels_of([store], spec.labels, seed=0, process=ALONE)
     return CropBatches([store], settings, seed=0, spec=spec, labels=labels).batch(0)
 
 
@@ -243,5 +246,5 @@ def test_objectives_that_contradict_each_other(tmp_path: Path) -> None:
     assert objective_name(None, None, []) == objective_name("wav2vec2", recipe, []) == "wav2vec2"
     with pytest.raises(UserError, match=r"^--objective is toy; objective\.name is wav2vec2: choose one objective$"):
         objective_name("toy", recipe, [])
-    with pytest.raises(UserError, match="unknown objective 'cpc2'; allowed: wav2vec2"):
+    with pytest.raises(UserError, match="unknown objective 'cpc2'; allowed: wav2vec2, hubert"):
         objective_name(None, None, ["objective.name=cpc2"])
