@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from speechssl.config import Config
 from speechssl.nn.conv import convolve
@@ -238,6 +239,12 @@ class Transformer(nn.Module):
         (torch.Size([2, 10, 32]), 3)
     """
 
+    recompute: bool = False
+    """Whether training keeps only the input of each block and computes the rest again in the backward pass.
+
+    That needs less memory and about a third more time (Chen et al. 2016, arXiv 1604.06174); the gradients are the same.
+    """
+
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.config = config
@@ -282,7 +289,10 @@ class Transformer(nn.Module):
         hidden = [x]
         for layer in self.layers:
             dropped = self.training and self.config.layer_drop and torch.rand(()).item() < self.config.layer_drop
-            x = x if dropped else layer(x, mask, distances)
+            if not dropped and self.recompute and torch.is_grad_enabled():
+                x = checkpoint(layer, x, mask, distances, use_reentrant=False)
+            elif not dropped:
+                x = layer(x, mask, distances)
             hidden.append(x)
         if self.config.pre_norm:
             x = self.norm(x)

@@ -94,6 +94,7 @@ def pretrain(
         _check_lengths(objective, config)
         if start is not None:
             carry_over(start, objective)
+        encoder.transformer.recompute = config.loop.recompute
         if config.loop.compile:
             encoder.features.compile()
             encoder.transformer.compile()

@@ -41,6 +41,7 @@ class LoopConfig(Config):
     accumulation: PositiveInt = 1  # micro-batches per rank and step
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     compile: bool = False
+    recompute: bool = False  # blocks in the backward pass: less memory, about a third more time
     log_every: PositiveInt = 10  # steps
     validate_every: PositiveInt = 250
     validate_batches: PositiveInt = 8
