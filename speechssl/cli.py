@@ -166,6 +166,12 @@ def pretrain(
             help="Wall time of the run, such as 20min or 3h, instead of loop.steps; a longer one prolongs a run.",
         ),
     ] = None,
+    find_batch: Annotated[
+        bool,
+        typer.Option(
+            "--find-batch", help="Measure into how many micro-batches to divide a batch: the fastest that fits."
+        ),
+    ] = False,
     config: Annotated[Path | None, typer.Option(help="Recipe: a TOML file of differences.")] = None,
     sets: Sets = [],  # noqa: B006 -- typer copies it
 ) -> None:
@@ -182,7 +188,7 @@ def pretrain(
         sets = [f"loop.budget={parse_time(budget)}", "optim.schedule=wsd", *sets]
     recipe = load_config(config_of(name), config, overrides=sets, defaults=defaults)
     with _health_errors():
-        result = run(corpora, out, config=recipe, start=start, command=_spoken.get())
+        result = run(corpora, out, config=recipe, start=start, command=_spoken.get(), find_batch=find_batch)
     _end_if_stopped(finished=result.finished, steps=result.steps)
     say_once(f"{out}: {result.steps} steps, {result.seconds_seen / 3600:.1f} h of audio seen")
 

@@ -15,13 +15,13 @@ import torch
 
 from speechssl import __version__
 from speechssl.audio import samples_to_seconds, seconds_to_samples
-from speechssl.config import UserError
+from speechssl.config import UserError, load_config
 from speechssl.data.batch import CROPS_ALONE, BatchSpec
-from speechssl.data.crops import CropBatches
+from speechssl.data.crops import WINDOW, CropBatches
 from speechssl.data.training_audio import AudioRecord, TrainingAudio, read_training_audio, write_training_audio
 from speechssl.data.units import Units
 from speechssl.data.waveforms import WaveformStore
-from speechssl.distributed import hold_run, process_group
+from speechssl.distributed import Process, hold_run, process_group
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.storage import model_hash, save_model
 from speechssl.nn.memory import keep_freed_memory
@@ -30,12 +30,13 @@ from speechssl.objectives.base import ENCODER, Metrics, Objective
 from speechssl.terminal import say_once
 from speechssl.train.adapt import carry_over
 from speechssl.train.claim import LENGTH, claim
+from speechssl.train.find_batch import find_accumulation
 from speechssl.train.health import HealthMonitor
 from speechssl.train.loop import FitResult, fit
 from speechssl.train.metrics_file import write_curves
 from speechssl.train.optim import peak_learning_rate
 from speechssl.train.pretrain_config import PretrainConfig
-from speechssl.train.trainer import Batches, Training
+from speechssl.train.trainer import Batches, Training, use_bf16
 from speechssl.train.units import labels_of
 
 _SPLIT = 31  # part of the seed, so that this random stream differs from others
@@ -59,6 +60,7 @@ def pretrain(
     start: Path | None = None,
     resume: bool = True,
     command: str = "",
+    find_batch: bool = False,
 ) -> PretrainResult:
     """Pretrain on packed corpora.
 
@@ -69,6 +71,7 @@ def pretrain(
         start: a pretrained model folder to continue from, with other data and settings; None trains from scratch.
         resume: resume from ``out/last.pt`` when it exists; False refuses a folder with a run in it.
         command: the command line, kept in the model's provenance.
+        find_batch: measure into how many micro-batches to divide a batch, where ``out`` holds no run yet.
 
     Raises:
         UserError: nothing to train on, or ``out`` holds a run with other settings or one that has not ended.
@@ -80,9 +83,12 @@ def pretrain(
         stores = [WaveformStore(corpus) for corpus in corpora]
         if len({store.content_hash() for store in stores}) < len(stores):
             raise UserError("the same corpus twice: utterances held out of one copy would be trained on in the other")
+        measure = find_batch and not (out / "last.pt").exists()
+        if find_batch and not measure:
+            config = _with_accumulation(config, load_config(type(config), out / "recipe.toml").loop.accumulation)
+        parts = [] if start is None else [model_hash(start)]
         if process.is_main:
             longer = LENGTH if config.optim.schedule == "wsd" else frozenset[str]()
-            parts = [] if start is None else [model_hash(start)]
             claim(out, config, stores, resume=resume, parts=parts, may_change=longer)
         torch.manual_seed(config.seed)
         encoder = SpeechEncoder(config.encoder)
@@ -98,6 +104,10 @@ def pretrain(
         if config.loop.compile:
             encoder.features.compile()
             encoder.transformer.compile()
+        if measure:
+            config = _with_accumulation(config, _measured(objective, train, config, process))
+            if process.is_main:
+                claim(out, config, stores, parts=parts)
         provenance = {
             "speechssl": __version__,
             "torch": torch.__version__,
@@ -175,6 +185,20 @@ def split(
         for keep in (training, held_out)
     )
     return training_batches, valid_batches
+
+
+def _with_accumulation(config: PretrainConfig, accumulation: int) -> PretrainConfig:
+    return config.model_copy(update={"loop": config.loop.model_copy(update={"accumulation": accumulation})})
+
+
+def _measured(objective: Objective, train: CropBatches, config: PretrainConfig, process: Process) -> int:
+    """The number of micro-batches that is fastest, measured on a batch of the longest crops."""
+    objective.to(process.device).train()
+    batches = (train.batch(number, rank=process.rank, world_size=process.world_size) for number in range(WINDOW))
+    longest = max(batches, key=lambda batch: batch.waveforms.shape[1])
+    enabled = use_bf16(config.loop.precision, process.device)
+    autocast = torch.autocast(process.device.type, torch.bfloat16, enabled=enabled)
+    return find_accumulation(objective, longest, process=process, autocast=autocast)
 
 
 def _check_lengths(objective: Objective, config: PretrainConfig) -> None:
