@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from speechssl.data.utterance import Utterance
     from speechssl.data.waveforms import PackReport
+    from speechssl.train.finetune_config import FinetuneConfig
 
 USER_ERROR, HEALTH_ERROR, BAD_FILES, INTERRUPTED = 2, 3, 4, 130
 
@@ -66,6 +67,10 @@ def options(
     """Options before the command name."""
 
 
+Encoder = Annotated[
+    Path | None,
+    typer.Option(metavar="MODEL", help="Pretrained model folder [default: the bundled model].", show_default=False),
+]
 Sets = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated.")]
 
 
@@ -182,6 +187,7 @@ def pretrain(
     from speechssl.train.pretrain_config import config_of, objective_name, runs
     from speechssl.train.timeline import parse_time
 
+    start = None if start is None else _named(start)
     name = objective_name(objective, config, sets, start=None if start is None else objective_of(start))
     defaults = runs(name)[preset] if start is None else adaptation(runs(name)[preset], start)
     if budget is not None:
@@ -197,9 +203,14 @@ def pretrain(
 def finetune(
     corpus: Annotated[Path, typer.Argument(metavar="CORPUS_DIR", help="Prepared corpus with labels or transcripts.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; a model folder when done.")],
-    start: Annotated[
-        Path | None,
-        typer.Option("--from", metavar="MODEL", help="Model folder to start from; without it: from scratch."),
+    origin: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="MODEL",
+            help="Model folder to start from, or scratch: random weights [default: the bundled model].",
+            show_default=False,
+        ),
     ] = None,
     learn: Annotated[
         Literal["label", "text"], typer.Option(help="label: classification; text: speech recognition.")
@@ -230,6 +241,7 @@ def finetune(
 
     store = WaveformStore(corpus)
     given = load_config(FinetuneConfig, config, overrides=sets)  # the seed draws the labelled utterances too
+    start = _origin(origin, given)
     found = choose(
         store, learn, split=split, ids=ids, shots=shots, minutes=minutes, valid_share=valid_share, seed=given.seed
     )
@@ -296,15 +308,33 @@ def predict(
 
 @app.command()
 def extract(
-    model: Annotated[str, typer.Argument(help="Model folder, file, or name: a run, hf:org/name, torchaudio:BUNDLE.")],
-    source: Annotated[str, typer.Argument(help="Folder, manifest, file, tar, Parquet, glob, address; - reads stdin.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] SOURCE",
+            help="SOURCE: folder, manifest, file, tar, Parquet, glob, address; - reads stdin. MODEL: a run or model "
+            "folder, a file, hf:org/name, torchaudio:BUNDLE; without it: the bundled model.",
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help=".parquet, .npz, .h5, .zarr; without one a tree of .npy.")],
+    named: Annotated[
+        str | None, typer.Option("--model", metavar="MODEL", help="Model, instead of MODEL before SOURCE.")
+    ] = None,
     pooling: Annotated[
-        Literal["mean", "mean+std", "none"], typer.Option(help="Pooling of frames to a vector; none: every frame.")
-    ] = "mean",
+        Literal["mean", "mean+std", "none"] | None,
+        typer.Option(
+            help="Pooling of frames to a vector; none: every frame [default: the model's, else mean].",
+            show_default=False,
+        ),
+    ] = None,
     layer: Annotated[
-        str, typer.Option(help="Hidden state: 0 the Transformer's input, -1 its output; mean, mix or all of them.")
-    ] = "-1",
+        str | None,
+        typer.Option(
+            help="Hidden state: 0 the Transformer's input, -1 its output; mean, mix or all [default: the model's, "
+            "else -1].",
+            show_default=False,
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, or several, separated by commas.")] = "auto",
     dtype: Annotated[
         Literal["float32", "bfloat16", "int8", "auto"],
@@ -324,18 +354,22 @@ def extract(
     as_json: Annotated[bool, typer.Option("--json", help="The counts as one JSON object on stdout.")] = False,
 ) -> None:
     """Turn recordings into vectors. A killed run resumes with the same command; bad files are skipped and listed."""
+    from speechssl.extract.arguments import read_arguments
     from speechssl.extract.machine.progress import shown_on
     from speechssl.extract.machine.resources import read_bytes
     from speechssl.extract.run import extract as run
     from speechssl.extract.run import summary
 
+    asked = read_arguments(names, model=named)
+    if asked.model is None:
+        _bundled()
     with bars() as bar:
         report = run(
-            model,
-            source,
+            asked.model,
+            asked.source,
             out,
             pooling=pooling,
-            layer=_layer(layer),
+            layer=None if layer is None else _layer(layer),
             device=device,
             dtype=dtype,
             memory=read_bytes(memory),
@@ -391,7 +425,7 @@ def export(
 
     with hold_file(out):
         target = "huggingface" if to == "transformers" else to
-        report = export_model(model, out, to=target, encoder_only=encoder_only, hidden_states=hidden_states)
+        report = export_model(_named(model), out, to=target, encoder_only=encoder_only, hidden_states=hidden_states)
     checked = "" if report.max_error is None else f", at most {report.max_error:.1e} from the model here"
     say(f"{report.path}: {report.kind} for {report.to}, {report.size / 2**20:.1f} MiB{checked}")
     for note in report.notes:
@@ -423,6 +457,7 @@ def evaluate(
     from speechssl.models.storage import read_model_config
 
     counts = _counts(shots)
+    model = _named(model)
     if "head" in read_model_config(model):
         from speechssl.experiments.evaluate_head import evaluate_head
 
@@ -450,10 +485,29 @@ def evaluate(
 
 
 @app.command()
+def choose(
+    model: Annotated[Path, typer.Argument(help="Model folder; its config.json gets the layer and pooling.")],
+    corpora: Annotated[
+        list[Path], typer.Argument(metavar="CORPUS_DIR...", help="Prepared corpora that no result is reported on.")
+    ],
+    task: Annotated[TaskName, typer.Option(help="What to predict.")] = TaskName.LABEL,
+    shots: Annotated[int, typer.Option(min=1, help="Labelled utterances per class.")] = 10,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of draws of the shots.")] = 5,
+) -> None:
+    """Choose the layer and pooling that a model uses where none is named, by probes on labelled corpora."""
+    from speechssl.experiments.choose_embedding import choose_embedding
+
+    found = choose_embedding(model, corpora, task=task.value, shots=shots, seeds=seeds)
+    for each in found:
+        put(f"{each.uar:.3f}  layer {each.choice.layer}, pooling {each.choice.pooling}")
+    say(f"{model}: layer {found[0].choice.layer} and pooling {found[0].choice.pooling} where none is named")
+
+
+@app.command()
 def emotion(
     corpus: Annotated[Path, typer.Argument(metavar="CORPUS_DIR", help="Prepared corpus with labels and speakers.")],
-    encoder: Annotated[Path, typer.Option(metavar="MODEL", help="Pretrained model folder.")],
     out: Annotated[Path, typer.Option(help="Folder of the experiment.")],
+    encoder: Encoder = None,
     shots: Annotated[
         str, typer.Option(help="Labelled utterances per class, separated by commas; or all.")
     ] = "5,10,25,50,100,all",
@@ -471,7 +525,7 @@ def emotion(
     with _health_errors():
         label_efficiency(
             corpus,
-            encoder,
+            _named(encoder),
             out,
             shots=read_shots(shots),
             draws=draws,
@@ -507,8 +561,8 @@ def compare(
 @app.command()
 def asr(
     corpus: Annotated[Path, typer.Argument(metavar="CORPUS_DIR", help="Prepared corpus with transcripts.")],
-    encoder: Annotated[Path, typer.Option(metavar="MODEL", help="Pretrained model folder.")],
     out: Annotated[Path, typer.Option(help="Folder of the experiment.")],
+    encoder: Encoder = None,
     labels: Annotated[Path | None, typer.Option(help="List of the labelled utterances; without it: MINUTES.")] = None,
     minutes: Annotated[float, typer.Option(min=0.01, help="Labelled speech to draw where no list is given.")] = 10.0,
     dev: Annotated[Path | None, typer.Option(help="List of utterances to tune the decoder on.")] = None,
@@ -531,7 +585,7 @@ def asr(
     from speechssl.models.storage import encoder_dim
     from speechssl.train.finetune_config import FinetuneConfig, finetune_settings
 
-    store = WaveformStore(corpus)
+    store, start = WaveformStore(corpus), _named(encoder)
     seed = load_config(FinetuneConfig, overrides=sets).seed  # also of draws without a list
     sides = divide(store, labels=labels, minutes=minutes, dev=dev, test=test, seed=seed)
     amount = sum(store.utterances[example.index].duration for example in sides.labelled) / 60
@@ -539,14 +593,14 @@ def asr(
         load_config(
             FinetuneConfig,
             overrides=sets,
-            defaults=finetune_settings("text", minutes=amount, scratch=without, dim=encoder_dim(encoder)),
+            defaults=finetune_settings("text", minutes=amount, scratch=without, dim=encoder_dim(start)),
         )
         for without in (False, True)
     )
     with _health_errors():
         recognise(
             corpus,
-            encoder,
+            start,
             out,
             sides=sides,
             config=AsrConfig(order=order, beam_size=beam, rounds=rounds, keep=keep, scratch=scratch),
@@ -595,6 +649,40 @@ def info(
     width = max(len(name) for name in found) + 1
     for name, value in found.items():
         put(f"{name.replace('_', ' '):{width}} {plain(value)}")
+
+
+def _bundled(*, otherwise: str = "") -> Path:
+    """Folder of the bundled model, where no model is named; prints which it is."""
+    from speechssl.models.bundled import bundled_model
+
+    found = bundled_model(otherwise=otherwise)
+    say_once(f"no model named: the bundled model {found.name} is used")
+    return found.folder
+
+
+def _named(model: Path | None) -> Path:
+    """The model folder of an option; the bundled one where it is not given."""
+    from speechssl.models.bundled import model_path
+
+    return _bundled() if model is None else model_path(model)
+
+
+def _origin(name: str | None, given: "FinetuneConfig") -> Path | None:
+    """The model that fine-tuning starts from; None: from scratch.
+
+    Raises:
+        UserError: `scratch` where a model folder has that name, settings of an encoder for a model that has its own, or
+            no bundled model.
+    """
+    from speechssl.config import UserError
+
+    if name == "scratch" and Path(name, "config.json").exists():
+        raise UserError("--from scratch: random weights, or the folder of that name here? for the folder: ./scratch")
+    if name == "scratch" or (name is None and given.network == "logmel-cnn"):
+        return None
+    if given.encoder != type(given)().encoder:
+        raise UserError("settings of the encoder are for --from scratch; a model to start from has its own")
+    return _bundled(otherwise="--from MODEL, or --from scratch") if name is None else _named(Path(name))
 
 
 def _layer(words: str) -> "int | Literal['mean', 'mix', 'all']":

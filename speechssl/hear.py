@@ -3,7 +3,7 @@
 Turian et al. 2022 (arXiv 2203.03022); the API is at https://hearbenchmark.com/hear-api.html. Its runner imports a
 module by name and calls these three functions:
 
-    model = speechssl.hear.load_model("runs/demo/pretrain")
+    model = speechssl.hear.load_model()                                         # or load_model("runs/mine")
     vectors = speechssl.hear.get_scene_embeddings(audio, model)                 # (sounds, size)
     frames, times = speechssl.hear.get_timestamp_embeddings(audio, model)       # (sounds, frames, size), ms
 
@@ -24,7 +24,6 @@ from speechssl.embed.embedder import frame_centres, load
 from speechssl.inference.engine import Encoding
 from speechssl.inference.layers import Layer
 from speechssl.inference.pooling import Pooling
-from speechssl.interop.sources import ASSETS, bundled_models
 from speechssl.models.encoder import SpeechEncoder
 
 
@@ -74,18 +73,18 @@ class HearModel(nn.Module):
         return self._at_work
 
 
-def load_model(model_file_path: str = "", *, layer: Layer = -1, pooling: Pooling = "mean") -> HearModel:
+def load_model(model_file_path: str = "", *, layer: Layer | None = None, pooling: Pooling | None = None) -> HearModel:
     """Load a model for the other two functions, on the CPU.
 
     Args:
-        model_file_path: what `speechssl.load` takes; nothing: the first by name of the models that come with the
-            package.
+        model_file_path: what `speechssl.load` takes; nothing: the bundled model.
         layer: a hidden state: 0 is the input to the first block, -1 the final output; `"mean"` averages all, `"mix"` is
-            the average that a fine-tuned head has learnt.
-        pooling: of frames to the vector of a sound: `mean`, or `mean+std`, which is twice as long.
+            the average that a fine-tuned head has learnt. None: what the model's config names, else -1.
+        pooling: of frames to the vector of a sound: `mean`, or `mean+std`, which is twice as long. None: what the
+            model's config names, else `mean`.
 
     Raises:
-        UserError: no model there, an unknown layer or pooling.
+        UserError: no model there, none bundled, an unknown layer or pooling.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -97,11 +96,9 @@ def load_model(model_file_path: str = "", *, layer: Layer = -1, pooling: Pooling
     >>> model.sample_rate, model.scene_embedding_size, model.timestamp_embedding_size
     (16000, 192, 192)
     """
-    bundled = [] if model_file_path else bundled_models()
-    if not model_file_path and not bundled:
-        raise UserError("no model comes with this version of the package; name one: load_model('runs/mine')")
-    model = load(model_file_path or ASSETS / bundled[0], device="cpu")
-    return HearModel(model.encoder, layer=layer, pooling=pooling, mix=model.encoding.mix)
+    model = load(model_file_path or None, device="cpu")
+    chosen = model.choice.or_given(layer=layer, pooling=pooling)
+    return HearModel(model.encoder, layer=chosen.layer, pooling=chosen.pooling, mix=model.encoding.mix)
 
 
 def get_scene_embeddings(audio: Tensor, model: HearModel) -> Float32[Tensor, "sounds dim"]:

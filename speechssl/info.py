@@ -13,6 +13,7 @@ from speechssl.config import UserError
 from speechssl.data.corpora import CORPORA, corpus_root, load_corpus
 from speechssl.data.manifest import read_manifest, statistics
 from speechssl.data.waveforms import WaveformStore
+from speechssl.models.bundled import bundled_name, model_path
 
 
 def facts(target: str | None = None) -> dict[str, object]:
@@ -36,8 +37,8 @@ def facts(target: str | None = None) -> dict[str, object]:
     path = Path(target)
     if target in CORPORA and not path.exists():
         return _corpus_facts(target)
-    if (path / "model.safetensors").is_file():
-        return _model_facts(path)
+    if (model_path(path) / "model.safetensors").is_file():
+        return _model_facts(model_path(path))
     if (path / "waveforms.json").is_file():
         return _prepared_facts(path)
     if path.suffix == ".jsonl":
@@ -57,6 +58,7 @@ def _installation() -> dict[str, object]:
         "python": platform.python_version(),
         "torch": version("torch"),
         "torchaudio": version("torchaudio"),
+        "bundled_model": bundled_name(),
         "device": torch.cuda.get_device_name() if cuda else f"cpu, {os.cpu_count()} cores",
         "corpora": list(CORPORA),
         "corpora_lie_under": str(corpus_root(CORPORA[0]).parent),
@@ -73,16 +75,20 @@ def _corpus_facts(name: str) -> dict[str, object]:
 
 
 def _model_facts(folder: Path) -> dict[str, object]:
+    from speechssl.inference.chosen import read_choice
     from speechssl.models.files import read_header
-    from speechssl.models.storage import model_hash, read_model_config
+    from speechssl.models.storage import EMBEDDING, model_hash, read_model_config
 
+    config = read_model_config(folder)
+    choice = {} if config["encoder"] is None else dataclasses.asdict(read_choice(folder))
     shapes = read_header(folder / "model.safetensors").shapes
     encoder = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith("encoder."))
     return {
         "model": str(folder),
         "hash": model_hash(folder),
         "encoder_parameters": encoder,
-        **read_model_config(folder),
+        **config,
+        **({EMBEDDING: {**config.get(EMBEDDING, {}), **choice}} if choice else {}),
     }
 
 

@@ -111,15 +111,6 @@ def test_layer_and_pooling(folder, audio):
             load_model(str(folder), **wrong)
 
 
-def test_without_a_name_the_bundled_model_is_taken(folder, monkeypatch):
-    monkeypatch.setattr(hear, "bundled_models", list)
-    with pytest.raises(UserError, match="no model comes with this version"):
-        load_model()
-    monkeypatch.setattr(hear, "bundled_models", lambda: [folder.name, "zzz"])
-    monkeypatch.setattr(hear, "ASSETS", folder.parent)
-    assert load_model().scene_embedding_size == 32
-
-
 def test_long_sounds_and_none(model):
     frames, times = get_timestamp_embeddings(torch.rand(1, 65 * 16000) - 0.5, model)
     assert frames.shape[1] == times.shape[1] == 65 * 50 - 1

@@ -1,6 +1,6 @@
 """The Python API: a pretrained encoder, audio in, vectors out.
 
-    model = speechssl.load("runs/demo/pretrain")
+    model = speechssl.load()                        # the bundled model; or a folder: speechssl.load("runs/mine")
     vectors = model.embed(["a.wav", "b.flac"])      # (2, dim)
     frames = model.frames("a.wav")                  # (frames, dim), one every 20 ms
     times = model.frame_times("a.wav")              # (frames,), seconds
@@ -12,7 +12,9 @@ gets batches of equal length. Clips longer than a minute are encoded in overlapp
 least two seconds of context on both sides, and memory stays bounded.
 """
 
+import logging
 from collections.abc import Iterable, Iterator
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,7 @@ from speechssl.audio import SAMPLE_RATE
 from speechssl.config import UserError
 from speechssl.device import device_of
 from speechssl.embed.clips import Clip, decoded, is_single, to_waveform
+from speechssl.inference.chosen import Choice, read_choice
 from speechssl.inference.engine import Encoding
 from speechssl.inference.layers import Layer, learned_mix
 from speechssl.inference.pooling import Pooling
@@ -39,22 +42,26 @@ if TYPE_CHECKING:
 
     from speechssl.inference.predictor import Prediction, Predictor
 
+_LOGGER = logging.getLogger("speechssl")
 DECODED_SECONDS = 600.0  # of audio held at once by `embed`: 38 MB
 
 
-def load(name: str | PathLike[str], *, device: str = "auto", dtype: Precision = "float32") -> "EmbeddingModel":
+def load(
+    name: str | PathLike[str] | None = None, *, device: str = "auto", dtype: Precision = "float32"
+) -> "EmbeddingModel":
     """Loads an encoder for embedding.
 
     Args:
-        name: a run folder or a model folder, a bundled model's name, a folder of Hugging Face's transformers,
-            `hf:org/name`, a fairseq `.pt`, or `torchaudio:BUNDLE` (see `interop.sources`).
+        name: a run folder or a model folder, a folder of Hugging Face's transformers, `hf:org/name`, a fairseq `.pt`,
+            or `torchaudio:BUNDLE` (see `interop.sources`). None, or `bundled`: the model that comes with the package;
+            `.name` of the result says which, and so does a message of the logger `speechssl` at the level INFO.
         device: a torch device, or `auto`: a GPU when there is one, else the CPU.
         dtype: `float32`; `bfloat16` (about three digits; pooling stays in float32); `int8` on a CPU (linear layers,
             about two digits); or `auto`: bfloat16 where the processor has it and the first clips' vectors have a cosine
             above 0.999 with those of float32, else float32.
 
     Raises:
-        UserError: no model there, an unknown device or dtype.
+        UserError: no model there, none bundled, an unknown device or dtype.
 
     >>> import tempfile
     >>> from speechssl.models.encoder import PRESETS
@@ -65,8 +72,12 @@ def load(name: str | PathLike[str], *, device: str = "auto", dtype: Precision = 
     >>> model.embed(np.sin(np.arange(16000) / 10)).shape
     (192,)
     """
-    source = open_source(name if isinstance(name, str) else Path(name))
-    return EmbeddingModel(source.encoder, device=device, dtype=dtype, folder=source.folder, digest=source.digest)
+    source = open_source(name if name is None or isinstance(name, str) else Path(name))
+    if name is None:
+        _LOGGER.info("no model named: the bundled model %s is used", source.name)
+    return EmbeddingModel(
+        source.encoder, device=device, dtype=dtype, folder=source.folder, digest=source.digest, name=source.name
+    )
 
 
 class EmbeddingModel:
@@ -75,6 +86,10 @@ class EmbeddingModel:
     On a CPU, a copy with weights packed for the processor is used: load the model anew after a change to `.encoder`.
 
     Where `folder` holds a fine-tuned model, `predict` gives the predictions of its head.
+
+    Attributes:
+        name: what it was loaded from; of the bundled model its name, such as `tiny-1`; empty if it was not loaded.
+        choice: layer and pooling where a method is given none: what the model's config says, else -1 and `mean`.
     """
 
     def __init__(
@@ -85,7 +100,10 @@ class EmbeddingModel:
         dtype: Precision = "float32",
         folder: Path | None = None,
         digest: str | None = None,
+        name: str = "",
     ):
+        self.name = name
+        self.choice: Choice = read_choice(folder)
         self.device = device_of(device)
         check_precision(dtype, self.device)
         self.dtype: Precision = dtype
@@ -145,16 +163,17 @@ class EmbeddingModel:
         return self._digest
 
     def embed(
-        self, clips: Clip | Iterable[Clip], *, pooling: Pooling = "mean", layer: Layer = -1
+        self, clips: Clip | Iterable[Clip], *, pooling: Pooling | None = None, layer: Layer | None = None
     ) -> Float32[np.ndarray, "*clips dim"]:
         """One vector per clip.
 
         Args:
             clips: one clip (see `Clip`), or several: a list, a Series, a generator. Ten minutes of audio are in
                 memory at once, so that a generator may be of any length.
-            pooling: `mean` over frames, or `mean+std`: the mean, then the (uncorrected) standard deviation.
+            pooling: `mean` over frames, or `mean+std`: the mean, then the (uncorrected) standard deviation; None: that
+                of `choice`.
             layer: a hidden state: 0 is the input to the first block, -1 the final output; `"mean"` averages all,
-                and `"mix"` is the average that the head of a fine-tuned model has learnt.
+                and `"mix"` is the average that the head of a fine-tuned model has learnt; None: that of `choice`.
 
         Returns:
             (clips, dim), in the order given; (dim,) for a single clip. With `mean+std` dim is twice the encoder's.
@@ -163,11 +182,13 @@ class EmbeddingModel:
             AudioError: a clip that cannot be used; its message names the file, or the place in the list.
             UserError: unknown pooling or layer.
         """
-        vectors = [self.embed_layers([], pooling=pooling, layers=[layer])[0]]  # settings are checked before decoding
+        chosen = self.choice.or_given(layer=layer, pooling=pooling)
+        one = partial(self.embed_layers, pooling=chosen.pooling, layers=[chosen.layer])
+        vectors = [one([])[0]]  # settings are checked before decoding
         if is_single(clips):
-            return self.embed_layers([to_waveform(clips, name="clip")], pooling=pooling, layers=[layer])[0, 0]
+            return one([to_waveform(clips, name="clip")])[0, 0]
         for waveforms in _portions(decoded(clips)):
-            vectors.append(self.embed_layers(waveforms, pooling=pooling, layers=[layer])[0])
+            vectors.append(one(waveforms)[0])
         return np.concatenate(vectors)
 
     def embed_layers(
@@ -177,7 +198,7 @@ class EmbeddingModel:
         self.settle(waveforms)
         return self.encoding.embed_layers(waveforms, pooling=pooling, layers=layers)
 
-    def frames(self, clip: Clip, *, layer: Layer = -1) -> Float32[np.ndarray, "frames dim"]:
+    def frames(self, clip: Clip, *, layer: Layer | None = None) -> Float32[np.ndarray, "frames dim"]:
         """Every frame of one clip: frame n covers 25 ms from n x 20 ms on (see `frame_times`).
 
         Args:
@@ -188,7 +209,7 @@ class EmbeddingModel:
             AudioError: a clip that cannot be used.
             UserError: unknown layer.
         """
-        return self._frames(clip, layers=[layer])[0]
+        return self._frames(clip, layers=[self.choice.or_given(layer=layer, pooling=None).layer])[0]
 
     def frame_times(self, clip: Clip | int) -> Float64[np.ndarray, " frames"]:
         """Centres of the frames of a clip, in seconds from its start.

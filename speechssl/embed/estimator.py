@@ -1,6 +1,6 @@
 """`Embedder`: the Python API as a scikit-learn transformer, clips in, vectors out.
 
-    pipeline = make_pipeline(Embedder("runs/demo/pretrain"), StandardScaler(), LogisticRegression())
+    pipeline = make_pipeline(Embedder(), StandardScaler(), LogisticRegression())
     search = GridSearchCV(pipeline, {"embedder__layer": [0, 2, 4, "mean"]}).fit(table["path"], table["label"])
 
 `fit` learns nothing: it opens the model and stores its hash. One pass of the encoder gives all layers, and all are
@@ -27,10 +27,12 @@ from speechssl.embed.cache import DiskCache
 from speechssl.embed.cached import CachedVectors
 from speechssl.embed.embedder import DECODED_SECONDS, EmbeddingModel, load
 from speechssl.embed.rows import rows_of
+from speechssl.inference.chosen import DEFAULT, Choice
 from speechssl.inference.layers import Layer
 from speechssl.inference.pooling import Pooling
 from speechssl.inference.precision import Precision
 from speechssl.inference.windows import Waveform
+from speechssl.models.bundled import bundled_folder, model_path
 
 MEMORY_BYTES = 256_000_000  # of vectors kept in a process: 6,400 clips of a BASE model, 80,000 of `tiny`
 _WEIGHTS = {".json", ".safetensors", ".bin", ".pt", ".pth"}  # files that make a model
@@ -48,10 +50,12 @@ class Embedder(TransformerMixin, BaseEstimator):
     stored unchanged and checked by `fit`.
 
     Args:
-        model: as in `speechssl.load`.
+        model: as in `speechssl.load`; None: the bundled model.
         layer: a hidden state: 0 is the input to the first block, -1 the final output; `"mean"` averages all, `"mix"` is
-            the average that a fine-tuned head has learnt.
-        pooling: `mean` over frames, or `mean+std`: the mean, then the standard deviation.
+            the average that a fine-tuned head has learnt. None: what the model's config names when `fit` opens it, else
+            -1.
+        pooling: `mean` over frames, or `mean+std`: the mean, then the standard deviation. None: as `layer`, else
+            `mean`.
         device: as in `speechssl.load`.
         dtype: as in `speechssl.load`.
         cache: a folder for vectors (see `cache.DiskCache`); several processes may share it.
@@ -64,6 +68,8 @@ class Embedder(TransformerMixin, BaseEstimator):
 
     Attributes:
         model_hash_: of the model that `fit` opened.
+        model_name_: its name; of the bundled model, such as `tiny-1`.
+        choice_: the layer and pooling that its config names, for those that are None.
         dim_: of its vectors before pooling.
 
     >>> import tempfile
@@ -79,10 +85,10 @@ class Embedder(TransformerMixin, BaseEstimator):
 
     def __init__(
         self,
-        model: str | PathLike[str],
+        model: str | PathLike[str] | None = None,
         *,
-        layer: Layer = -1,
-        pooling: Pooling = "mean",
+        layer: Layer | None = None,
+        pooling: Pooling | None = None,
         device: str = "auto",
         dtype: Precision = "float32",
         cache: str | PathLike[str] | None = None,
@@ -91,9 +97,9 @@ class Embedder(TransformerMixin, BaseEstimator):
         batch_seconds: float | None = None,
         on_error: Literal["raise", "nan"] = "raise",
     ):
-        self.model: str | PathLike[str] = model
-        self.layer: Layer = layer
-        self.pooling: Pooling = pooling
+        self.model: str | PathLike[str] | None = model
+        self.layer: Layer | None = layer
+        self.pooling: Pooling | None = pooling
         self.device = device
         self.dtype: Precision = dtype
         self.cache = cache
@@ -110,7 +116,8 @@ class Embedder(TransformerMixin, BaseEstimator):
             y: ignored.
 
         Raises:
-            UserError: no such model, layer or pooling, a setting out of range, or `X` holds no clips.
+            UserError: no such model (None: none is bundled), layer or pooling, a setting out of range, or `X` holds no
+                clips.
         """
         rows = self._rows(X)
         if not len(rows):
@@ -122,8 +129,10 @@ class Embedder(TransformerMixin, BaseEstimator):
         if self.on_error == "raise":
             _check_finite(rows)
         self._model = self._open()
+        vars(self).pop("model_hash_", None)  # of an earlier fit: another model is no error here
+        self.choice_ = self._model.choice
         self._cached()
-        self.model_hash_, self.dim_ = self._model.digest, self._model.dim
+        self.model_hash_, self.model_name_, self.dim_ = self._model.digest, self._model.name, self._model.dim
         return self
 
     def transform(self, X: Any) -> Float32[np.ndarray, "clips dim"]:  # noqa: N803 -- the same
@@ -170,18 +179,24 @@ class Embedder(TransformerMixin, BaseEstimator):
             input_features: ignored.
         """
         check_is_fitted(self, "model_hash_")
-        names = [f"{part}{number}" for part in self.pooling.split("+") for number in range(self.dim_)]
+        parts = self._chosen().pooling.split("+")
+        names = [f"{part}{number}" for part in parts for number in range(self.dim_)]
         return np.array(names, dtype=object)
 
     @property
     def _width(self) -> int:
-        return self.dim_ * len(self.pooling.split("+"))
+        return self.dim_ * len(self._chosen().pooling.split("+"))
+
+    def _chosen(self) -> Choice:
+        """Layer and pooling: the parameters, and for those that are None what the model named at `fit`."""
+        return getattr(self, "choice_", DEFAULT).or_given(layer=self.layer, pooling=self.pooling)
 
     def _rows(self, clips: object) -> Sequence[object]:
         return rows_of(clips)
 
     def _open(self) -> EmbeddingModel:
-        return _opened(str(self.model), self.device, self.dtype, self.batch_seconds, _state(self.model))
+        name = None if self.model is None else str(self.model)
+        return _opened(name, self.device, self.dtype, self.batch_seconds, _state(name))
 
     def _cached(self) -> CachedVectors:
         if not hasattr(self, "_model"):  # this estimator was unpickled
@@ -189,13 +204,14 @@ class Embedder(TransformerMixin, BaseEstimator):
         wanted = getattr(self, "model_hash_", self._model.digest)
         if self._model.digest != wanted:
             raise UserError(
-                f"{self.model}: the model has changed since this Embedder was fitted "
+                f"{self._model.name}: the model has changed since this Embedder was fitted "
                 f"(its hash was {wanted}, now it is {self._model.digest}); fit again"
             )
         cache = None if self.cache is None else Path(self.cache).expanduser()
         disk = None if cache is None else DiskCache(cache, max_bytes=self.cache_bytes)
+        chosen = self._chosen()
         return CachedVectors(
-            self._model, layer=self.layer, pooling=self.pooling, memory_bytes=self.memory_bytes, disk=disk
+            self._model, layer=chosen.layer, pooling=chosen.pooling, memory_bytes=self.memory_bytes, disk=disk
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -220,7 +236,7 @@ def _check_finite(rows: Sequence[object]) -> None:
 
 @functools.lru_cache(maxsize=1)
 def _opened(
-    name: str,
+    name: str | None,
     device: str,
     dtype: Precision,
     batch_seconds: float | None,
@@ -233,9 +249,9 @@ def _opened(
     return model
 
 
-def _state(model: str | PathLike[str]) -> tuple[tuple[str, str], ...]:
+def _state(model: str | None) -> tuple[tuple[str, str], ...]:
     """States of a model's files: a model that is trained further between two fits is opened again."""
-    path = Path(model).expanduser()
+    path = bundled_folder() if model is None else model_path(Path(model).expanduser())
     files = sorted(file for file in path.rglob("*") if file.suffix in _WEIGHTS) if path.is_dir() else [path]
     found = [(str(file), file.stat()) for file in files if file.is_file()]
     return tuple((name, file_state(status)) for name, status in found)

@@ -87,7 +87,7 @@ def evaluate(
         raise UserError(f"{out}: is a folder; give the name of a JSON file")
     store = WaveformStore(corpus)
     audio = read_training_audio(model_folder)
-    probe_tasks = [_task(store, name, shots=shots, seeds=seeds, test_limit=test_limit) for name in tasks]
+    probe_tasks = [probe_task(store, name, shots=shots, seeds=seeds, test_limit=test_limit) for name in tasks]
     model = load(model_folder, device=device)
     used = np.unique(np.concatenate([task.utterances() for task in probe_tasks]))
     overlaps = {task.name: pretraining_overlap(audio, store, _tested(task)) for task in probe_tasks}
@@ -209,7 +209,12 @@ def write_map(
         )
 
 
-def _task(store: WaveformStore, name: str, *, shots: Sequence[int], seeds: int, test_limit: int) -> ProbeTask:
+def probe_task(store: WaveformStore, name: str, *, shots: Sequence[int], seeds: int, test_limit: int) -> ProbeTask:
+    """The probe task of a corpus, without utterances that repeat the audio of another one.
+
+    Raises:
+        UserError: the corpus lacks what the task needs; says what.
+    """
     items = store.utterances
     again = copies(store, names=utterance_ids(items), one_speaker=name == "speaker")
     try:

@@ -30,6 +30,7 @@ from speechssl.extract.plan import read_plan
 from speechssl.extract.resume import Run
 from speechssl.extract.shards import locked
 from speechssl.extract.writers import VectorFile, check_out
+from speechssl.inference.chosen import read_choice
 from speechssl.inference.layers import Layer, layer_weights, learned_mix
 from speechssl.inference.pooling import Pooling
 from speechssl.inference.precision import Precision, check_precision
@@ -49,6 +50,9 @@ class ExtractReport:
         written: clips in the output.
         failed: clips left out; each has a line in `errors`.
         seconds: audio in the output, s.
+        model: name of the model; of the bundled model, such as `tiny-1`.
+        pooling: of the rows, as named or as the model's config says.
+        layer: of the rows, likewise.
         dim: numbers in a vector, or in a frame.
         errors: the file with the reasons; None when no clip failed.
         resumed: of the clips written, those that an earlier run had encoded.
@@ -66,6 +70,9 @@ class ExtractReport:
     written: int
     failed: int
     seconds: float
+    model: str
+    pooling: str
+    layer: int | str
     dim: int
     errors: Path | None
     resumed: int
@@ -81,12 +88,12 @@ class ExtractReport:
 
 
 def extract(
-    model: str | Path,
+    model: str | Path | None,
     source: str | Path | Sequence[str | Path],
     out: Path,
     *,
-    pooling: Pooling | Literal["none"] = "mean",
-    layer: Layer | Literal["all"] = -1,
+    pooling: Pooling | Literal["none"] | None = None,
+    layer: Layer | Literal["all"] | None = None,
     device: str = "auto",
     dtype: Precision = "float32",
     memory: int = DEFAULT_MEMORY,
@@ -100,12 +107,13 @@ def extract(
     """Embeds every clip of a source.
 
     Args:
-        model: as in `speechssl.load`.
+        model: as in `speechssl.load`; None: the bundled model.
         source: a folder, a manifest (`.jsonl`), a file, a glob, `-`, an address, or a list (see `plan.read_plan`).
         out: the output; its extension is the format (see `writers`).
-        pooling: `mean`, `mean+std`, or `none`: every frame is kept.
+        pooling: `mean`, `mean+std`, or `none`: every frame is kept. None: what the model's config names, else `mean`.
         layer: a hidden state (0: the input to the first block, -1: the final output), `mean`: the average of all,
-            `mix`: the mix that a fine-tuned head has learnt, `all`: each of them.
+            `mix`: the mix that a fine-tuned head has learnt, `all`: each of them. None: what the model's config names,
+            else -1.
         device: `auto` (all GPUs, or else the CPU), a torch device, or several separated by commas; each has its own
             encoder, and all take parts from one queue.
         dtype: `float32`, `bfloat16`, `int8` or `auto` (see `inference.precision`).
@@ -121,17 +129,19 @@ def extract(
         Counts, speed, memory.
 
     Raises:
-        UserError: no such model or source, unknown settings, a column that the output cannot hold, an output of another
-            model or of other settings, or a run that is writing there.
+        UserError: no such model (None: none is bundled) or source, unknown settings, a column that the output cannot
+            hold, an output of another model or of other settings, or a run that is writing there.
     """
     started = time.monotonic()
     check_out(out)
-    if pooling not in LEVELS:
+    if pooling is not None and pooling not in LEVELS:
         raise UserError(f"pooling must be one of {', '.join(LEVELS)}, got {pooling!r}")
     devices = devices_of(device)
     for each in devices:
         check_precision(dtype, each)
     opened = open_source(model)
+    choice = read_choice(opened.folder)
+    pooling, layer = choice.pooling if pooling is None else pooling, choice.layer if layer is None else layer
     job = _job(opened, pooling=pooling, layer=layer, dtype=dtype, compiled=compile)
     plan = read_plan(source, allow_remote=allow_remote)
     check_columns(out, plan.seen)
@@ -140,7 +150,7 @@ def extract(
     settings: dict[str, Any] = {
         "format": out.suffix.removeprefix(".") or "npy",
         "version": __version__,
-        "model": str(model),
+        "model": opened.name,
         "model_hash": opened.digest,
         "source": plan.source,
         "pooling": pooling,
@@ -160,7 +170,8 @@ def extract(
             if engine == "ray":
                 from speechssl.extract.cluster import run_on_ray
 
-                parts = run_on_ray(run.remaining(), model, job, run, workers=workers, resources=resources)
+                name = opened.folder or opened.name
+                parts = run_on_ray(run.remaining(), name, job, run, workers=workers, resources=resources)
             else:
                 parts = run_local(run.remaining(), opened.encoder, job, run, devices=devices, resources=resources)
             del opened  # the workers have copies with packed weights
@@ -173,6 +184,9 @@ def extract(
         written=finished["written"],
         failed=finished["failed"],
         seconds=finished["seconds"],
+        model=settings["model"],
+        pooling=pooling,
+        layer=layer,
         dim=finished["dim"],
         errors=output.errors if finished["failed"] else None,
         resumed=finished["written"] if before else run.resumed,
@@ -217,7 +231,8 @@ def _write(parts: Iterator[Encoded], run: Run, layout: Layout) -> list[str]:
 def summary(report: ExtractReport, out: Path) -> list[str]:
     """Lines that the command shows at the end."""
     hours = f"{report.seconds / 3600:.2f} h of audio"
-    lines = [f"{out}: {report.written} clips, {report.dim} numbers each, {hours}"]
+    of = f"layer {report.layer}, pooling {report.pooling}"
+    lines = [f"{out}: {report.written} clips, {report.dim} numbers each ({of}), {hours}"]
     if report.finished_before:
         lines.append("all of it was there already; nothing was done")
     else:

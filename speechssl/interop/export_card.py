@@ -7,6 +7,7 @@ from speechssl.audio import SAMPLE_RATE
 from speechssl.interop.stored import Kind, StoredModel
 from speechssl.models.classifier import Classifier
 from speechssl.models.ctc import CTCModel
+from speechssl.models.storage import EMBEDDING
 
 _TASKS: dict[Kind, str] = {
     "encoder": "feature-extraction",
@@ -75,6 +76,9 @@ def _facts(model: StoredModel) -> dict[str, str]:
         facts["symbols"] = f"`{''.join(model.head.vocabulary.symbols[2:])}` and the space"
     if isinstance(model.head, Classifier):
         facts["classes"] = ", ".join(model.head.classes)
+    if model.kind in ("encoder", "pretraining"):
+        table = {"layer": -1, "pooling": "mean", **model.config.get(EMBEDDING, {})}
+        facts["embedding"] = f"layer {table['layer']}, pooling {table['pooling']}, in speechssl where none is named"
     provenance = model.config.get("provenance", {})
     known = {name: provenance[name] for name in _PROVENANCE if provenance.get(name) is not None}
     training = model.config.get("training", {})

@@ -1,13 +1,13 @@
 """Sources of encoders, each given by a name.
 
     runs/mine                      a run folder or a model folder of speechssl
-    NAME                           a model that comes with the package
+    bundled                        the model that comes with the package; also by its own name, such as tiny-1
     downloads/wav2vec2-base        a folder of Hugging Face's transformers
     hf:facebook/wav2vec2-base      the same from the hub, hf:org/name@revision for one state of it
     wav2vec_small.pt               a checkpoint of fairseq, of WavLM, or a state dict of torchaudio
     torchaudio:HUBERT_BASE         a bundle of torchaudio
 
-A path that exists wins over a bundled model of the same name. Nothing else is read, and no code of a file is run.
+A path that exists wins over the bundled model of the same name. Nothing else is read, and no code of a file is run.
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from speechssl.config import UserError
 from speechssl.interop import fairseq, huggingface_folder, torchaudio_read
 from speechssl.interop.pickled import load_pickled
 from speechssl.interop.reading import Checkpoint, assemble
+from speechssl.models.bundled import BUNDLED, bundled_model, bundled_name
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.files import brief, is_json_with, read_json, read_tensors
 from speechssl.models.storage import (
@@ -30,7 +31,6 @@ from speechssl.models.storage import (
     save_model,
 )
 
-ASSETS = Path(__file__).parent.parent / "assets"
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
 
@@ -38,9 +38,10 @@ _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 class Source:
     """An encoder in evaluation mode, on the CPU, in float32.
 
-    ``name`` is the requested name; ``folder`` the speechssl model folder it was read from, which has its head if there
-    is one, and None for models of other projects; ``digest`` sixteen hexadecimal digits of settings and weights,
-    :func:`speechssl.models.storage.model_hash` of the folder that :func:`import_model` would write.
+    ``name`` is the requested name, or that of the bundled model; ``folder`` the speechssl model folder it was read
+    from, which has its head if there is one, and None for models of other projects; ``digest`` sixteen hexadecimal
+    digits of settings and weights, :func:`speechssl.models.storage.model_hash` of the folder that
+    :func:`import_model` would write.
     """
 
     encoder: SpeechEncoder
@@ -60,14 +61,15 @@ class Imported:
     left_out: tuple[str, ...]
 
 
-def open_source(name: str | Path) -> Source:
+def open_source(name: str | Path | None = None) -> Source:
     """Find and read an encoder.
 
     Args:
-        name: one of the kinds above.
+        name: one of the kinds above; None: the bundled model.
 
     Raises:
-        UserError: nothing of that name, or a model that cannot be read; one line that names file and key.
+        UserError: nothing of that name, no bundled model, or a model that cannot be read; one line that names file and
+            key.
 
     Example:
         >>> import tempfile
@@ -78,6 +80,9 @@ def open_source(name: str | Path) -> Source:
         >>> source.encoder.config.dim, source.encoder.training, len(source.digest)
         (192, False, 16)
     """
+    if name is None or _names_bundled(str(name)):
+        own = bundled_model()
+        return Source(encoder=_open_own(own.folder), name=own.name, folder=own.folder, digest=model_hash(own.folder))
     found = _find(str(name))
     if isinstance(found, Path):
         return Source(encoder=_open_own(found), name=str(name), folder=found, digest=model_hash(found))
@@ -122,12 +127,27 @@ def import_model(name: str | Path, out: Path, *, replace: bool = False) -> Impor
     )
 
 
-def bundled_models() -> list[str]:
-    """Names of the models included in the package."""
-    return sorted(path.parent.name for path in ASSETS.glob(f"*/{_CONFIG}") if _is_own(path.parent))
+def is_model(name: str) -> bool:
+    """Whether a name can only be that of a model, where recordings are expected; nothing is loaded.
+
+    Args:
+        name: a model folder, a run of several stages, a file of weights, `torchaudio:BUNDLE` or the bundled model.
+
+    >>> is_model("torchaudio:HUBERT_BASE"), is_model("recordings"), is_model("hf:org/name")
+    (True, False, False)
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _is_own(path) or huggingface_folder.is_folder(path) or _is_own(path / "pretrain")
+    weights = path.suffix in (".pt", ".pth", ".safetensors", ".bin") and path.is_file()
+    return weights or name.startswith(torchaudio_read.SCHEME) or _names_bundled(name)
 
 
 # Finding
+
+
+def _names_bundled(name: str) -> bool:
+    return name in (BUNDLED, bundled_name()) and not Path(name).exists()
 
 
 def _find(name: str) -> Path | Checkpoint:
@@ -141,14 +161,13 @@ def _find(name: str) -> Path | Checkpoint:
         return _in_folder(path)
     if path.is_file():
         return _in_file(path)
-    if name in bundled_models():
-        return ASSETS / name
+    if _names_bundled(name):
+        return bundled_model().folder
     if "://" in name:
         raise UserError(f"{name}: models are not read from addresses; download it first, or write hf:org/name")
-    bundled = ", ".join(bundled_models()) or "none"
     raise UserError(
         f"{name}: no such model; allowed: a run or model folder, a folder of transformers, hf:org/name, a .pt file of "
-        f"fairseq or torchaudio, torchaudio:BUNDLE, or a bundled model ({bundled})"
+        f"fairseq or torchaudio, torchaudio:BUNDLE, or {BUNDLED} (here {bundled_name() or 'none'})"
     )
 
 

@@ -25,7 +25,8 @@ from speechssl.models.shapes import check_size
 FORMAT = 1
 PREFIX = "encoder."
 HEAD = "head."  # prefix of tensors that fine-tuning adds
-_TABLES = ("head", "objective", "provenance", "training")
+EMBEDDING = "embedding"  # table of the config: the layer and pooling to use where none is named
+_TABLES = ("head", "objective", "provenance", "training", EMBEDDING)
 
 
 def save_model(

@@ -24,6 +24,7 @@ from speechssl.data.labelled import Example, LabelledBatch, LabelledBatches
 from speechssl.data.training_audio import AudioRecord, TrainingAudio, read_training_audio, write_training_audio
 from speechssl.data.waveforms import WaveformStore
 from speechssl.distributed import hold_run, process_group
+from speechssl.models.bundled import origin_of
 from speechssl.models.classifier import Classifier, LogMelClassifier
 from speechssl.models.ctc import CTCModel, frames_needed
 from speechssl.models.encoder import SpeechEncoder
@@ -332,7 +333,7 @@ def _saver(
             "speechssl": __version__,
             "torch": torch.__version__,
             "command": command,
-            "start": None if start is None else str(start),
+            "start": None if start is None else origin_of(start),
             "synthetic": any(bool(item.extras.get("synthetic")) for item in items),
             "steps": step,
             "seconds_seen": round(seconds_seen, 1),

@@ -198,7 +198,7 @@ def test_a_task_the_corpus_cannot_give_is_refused(corpus, model_folder, tmp_path
 
 def test_the_map_of_many_clips_is_t_sne(corpus, tmp_path):
     store = WaveformStore(corpus)
-    task = module._task(store, "label", shots=[1], seeds=1, test_limit=1000)
+    task = module.probe_task(store, "label", shots=[1], seeds=1, test_limit=1000)
     test = np.arange(101) % len(store)
     everything = type(task.splits[0])(seed=0, shots=task.splits[0].shots, test=test)
     wide = type(task)(**{**vars(task), "splits": (everything,)})

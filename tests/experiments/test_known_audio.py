@@ -54,7 +54,7 @@ def prepared(folder: Path, items: list[Utterance]) -> Path:
 
 def finetuned(corpus: Path, out: Path, *, start: Path | None = None) -> Path:
     words = [f"--set={name}={value}" for name, value in SETS.items()]
-    given = ["--valid-share=0", *words, *([] if start is None else ["--from", str(start)])]
+    given = ["--valid-share=0", *words, "--from", "scratch" if start is None else str(start)]
     assert main(["finetune", str(corpus), "--out", str(out), *given]) == 0
     return out
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from speechssl.config import UserError
-from speechssl.interop import huggingface_folder, sources, torchaudio_read
-from speechssl.interop.sources import bundled_models, import_model, open_source
+from speechssl.interop import huggingface_folder, torchaudio_read
+from speechssl.interop.sources import import_model, open_source
 from speechssl.models.encoder import EncoderConfig, SpeechEncoder
 from speechssl.models.storage import load_encoder, model_hash, read_model_config, read_tensors, save_model
 from speechssl.objectives.wav2vec2 import Wav2Vec2, Wav2Vec2Config
@@ -59,25 +59,6 @@ def test_a_run_of_several_stages(own: Path, tmp_path: Path) -> None:
         open_source(tmp_path)
     save_model(tmp_path / "pretrain", SpeechEncoder(MICRO_ENCODER))
     assert open_source(tmp_path).folder == tmp_path / "pretrain"
-
-
-def test_bundled_models(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path / "own")
-    with pytest.raises(UserError, match=r"^own: no such model; allowed: a run or model folder, .* bundled model \("):
-        open_source("own")
-    monkeypatch.setattr(sources, "ASSETS", tmp_path)
-    assert bundled_models() == ["own"]
-    assert open_source("own").folder == own
-    with pytest.raises(UserError, match=r"or a bundled model \(own\)"):
-        open_source("nothing")
-
-
-def test_a_path_wins_over_a_bundled_name(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "ASSETS", tmp_path)
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    save_model(Path("own"), SpeechEncoder(MICRO_ENCODER))
-    assert open_source("own").folder == Path("own")
 
 
 def test_hub_and_bundles_have_their_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

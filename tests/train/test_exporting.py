@@ -63,7 +63,7 @@ def test_a_classifier_for_transformers(corpus: str, tmp_path: Path, capsys: pyte
 @pytest.mark.slow
 def test_a_recogniser_from_scratch_for_transformers(corpus: str, tmp_path: Path) -> None:
     """The default encoder has a Gabor front, which no other program has: it begins with plain convolutions instead."""
-    assert finetune(corpus, tmp_path / "run", "--learn", "text", "--for", "transformers") == 0
+    assert finetune(corpus, tmp_path / "run", "--from", "scratch", "--learn", "text", "--for", "transformers") == 0
     assert cli.main(["export", str(tmp_path / "run"), "--to", "huggingface", "--out", str(tmp_path / "hf")]) == 0
     theirs = transformers.AutoModelForCTC.from_pretrained(tmp_path / "hf").eval()
     ours = load_head(tmp_path / "run")
@@ -86,7 +86,7 @@ def test_a_recogniser_from_scratch_for_transformers(corpus: str, tmp_path: Path)
 def test_refused_before_training(
     corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    assert finetune(corpus, tmp_path / "run", *words) == 2
+    assert finetune(corpus, tmp_path / "run", "--from", "scratch", *words) == 2
     said = capsys.readouterr().err
     assert message in said
     assert not (tmp_path / "run").exists()

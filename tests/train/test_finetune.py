@@ -434,7 +434,7 @@ def test_two_processes_equal_one(processes: Processes, store: WaveformStore, tmp
     changes = {name: RESTLESS[name] for name in keep} | {"optim__lr": 1e-3, "loop__steps": 4, "loop__validate_every": 2}
     config = changed(CTC if learn == "text" else CLASSIFIER, **changes)
     (tmp_path / "recipe.toml").write_text(dump_config(config))
-    words = ["--learn", learn, "--config", tmp_path / "recipe.toml", "--valid-share", "0.25"]
+    words = ["--from", "scratch", "--learn", learn, "--config", tmp_path / "recipe.toml", "--valid-share", "0.25"]
     alone = processes.start("finetune", store.folder, "--out", tmp_path / "one", *words, said=tmp_path / "said")
     started = [
         processes.start("finetune", store.folder, "--out", tmp_path / "two", *words, said=tmp_path / "said", env=env)
