@@ -317,6 +317,7 @@ def test_the_card_says_what_is_known(tmp_path: Path) -> None:
     for words in (
         "| hours | 1.5 |",
         "in [-1, 1]",
+        "| embedding | layer -1, pooling mean, in speechssl where none is named |",
         "32 numbers every 20 ms",
         "Padding changes",
         "Wav2Vec2ForPreTraining",
