@@ -68,6 +68,12 @@ docs: $(READY) ## build the site of docs/ into build/site
 	$(BIN)/python -m mkdocs build --strict
 	@echo "Look at build/site/index.html; for the search field: $(BIN)/python -m mkdocs serve" >&2
 
+# For maintainers, see CONTRIBUTING.md: make bundle MODEL=runs/tiny NAME=tiny VERSION=1 DATA=data.md RESULTS="a.json b.json"
+.PHONY: bundle
+bundle: $(READY) ## make the bundled model (speechssl/assets/bundled) of the pretrained MODEL
+	$(BIN)/python -m speechssl.experiments.bundle $(MODEL) --name $(NAME) --version $(VERSION) --data $(DATA) \
+	  $(addprefix --results ,$(RESULTS)) $(if $(LIMITS),--limits $(LIMITS))
+
 .PHONY: clean
 clean: ## remove the demo's run and all caches; corpora, other runs and .venv stay
 	rm -rf runs/demo build dist .pytest_cache .ruff_cache .hypothesis

@@ -109,15 +109,31 @@ def toy_recordings(toy_demo: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def demo_bundle(toy_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model of the toy demo as a bundled one."""
+    from tests.bundles import toy_bundle
+
+    return toy_bundle(tmp_path_factory.mktemp("bundle"), model=toy_demo / "pretrain")
+
+
 @pytest.fixture
-def home(toy_demo: Path, toy_recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home with ~/recordings and their metadata.csv, and a working folder with runs/demo of the toy demo."""
+def home(
+    toy_demo: Path, demo_bundle: Path, toy_recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A home with ~/recordings and their metadata.csv, and a working folder with runs/demo of the toy demo.
+
+    The model of the demo is the bundled one, too.
+    """
+    from speechssl.models.bundled import VARIABLE
+
     (tmp_path / "recordings").mkdir()
     for path in toy_recordings.iterdir():
         (tmp_path / "recordings" / path.name).symlink_to(path)
     (tmp_path / "here" / "runs").mkdir(parents=True)
     (tmp_path / "here" / "runs" / "demo").symlink_to(toy_demo)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(VARIABLE, str(demo_bundle))
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path
 

@@ -87,11 +87,13 @@ def test_commands_by_hand(home: Path, capfd: pytest.CaptureFixture[str]) -> None
         assert cli.main(at_toy_size(words)) == 0, capfd.readouterr().err
     for name in ("model.safetensors", "results.json", "report.html"):
         assert Path("runs/mine", name).stat().st_size > 0
-    for name in ("vectors.parquet", "frames.h5", "runs/public/model.safetensors", "public.pt"):
+    for name in ("vectors.parquet", "demo.parquet", "frames.h5", "runs/public/model.safetensors", "public.pt"):
         assert Path(name).stat().st_size > 0
     for name in ("tones.csv", "runs/emotion/mine/results.json", "runs/asr/mine/results.json"):
         assert Path(name).stat().st_size > 0
-    told = capfd.readouterr().out
+    said = capfd.readouterr()
+    told = said.out
+    assert said.err.count("no model named: the bundled model toy-1 is used") == 3
     assert "fine-tuned" in told  # what compare says
     recordings = len(list((home / "recordings").glob("*.flac")))
     assert len(Path("tones.csv").read_text().splitlines()) == recordings + 1

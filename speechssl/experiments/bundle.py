@@ -28,7 +28,7 @@ from speechssl.embed.embedder import load
 from speechssl.experiments.bundle_card import Facts, card
 from speechssl.files import write_atomic
 from speechssl.metrics.results import MODEL, ResultRow, read_results
-from speechssl.models.bundled import MANIFEST, Manifest, bundled_folder
+from speechssl.models.bundled import MANIFEST, SHIPPED, Manifest
 from speechssl.models.storage import EMBEDDING, load_encoder, model_hash, read_model_config, read_tensors, save_model
 from speechssl.terminal import say
 
@@ -172,7 +172,7 @@ def main(
     try:
         made = bundle(
             model,
-            out or bundled_folder(),
+            out or SHIPPED,
             name=name,
             version=version,
             data=data.read_text(encoding="utf-8"),

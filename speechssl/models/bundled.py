@@ -22,7 +22,8 @@ BUNDLED = "bundled"
 MANIFEST = "bundle.json"
 VARIABLE = "SPEECHSSL_BUNDLED"
 REQUIRED = ("config.json", "model.safetensors", "README.md")
-_ASSETS = Path(__file__).parent.parent / "assets"
+SHIPPED = Path(__file__).parent.parent / "assets" / BUNDLED
+"""Its folder in the package."""
 _SHA256 = r"^[0-9a-f]{64}$"
 
 
@@ -51,7 +52,7 @@ class Bundled:
 def bundled_folder() -> Path:
     """Folder of the bundled model, whether or not one is there."""
     given = os.environ.get(VARIABLE, "")
-    return Path(given).expanduser() if given else _ASSETS / BUNDLED
+    return Path(given).expanduser() if given else SHIPPED
 
 
 def bundled_name() -> str | None:
