@@ -10,6 +10,7 @@ import transformers
 TOY = {
     "pretrain": "--set loop.steps=2 --set crops.batch_seconds=4 --set crops.seconds=1 --set crops.min_seconds=1",
     "evaluate": "--shots 1 --seeds 1 --no-baselines",
+    "choose": "--shots 1 --seeds 1",
     "finetune": "--shots 1 --set loop.steps=1",
     "emotion": "--shots 1 --draws 1 --test-limit 12 --contenders frozen-probe,fine-tuned --set loop.steps=1",
     "asr": "--minutes 0.5 --beam 5 --rounds 0 --no-scratch --set loop.steps=1 --set batches.batch_seconds=8",
