@@ -10,7 +10,7 @@ fine-tuning starts. float16 has three bits more than bfloat16, and weights do no
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ from speechssl import __version__
 from speechssl.audio import SAMPLE_RATE
 from speechssl.config import UserError
 from speechssl.data.training_audio import AudioRecord, TrainingAudio, read_training_audio, write_training_audio
+from speechssl.data.waveforms import WaveformStore
 from speechssl.embed.embedder import load
 from speechssl.experiments.bundle_card import Facts, card
 from speechssl.files import write_atomic
@@ -148,11 +149,17 @@ def _checked(path: Path, digest: str, config: dict[str, Any]) -> list[ResultRow]
     if others or not any(row.family == MODEL for row in rows):
         raise UserError(f"{path}: not results of these weights ({digest}); make them with `speechssl evaluate bundled`")
     chosen = dict(dict(config.get(EMBEDDING) or {}).get("chosen_on") or {}).get("corpora", [])
-    names = {each["corpus"] for each in chosen}
-    used = sorted({Path(row.corpus).name for row in rows} & names)
-    if used:
-        raise UserError(f"{path}: on {used[0]}, on which the layer was chosen; report results on other corpora")
+    for corpus in sorted({row.corpus for row in rows}):
+        if _chosen_on(Path(corpus), chosen):
+            raise UserError(f"{path}: on {corpus}, on which the layer was chosen; report results on other corpora")
     return rows
+
+
+def _chosen_on(corpus: Path, chosen: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a corpus is one that the layer was chosen on: by its samples or, where it is gone, by its name."""
+    if (corpus / "waveforms.json").is_file():
+        return WaveformStore(corpus).content_hash() in {each.get("content") for each in chosen}
+    return corpus.name in {each.get("corpus") for each in chosen}
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)

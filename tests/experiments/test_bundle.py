@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import shlex
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +14,18 @@ from safetensors.torch import load_file
 
 from speechssl.config import UserError
 from speechssl.data.training_audio import AudioRecord, TrainingAudio, read_training_audio, write_training_audio
+from speechssl.data.waveforms import WaveformStore
 from speechssl.experiments import bundle as module
 from speechssl.experiments.bundle import bundle
 from speechssl.metrics.results import ResultRow, write_results
 from speechssl.models.bundled import VARIABLE, bundled_model
 from speechssl.models.storage import load_encoder, model_hash, read_model_config
 from tests.bundles import CHOICE, DATA, pretrained
+from tests.toys import toy_corpus
 
 ROW = ResultRow("label", "model (mean of layers)", "logistic", 10, "UAR", 0.6, 0.5, 0.7, 100, 5, corpus="runs/digits")
-CHOSEN = {**CHOICE, "chosen_on": {"task": "label", "shots": 10, "corpora": [{"corpus": "words", "uar": 0.791}]}}
+ON = {"task": "label", "shots": 10}
+CHOSEN = {**CHOICE, "chosen_on": {**ON, "corpora": [{"corpus": "words", "uar": 0.791}]}}
 
 
 @pytest.fixture
@@ -81,8 +87,16 @@ def test_results_of_these_weights(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"digits\.json: not results of these weights"):
         made(run, results=[results])
     write_results([replace(ROW, model_hash=digest, corpus="elsewhere/words")], results)
-    with pytest.raises(UserError, match="on words, on which the layer was chosen; report results on other corpora"):
+    with pytest.raises(UserError, match="on elsewhere/words, on which the layer was chosen; report results on other"):
         made(run, results=[results])
+    corpus = toy_corpus(tmp_path / "words", utterances=4)  # another one of the same name, then one of another name
+    corpus = corpus.rename(tmp_path / "words" / "words")
+    write_results([replace(ROW, model_hash=digest, corpus=str(corpus))], results)
+    assert made(run, results=[results]).digest == digest
+    content = {"corpus": "letters", "content": WaveformStore(corpus).content_hash(), "uar": 0.5}
+    again = pretrained(tmp_path / "again", embedding={**CHOICE, "chosen_on": {**ON, "corpora": [content]}})
+    with pytest.raises(UserError, match=r"words/words, on which the layer was chosen"):
+        made(again, results=[results])
     assert "### digits" in (run.parent / "assets" / "bundled" / "README.md").read_text()  # the last that was whole
 
 
@@ -124,3 +138,19 @@ def test_the_command(run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str
     with pytest.raises(SystemExit, match=r"^2$"):
         module.app([str(tmp_path), *words[1:]])
     assert capfd.readouterr().err.startswith(f"bundle: {tmp_path}: not a model folder")
+
+
+def test_make_says_the_same(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "data.md").write_text(DATA)
+    given = [f"MODEL={run}", "NAME=toy", "VERSION=3", f"DATA={tmp_path}/data.md", f"LIMITS={tmp_path}/data.md"]
+    words = ["make", "-n", "--no-print-directory", "READY=", *given, "RESULTS=a.json b.json", "bundle"]
+    clean = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    repository = Path(__file__).parent.parent.parent
+    done = subprocess.run(words, cwd=repository, env=clean, capture_output=True, text=True, check=True, timeout=60)
+    said = done.stdout.replace("\\\n", " ")
+    asked = shlex.split(said.partition(" -m speechssl.experiments.bundle ")[2])
+    assert asked[asked.index("--results") :][:4] == ["--results", "a.json", "--results", "b.json"]
+    without = [word for word in asked if word not in ("--results", "a.json", "b.json")]
+    with pytest.raises(SystemExit, match=r"^0$"):
+        module.app([*without, "--out", str(tmp_path / "made")])
+    assert json.loads((tmp_path / "made" / "bundle.json").read_text())["version"] == "3"
