@@ -7,11 +7,13 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from speechssl.config import load_config
 from speechssl.train.pretrain_config import config_of, runs
+from tests.bundles import toy_bundle
 
 REPOSITORY = Path(__file__).parent.parent
 # A stand-in for the package: it notes what it was asked and writes the files that the real one would. It fails at the
@@ -31,9 +33,10 @@ esac
 """
 
 
-def make(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run make in the repository as a user would; the environment is the one of this test run."""
+def make(*words: str, check: bool = True, bundled: Path = Path("none")) -> subprocess.CompletedProcess[str]:
+    """Run make in the repository as a user would, in the environment of this test run; no model is bundled."""
     clean = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    clean |= {"SPEECHSSL_BUNDLED": str(bundled)}
     done = subprocess.run(
         ["make", "READY=", *words], cwd=REPOSITORY, env=clean, capture_output=True, text=True, timeout=600, check=False
     )
@@ -50,9 +53,9 @@ def asked(tmp_path: Path) -> Callable[..., list[str]]:
     (bin_folder / "python").chmod(0o755)
     log = bin_folder / "asked"
 
-    def run(*words: str, check: bool = True) -> list[str]:
+    def run(*words: str, **options: Any) -> list[str]:
         log.write_text("")
-        make(f"BIN={bin_folder}", *words, check=check)
+        make(f"BIN={bin_folder}", *words, **options)
         return log.read_text().splitlines()
 
     return run
@@ -77,6 +80,22 @@ def test_second_make_redoes_nothing(tmp_path: Path, asked: Callable[..., list[st
     asr = f"asr {given} --minutes 10 --order 3 --beam 20 --rounds 0 --keep 0.7 --no-scratch --set loop.steps=600"
     assert first[6] == f"{asr} --set batches.batch_seconds=16 --out {tmp_path}/demo/asr"
     assert asked(*words) == []
+
+
+def test_the_demo_begins_with_the_bundled_model(tmp_path: Path, asked: Callable[..., list[str]]) -> None:
+    (tmp_path / "bundle.json").touch()
+    words = ["demo", f"OUT={tmp_path}/demo"]
+    first = asked(*words, bundled=tmp_path)
+    assert verbs(first)[:4] == ["prepare", "extract", "evaluate", "pretrain"]
+    assert verbs(first)[3:] == ["pretrain", "evaluate", "report", "emotion", "report", "asr", "report"]
+    made = f"{tmp_path}/demo/bundled"
+    assert first[1] == f"extract {tmp_path}/demo/corpus/manifest.jsonl --out {made}/vectors.parquet"
+    probes = f"evaluate bundled {tmp_path}/demo/corpus --task label --task speaker --shots 5,10,25 --seeds 5"
+    assert first[2] == f"{probes} --out {made}/results.json"
+    assert asked(*words, bundled=tmp_path) == []
+    later = (tmp_path / "demo" / "bundled" / "results.json").stat().st_mtime + 5
+    os.utime(tmp_path / "bundle.json", (later, later))
+    assert verbs(asked(*words, bundled=tmp_path)) == ["extract", "evaluate"]  # other weights
 
 
 def test_a_stage_is_redone_when_its_words_change(tmp_path: Path, asked: Callable[..., list[str]]) -> None:
@@ -311,7 +330,7 @@ def test_setup_compiles_what_it_installs(tmp_path: Path) -> None:
 
 def test_help_lists_every_target() -> None:
     listed = [line.split()[1] for line in make("help").stdout.splitlines()]
-    wanted = "help setup demo test lint types hooks docs prepare pretrain probe extract emotion asr clean"
+    wanted = "help setup demo test lint types hooks docs prepare pretrain probe extract emotion asr bundle clean"
     assert sorted(listed) == sorted(wanted.split())
 
 
@@ -340,7 +359,7 @@ def toy_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = [f"OUT={folder}", f"ROOT={folder}/voices", "HOURS=0.05", "CORPUS_SET=voices=6", "STEPS=4"]
     words += [f"SET={toy}", "SHOTS=1,2", "SEEDS=2"]
     words = [f"BIN={Path(sys.executable).parent}", *words, "demo"]
-    done = make(*words)
+    done = make(*words, bundled=toy_bundle(folder / "toy"))
     (folder / "words").write_text(shlex.join(words))
     (folder / "said").write_text(done.stdout + done.stderr)
     return folder
@@ -348,7 +367,14 @@ def toy_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_demo(toy_demo: Path) -> None:
-    names = ["corpus/manifest.jsonl", "pretrain/model.safetensors", "pretrain/results.json", "report.html"]
+    names = [
+        "corpus/manifest.jsonl",
+        "bundled/vectors.parquet",
+        "bundled/results.json",
+        "pretrain/model.safetensors",
+        "pretrain/results.json",
+        "report.html",
+    ]
     names += [f"{stage}/{file}" for stage in ("emotion", "asr") for file in ("results.json", "report.html")]
     for name in names:
         assert (toy_demo / name).stat().st_size > 0, name
@@ -362,6 +388,6 @@ def test_the_demo(toy_demo: Path) -> None:
 @pytest.mark.slow
 def test_the_demo_redoes_nothing(toy_demo: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in toy_demo.rglob("*") if path.is_file()}
-    again = make(*shlex.split((toy_demo / "words").read_text()))
+    again = make(*shlex.split((toy_demo / "words").read_text()), bundled=toy_demo / "toy" / "bundled")
     assert again.stdout == ""
     assert {path: path.stat().st_mtime_ns for path in toy_demo.rglob("*") if path.is_file()} == before

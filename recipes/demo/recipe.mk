@@ -18,13 +18,31 @@ demo_emotion = PREPARED=$(demo_out)/corpus ENCODER=$(demo_out)/pretrain OUT=$(de
 demo_asr = PREPARED=$(demo_out)/corpus ENCODER=$(demo_out)/pretrain OUT=$(demo_out)/asr LABELS=$(demo_labels) \
   ROUNDS=$(if $(demo_small),1,0) SCRATCH=no BEAM=20 SET="$(ASR_SET)"
 
+# It begins with the model that comes with the package, where there is one: vectors and probes before anything is trained.
+# BEGIN is set by the call below alone.
+demo_bundle = $(wildcard $(or $(SPEECHSSL_BUNDLED),speechssl/assets/bundled)/bundle.json)
+demo_begin = $(demo_out)/bundled/results.json BEGIN=$(demo_out)/bundled
+ifneq ($(BEGIN),)
+# Vectors of other weights are not added to.
+$(BEGIN)/vectors.parquet: $(PREPARED)/waveforms.json $(demo_bundle) | $(READY)
+	@mkdir -p $(@D) && rm -rf $@ $@.parts
+	$(SPEECHSSL) extract $(PREPARED)/manifest.jsonl --out $@
+	@touch $@
+
+$(BEGIN)/results.json: $(BEGIN)/vectors.parquet
+	$(SPEECHSSL) evaluate bundled $(probe_words) --out $@
+endif
+
 # 24 voices: with the default's 48 a voice has too few utterances for 25 shots.
 # A dry run (make -n) runs the lines with $(MAKE), too; there is no encoder then to start from.
+demo_corpus = CORPUS=espeak PREPARED=$(demo_out)/corpus OUT=$(demo_out)/pretrain TASKS="label speaker" \
+  CORPUS_SET="voices=24 $(if $(HOURS),hours=$(HOURS)) $(CORPUS_SET)"
+
 .PHONY: demo
 demo: $(READY) ## make a corpus, pretrain, probe, few-label emotion and ASR: runs/demo/report.html
-	@$(MAKE) --no-print-directory probe CORPUS=espeak PRESET=tiny RECIPE=recipes/demo/demo.toml TASKS="label speaker" \
-	  PREPARED=$(demo_out)/corpus OUT=$(demo_out)/pretrain REPORT=$(demo_out)/report.html \
-	  CORPUS_SET="voices=24 $(if $(HOURS),hours=$(HOURS)) $(CORPUS_SET)" SET="$(if $(STEPS),loop.steps=$(STEPS)) $(SET)"
+	@[ -z "$(demo_bundle)" ] || $(MAKE) --no-print-directory $(demo_begin) $(demo_corpus)
+	@$(MAKE) --no-print-directory probe PRESET=tiny RECIPE=recipes/demo/demo.toml REPORT=$(demo_out)/report.html \
+	  $(demo_corpus) SET="$(if $(STEPS),loop.steps=$(STEPS)) $(SET)"
 	@[ ! -e $(demo_out)/pretrain/model.safetensors ] || $(MAKE) --no-print-directory emotion CORPUS= $(demo_emotion)
 	@[ ! -e $(demo_out)/pretrain/model.safetensors ] || $(MAKE) --no-print-directory asr CORPUS= $(demo_asr)
 	@echo "Look at $(demo_out)/report.html; the model is speechssl.load(\"$(demo_out)/pretrain\")." >&2
