@@ -9,9 +9,8 @@ fine-tuning starts. float16 has three bits more than bfloat16, and weights do no
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,11 +22,11 @@ import typer
 from speechssl import __version__
 from speechssl.audio import SAMPLE_RATE
 from speechssl.config import UserError
-from speechssl.data.training_audio import AudioRecord, TrainingAudio, read_training_audio, write_training_audio
+from speechssl.data.training_audio import TrainingAudio, read_training_audio, write_training_audio
 from speechssl.data.waveforms import WaveformStore
 from speechssl.embed.embedder import load
 from speechssl.experiments.bundle_card import Facts, card
-from speechssl.files import write_atomic
+from speechssl.files import replacing_path, write_atomic
 from speechssl.metrics.results import MODEL, ResultRow, read_results
 from speechssl.models.bundled import MANIFEST, SHIPPED, Manifest
 from speechssl.models.storage import EMBEDDING, load_encoder, model_hash, read_model_config, read_tensors, save_model
@@ -78,15 +77,14 @@ def bundle(
         manifest = Manifest(name=name, version=version, sha256={})
     except pydantic.ValidationError:
         raise UserError(f"name {name!r} or version {version!r}: as in tiny-digits and 1.2, in small letters") from None
-    full, made = f"{name}-{version}", out.with_name(f".{out.name}.partial")
-    shutil.rmtree(made, ignore_errors=True)
-    try:
+    full = f"{name}-{version}"
+    with replacing_path(out) as made:
         _write_weights(model, made, config, name=full)
         digest, cosine = model_hash(made), _cosine(model, made)
         if cosine < MIN_COSINE:
             raise UserError(f"{model}: in float16 its embeddings differ (cosine {cosine:.6f}, at least {MIN_COSINE})")
         pretraining = read_training_audio(model).pretraining
-        record = AudioRecord(known=pretraining.known, ids=pretraining.ids)  # paths are those of one machine
+        record = replace(pretraining, stretches={}, speakers=frozenset())  # paths are those of one machine
         write_training_audio(made, TrainingAudio(pretraining=record))
         rows = {path.stem: _checked(path, digest, config) for path in results}
         facts = Facts.of(read_model_config(made), encoder=load_encoder(made), name=full, digest=digest, cosine=cosine)
@@ -94,10 +92,6 @@ def bundle(
         sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(made.iterdir())}
         content = manifest.model_copy(update={"sha256": sums}).model_dump()
         write_atomic(made / MANIFEST, json.dumps(content, indent=2) + "\n")
-        shutil.rmtree(out, ignore_errors=True)
-        made.rename(out)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     return Made(out, full, digest, sum(path.stat().st_size for path in out.iterdir()), cosine)
 
 
