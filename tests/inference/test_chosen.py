@@ -1,6 +1,7 @@
 """Layer and pooling that a model's config names."""
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -55,10 +56,11 @@ def test_it_is_the_default(table: dict[str, object], layer: Layer, pooling: Pool
 def test_a_fitted_embedder_keeps_it(tmp_path: Path) -> None:
     """The same weights: the hash does not change, and the columns of what was fitted after it must not either."""
     embedder = speechssl.Embedder(naming(tmp_path, {"layer": 1, "pooling": "mean"}), device="cpu").fit([CLIP])
-    before, digest = embedder.transform([CLIP]), model_hash(tmp_path)
+    before, digest, stored = embedder.transform([CLIP]), model_hash(tmp_path), pickle.dumps(embedder)
     naming(tmp_path, {"layer": 0, "pooling": "mean+std"})
     assert model_hash(tmp_path) == digest
-    np.testing.assert_array_equal(embedder.transform([CLIP]), before)
+    for kept in (embedder, pickle.loads(stored)):
+        np.testing.assert_array_equal(kept.transform([CLIP]), before)
     assert embedder.fit([CLIP]).transform([CLIP]).shape == (1, 64)
 
 
