@@ -35,7 +35,7 @@ import numpy as np
 
 TREE = Path(__file__).resolve().parent.parent
 SEED_OF_MODEL = "pretrain-1"  # the encoder that everything else starts from
-HIDDEN = ("seconds", "_per_second", "memory", "elapsed", "time", "processor")  # in a log: never twice the same
+HIDDEN = ("seconds", "_per_second", "memory", "elapsed", "time", "processor", "wait")  # in a log: never twice the same
 TEXT = "text:"  # names of what is compared as text
 
 

@@ -88,7 +88,8 @@ def fit(
             saving = run.checkpoint_due or last or stopping
             if validating or saving or step == 0 or (step + 1) % config.log_every == 0:
                 for update, metrics in run.read():
-                    log.train(update, metrics, steps=run.steps, last=last and update.step == counters.step)
+                    ends = last and update.step == counters.step
+                    log.train(update, metrics, steps=run.steps, waited=numbered.waited, last=ends)
                     with log.alarm():
                         monitor.observe(update.step, metrics, progress=update.progress)
             improved = False

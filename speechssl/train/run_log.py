@@ -66,13 +66,14 @@ class RunLog:
         with naming(self.path):  # rows that a full disk rejected are written once more
             self._ends.close()
 
-    def train(self, update: Update, metrics: Metrics, *, steps: int, last: bool) -> None:
+    def train(self, update: Update, metrics: Metrics, *, steps: int, waited: float, last: bool) -> None:
         """Log an update; the first, the last and every ``every``-th are written to the file.
 
         Args:
             update: number and place in the run.
             metrics: of the update.
             steps: updates of the whole run; an estimate where its length is a time.
+            waited: seconds for which the loop has waited for batches.
             last: whether the run ends here.
         """
         if not self._open:
@@ -84,7 +85,8 @@ class RunLog:
         if self._bar is not None:
             self._bar.update(step, steps, metrics, speed)
         if step % self.every == 0 or last or step == 1:
-            self._write(metrics | {"seconds_per_second": round(speed, 2)})
+            speeds = {"seconds_per_second": round(speed, 2), "wait_share": round(waited / max(elapsed, 1e-9), 4)}
+            self._write(metrics | speeds)
 
     @contextmanager
     def alarm(self) -> Generator[None, None, None]:

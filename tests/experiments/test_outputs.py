@@ -108,7 +108,10 @@ def content(out: Path) -> dict[str, object]:
             found[name] = [{**asdict(row), "command": ""} for row in read_results(path)]
         elif path.name == "log.jsonl":
             rows = map(json.loads, path.read_text().splitlines())
-            found[name] = [{key: value for key, value in row.items() if key != "seconds_per_second"} for row in rows]
+            found[name] = [
+                {key: value for key, value in row.items() if key not in ("seconds_per_second", "wait_share")}
+                for row in rows
+            ]
         elif path.parent.name == "cells":
             found[name] = {**json.loads(path.read_text()), "seconds": 0}
         elif path.suffix in (".safetensors", ".html", ".toml", ".npz"):

@@ -25,7 +25,7 @@ from tests.toys import toy_corpus
 from tests.train.labelled import CTC, labelled_corpus
 
 HERE = Path(__file__).parent
-TIMING = {"seconds_per_second"}  # the only keys of the log that tell about the clock
+TIMING = {"seconds_per_second", "wait_share"}  # the only keys of the log that tell about the clock
 
 
 @pytest.fixture(scope="session")

@@ -106,7 +106,7 @@ def test_the_log(corpus: Path, tmp_path: Path) -> None:
     keys = {"loss", "contrastive_loss", "diversity_loss", "feature_penalty", "accuracy", "code_perplexity"}
     keys |= {"prob_perplexity", "determinism", "mutual_information", "constant_share", "seconds_seen", "chance_loss"}
     for row in train:
-        assert row.keys() >= keys | {"grad_norm", "lr", "seconds_per_second", "temperature"}
+        assert row.keys() >= keys | {"grad_norm", "lr", "seconds_per_second", "wait_share", "temperature"}
         assert len(row["code_perplexity"]) == 2
     for row in valid:
         assert row.keys() >= keys | {"shift_stability"}
@@ -186,7 +186,8 @@ def test_batches_come_in_order_and_one_ahead() -> None:
         made.append(number)
         return -number
 
-    with prefetch(make, 3, 7) as batches:
+    with prefetch(make, 3, 7) as numbered:
+        batches = iter(numbered)
         assert next(batches) == (3, -3)
         time.sleep(0.05)
         assert made == [3, 4]
@@ -201,7 +202,24 @@ def test_a_mistake_in_the_data_thread_comes_through() -> None:
         raise UserError(f"batch {number}")
 
     with prefetch(make, 0, 3) as batches, pytest.raises(UserError, match="batch 0"):
-        next(batches)
+        next(iter(batches))
+
+
+def test_waiting_for_batches_is_logged(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The share of the time of a run; near none where batches are ready, most of it where they are slow."""
+    batch = CropBatches.batch
+
+    def slow(self: CropBatches, number: int, **options: Any) -> Any:
+        time.sleep(0.5 if number == 3 else 0.0)
+        return batch(self, number, **options)
+
+    monkeypatch.setattr(CropBatches, "batch", slow)
+    out = tmp_path / "run"
+    pretrain([corpus], out, config=changed(MICRO_RUN, loop__steps=4, loop__validate_batches=1))
+    logged = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    shares = [row["wait_share"] for row in logged if "lr" in row]
+    assert all(0 <= share <= 1 for share in shares)
+    assert shares[3] > shares[2] + 0.1
 
 
 def test_a_run_in_a_thread_leaves_signals_alone(corpus: Path, tmp_path: Path) -> None:
