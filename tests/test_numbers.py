@@ -43,10 +43,10 @@ def test_vectors() -> None:
     model = EmbeddingModel(SpeechEncoder(PRESETS["tiny"]), device="cpu")
     clips = [tones(1.0, seed=1), tones(2.5, speaker=2, seed=2)]
     vectors = model.embed(clips, pooling="mean+std")[:, ::64]
-    assert vectors[0].tolist() == pytest.approx([-0.3211, -0.6569, -0.0958, 0.5185, 0.6034, 0.3306], **NEAR)
-    assert vectors[1].tolist() == pytest.approx([-0.1780, -0.4787, 0.1182, 0.7211, 0.8285, 0.6916], **NEAR)
+    assert vectors[0].tolist() == pytest.approx([1.4674, 0.5892, 0.6159, 0.5569, 0.5809, 0.4305], **NEAR)
+    assert vectors[1].tolist() == pytest.approx([0.7289, 0.8396, 0.6544, 0.5906, 0.7143, 0.4849], **NEAR)
     minutes = model.embed(np.tile(clips[1], 30), layer="mean")[::48]  # longer than a window
-    assert minutes.tolist() == pytest.approx([-0.0893, -0.2503, -0.2973, -0.3099], **NEAR)
+    assert minutes.tolist() == pytest.approx([0.4567, -0.4209, -0.0512, 0.593], **NEAR)
 
 
 @pytest.mark.parametrize(

@@ -47,16 +47,18 @@ class EncoderConfig(Config):
 
 
 def _slim(*channels: int) -> ConvConfig:
-    """Gabor front and narrow early layers (SEW, Wu et al. 2021, arXiv 2109.06870), 20 ms hop."""
-    kernels = (160, *(2,) * 5)
-    strides = (10, *(2,) * 5)
+    """Gabor front at 2.5 ms and narrow layers (SEW, Wu et al. 2021, arXiv 2109.06870), 20 ms hop.
+
+    Most of the time of finer fronts goes into their first two layers: this one costs a third of one at 0.6 ms.
+    """
+    kernels, strides = (256, 2, 2, 2), (40, 2, 2, 2)
     return ConvConfig(layers=tuple(zip(channels, kernels, strides, strict=True)), front="gabor", init="tap-average")
 
 
 PRESETS: dict[str, EncoderConfig] = {
-    # name: convolutions, then dim, layers, heads, feed-forward; 2.1 M, 18.9 M, 94.4 M and 315 M parameters
+    # name: convolutions, then dim, layers, heads, feed-forward; 2.0 M, 18.9 M, 94.4 M and 315 M parameters
     "tiny": EncoderConfig(
-        conv=_slim(64, 64, 96, 128, 192, 192),
+        conv=_slim(64, 96, 128, 192),
         transformer=TransformerConfig(
             dim=192,
             layers=4,
@@ -70,7 +72,7 @@ PRESETS: dict[str, EncoderConfig] = {
         ),
     ),
     "small": EncoderConfig(
-        conv=_slim(80, 96, 128, 192, 256, 384),
+        conv=_slim(96, 192, 256, 384),
         transformer=TransformerConfig(
             dim=384,
             layers=10,

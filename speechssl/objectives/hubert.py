@@ -87,7 +87,7 @@ _RATES = {"reference_lr": 1e-3, "reference_seconds": 32.0, "max_lr": 1e-3, "conv
 RUNS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
     "tiny": {
         "crops": {"seconds": 2.0, "min_seconds": 1.5, "batch_seconds": 32.0},
-        "optim": _RATES,
+        "optim": _RATES | {"reference_lr": 2e-3, "max_lr": 2e-3},
         "loop": {"steps": 1200, "validate_every": 200, "checkpoint_every": 200},
     },
     "small": {
