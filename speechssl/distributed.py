@@ -4,7 +4,7 @@ torchrun --nproc-per-node 2 -m speechssl pretrain CORPUS --out OUT
 """
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,16 +92,10 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     return bool(tensor)
 
 
-def main_value(value: float, device: torch.device) -> float:
-    """The main process's value, in every process."""
+def main_values(values: Sequence[float], device: torch.device) -> list[float]:
+    """The main process's values, in every process."""
     if not dist.is_initialized():
-        return value
-    tensor = torch.tensor(value, dtype=torch.float64, device=device)
+        return list(values)
+    tensor = torch.tensor(values, dtype=torch.float64, device=device)
     dist.broadcast(tensor, src=0)
-    return float(tensor)
-
-
-def wait_for_main(process: Process) -> None:
-    """Wait until the main process is here as well."""
-    if process.world_size > 1:
-        dist.barrier()
+    return tensor.tolist()

@@ -12,7 +12,7 @@ from contextlib import suppress
 import torch
 
 from speechssl.config import UserError
-from speechssl.distributed import Process, main_value
+from speechssl.distributed import Process, main_values
 from speechssl.objectives.base import Trainable
 from speechssl.terminal import say_once
 from speechssl.train.update import Batch, accumulate
@@ -37,7 +37,7 @@ def find_accumulation(objective: Trainable, batch: Batch, *, process: Process, a
     best, best_seconds, slower = 0, float("inf"), 0
     with torch.random.fork_rng():
         for parts in _numbers(batch):
-            seconds = main_value(_seconds(objective, batch, parts, process, autocast), process.device)
+            (seconds,) = main_values([_seconds(objective, batch, parts, process, autocast)], process.device)
             slower = slower + 1 if best and seconds >= best_seconds else 0
             if seconds < best_seconds:
                 best, best_seconds = parts, seconds

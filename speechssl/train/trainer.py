@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from speechssl.config import Config, UserError
 from speechssl.device import has_bfloat16
-from speechssl.distributed import Process, main_value
+from speechssl.distributed import Process, main_values
 from speechssl.nn.ema import EMA
 from speechssl.objectives.base import Metrics, Trainable
 from speechssl.train.checkpoint import load_checkpoint, save_checkpoint
@@ -153,6 +153,7 @@ class Trainer(Generic[B]):
             process.device.type, torch.bfloat16, enabled=use_bf16(config.precision, process.device)
         )
         self.model: nn.Module = objective
+        self.pace = 1.0  # length of an update in the unit of the timeline
         self._before = 0.0  # progress before the last update
         self._validated = 0  # twentieths of the run at the last validation
         self._kept = False  # the state before the cooldown
@@ -163,17 +164,15 @@ class Trainer(Generic[B]):
 
     @property
     def position(self) -> float:
-        """Updates or seconds done; on all ranks those of the main one."""
-        if self.timeline.unit == "updates":
-            return float(self.counters.step)
-        return main_value(self.counters.wall_seconds, self.process.device)
+        """Updates or seconds done."""
+        return float(self.counters.step if self.timeline.unit == "updates" else self.counters.wall_seconds)
 
-    @property
-    def pace(self) -> float:
-        """Length of an update in the unit of the timeline."""
-        if self.timeline.unit == "updates":
-            return 1.0
-        return (time.monotonic() - self._begin) / max(1, self.counters.step - self._first)
+    def _read_clock(self) -> None:
+        """Where the length of the run is a time: take the clock of the main process, so that all ranks do the same."""
+        if self.timeline.unit == "seconds":
+            pace = (time.monotonic() - self._begin) / max(1, self.counters.step - self._first)
+            clock = main_values([self.counters.wall_seconds, pace, self._closing], self.process.device)
+            self.counters.wall_seconds, self.pace, self._closing = clock
 
     @property
     def last_step(self) -> int | None:
@@ -222,9 +221,9 @@ class Trainer(Generic[B]):
     def update(self, step: int, batch: B) -> None:
         """One update of the weights; its metrics stay on the device until they are read."""
         counters, process, begin = self.counters, self.process, time.monotonic()
-        position, pace = self.position, self.pace
-        self._before = max(counters.progress, self.timeline.progress(position))
-        after = max(self._before, self.timeline.progress(position + pace))
+        self._read_clock()
+        self._before = max(counters.progress, self.timeline.progress(self.position))
+        after = max(self._before, self.timeline.progress(self.position + self.pace))
         rate = self.training.peak_rate * schedule(after, self.optim)
         set_learning_rate(self.optimizer, rate)
         _seed_dropout(self.seed, step, process.rank)
@@ -245,6 +244,7 @@ class Trainer(Generic[B]):
         counters.step = step + 1
         counters.seconds_seen += batch.global_seconds
         counters.wall_seconds += time.monotonic() - begin
+        self._read_clock()
         counters.progress = max(self._before, self.timeline.progress(self.position))
         self._unread.append(Update(step + 1, counters.seconds_seen, counters.progress, rate, norm, totals))
 

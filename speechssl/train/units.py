@@ -8,6 +8,7 @@ Units are made once and kept in the folder of each corpus. Their name has a dige
 model, so that other ones have another name.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from speechssl.config import Config, UserError, digest
 from speechssl.data.batch import FrameGrid
 from speechssl.data.units import Units, UnitsConfig, read_units, write_units
 from speechssl.data.waveforms import WaveformStore
-from speechssl.distributed import Process, wait_for_main
+from speechssl.distributed import Process
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.storage import load_encoder, model_hash
 from speechssl.nn.features import ENCODER_FRAMES, mfcc
@@ -29,6 +30,7 @@ from speechssl.terminal import say_once
 
 _BATCH_SECONDS = 60  # padded audio whose frames are computed at once
 _SAMPLE, _PREDICT = 4096, 65_536  # frames of a step of k-means, and of an assignment
+_POLL = 0.2  # seconds
 _UNITS = 41  # part of the seed, so that this random stream differs from others
 
 Frames = Callable[[Sequence[Float32[np.ndarray, " _"]]], list[Float32[np.ndarray, "_ dim"]]]
@@ -50,9 +52,11 @@ def labels_of(stores: Sequence[WaveformStore], wanted: str | Config, *, seed: in
         return [read_units(store, wanted) for store in stores]
     assert isinstance(wanted, UnitsConfig)
     name = units_name(stores, wanted, seed=seed)
-    if process.is_main and not all((store.folder / "units" / f"{name}.json").exists() for store in stores):
+    files = [store.folder / "units" / f"{name}.json" for store in stores]
+    if process.is_main and not all(path.exists() for path in files):
         _cluster(stores, wanted, name, seed=seed)
-    wait_for_main(process)
+    while not all(path.exists() for path in files):  # a barrier would end after minutes; torchrun ends all if one fails
+        time.sleep(_POLL)
     return [read_units(store, name) for store in stores]
 
 

@@ -174,6 +174,17 @@ def test_a_signal_to_one_stops_both_and_resume_is_exact(processes: Processes, co
     assert [name for name, value in theirs.items() if not torch.equal(ours[name], value)] == []
 
 
+def test_a_budget_ends_both(processes: Processes, corpus: Path, tmp_path: Path) -> None:
+    """Ranks follow one clock: otherwise their learning rates, validations and ends would differ."""
+    config = changed(CONFIG, loop__budget=6.0, optim__schedule="wsd", loop__log_every=1)
+    for run in start_two(processes, corpus, tmp_path / "run", config):
+        run.finish()
+    state = load_checkpoint(tmp_path / "run" / "last.pt")
+    assert state is not None
+    assert state["progress"]["done"]
+    assert 4.5 < state["progress"]["wall_seconds"] < 9.0
+
+
 def test_an_alarm_ends_both(processes: Processes, corpus: Path, tmp_path: Path) -> None:
     config = changed(CONFIG, health__grace=2, health__patience=2, optim__warmup=0.0, optim__reference_lr=0.0)
     runs = start_two(processes, corpus, tmp_path / "run", config)
