@@ -122,6 +122,12 @@ def prepare(
     sets: Sets = [],  # noqa: B006 -- typer copies it
     workers: Annotated[int, typer.Option(min=0, help="Decoding threads; 0: one per core.")] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many utterances.")] = None,
+    shards: Annotated[
+        int | None, typer.Option(min=1, help="Files to divide the samples into [default: one file, or as it is].")
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Prepare only part I of N; the last to finish joins them.")
+    ] = None,
 ) -> None:
     """Decode a corpus once into packed waveforms."""
     from itertools import islice
@@ -129,7 +135,7 @@ def prepare(
     from speechssl.config import UserError, load_config
     from speechssl.data.corpora import check_root, corpus_root, load_corpus
     from speechssl.data.manifest import Utterance
-    from speechssl.data.waveforms import pack
+    from speechssl.data.parts import prepare_corpus
 
     module = load_corpus(corpus)
     settings = load_config(module.Settings, overrides=sets)
@@ -145,10 +151,16 @@ def prepare(
             found.append(utterance)
             update(len(found), limit)
         update = bar("decoding")
-        report = pack(found, out, workers=workers, progress=lambda done, _: update(done, len(found)))
-    _say_packed(report, out)
+        total = len(found) if shard is None else None
+        prepared = prepare_corpus(
+            found, out, shards=shards, shard=shard, workers=workers, progress=lambda done, _: update(done, total)
+        )
+    _say_packed(prepared.report, prepared.folder)
+    if prepared.left:
+        say(f"{out}: not joined yet; parts that are left: {', '.join(prepared.left)} (--shard {prepared.left[0]} …)")
+        return
     _say_understood(utterances, out)
-    if not report.accepted:
+    if not prepared.report.accepted:
         raise UserError(f"{out}: no utterance could be used")
 
 

@@ -5,8 +5,8 @@ open file), `replacing_path` (a name, for a file or a folder) and `write_togethe
 temporary name, flush to disk and rename: after a kill, a full disk or a power cut there is the old file or the new one.
 `move` is the last step alone, for files that grow under a temporary name over several runs.
 
-`hold_folder` and `hold_file` lock an output against a second process. The locks are the kernel's (flock), so that a
-killed process keeps no lock.
+`hold_folder` and `hold_file` lock an output against a second process; in `one_at_a_time` a second one waits. The locks
+are the kernel's (flock), so that a killed process keeps no lock.
 """
 
 import errno
@@ -252,6 +252,21 @@ def hold_file(path: Path) -> AbstractContextManager[None]:
         OSError: the folder of the output cannot be made or written; carries its name.
     """
     return _held(path.with_name(f".{path.name}.lock"), owner=path)
+
+
+@contextmanager
+def one_at_a_time(lock: Path) -> Generator[None]:
+    """Wait until no other process is in a block with this lock file, which is removed at the end.
+
+    Raises:
+        OSError: the file cannot be made; carries its name.
+    """
+    handle = _lock(lock, owner=None)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)  # before the lock is released: a waiting process creates a new file
+        os.close(handle)
 
 
 @contextmanager

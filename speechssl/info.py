@@ -1,5 +1,6 @@
 """Facts for `speechssl info` about the installation, a model, a prepared corpus, a corpus or a sound file."""
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -11,7 +12,9 @@ from speechssl import __version__
 from speechssl.audio import probe
 from speechssl.config import UserError
 from speechssl.data.corpora import CORPORA, corpus_root, load_corpus
+from speechssl.data.locations import location_of, read_location
 from speechssl.data.manifest import read_manifest, statistics
+from speechssl.data.store_index import has_index
 from speechssl.data.waveforms import WaveformStore
 from speechssl.models.bundled import bundled_name, model_path
 
@@ -39,7 +42,7 @@ def facts(target: str | None = None) -> dict[str, object]:
         return _corpus_facts(target)
     if (model_path(path) / "model.safetensors").is_file():
         return _model_facts(model_path(path))
-    if (path / "waveforms.json").is_file():
+    if has_index(location_of(path)):
         return _prepared_facts(path)
     if path.suffix == ".jsonl":
         return {"manifest": target, **dataclasses.asdict(statistics(read_manifest(path)))}
@@ -94,6 +97,7 @@ def _model_facts(folder: Path) -> dict[str, object]:
 
 def _prepared_facts(folder: Path) -> dict[str, object]:
     store = WaveformStore(folder)
-    rejects = folder / "rejects.jsonl"
-    rejected = len(rejects.read_text(encoding="utf-8").splitlines()) if rejects.exists() else 0
-    return {"corpus": str(folder), **dataclasses.asdict(statistics(store.utterances)), "rejected": rejected}
+    rejected = 0
+    with contextlib.suppress(FileNotFoundError):
+        rejected = read_location(store.folder / "rejects.jsonl").count(b"\n")
+    return {"corpus": str(store.folder), **dataclasses.asdict(statistics(store.utterances)), "rejected": rejected}

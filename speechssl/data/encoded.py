@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float32, Shaped
 
 from speechssl.audio import RECEPTIVE_FIELD, SAMPLE_RATE, AudioError, Levels, OpenStretch, open_stretch, with_channel
-from speechssl.data.store import PART, Form
+from speechssl.data.store_index import PART, Form
 from speechssl.files import naming
 
 SCRATCH = ".decoding-"  # prefix of the files of long utterances, until they are appended to the corpus

@@ -67,7 +67,7 @@ class Marks:
 
     def __or__(self, other: "Marks") -> "Marks":
         """Both together, at the higher level."""
-        both = _packed([_kept(each.values, max(self.level, other.level)) for each in (self, other)])
+        both = _packed([up_to(each.values, max(self.level, other.level)) for each in (self, other)])
         return Marks(max(self.level, other.level), both, self.complete and other.complete)._within(MOST)
 
     @property
@@ -78,12 +78,12 @@ class Marks:
     def shared(self, recordings: Sequence[Values]) -> list[bool]:
         """Whether each of some recordings shares audio with these."""
         known = self.values
-        kept = [_kept(own, self.level) for own in recordings]
+        kept = [up_to(own, self.level) for own in recordings]
         return [enough(int(np.count_nonzero(_among(own, known))), len(own), level=self.level) for own in kept]
 
     def comparable(self, recordings: Sequence[Values]) -> list[bool]:
         """Whether each of some recordings would be found if another cut of it was here."""
-        return [self.complete and len(_kept(own, self.level)) > 0 for own in recordings]
+        return [self.complete and len(up_to(own, self.level)) > 0 for own in recordings]
 
     def encoded(self) -> str:
         """The marks as base64."""
@@ -100,7 +100,7 @@ class Marks:
         if len(packed) % 8:
             raise ValueError("not whole marks")
         read = cls(level, packed, complete)
-        if not np.array_equal(np.unique(_kept(read.values, level)), read.values):
+        if not np.array_equal(np.unique(up_to(read.values, level)), read.values):
             raise ValueError("marks that are repeated, in disorder or above their level")
         return read
 
@@ -108,7 +108,7 @@ class Marks:
         level, values = self.level, self.values
         while len(values) > most:
             level += 1
-            values = _kept(values, level)
+            values = up_to(values, level)
         return Marks(level, values.tobytes(), self.complete)
 
 
@@ -156,7 +156,7 @@ def marks(blocks: Iterable[Float32[np.ndarray, " samples"]], *, level: int = 0) 
     """
     found = [_marks(block) for block in blocks if len(block) >= WINDOW]
     values, counts = np.unique(np.concatenate([np.zeros(0, dtype=np.uint64), *found]), return_counts=True)
-    return _kept(values[counts == 1], level)
+    return up_to(values[counts == 1], level)
 
 
 def without_common(recordings: Sequence[Values], files: Sequence[str]) -> list[Values]:
@@ -219,7 +219,8 @@ def _constants() -> tuple[UInt32[np.ndarray, " powers"], UInt32[np.ndarray, " po
     return powers, inverses, keys
 
 
-def _kept(values: Values, level: int) -> Values:
+def up_to(values: Values, level: int) -> Values:
+    """Those of some marks that are kept at a level."""
     return values[values <= np.uint64((2**64 - 1) >> level)]
 
 

@@ -34,7 +34,7 @@ def list_address(address: str) -> list[RemoteFile]:
     Raises:
         UserError: fsspec or its package for the protocol is not installed, or the server refuses.
     """
-    fsspec = _fsspec()
+    fsspec = fsspec_module()
     try:
         system, path = fsspec.core.url_to_fs(address)
         if any(sign in path for sign in "*?["):
@@ -48,7 +48,7 @@ def list_address(address: str) -> list[RemoteFile]:
             system.ls(root)  # raises for a missing folder, for which `find` gives no files and no error
     except Exception as error:
         # ImportError, OSError, ValueError, and the errors of each protocol's own client.
-        raise UserError(f"{address}: cannot be listed ({_words(error, address)})") from error
+        raise UserError(f"{address}: cannot be listed ({words_of(error, address)})") from error
     root = root.strip("/")
     files = [
         name
@@ -67,12 +67,12 @@ def read_address(address: str) -> bytes:
     Raises:
         UserError: it cannot be read.
     """
-    fsspec = _fsspec()
+    fsspec = fsspec_module()
     try:
         with fsspec.open(address, "rb") as source:
             return source.read()
     except (ImportError, OSError, ValueError) as error:
-        raise UserError(f"{address}: cannot be read ({_words(error, address)})") from error
+        raise UserError(f"{address}: cannot be read ({words_of(error, address)})") from error
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def fetched(address: str, spool: Path) -> Generator[Path]:
     Raises:
         AudioError: it cannot be fetched.
     """
-    fsspec = _fsspec()
+    fsspec = fsspec_module()
     handle = tempfile.NamedTemporaryFile(dir=spool, suffix=Path(address).suffix.split("?")[0], delete=False)  # noqa: SIM115 -- closed below
     copy = Path(handle.name)
     try:
@@ -94,14 +94,19 @@ def fetched(address: str, spool: Path) -> Generator[Path]:
             with handle, fsspec.open(address, "rb") as source:
                 shutil.copyfileobj(source, handle, 1 << 20)
         except Exception as error:
-            raise AudioError(address, f"cannot be fetched ({_words(error, address)})") from error
+            raise AudioError(address, f"cannot be fetched ({words_of(error, address)})") from error
         yield copy
     finally:
         with contextlib.suppress(OSError):
             copy.unlink(missing_ok=True)
 
 
-def _fsspec() -> Any:
+def fsspec_module() -> Any:
+    """The package fsspec.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
         import fsspec
     except ImportError:
@@ -123,7 +128,8 @@ def _mark(info: dict[str, Any]) -> str:
     return "-".join(marks[:2])
 
 
-def _words(error: Exception, address: str) -> str:
+def words_of(error: Exception, address: str) -> str:
+    """The reason of a failed request, in words."""
     status = status_of(error)
     if status is None and isinstance(error, FileNotFoundError) and address.lower().startswith("http"):
         status = 404  # fsspec keeps only this error of it

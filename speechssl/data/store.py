@@ -1,114 +1,85 @@
-"""A prepared corpus on disk: its files, its index, and random access to its waveforms."""
+"""A prepared corpus: its manifest, and random access to its waveforms."""
 
-import hashlib
-import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, Int16, Int64, Shaped
-from pydantic import BaseModel, ValidationError
 
 from speechssl.audio import SAMPLE_RATE, samples_to_seconds
-from speechssl.config import Config, UserError
+from speechssl.config import UserError
+from speechssl.data.locations import Address, Location, location_of, read_location
 from speechssl.data.manifest import read_manifest
+from speechssl.data.manifest_lines import parse_lines
 from speechssl.data.marks import BLOCK, WINDOW, Values, level_of, marks
+from speechssl.data.marks_file import read_marks
+from speechssl.data.samples import CACHE_BYTES, PageCache, open_samples
+from speechssl.data.store_index import (
+    INDEX,
+    MANIFEST,
+    PART,
+    SHARDS,
+    WAVEFORMS,
+    StoreIndex,
+    check_sizes,
+    read_index,
+    sources_digest,
+)
 from speechssl.data.utterance import Utterance
 from speechssl.data.values import merged
 
-VERSION = 2
-MANIFEST, REJECTS, WAVEFORMS, INDEX = "manifest.jsonl", "rejects.jsonl", "waveforms.i16", "waveforms.json"
-PART = 40  # samples, 2.5 ms, less than the input of the first convolution: each has a shift of its own in one form
-Form = Literal["int16", "int16+shifts", "float32"]
-"""How the samples of an utterance are stored; see `speechssl.data.encoded`."""
-
-
-class StoreIndex(Config):
-    """The index of a prepared corpus, `waveforms.json`.
-
-    Attributes:
-        version: of the layout.
-        sample_rate: Hz.
-        total: samples of all utterances together.
-        rejected: utterances left out.
-        upsampled: utterances whose file has a lower rate.
-        notes: doubtful properties of an utterance, one line, by its number.
-        fingerprint: digest of the input utterances and of the states of their files.
-        lengths: samples of each utterance.
-        gains: factor of the stored samples of each utterance, a power of two; int16 are parts of 32768.
-        forms: how the samples of each utterance are stored.
-        crc32s: checksum of each utterance's stored samples.
-        digests: BLAKE2b of each utterance's stored samples, 16 hexadecimal digits.
-        sources: `sources_digest` of the manifest; empty in corpora of an earlier version.
-    """
-
-    version: int
-    sample_rate: int
-    total: int
-    rejected: int
-    upsampled: int
-    fingerprint: str
-    notes: dict[int, str]
-    lengths: list[int]
-    gains: list[float]
-    forms: list[Form]
-    crc32s: list[int]
-    digests: list[str]
-    sources: str = ""
-
-    @property
-    def total_bytes(self) -> int:
-        """Length of the file of samples."""
-        return sum(stored_bytes(form, length) for form, length in zip(self.forms, self.lengths, strict=True))
-
-
-class _Layout(BaseModel):
-    """Fields that an index of any version has."""
-
-    version: int
-    sample_rate: int
-
 
 class WaveformStore:
-    """Random access to the waveforms of a prepared corpus.
+    """Random access to the waveforms of a prepared corpus, in one file of samples or in shards, on a disk or not.
+
+    Behind an address, the index and the manifest are read on opening, and samples by ranges of bytes when they are
+    used; what was used last is cached in memory.
+
+    Args:
+        folder: path or address of the prepared corpus.
+        cache_bytes: bound of the cache behind an address, for each process; samples on a disk are memory-mapped.
 
     Attributes:
-        folder: the prepared corpus.
+        folder: path or address of the prepared corpus.
         utterances: the manifest.
         lengths: (utterances,) samples of each.
         gains: factor of the stored int16 samples of each, as parts of 32768.
 
     Raises:
-        UserError: on opening, when a file is missing or its size is not that of the index.
+        UserError: on opening, when a file is missing or its size is not that of the index, or a part of a corpus in
+            shards is not prepared yet.
     """
 
-    folder: Path
+    folder: Location
     utterances: list[Utterance]
     lengths: Int64[np.ndarray, " utterances"]
     gains: list[float]
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Location, *, cache_bytes: int = CACHE_BYTES) -> None:
+        self.folder, self._cache_bytes = location_of(folder), cache_bytes
         index = read_index(self.folder)
         if index is None:
-            raise UserError(
-                f"{folder}: not a prepared corpus (no {INDEX}); run `speechssl prepare` to make or finish it"
-            )
+            raise UserError(f"{self.folder}: {_missing(self.folder)}")
         self.lengths = np.array(index.lengths, dtype=np.int64)
         check_sizes(self.folder, index)
         self._crc32s, self._digests = index.crc32s, index.digests
         self.gains, self._forms = index.gains, index.forms
-        self.utterances = read_manifest(self.folder / MANIFEST)
+        self._content_hash = index.content_hash()
+        self.utterances = _read_manifest(self.folder / MANIFEST)
         self._check_manifest(index)
-        sizes = [stored_bytes(form, length) for form, length in zip(index.forms, index.lengths, strict=True)]
-        self._ends = np.cumsum(np.asarray(sizes, dtype=np.int64)) // 2  # in int16
-        self._samples = self._map(index.total_bytes)
+        cache = PageCache(cache_bytes)
+        self._names, self._file_of = index.files, index.file_of()
+        sizes = index.file_sizes()
+        self._files = [
+            open_samples(self.folder / name, size, cache) for name, size in zip(self._names, sizes, strict=True)
+        ]
+        self._begins, self._sizes = index.begins() // 2, index.sizes() // 2  # in int16
         self._marks: dict[int, Values] = {}
+        self._marks_read = False
 
     def _check_manifest(self, index: StoreIndex) -> None:
         """Refuses a manifest whose lines are not those of the waveforms, one for one; texts and labels may change."""
@@ -130,12 +101,6 @@ class WaveformStore:
                 "be changed, names and offsets of files may not; prepare the corpus again"
             )
 
-    def _map(self, size: int) -> np.ndarray:
-        if not size:  # an empty file cannot be mapped
-            return np.zeros(0, dtype="<i2")
-        # A plain array over the same memory: slicing it is several times faster than slicing numpy's subclass.
-        return np.memmap(self.folder / WAVEFORMS, dtype="<i2", mode="r").view(np.ndarray)
-
     def __len__(self) -> int:
         return len(self.lengths)
 
@@ -145,9 +110,11 @@ class WaveformStore:
         return merged(each.speaker for each in self.utterances)
 
     def content_hash(self) -> str:
-        """Sixteen hexadecimal digits that change with the samples or their order, from the index alone."""
-        content = [self.lengths.tolist(), self._crc32s, self.gains]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+        """Sixteen hexadecimal digits that change with the samples or their order, from the index alone.
+
+        They are the same for a corpus in one file and in shards.
+        """
+        return self._content_hash
 
     def content_ids(self) -> list[str]:
         """Digests of the samples of each utterance; equal for equal audio under any name.
@@ -168,11 +135,16 @@ class WaveformStore:
     def marks(self, indices: Sequence[int]) -> list[Values]:
         """The marks of some utterances, by which other cuts of the same samples are found; see `data.marks`.
 
-        The samples are read once, which takes half a second of a processor core per hour of audio.
+        A corpus in shards has them in a file. Of any other, the samples are read once, which takes half a second of a
+        processor core per hour of audio.
 
         Returns:
             For each of `indices` its marks at `level`, in ascending order.
         """
+        if not self._marks_read:
+            stored = read_marks(self.folder, self.content_hash(), level=self.level)
+            self._marks.update(enumerate(stored or []))
+            self._marks_read = True
         missing = [index for index in dict.fromkeys(indices) if index not in self._marks]
         if missing:
             with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
@@ -186,13 +158,14 @@ class WaveformStore:
         for start in range(0, length - WINDOW + 1, BLOCK):
             yield self.waveform(index, start, min(length, start + BLOCK + WINDOW - 1))
 
-    def __reduce__(self) -> tuple[type["WaveformStore"], tuple[Path]]:
-        return WaveformStore, (self.folder,)  # a worker process opens the files itself instead of copying them
+    def __reduce__(self) -> tuple[partial["WaveformStore"], tuple[Location]]:
+        # A worker process opens the files itself instead of copying them.
+        return partial(WaveformStore, cache_bytes=self._cache_bytes), (self.folder,)
 
     def read(self, index: int, start: int = 0, stop: int | None = None) -> Shaped[np.ndarray, " samples"]:
-        """A stretch of one utterance as it is stored, a view of the mapped file; `waveform` gives samples to work with.
+        """A stretch of one utterance as it is stored; `waveform` gives samples to work with.
 
-        Nothing is copied or read before it is used.
+        On a disk it is a view of the mapped file: nothing is copied or read before it is used.
 
         Args:
             index: the utterance, from 0.
@@ -212,8 +185,9 @@ class WaveformStore:
         last = length if stop is None else stop
         if not 0 <= start <= last <= length:
             raise ValueError(f"samples {start} to {last} of utterance {index}, which has {length}")
-        stored = self._stored(index)
-        return stored.view("<f4")[start:last] if self._forms[index] == "float32" else stored[start:last]
+        if self._forms[index] == "float32":
+            return self._stored(index, 2 * start, 2 * last).view("<f4")
+        return self._stored(index, start, last)
 
     def waveform(self, index: int, start: int = 0, stop: int | None = None) -> Float32[np.ndarray, " samples"]:
         """A stretch of one utterance as samples in the units of its file: full scale is 1.0, float files may exceed it.
@@ -227,16 +201,17 @@ class WaveformStore:
         if self._forms[index] != "float32":
             samples *= np.float32(self.gains[index] / 32768)  # powers of two: nothing is rounded
         if self._forms[index] == "int16+shifts" and len(samples):
-            shifts = self._stored(index)[self.lengths[index] :].view(np.uint8)
-            first = start // PART
-            factors = np.ldexp(np.float32(1), -shifts[first : (start + len(samples) - 1) // PART + 1].astype(np.int32))
+            first, end = start // PART, (start + len(samples) - 1) // PART + 1
+            length = int(self.lengths[index])  # the shifts, of one byte each, are behind the samples
+            shifts = self._stored(index, length + first // 2, length + (end + 1) // 2).view(np.uint8)[first % 2 :]
+            factors = np.ldexp(np.float32(1), -shifts[: end - first].astype(np.int32))
             samples *= np.repeat(factors, PART)[start - first * PART :][: len(samples)]
         return samples
 
-    def _stored(self, index: int) -> Int16[np.ndarray, " _"]:
-        """All stored bytes of one utterance."""
-        begin = int(self._ends[index - 1]) if index else 0
-        return self._samples[begin : int(self._ends[index])]
+    def _stored(self, index: int, start: int = 0, stop: int | None = None) -> Int16[np.ndarray, " _"]:
+        """A stretch of the stored int16 of one utterance, or all of them."""
+        begin, last = int(self._begins[index]), int(self._sizes[index]) if stop is None else stop
+        return self._files[self._file_of[index]].read(begin + start, begin + last)
 
     def verify(self) -> None:
         """Reads all samples and compares the checksums.
@@ -246,61 +221,33 @@ class WaveformStore:
         """
         for index, expected in enumerate(self._crc32s):
             if zlib.crc32(self._stored(index).data) != expected:
+                name = self._names[self._file_of[index]]
                 raise UserError(
-                    f"{self.folder / WAVEFORMS}: the samples of utterance {index} "
-                    f"({self.utterances[index].audio}) are damaged; remove {INDEX} and prepare the corpus again"
+                    f"{self.folder / name}: the samples of utterance {index} ({self.utterances[index].audio}) are "
+                    f"damaged; remove {INDEX} {'' if name == WAVEFORMS else 'here and beside them '}and prepare the "
+                    "corpus again"
                 )
 
 
-def stored_bytes(form: Form, samples: int) -> int:
-    """Bytes of a number of samples in the file of samples.
-
-    >>> [stored_bytes(form, 1000) for form in ("int16", "int16+shifts", "float32")]
-    [2000, 2026, 4000]
-    """
-    shifts = -(-samples // PART)
-    return {"int16": 2 * samples, "int16+shifts": 2 * samples + shifts + shifts % 2, "float32": 4 * samples}[form]
-
-
-def read_index(folder: Path) -> StoreIndex | None:
-    """The index; None when the folder has none."""
+def _read_manifest(file: Location) -> list[Utterance]:
+    if isinstance(file, Path):
+        return read_manifest(file)
     try:
-        content = (folder / INDEX).read_bytes()
-        index = _Layout.model_validate_json(content)
-        if index.version == VERSION and index.sample_rate == SAMPLE_RATE:
-            return StoreIndex.model_validate_json(content)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValidationError as error:
-        raise UserError(f"{folder / INDEX}: not the index of a prepared corpus; prepare it again") from error
-    raise UserError(
-        f"{folder / INDEX}: version {index.version} at {index.sample_rate} Hz; "
-        f"this program reads version {VERSION} at {SAMPLE_RATE} Hz; prepare the corpus again"
-    )
+        lines = read_location(file).decode().split("\n")
+    except FileNotFoundError:
+        raise UserError(f"{file}: missing; copy the whole folder of the prepared corpus there") from None
+    return list(parse_lines(enumerate(lines, start=1), str(file), lambda audio: audio))
 
 
-def sources_digest(utterances: Iterable[Utterance]) -> str:
-    """Sixteen hexadecimal digits of the sources of the utterances, in order: names of files without folders, offsets.
-
-    >>> one, other = (Utterance(audio=f"/x/{name}.wav", duration=1.0) for name in "ab")
-    >>> sources_digest([one, other]) == sources_digest([other, one])
-    False
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    for each in utterances:
-        digest.update(f"{each.audio.rpartition('/')[2]}\0{each.offset!r}\0".encode("utf-8", "backslashreplace"))
-    return digest.hexdigest()
-
-
-def check_sizes(folder: Path, index: StoreIndex) -> None:
-    """Raises `UserError` when the samples are missing or their length is not that of the index."""
-    columns = (index.gains, index.forms, index.crc32s, index.digests)
-    whole = all(len(column) == len(index.lengths) for column in columns) and sum(index.lengths) == index.total
-    if not whole:
-        raise UserError(f"{folder / INDEX}: its lengths do not add up; prepare the corpus again")
-    path = folder / WAVEFORMS
-    size = path.stat().st_size if path.is_file() else -1
-    if size < 0:
-        raise UserError(f"{path}: missing; prepare the corpus again")
-    if size != index.total_bytes:
-        raise UserError(f"{path}: {size} bytes, {INDEX} says {index.total_bytes}; prepare the corpus again")
+def _missing(folder: Location) -> str:
+    """Why a folder has no index."""
+    begun = sorted((folder / SHARDS).glob("*-of-*")) if isinstance(folder, Path) else []
+    if not begun or isinstance(folder, Address):
+        return f"not a prepared corpus (no {INDEX}); run `speechssl prepare` to make or finish it"
+    count = begun[0].name.partition("-of-")[2]
+    numbers = range(1, int(count) + 1) if count.isdecimal() else ()
+    folders = {f"{number}/{count}": folder / SHARDS / f"{number}-of-{count}" for number in numbers}
+    left = [name for name, shard in folders.items() if not (shard / INDEX).exists()]
+    if not left:
+        return f"its {count} parts are not joined; run `speechssl prepare` with --shards {count}"
+    return f"parts {', '.join(left)} are not prepared yet; run `speechssl prepare` with --shard {left[0]} and so on"

@@ -10,6 +10,7 @@ The corpus may be moved; labels of another corpus, or of one that was prepared a
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64, Integer
@@ -55,6 +56,17 @@ class Units:
         return self._labels[self._ends[index] : self._ends[index + 1]]
 
 
+def units_path(store: WaveformStore, name: str) -> Path:
+    """The file that describes the labels; those are beside it.
+
+    Raises:
+        UserError: the corpus is behind an address, where no labels are written or mapped.
+    """
+    if not isinstance(store.folder, Path):
+        raise UserError(f"{store.folder}: labels of frames need a corpus on a disk; copy the corpus to one")
+    return store.folder / "units" / f"{name}.json"
+
+
 def write_units(store: WaveformStore, name: str, labels: Sequence[Integer[np.ndarray, " _"]], grid: FrameGrid) -> None:
     """Write the labels of a corpus into its folder.
 
@@ -70,7 +82,7 @@ def write_units(store: WaveformStore, name: str, labels: Sequence[Integer[np.nda
     """
     if len(labels) != len(store) or any(len(each) == 0 or int(each.min()) < 0 for each in labels):
         raise ValueError(f"{len(labels)} arrays of labels for {len(store)} utterances; one each, of labels from 0 on")
-    path = store.folder / "units" / f"{name}.npy"
+    path = units_path(store, name).with_suffix(".npy")
     path.parent.mkdir(exist_ok=True)
     together = np.concatenate(labels)
     with replacing(path) as file:
@@ -95,7 +107,7 @@ def read_units(store: WaveformStore, name: str) -> Units:
     Raises:
         UserError: no such labels, or they are of another corpus or damaged; names the file.
     """
-    path = store.folder / "units" / f"{name}.json"
+    path = units_path(store, name)
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         labels = np.load(path.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)

@@ -8,6 +8,8 @@ While packing, the samples grow in `waveforms.i16.partial` and each processed ut
 `journal.jsonl`. A line is written after its samples, so whenever the process is killed the journal describes a
 prefix of the samples; the next call checks that prefix by its checksums and resumes behind it. Utterances of more than
 a minute are decoded into files beside it first, up to two per worker.
+
+`speechssl.data.parts` prepares a corpus in shards, each of which is packed here.
 """
 
 import fcntl
@@ -29,16 +31,19 @@ from speechssl.audio import SAMPLE_RATE, AudioError, file_state, samples_to_seco
 from speechssl.config import Config, UserError
 from speechssl.data.encoded import Encoded, encode, remove_scratch
 from speechssl.data.manifest import json_line, read_manifest, write_lines
+from speechssl.data.marks_file import MARKS
 from speechssl.data.members import file_status, local_file
-from speechssl.data.store import (
+from speechssl.data.store import WaveformStore
+from speechssl.data.store_index import (
     INDEX,
     MANIFEST,
     REJECTS,
+    SHARDS,
     VERSION,
     WAVEFORMS,
     Form,
+    PartIndex,
     StoreIndex,
-    WaveformStore,
     check_sizes,
     read_index,
     sources_digest,
@@ -46,7 +51,7 @@ from speechssl.data.store import (
 )
 from speechssl.data.stretches import Stretch, repeated, stretch_of
 from speechssl.data.utterance import Reject, Utterance
-from speechssl.files import flush_folder, move, naming
+from speechssl.files import flush_folder, move, naming, remove
 
 __all__ = ["PackReport", "WaveformStore", "pack"]
 
@@ -132,16 +137,41 @@ def pack(
     >>> report
     PackReport(accepted=1, rejected=1, seconds=1.0, resumed=0, upsampled=0, notes=())
     """
+    return pack_into(with_absolute_paths(utterances), out, workers=workers, progress=progress)
+
+
+def with_absolute_paths(utterances: Iterable[Utterance]) -> list[Utterance]:
+    """Utterances whose audio paths do not depend on the working folder."""
+    return [item.model_copy(update={"audio": str(Path(item.audio).absolute())}) for item in utterances]
+
+
+def pack_into(
+    todo: Sequence[Utterance],
+    out: Path,
+    *,
+    workers: int = 0,
+    progress: Callable[[int, float], None] | None = None,
+    part: PartIndex | None = None,
+) -> PackReport:
+    """As `pack`, of a whole corpus or of one of its parts.
+
+    Args:
+        todo: to pack, with absolute paths.
+        out: the folder of the corpus, or of the shard.
+        workers: as in `pack`.
+        progress: as in `pack`.
+        part: the share of the corpus that these utterances are; its fields `rejected` and `keys` are set here.
+    """
     if workers < 0:
         raise ValueError(f"workers must be at least 0, got {workers}")
-    todo = [item.model_copy(update={"audio": str(Path(item.audio).absolute())}) for item in utterances]
     keys = _keys(todo)
     fingerprint = hashlib.sha256("".join(keys).encode()).hexdigest()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
         raise UserError(f"{out}: a prepared corpus is a folder, this is a file") from error
-    finished = _finished(out, fingerprint)
+    part = None if part is None else part.model_copy(update={"keys": keys})
+    finished = _finished(out, fingerprint, part)
     if finished is not None:
         return finished
     with naming(out / JOURNAL), (out / JOURNAL).open("a+b") as journal:  # closing may fail as well
@@ -156,7 +186,7 @@ def pack(
             _decode_rest(todo, keys, entries, journal, partial, out=out, workers=workers, progress=progress)
             partial.flush()
             os.fsync(partial.fileno())
-        return _finish(todo, entries, out, fingerprint=fingerprint, resumed=resumed)
+        return _finish(todo, entries, out, fingerprint=fingerprint, resumed=resumed, part=part)
 
 
 def _lock(journal: BinaryIO, out: Path) -> None:
@@ -329,7 +359,13 @@ def _packed_as(utterance: Utterance, entry: _Entry) -> Stretch:
 
 
 def _finish(
-    todo: Sequence[Utterance], entries: Sequence[_Entry], out: Path, *, fingerprint: str, resumed: int
+    todo: Sequence[Utterance],
+    entries: Sequence[_Entry],
+    out: Path,
+    *,
+    fingerprint: str,
+    resumed: int,
+    part: PartIndex | None,
 ) -> PackReport:
     """Writes the manifests and gives every file its final name, the index last."""
     accepted: list[Utterance] = []
@@ -342,6 +378,7 @@ def _finish(
             length = utterance.duration or None
             rejects.append(Reject(audio=name, reason=entry.reason, offset=utterance.offset or None, duration=length))
     good = [entry for entry in entries if entry.reason is None]
+    left_out = [number for number, entry in enumerate(entries) if entry.reason is not None]
     index = StoreIndex(
         version=VERSION,
         sample_rate=SAMPLE_RATE,
@@ -356,18 +393,40 @@ def _finish(
         crc32s=[entry.crc32 for entry in good],
         digests=[entry.digest for entry in good],
         sources=sources_digest(accepted),
+        part=None if part is None else part.model_copy(update={"rejected": left_out}),
     )
-    (out / INDEX).unlink(missing_ok=True)  # the older corpus is invalid from here on
+    _invalidate(out, part)
     write_lines(map(json_line, accepted), out / MANIFEST)
     write_lines(map(json_line, rejects), out / REJECTS)
     move(out / PARTIAL, out / WAVEFORMS)
     flush_folder(out)  # the four names are on disk before the index
-    write_lines([index.model_dump_json()], out / INDEX)
+    write_lines([index.json_line()], out / INDEX)
     (out / JOURNAL).unlink(missing_ok=True)
-    return _report(index, accepted, resumed=resumed)
+    if part is None:
+        for name in (SHARDS, MARKS):  # of an older corpus
+            remove(out / name)
+    return report_of(index, accepted, resumed=resumed)
 
 
-def _report(index: StoreIndex, accepted: Sequence[Utterance], *, resumed: int) -> PackReport:
+def _invalidate(out: Path, part: PartIndex | None) -> None:
+    """Removes the index of an older corpus; before its shards change, also that of the corpus that they are joined to.
+
+    In this order: a process that joins the shards meanwhile finds, after it has written the index of the corpus, that
+    the one of this shard has gone.
+    """
+    (out / INDEX).unlink(missing_ok=True)
+    if part is not None and (out.parents[1] / INDEX).exists():
+        try:
+            joined = read_index(out.parents[1])
+            is_other = joined is not None and joined.shards is None
+        except UserError:  # damaged
+            is_other = False
+        if not is_other:  # a corpus in one file is kept until the shards are joined
+            (out.parents[1] / INDEX).unlink(missing_ok=True)
+
+
+def report_of(index: StoreIndex, accepted: Sequence[Utterance], *, resumed: int) -> PackReport:
+    """The counts of a finished corpus."""
     return PackReport(
         accepted=len(index.lengths),
         rejected=index.rejected,
@@ -378,11 +437,11 @@ def _report(index: StoreIndex, accepted: Sequence[Utterance], *, resumed: int) -
     )
 
 
-def _finished(out: Path, fingerprint: str) -> PackReport | None:
+def _finished(out: Path, fingerprint: str, part: PartIndex | None) -> PackReport | None:
     """The report of an earlier call on the same input, if all its files exist."""
     try:
         index = read_index(out)
-        if index is None or index.fingerprint != fingerprint:
+        if index is None or index.fingerprint != fingerprint or (index.part is None) != (part is None):
             return None
         check_sizes(out, index)
     except UserError:  # damaged: pack again
@@ -391,5 +450,10 @@ def _finished(out: Path, fingerprint: str) -> PackReport | None:
         return None
     if not (out / PARTIAL).exists():
         (out / JOURNAL).unlink(missing_ok=True)  # killed right after the index was written
+    if index.part is not None and part is not None:
+        same = part.model_copy(update={"rejected": index.part.rejected})
+        if same != index.part:  # other parts of the input have changed
+            _invalidate(out, part)
+            write_lines([index.model_copy(update={"part": same}).json_line()], out / INDEX)
     accepted = read_manifest(out / MANIFEST) if index.notes else []
-    return _report(index, accepted, resumed=len(index.lengths) + index.rejected)
+    return report_of(index, accepted, resumed=len(index.lengths) + index.rejected)

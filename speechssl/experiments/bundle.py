@@ -22,6 +22,8 @@ import typer
 from speechssl import __version__
 from speechssl.audio import SAMPLE_RATE
 from speechssl.config import UserError
+from speechssl.data.locations import location_of
+from speechssl.data.store_index import has_index
 from speechssl.data.training_audio import TrainingAudio, read_training_audio, write_training_audio
 from speechssl.data.waveforms import WaveformStore
 from speechssl.embed.embedder import load
@@ -151,7 +153,7 @@ def _checked(path: Path, digest: str, config: dict[str, Any]) -> list[ResultRow]
 
 def _chosen_on(corpus: Path, chosen: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a corpus is one that the layer was chosen on: by its samples or, where it is gone, by its name."""
-    if (corpus / "waveforms.json").is_file():
+    if has_index(location_of(corpus)):
         return WaveformStore(corpus).content_hash() in {each.get("content") for each in chosen}
     return corpus.name in {each.get("corpus") for each in chosen}
 

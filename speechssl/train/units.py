@@ -20,7 +20,7 @@ from jaxtyping import Float32, Int64
 from speechssl.audio import RECEPTIVE_FIELD, normalize
 from speechssl.config import Config, UserError, digest
 from speechssl.data.batch import FrameGrid
-from speechssl.data.units import Units, UnitsConfig, read_units, write_units
+from speechssl.data.units import Units, UnitsConfig, read_units, units_path, write_units
 from speechssl.data.waveforms import WaveformStore
 from speechssl.distributed import Process
 from speechssl.models.encoder import SpeechEncoder
@@ -52,7 +52,7 @@ def labels_of(stores: Sequence[WaveformStore], wanted: str | Config, *, seed: in
         return [read_units(store, wanted) for store in stores]
     assert isinstance(wanted, UnitsConfig)
     name = units_name(stores, wanted, seed=seed)
-    files = [store.folder / "units" / f"{name}.json" for store in stores]
+    files = [units_path(store, name) for store in stores]
     if process.is_main and not all(path.exists() for path in files):
         _cluster(stores, wanted, name, seed=seed)
     while not all(path.exists() for path in files):  # a barrier would end after minutes; torchrun ends all if one fails
