@@ -135,8 +135,9 @@ def prepare(
     from speechssl.config import UserError, load_config
     from speechssl.data.corpora import check_root, corpus_root, load_corpus
     from speechssl.data.manifest import Utterance
-    from speechssl.data.parts import prepare_corpus
+    from speechssl.data.parts import check_layout, prepare_corpus
 
+    check_layout(out, shards=shards, shard=shard)
     module = load_corpus(corpus)
     settings = load_config(module.Settings, overrides=sets)
     if root is not None:

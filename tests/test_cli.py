@@ -117,6 +117,25 @@ def test_prepare_takes_settings_and_a_limit(tmp_path: Path, capfd: pytest.Captur
     assert "synthetic" in said
 
 
+def test_prepare_in_shards(recordings: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    words = ["prepare", "folder", "--root", str(recordings), "--out", str(out), "--workers", "1"]
+    assert cli.main([*words, "--shard", "2/2"]) == 0
+    assert capfd.readouterr().err.splitlines()[-1] == f"{out}: not joined yet; parts that are left: 1/2 (--shard 1/2 …)"
+    assert cli.main(["info", str(out)]) == 2
+    assert cli.main(words) == 2
+    capfd.readouterr()
+    assert cli.main([*words, "--shard", "1/2"]) == 0
+    joined = capfd.readouterr().err
+    assert cli.main([*words[:5], str(tmp_path / "whole"), "--workers", "1"]) == 0
+    whole = capfd.readouterr().err
+    assert joined.replace(str(out), "OUT") == whole.replace(str(tmp_path / "whole"), "OUT")
+    for name in ("manifest.jsonl", "rejects.jsonl"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert cli.main([*words, "--shards", "2"]) == 0
+    assert cli.main(["info", str(out)]) == 0
+
+
 MISTAKES = {
     "frob": "No such command 'frob'",
     "prepare": "Missing argument",
@@ -125,6 +144,9 @@ MISTAKES = {
     "prepare espeak --out OUT --set hours=many": "--set hours=many: key 'hours': given 'many', allowed: number",
     "prepare espeak --out OUT --set hrs=1": "unknown key 'hrs'",
     "prepare espeak --out OUT --limit 0": "--limit",
+    "prepare folder --root NOTES --out OUT --shard 3/2": "--shard 3/2: a part of all parts, for example 2/4",
+    "prepare folder --root NOTES --out OUT --shard 1/2 --shards 2": "--shards and --shard: give one of them",
+    "prepare folder --root NOTES --out s3://bucket/x": "s3://bucket/x: a corpus is prepared on a disk",
     "prepare espeak --out OUT --frob": "No such option",
     "prepare folder --root NONE --out OUT": "NONE",
     "prepare espeak --out NOTES/x --limit 1 --set hours=0.001 --set workers=1": "NOTES/x: Not a directory",

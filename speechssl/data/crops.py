@@ -9,6 +9,7 @@ are degenerate).
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Protocol, runtime_checkable
@@ -26,6 +27,7 @@ from speechssl.data.batch import CROPS_ALONE, BatchSpec, CropBatch, FrameGrid, F
 from speechssl.data.manifest import Utterance
 
 _ORDER, _CROP, _JOIN, _VIEW, _PAIR = 1, 2, 3, 6, 7  # purposes of random streams; part of their seeds
+_READERS = 16  # requests to a server at a time
 _LENGTH_STEP = seconds_to_samples(0.25)
 WINDOW = 16  # batches whose crops are sorted by length together
 
@@ -110,6 +112,8 @@ class CropBatches:
             )
         self.batch_size = max(2, round(config.batch_seconds / config.seconds))
         self.batches_per_epoch = -(-len(self.units) // self.batch_size)
+        remote = any(getattr(store, "is_remote", False) for store in self.stores)
+        self._readers = ThreadPoolExecutor(_READERS) if remote else None
         self._cached: tuple[int, Int64[np.ndarray, "batches batch"]] | None = None
         self.seconds = sum(unit.samples for unit in self.units) / seconds_to_samples(1.0)
 
@@ -171,7 +175,7 @@ class CropBatches:
         samples = max(available - available % step, min(available, self._shortest))
         starts = [self._start(self._rng(_CROP, number, row), unit, samples) for row, unit in enumerate(members)]
         rows = np.array_split(np.arange(len(members)), world_size)[rank]
-        crops = [self._read(members[row], starts[row], samples) for row in rows]
+        crops = self._read_all([(members[row], starts[row], samples) for row in rows])
         batch = CropBatch(self._stacked(crops), rows, len(members))
         if self.spec.views:
             drawn = [self._views(crop, number, int(row)) for crop, row in zip(crops, rows, strict=True)]
@@ -243,6 +247,12 @@ class CropBatches:
         if cached is None or cached[0] != epoch:
             self._cached = cached = (epoch, self._epoch(epoch))
         return cached[1]
+
+    def _read_all(self, crops: Sequence[tuple[_Unit, int, int]]) -> list[np.ndarray]:
+        """Crops of units, in order; in threads where each is a request to a server, which takes a round trip."""
+        if self._readers is None:
+            return [self._read(*crop) for crop in crops]
+        return list(self._readers.map(lambda crop: self._read(*crop), crops))
 
     def _read(self, unit: _Unit, start: int, samples: int) -> Float[np.ndarray, " samples"]:
         store = self.stores[unit.store]

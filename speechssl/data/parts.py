@@ -139,12 +139,9 @@ def prepare_corpus(
         progress: called after each utterance.
 
     Raises:
-        UserError: `shards` and `shard` together, an address, or parts that are not joined where neither is given.
+        UserError: as `check_layout`.
     """
-    if isinstance(location_of(out), Address):
-        raise UserError(f"{location_of(out)}: a corpus is prepared on a disk; copy its folder there afterwards")
-    if shards is not None and shard is not None:
-        raise UserError("--shards and --shard: give one of them; --shards N prepares and joins all parts")
+    shards = check_layout(out, shards=shards, shard=shard)
     if shard is not None:
         share = Share.parse(shard)
         report = pack_part(utterances, out, share, workers=workers, progress=progress)
@@ -153,13 +150,33 @@ def prepare_corpus(
             return Prepared(report, share.folder(out), left)
         return Prepared(join(out, share.count, resumed=report.resumed), out, [])
     if shards is None:
-        index = index_of(out)
-        shards = None if index is None or index.shards is None else len(index.shards)
-        if shards is None and (out / SHARDS).exists():
-            raise UserError(f"{out}: has parts of a corpus that are not joined; give --shards N, or another --out")
-    if shards is None:
         return Prepared(pack(utterances, out, workers=workers, progress=progress), out, [])
     return Prepared(pack_shards(utterances, out, shards, workers=workers, progress=progress), out, [])
+
+
+def check_layout(out: Path, *, shards: int | None, shard: str | None) -> int | None:
+    """Refuses options of `prepare_corpus` that do not go together, before the input is read.
+
+    Returns:
+        The number of shards to prepare; None: one file of samples, or the part that `shard` names.
+
+    Raises:
+        UserError: `shards` and `shard` together, a part such as 5/4, an address, or parts that are not joined where
+            neither is given.
+    """
+    if isinstance(location_of(out), Address):
+        raise UserError(f"{location_of(out)}: a corpus is prepared on a disk; copy its folder there afterwards")
+    if shards is not None and shard is not None:
+        raise UserError("--shards and --shard: give one of them; --shards N prepares and joins all parts")
+    if shard is not None:
+        Share.parse(shard)
+        return None
+    index = index_of(out)
+    if shards is None and index is not None and index.shards is not None:
+        return len(index.shards)
+    if shards is None and (out / SHARDS).exists():
+        raise UserError(f"{out}: has parts of a corpus that are not joined; give --shards N, or another --out")
+    return shards
 
 
 def _listing(utterances: Sequence[Utterance]) -> str:

@@ -109,6 +109,11 @@ class WaveformStore:
         """The speaker of each utterance; names that are `alike` are one, the first of them by order."""
         return merged(each.speaker for each in self.utterances)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether samples are read from a server."""
+        return isinstance(self.folder, Address)
+
     def content_hash(self) -> str:
         """Sixteen hexadecimal digits that change with the samples or their order, from the index alone.
 

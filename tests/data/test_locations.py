@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,6 +141,20 @@ def test_a_crop_of_a_long_utterance_reads_its_pages(long_corpus: Path, read: Cou
     assert samples_of(read) == PAGE
     store.waveform(3, 19990, 20010)
     assert samples_of(read) <= 2 * PAGE  # cached
+
+
+def test_crops_are_read_at_once(long_corpus: Path, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two requests wait for each other: one after the other, the barrier would break."""
+    config = CropConfig(seconds=2.0, min_seconds=1.0, batch_seconds=8.0)
+    batches, local = (CropBatches([WaveformStore(each)], config, seed=1) for each in (ADDRESS, long_corpus))
+    barrier, cat = threading.Barrier(2, timeout=20), type(memory).cat_file
+
+    def waiting(*given: Any, **options: Any) -> bytes:
+        barrier.wait()
+        return cat(*given, **options)
+
+    monkeypatch.setattr(type(memory), "cat_file", waiting)
+    np.testing.assert_array_equal(batches.batch(0).waveforms.numpy(), local.batch(0).waveforms.numpy())
 
 
 def test_the_cache_is_bounded(long_corpus: Path, read: Counter[str]) -> None:

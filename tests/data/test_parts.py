@@ -254,6 +254,36 @@ def kill(manifest: Path, steps: list[int]) -> list[int]:
     return [int(line) for line in done.stdout.split()]
 
 
+def test_parts_at_the_same_time(tmp_path: Path) -> None:
+    """Processes that finish together: one of them joins, or several one after the other, and all end well."""
+    corpus = write_corpus(tmp_path / "audio", 12)
+    (tmp_path / "m.jsonl").write_text("\n".join(one.model_dump_json() for one in corpus))
+    pack(corpus, tmp_path / "whole")
+    program = """
+import os, sys
+from pathlib import Path
+from speechssl.data import manifest, parts
+utterances = manifest.read_manifest(sys.argv[1])
+for trial in range(4):
+    children = []
+    for number in range(1, 5):
+        child = os.fork()
+        if not child:
+            done = parts.prepare_corpus(utterances, Path(sys.argv[2] + str(trial)), shard=f"{number}/4", workers=1)
+            os._exit(10 if done.left else 11)
+        children.append(child)
+    print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "m.jsonl"), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stderr == ""
+    for trial, line in enumerate(done.stdout.splitlines()):
+        assert set(line.split()) <= {"10", "11"}
+        assert "11" in line
+        check_equal(tmp_path / f"out{trial}", tmp_path / "whole")
+        assert not list((tmp_path / f"out{trial}").rglob("*.lock"))
+
+
 @pytest.mark.slow
 def test_killed_at_every_step(tmp_path: Path) -> None:
     """The last of two parts changes a shard of an older corpus and joins; the next call repairs what is left."""
