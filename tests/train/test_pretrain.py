@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from speechssl.config import UserError, dump_config, load_config
 from speechssl.data.marks import Values
+from speechssl.data.parts import pack_shards
 from speechssl.data.training_audio import read_training_audio
 from speechssl.data.waveforms import WaveformStore
 from speechssl.models.encoder import PRESETS
@@ -99,6 +100,17 @@ def test_other_weights_for_another_seed(run: Path, corpus: Path, tmp_path: Path)
     name = "encoder.projection.weight"
     states = [torch.load(folder / "last.pt", weights_only=True)["model"][name] for folder in (run, tmp_path / "run")]
     assert not torch.allclose(states[0], states[1])
+
+
+def test_shards_behind_an_address_train_the_same_model(run: Path, corpus: Path, tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    pack_shards(WaveformStore(corpus).utterances, tmp_path / "shards", 3)
+    fsspec.filesystem("memory").put(f"{tmp_path}/shards", "/pretrained-on", recursive=True)
+    pretrain([Path("memory://pretrained-on")], tmp_path / "run", config=SHORT)
+    states = [torch.load(folder / "last.pt", weights_only=True)["model"] for folder in (run, tmp_path / "run")]
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+    assert read_training_audio(run) == read_training_audio(tmp_path / "run")
 
 
 # What is held out
