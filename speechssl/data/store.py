@@ -229,8 +229,7 @@ class WaveformStore:
                 name = self._names[self._file_of[index]]
                 raise UserError(
                     f"{self.folder / name}: the samples of utterance {index} ({self.utterances[index].audio}) are "
-                    f"damaged; remove {INDEX} {'' if name == WAVEFORMS else 'here and beside them '}and prepare the "
-                    "corpus again"
+                    f"damaged; remove {name.removesuffix(WAVEFORMS)}{INDEX} and prepare the corpus again"
                 )
 
 

@@ -341,6 +341,20 @@ def test_damaged_index(damage: str, corpus: list[Utterance], tmp_path: Path) -> 
         WaveformStore(out)
 
 
+def test_damaged_samples_are_prepared_again(corpus: list[Utterance], whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pack_shards(corpus, out, COUNT)
+    path = out / "shards" / "2-of-3" / "waveforms.i16"
+    samples = bytearray(path.read_bytes())
+    samples[1000] ^= 1
+    path.write_bytes(samples)
+    with pytest.raises(UserError, match=r"2-of-3/waveforms.i16: .* remove shards/2-of-3/waveforms.json and prepare"):
+        WaveformStore(out).verify()
+    (out / "shards" / "2-of-3" / "waveforms.json").unlink()
+    prepare_corpus(corpus, out)
+    check_equal(out, whole)
+
+
 def test_marks_of_other_samples_are_not_used(corpus: list[Utterance], tmp_path: Path) -> None:
     pack_shards(corpus, tmp_path / "out", COUNT)
     pack_shards(corpus[2:], tmp_path / "other", COUNT)
