@@ -17,6 +17,8 @@ from torch import Tensor
 from speechssl.device import device_of
 from speechssl.files import hold_folder
 
+_together = True
+
 
 @dataclass(frozen=True)
 class Process:
@@ -72,7 +74,7 @@ K = TypeVar("K")
 
 def sum_over_ranks(tensors: dict[K, Tensor]) -> dict[K, Tensor]:
     """Sum each tensor over all processes, in one message; the same tensors where there is one process."""
-    if not dist.is_initialized():
+    if not _grouped():
         return tensors
     flat = torch.cat([tensor.double().flatten() for tensor in tensors.values()])
     dist.all_reduce(flat)
@@ -85,16 +87,40 @@ def sum_over_ranks(tensors: dict[K, Tensor]) -> dict[K, Tensor]:
 
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether the flag is up in any process: all stop together."""
-    if not dist.is_initialized():
+    if not _grouped():
         return flag
     tensor = torch.tensor(int(flag), device=device)
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return bool(tensor)
 
 
+@contextmanager
+def alone() -> Generator[None, None, None]:
+    """Sums over ranks are those of this process until the block ends: for trials that may fail on one rank only."""
+    global _together
+    before, _together = _together, False
+    try:
+        yield
+    finally:
+        _together = before
+
+
+def largest(value: float, device: torch.device) -> float:
+    """The largest value of all processes."""
+    if not _grouped():
+        return value
+    tensor = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return float(tensor)
+
+
+def _grouped() -> bool:
+    return _together and dist.is_initialized()
+
+
 def main_values(values: Sequence[float], device: torch.device) -> list[float]:
     """The main process's values, in every process."""
-    if not dist.is_initialized():
+    if not _grouped():
         return list(values)
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
     dist.broadcast(tensor, src=0)

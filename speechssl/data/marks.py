@@ -63,12 +63,12 @@ class Marks:
     @classmethod
     def of(cls, recordings: Sequence[Values], *, level: int) -> "Marks":
         """The marks of recordings, of which those above `level` are all given."""
-        return cls(level, _packed(recordings))._within(MOST)
+        return cls(level, _packed(recordings)).within(MOST)
 
     def __or__(self, other: "Marks") -> "Marks":
         """Both together, at the higher level."""
         both = _packed([up_to(each.values, max(self.level, other.level)) for each in (self, other)])
-        return Marks(max(self.level, other.level), both, self.complete and other.complete)._within(MOST)
+        return Marks(max(self.level, other.level), both, self.complete and other.complete).within(MOST)
 
     @property
     def values(self) -> Values:
@@ -104,7 +104,8 @@ class Marks:
             raise ValueError("marks that are repeated, in disorder or above their level")
         return read
 
-    def _within(self, most: int) -> "Marks":
+    def within(self, most: int) -> "Marks":
+        """At most so many of them, those of the highest levels: the same ones in every corpus."""
         level, values = self.level, self.values
         while len(values) > most:
             level += 1

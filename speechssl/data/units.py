@@ -1,6 +1,6 @@
 """Labels of frames on disk: a class for about every 20 ms of a prepared corpus, for example from clustering.
 
-:func:`speechssl.train.units.clustered` makes labels by k-means.
+:func:`speechssl.train.units.labels_of` makes labels by k-means.
 
     units/NAME.npy     labels of all utterances one after another, in the order of the manifest
     units/NAME.json    positions of the labelled frames, number of labels of each utterance, and the corpus
@@ -8,13 +8,14 @@
 The corpus may be moved; labels of another corpus, or of one that was prepared again with other audio, are refused.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64, Integer
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from speechssl.config import Config, UserError
 from speechssl.data.batch import FrameGrid
@@ -34,8 +35,14 @@ class UnitsConfig(Config):
 
     source: str = "mfcc"
     layer: int | None = None
-    classes: PositiveInt = 100
+    classes: int = Field(default=100, ge=2)
     frames: PositiveInt = 300_000
+
+    @model_validator(mode="after")
+    def _layer_of_a_model(self) -> "UnitsConfig":
+        if self.source == "mfcc" and self.layer is not None:
+            raise ValueError("layer: mfcc has no layers; give a model folder as source")
+        return self
 
 
 class Units:
@@ -50,6 +57,12 @@ class Units:
     def __init__(self, grid: FrameGrid, labels: Integer[np.ndarray, " all"], counts: Int64[np.ndarray, " utterances"]):
         self.grid, self._labels = grid, labels
         self._ends = np.concatenate([[0], np.cumsum(counts)])
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits of all labels."""
+        counts = np.ascontiguousarray(np.diff(self._ends))
+        return hashlib.sha256(counts.tobytes() + np.ascontiguousarray(self._labels).tobytes()).hexdigest()[:16]
 
     def of(self, index: int) -> Integer[np.ndarray, " frames"]:
         """Labels of an utterance, by its place in the manifest."""

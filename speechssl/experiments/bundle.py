@@ -34,6 +34,7 @@ from speechssl.models.bundled import MANIFEST, SHIPPED, Manifest
 from speechssl.models.storage import EMBEDDING, load_encoder, model_hash, read_model_config, read_tensors, save_model
 from speechssl.terminal import say
 
+_MOST_MARKS = 2**17  # 1.4 MB: about three per second of 14 hours
 MIN_COSINE = 0.9999  # between embeddings of the float32 and the float16 weights
 MOST_BYTES = 20_000_000  # of the weights: every installation downloads them
 _PROVENANCE = ("hours", "steps", "seconds_seen", "synthetic")
@@ -86,7 +87,9 @@ def bundle(
         if cosine < MIN_COSINE:
             raise UserError(f"{model}: in float16 its embeddings differ (cosine {cosine:.6f}, at least {MIN_COSINE})")
         pretraining = read_training_audio(model).pretraining
-        record = replace(pretraining, stretches={}, speakers=frozenset())  # paths are those of one machine
+        # Paths are those of one machine. Fewer marks make the package smaller; some short cuts are not found then.
+        fewer = pretraining.marks.within(_MOST_MARKS)
+        record = replace(pretraining, stretches={}, speakers=frozenset(), marks=fewer)
         write_training_audio(made, TrainingAudio(pretraining=record))
         rows = {path.stem: _checked(path, digest, config) for path in results}
         facts = Facts.of(read_model_config(made), encoder=load_encoder(made), name=full, digest=digest, cosine=cosine)

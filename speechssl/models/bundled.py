@@ -1,6 +1,6 @@
 """The bundled model: the one that commands and the Python API use where no model is named.
 
-It is the model folder `speechssl/assets/bundled`, with weights in bfloat16, a card (`README.md`) and `bundle.json`:
+It is the model folder `speechssl/assets/bundled`, with weights in float16, a card (`README.md`) and `bundle.json`:
 
     {"name": "tiny", "version": "1", "sha256": {"config.json": "…", "model.safetensors": "…", …}}
 

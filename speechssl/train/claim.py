@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 from speechssl.config import Config, UserError, dump_config, load_config
+from speechssl.data.units import Units
 from speechssl.data.waveforms import WaveformStore
 from speechssl.files import write_atomic
 
@@ -46,7 +47,7 @@ def claim(
         differing = sorted(_settings(settings) ^ _settings(before))
         changed = [each for each in differing if each.partition("=")[0] not in may_change]
         if changed:
-            fixed = changed[0].partition("=")[0] in LENGTH
+            fixed = {each.partition("=")[0] for each in changed} <= LENGTH | {"optim.schedule"}
             also = "; only runs with optim.schedule=wsd can be prolonged" if fixed else ""
             raise UserError(
                 f"{out}: holds a run with other settings ({changed[0]}); "
@@ -57,6 +58,20 @@ def claim(
             raise UserError(f"{out}: holds a run with data other than {', '.join(str(s.folder) for s in stores)}{also}")
     write_atomic(recipe, settings.encode())
     write_atomic(data, json.dumps({"corpora": [str(store.folder) for store in stores], "hashes": hashes}).encode())
+
+
+def claim_labels(out: Path, labels: Sequence[Units]) -> None:
+    """Write a digest of the labels of frames, or check that they are those that the run began with.
+
+    Raises:
+        UserError: other labels: clusters that were made anew get other numbers.
+    """
+    path, found = out / "labels.json", [each.digest for each in labels]
+    if (out / "last.pt").exists() and path.exists() and json.loads(path.read_text(encoding="utf-8")) != found:
+        raise UserError(
+            f"{path}: the labels of frames (units) are others than when the run began; choose another folder"
+        )
+    write_atomic(path, json.dumps(found).encode())
 
 
 def _hashes(path: Path) -> object:

@@ -5,18 +5,19 @@ give the same update. The smallest number that fits is usually the fastest on a 
 the caches.
 """
 
+import itertools
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 
 import torch
 
 from speechssl.config import UserError
-from speechssl.distributed import Process, main_values
+from speechssl.distributed import Process, alone, largest
 from speechssl.objectives.base import Trainable
 from speechssl.terminal import say_once
 from speechssl.train.update import Batch, accumulate
 
+_MOST = 2**30  # micro-batches: one row each
 _REPEATS = 2  # timed updates of each number, after one that is not
 
 
@@ -28,16 +29,19 @@ def find_accumulation(objective: Trainable, batch: Batch, *, process: Process, a
     Args:
         objective: model and loss, on the device.
         batch: this process's part of a global batch with crops of full length.
-        process: rank, world size, device; all processes take the number of the main one.
+        process: rank, world size, device; all processes take the number that is the fastest on the slowest of them.
         autocast: precision of the forward pass.
 
     Raises:
         UserError: not even one crop at a time fits into memory.
     """
     best, best_seconds, slower = 0, float("inf"), 0
+    rows = -int(largest(-float(len(batch.micro_batches(_MOST))), process.device))  # of the rank with the fewest
     with torch.random.fork_rng():
-        for parts in _numbers(batch):
-            (seconds,) = main_values([_seconds(objective, batch, parts, process, autocast)], process.device)
+        for parts in itertools.takewhile(lambda parts: parts <= rows, (2**power for power in itertools.count())):
+            with alone():
+                own = _seconds(objective, batch, parts, process, autocast)
+            seconds = largest(own, process.device)
             slower = slower + 1 if best and seconds >= best_seconds else 0
             if seconds < best_seconds:
                 best, best_seconds = parts, seconds
@@ -48,14 +52,6 @@ def find_accumulation(objective: Trainable, batch: Batch, *, process: Process, a
     speed = batch.global_seconds / best_seconds
     say_once(f"loop.accumulation={best}: {speed:.0f} seconds of audio per second, the fastest number that fits")
     return best
-
-
-def _numbers(batch: Batch) -> Iterator[int]:
-    """1, 2, 4 … micro-batches, up to one row each."""
-    parts = 1
-    while len(batch.micro_batches(parts)) == parts:
-        yield parts
-        parts *= 2
 
 
 def _seconds(objective: Trainable, batch: Batch, parts: int, process: Process, autocast: torch.autocast) -> float:

@@ -99,7 +99,6 @@ def fit(
             counters.done = last or run.stops_early
             if improved or saving or counters.done:
                 run.checkpoint(best=improved, forced=counters.done or stopping)
-            run.keep_before_cooldown()
             if stopping and not last:
                 finished = False
                 break

@@ -29,14 +29,14 @@ from speechssl.objectives import load_objective
 from speechssl.objectives.base import ENCODER, Metrics, Objective
 from speechssl.terminal import say_once
 from speechssl.train.adapt import carry_over
-from speechssl.train.claim import LENGTH, claim
+from speechssl.train.claim import LENGTH, claim, claim_labels
 from speechssl.train.find_batch import find_accumulation
 from speechssl.train.health import HealthMonitor
 from speechssl.train.loop import FitResult, fit
 from speechssl.train.metrics_file import write_curves
 from speechssl.train.optim import peak_learning_rate
 from speechssl.train.pretrain_config import PretrainConfig
-from speechssl.train.trainer import Batches, Training, use_bf16
+from speechssl.train.trainer import Batches, Training, resume_point, use_bf16
 from speechssl.train.units import labels_of
 
 _SPLIT = 31  # part of the seed, so that this random stream differs from others
@@ -88,6 +88,7 @@ def pretrain(
             config = _with_accumulation(config, load_config(type(config), out / "recipe.toml").loop.accumulation)
         parts = [] if start is None else [model_hash(start)]
         if process.is_main:
+            _announce_prolonging(out, config)
             longer = LENGTH if config.optim.schedule == "wsd" else frozenset[str]()
             claim(out, config, stores, resume=resume, parts=parts, may_change=longer)
         torch.manual_seed(config.seed)
@@ -96,6 +97,8 @@ def pretrain(
         objective: Objective = method.build(encoder, config.objective, seed=config.seed)
         spec = objective.batch_spec
         labels = [] if spec.labels is None else labels_of(stores, spec.labels, seed=config.seed, process=process)
+        if process.is_main and labels:
+            claim_labels(out, labels)
         train, valid = split(stores, config, spec=spec, labels=labels)
         _check_lengths(objective, config)
         if start is not None:
@@ -185,6 +188,18 @@ def split(
         for keep in (training, held_out)
     )
     return training_batches, valid_batches
+
+
+def _announce_prolonging(out: Path, config: PretrainConfig) -> None:
+    """Say from where a run is prolonged; a refusal comes before the settings in its folder change."""
+    recipe = out / "recipe.toml"
+    if not recipe.exists() or load_config(type(config), recipe).loop == config.loop:
+        return
+    point = resume_point(out, config.loop.timeline(config.optim)) if config.optim.schedule == "wsd" else None
+    if point is not None and point.prolonged:
+        step = int(point.state["progress"]["step"])
+        again = f"; {point.again} updates of the cooldown are made again" if point.again else ""
+        say_once(f"{out}: continues from step {step}{again}")
 
 
 def _with_accumulation(config: PretrainConfig, accumulation: int) -> PretrainConfig:

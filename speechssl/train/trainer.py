@@ -13,7 +13,7 @@ from typing import Any, Generic, Literal
 
 import numpy as np
 import torch
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -37,7 +37,9 @@ class LoopConfig(Config):
     """The run; a step is one update of the weights."""
 
     steps: PositiveInt = 400_000
-    budget: PositiveFloat | None = None  # seconds of wall time instead of steps; validations are then twentieths of it
+    budget: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False
+    )  # seconds of wall time instead of steps; validations are then twentieths of it
     accumulation: PositiveInt = 1  # micro-batches per rank and step
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     compile: bool = False
@@ -87,6 +89,7 @@ class Counters:
     best: float = math.inf
     stale: int = 0  # validations since the best one
     progress: float = 0.0
+    cooled: bool = False  # whether an update was made in the cooldown
     done: bool = False
 
 
@@ -156,9 +159,8 @@ class Trainer(Generic[B]):
         self.pace = 1.0  # length of an update in the unit of the timeline
         self._before = 0.0  # progress before the last update
         self._validated = 0  # twentieths of the run at the last validation
-        self._kept = False  # the state before the cooldown
         self._closing = 0.0  # seconds that validation and checkpoint take
-        self._begin, self._first, self._saved = time.monotonic(), 0, time.monotonic()
+        self._clock = self._saved = time.monotonic()
 
     # Position
 
@@ -168,10 +170,12 @@ class Trainer(Generic[B]):
         return float(self.counters.step if self.timeline.unit == "updates" else self.counters.wall_seconds)
 
     def _read_clock(self) -> None:
-        """Where the length of the run is a time: take the clock of the main process, so that all ranks do the same."""
+        """Count the time since the last call; where it is the length of the run, all ranks take the main one's."""
+        now = time.monotonic()
+        self.counters.wall_seconds += now - self._clock
+        self._clock = now
         if self.timeline.unit == "seconds":
-            pace = (time.monotonic() - self._begin) / max(1, self.counters.step - self._first)
-            clock = main_values([self.counters.wall_seconds, pace, self._closing], self.process.device)
+            clock = main_values([self.counters.wall_seconds, self.pace, self._closing], self.process.device)
             self.counters.wall_seconds, self.pace, self._closing = clock
 
     @property
@@ -207,8 +211,13 @@ class Trainer(Generic[B]):
     def validation_due(self) -> bool:
         """Whether to validate after the update that was made."""
         if self.timeline.unit == "seconds":
-            return int(_VALIDATIONS * self.counters.progress) > self._validated
+            return self._twentieths > self._validated
         return self.counters.step % self.config.validate_every == 0
+
+    @property
+    def _twentieths(self) -> int:
+        """Parts of the length of the run that are over."""
+        return int(_VALIDATIONS * self.position / self.timeline.length)
 
     @property
     def checkpoint_due(self) -> bool:
@@ -220,10 +229,13 @@ class Trainer(Generic[B]):
 
     def update(self, step: int, batch: B) -> None:
         """One update of the weights; its metrics stay on the device until they are read."""
-        counters, process, begin = self.counters, self.process, time.monotonic()
+        counters, process = self.counters, self.process
         self._read_clock()
-        self._before = max(counters.progress, self.timeline.progress(self.position))
-        after = max(self._before, self.timeline.progress(self.position + self.pace))
+        begin = self.position
+        self._before = max(counters.progress, self.timeline.progress(begin))
+        after = max(self._before, self.timeline.progress(begin + self.pace))
+        if after > self.timeline.turn and not counters.cooled:
+            self._keep_before_cooldown()
         rate = self.training.peak_rate * schedule(after, self.optim)
         set_learning_rate(self.optimizer, rate)
         _seed_dropout(self.seed, step, process.rank)
@@ -243,8 +255,8 @@ class Trainer(Generic[B]):
             self.average.update(self.objective, min(self.optim.average, (1 + step) / (10 + step)))
         counters.step = step + 1
         counters.seconds_seen += batch.global_seconds
-        counters.wall_seconds += time.monotonic() - begin
         self._read_clock()
+        self._measure_pace(self.position - begin)
         counters.progress = max(self._before, self.timeline.progress(self.position))
         self._unread.append(Update(step + 1, counters.seconds_seen, counters.progress, rate, norm, totals))
 
@@ -274,7 +286,7 @@ class Trainer(Generic[B]):
     def score(self) -> bool:
         """Validate in full; whether the model is the best so far."""
         counters, criterion, begin = self.counters, self.objective.criterion, time.monotonic()
-        self._validated = int(_VALIDATIONS * counters.progress)
+        self._validated = self._twentieths
         with self._averaged():
             self.monitor.probed = probe(self.objective, self.batches.probed, self.process.device)
         self.validate(self.config.validate_batches)
@@ -286,15 +298,16 @@ class Trainer(Generic[B]):
             counters.best = score if improved else counters.best
             counters.stale = 0 if improved else counters.stale + 1
         self._closing = time.monotonic() - begin
-        counters.wall_seconds += self._closing
         return improved
 
     def checkpoint(self, *, best: bool, forced: bool) -> None:
         """Write checkpoint and model; with a symptom only where forced, so that the last good state is kept."""
+        self._saved = time.monotonic()  # on every rank, so that all read their metrics at the same updates
         if not self.process.is_main or (self.monitor.suspicious and not forced):
             return
-        begin, counters = time.monotonic(), self.counters
-        state = self._state()
+        self.counters.wall_seconds += self._saved - self._clock
+        self._clock = self._saved
+        counters, state = self.counters, self._state()
         if best:
             save_checkpoint(self.out / "best.pt", state)
         none_yet = forced and math.isinf(counters.best)  # a run that ends always saves a model
@@ -304,46 +317,33 @@ class Trainer(Generic[B]):
                 self.training.save(counters.step, counters.seconds_seen)
         # Last, because a run resumes from it: files that a kill prevents above are written by the resumed run.
         save_checkpoint(self.out / "last.pt", state)
-        self._saved = time.monotonic()
-        counters.wall_seconds += self._saved - begin
 
-    def keep_before_cooldown(self) -> None:
-        """Write the state that a longer run continues from."""
-        due = self.timeline.turn < 1.0 and self.position + self.pace > self.timeline.cooldown_at
-        if due and not self._kept and not self.counters.done and not self.monitor.suspicious:
-            self._kept = True
-            if self.process.is_main:
-                save_checkpoint(self.out / "stable.pt", self._state())
+    def _keep_before_cooldown(self) -> None:
+        """Write the state that a longer run continues from, before the first update with a lower rate."""
+        if self.process.is_main and not self.monitor.suspicious:
+            save_checkpoint(self.out / "stable.pt", self._state())
+        self.counters.cooled = True
 
     # Parts of it
 
+    def _measure_pace(self, length: float) -> None:
+        """Length of an update in the unit of the timeline, a mean over recent ones."""
+        if self.timeline.unit == "seconds":
+            self.pace = length if self.pace == 0.0 else 0.9 * self.pace + 0.1 * length
+
     def resume(self) -> None:
         """Restore the last checkpoint, if any, and wrap the model for data parallelism."""
-        state = load_checkpoint(path := self.out / "last.pt")
-        if state is not None:
-            saved = Timeline(**state["timeline"]) if "timeline" in state else self.timeline
-            if (saved.length, saved.unit) == (self.timeline.length, self.timeline.unit):
-                self._restore(state, path)
-                self.timeline = saved
-            else:
-                self._prolong(state, saved)
+        point = resume_point(self.out, self.timeline)
+        if point is not None:
+            self._restore(point.state, point.path)
+            self.timeline = point.timeline
+            if point.prolonged:
+                self.counters.progress = min(self.counters.progress, self.timeline.turn)
+                self.counters.done, self.counters.stale = False, 0
         self.model = _parallel(self.objective, self.process, find_unused=self.training.find_unused)
-        self._begin, self._first, self._saved = time.monotonic(), self.counters.step, time.monotonic()
-        self._validated = int(_VALIDATIONS * self.counters.progress)
-        self._kept = self.counters.progress > self.timeline.turn
-
-    def _prolong(self, state: Mapping[str, Any], saved: Timeline) -> None:
-        path = self.out / "last.pt"
-        if state["progress"]["progress"] > saved.turn:
-            path = self.out / "stable.pt"
-            kept = load_checkpoint(path)
-            if kept is None:
-                raise UserError(f"{path}: the state before the cooldown is missing; the run cannot be prolonged")
-            state = kept
-        self._restore(state, path)
-        wanted = self.timeline
-        position = self.counters.step if wanted.unit == "updates" else self.counters.wall_seconds
-        self.timeline = saved.prolonged(wanted, float(position), self.counters.progress)
+        self.pace = 1.0 if self.timeline.unit == "updates" else 0.0
+        self._clock = self._saved = time.monotonic()
+        self._validated = self._twentieths
 
     def _restore(self, state: Mapping[str, Any], path: Path) -> None:
         try:
@@ -369,6 +369,70 @@ class Trainer(Generic[B]):
     def _averaged(self) -> AbstractContextManager[None]:
         """The averaged weights in the model until the block ends, where there is an average."""
         return nullcontext() if self.average is None else self.average.applied_to(self.objective)
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """State that a run continues from.
+
+    Attributes:
+        path: its file.
+        state: its content.
+        timeline: of the run.
+        prolonged: whether the run gets another length.
+        again: updates that were made after the state and are made again.
+    """
+
+    path: Path
+    state: dict[str, Any]
+    timeline: Timeline
+    prolonged: bool = False
+    again: int = 0
+
+
+def resume_point(out: Path, wanted: Timeline) -> ResumePoint | None:
+    """State that a run in a folder continues from; None where it has none.
+
+    Args:
+        out: the run folder.
+        wanted: timeline of the settings; where its length is another one, the run is prolonged, from before its
+            cooldown if it has begun.
+
+    Raises:
+        UserError: the run is longer already, or the state before its cooldown cannot be read.
+    """
+    path = out / "last.pt"
+    state = load_checkpoint(path)
+    if state is None:
+        return None
+    saved = Timeline(**state["timeline"]) if "timeline" in state else wanted
+    if (saved.length, saved.unit) == (wanted.length, wanted.unit):
+        return ResumePoint(path, state, saved)
+
+    def position(state: Mapping[str, Any]) -> float:
+        return float(state["progress"]["step" if wanted.unit == "updates" else "wall_seconds"])
+
+    ended = state["progress"]["done"] or state["progress"]["cooled"]
+    if position(state) >= wanted.length or (ended and saved.unit == wanted.unit and wanted.length < saved.length):
+        done, given = (f"{value:.0f} {wanted.unit}" for value in (position(state), wanted.length))
+        raise UserError(
+            f"{out}: the run has {done} behind it; given {given}, allowed: more, and no less than its length"
+        )
+    last = int(state["progress"]["step"])
+    if state["progress"]["cooled"]:
+        path = out / "stable.pt"
+        old = f"{saved.length:.0f} {saved.unit}"
+        try:
+            state = load_checkpoint(path)
+        except UserError as error:
+            raise UserError(f"{error}: with its length of {old} the run can be resumed, not prolonged") from None
+        if state is None:
+            raise UserError(
+                f"{path}: missing: without the state before the cooldown the run can be resumed with its length of "
+                f"{old}, not prolonged"
+            )
+    timeline = saved.prolonged(wanted, position(state), float(state["progress"]["progress"]))
+    return ResumePoint(path, state, timeline, prolonged=True, again=last - int(state["progress"]["step"]))
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:

@@ -23,6 +23,7 @@ from speechssl.data.batch import FrameGrid
 from speechssl.data.units import Units, UnitsConfig, read_units, units_path, write_units
 from speechssl.data.waveforms import WaveformStore
 from speechssl.distributed import Process
+from speechssl.models.bundled import model_path
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.storage import load_encoder, model_hash
 from speechssl.nn.features import ENCODER_FRAMES, mfcc
@@ -62,7 +63,7 @@ def labels_of(stores: Sequence[WaveformStore], wanted: str | Config, *, seed: in
 
 def units_name(stores: Sequence[WaveformStore], config: UnitsConfig, *, seed: int) -> str:
     """Name of the clusters of these corpora, with a digest of all they depend on."""
-    model = None if config.source == "mfcc" else model_hash(Path(config.source))
+    model = None if config.source == "mfcc" else model_hash(model_path(Path(config.source)))
     known = config.model_dump() | {"source": model or config.source}
     key = digest([known, seed, [store.content_hash() for store in stores]])
     source = config.source if model is None else Path(config.source).name
@@ -133,7 +134,7 @@ def _source(config: UnitsConfig) -> tuple[Frames, FrameGrid]:
     """The function that gives the frames of utterances, and their positions."""
     if config.source == "mfcc":
         return _mfcc, FrameGrid(ENCODER_FRAMES.hop, ENCODER_FRAMES.field)
-    encoder = load_encoder(Path(config.source))
+    encoder = load_encoder(model_path(Path(config.source)))
     layers = encoder.config.transformer.layers
     layer = layers // 2 if config.layer is None else config.layer
     if not -layers - 1 <= layer <= layers:

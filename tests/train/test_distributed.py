@@ -185,6 +185,16 @@ def test_a_budget_ends_both(processes: Processes, corpus: Path, tmp_path: Path) 
     assert 4.5 < state["progress"]["wall_seconds"] < 9.0
 
 
+def test_ranks_with_different_rows_measure_the_same_numbers(processes: Processes, corpus: Path, tmp_path: Path) -> None:
+    """Five crops: three for one process, two for the other."""
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(dump_config(changed(CONFIG, loop__steps=2)))
+    words = ["pretrain", corpus, "--out", tmp_path / "run", "--config", recipe, "--find-batch"]
+    runs = [processes.start(*words, said=tmp_path / "said", env=env) for env in gloo_environments()]
+    for run in runs:
+        run.finish()
+
+
 def test_an_alarm_ends_both(processes: Processes, corpus: Path, tmp_path: Path) -> None:
     config = changed(CONFIG, health__grace=2, health__patience=2, optim__warmup=0.0, optim__reference_lr=0.0)
     runs = start_two(processes, corpus, tmp_path / "run", config)

@@ -100,18 +100,82 @@ def test_what_cannot_be_prolonged(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"loop.steps.*only runs with optim.schedule=wsd can be prolonged"):
         pretrain([corpus], tmp_path / "linear", config=changed(MICRO_RUN, loop__steps=8))
     pretrain([corpus], tmp_path / "wsd", config=WSD)
-    with pytest.raises(UserError, match="the run has 8 updates behind it; given 6 updates, allowed: more than that"):
-        pretrain([corpus], tmp_path / "wsd", config=changed(WSD, loop__steps=6))
-    (tmp_path / "wsd" / "stable.pt").unlink()
-    with pytest.raises(UserError, match=r"stable.pt: the state before the cooldown is missing"):
+    recipe = (tmp_path / "wsd" / "recipe.toml").read_bytes()
+    for fewer in (6, 9, 10 - 1):
+        with pytest.raises(
+            UserError, match=rf"wsd: the run has 10 updates behind it; given {fewer} updates, allowed: more"
+        ):
+            pretrain([corpus], tmp_path / "wsd", config=changed(WSD, loop__steps=fewer))
+    stable = tmp_path / "wsd" / "stable.pt"
+    stable.write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"stable.pt.*its length of 10 updates the run can be resumed, not prolonged"):
         pretrain([corpus], tmp_path / "wsd", config=changed(WSD, loop__steps=20))
+    stable.unlink()
+    with pytest.raises(UserError, match=r"stable.pt: missing: .* its length of 10 updates, not prolonged"):
+        pretrain([corpus], tmp_path / "wsd", config=changed(WSD, loop__steps=20))
+    assert (tmp_path / "wsd" / "recipe.toml").read_bytes() == recipe
+    with pytest.raises(UserError, match=r"loop.budget.*only runs with optim.schedule=wsd can be prolonged"):
+        pretrain([corpus], tmp_path / "linear", config=changed(MICRO_RUN, loop__steps=4, loop__budget=8.0))
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("stop", [7, 8, 9])
+def test_a_kill_at_the_turn_does_not_change_a_prolonged_run(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    """A checkpoint before, at and after the last update of the constant phase."""
+    config, longer = changed(WSD, loop__checkpoint_every=1), changed(WSD, loop__steps=14, loop__checkpoint_every=1)
+    pretrain([corpus], tmp_path / "whole", config=config)
+    with monkeypatch.context() as patch:
+        counted = iter(range(1, 100))
+        patch.setattr(loop, "any_rank", lambda flag, device: flag or next(counted) == stop)
+        pretrain([corpus], tmp_path / "stopped", config=config)
+    if stop == 8:
+        (tmp_path / "stopped" / "stable.pt").unlink(missing_ok=True)  # as killed before it was written
+    for name in ("stopped", "whole", "stopped"):
+        pretrain([corpus], tmp_path / name, config=longer if name == "whole" or stop == 0 else config)
+    pretrain([corpus], tmp_path / "stopped", config=longer)
+    ours, theirs = tensors(tmp_path / "stopped"), tensors(tmp_path / "whole")
+    assert [name for name, value in theirs.items() if not torch.equal(ours[name], value)] == []
+    assert [row["lr"] for row in rows(tmp_path / "stopped") if "lr" in row][1:11] == [2e-3] * 10
+
+
+def test_an_update_that_stalls_over_the_turn_leaves_the_rate_of_the_constant_phase(
+    corpus: Path, tmp_path: Path, clock: "Clock"
+) -> None:
+    clock.stalled = 12  # this update takes 40 s: from progress .6 to .95
+    pretrain([corpus], tmp_path / "run", config=changed(WSD, loop__budget=120.0))
+    kept = torch.load(tmp_path / "run" / "stable.pt", weights_only=True)["progress"]
+    assert not kept["cooled"]
+    clock.stalled = -1
+    pretrain([corpus], tmp_path / "run", config=changed(WSD, loop__budget=400.0))
+    log = [row for row in rows(tmp_path / "run") if "lr" in row and row["step"] > kept["step"]]
+    assert len([row for row in log if row["lr"] == 2e-3]) > len(log) / 2
+    validations = [row["step"] for row in rows(tmp_path / "run") if row.get("valid") and row["step"] > kept["step"]]
+    assert len(validations) > 8  # in the constant phase, too
+
+
+def test_a_run_that_stopped_early_is_prolonged(corpus: Path, tmp_path: Path) -> None:
+    config = changed(WSD, loop__patience=1, loop__validate_every=2, optim__reference_lr=1e-9, loop__steps=40)
+    first = pretrain([corpus], tmp_path / "run", config=config)
+    assert first.steps < 40
+    assert pretrain([corpus], tmp_path / "run", config=changed(config, loop__steps=60)).steps > first.steps
+
+
+def test_a_prolonged_run_says_where_it_continues(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrain([corpus], tmp_path / "run", config=WSD)
+    pretrain([corpus], tmp_path / "run", config=changed(WSD, loop__steps=12))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "run: continues from step 8; 2 updates of the cooldown are made again" in said
 
 
 class Clock:
     """Time that passes only where a test says so."""
 
     def __init__(self) -> None:
-        self.now = 100.0
+        self.now, self.stalled = 100.0, -1
 
     def monotonic(self) -> float:
         return self.now
@@ -123,7 +187,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock, update, validate = Clock(), trainer.update_weights, trainer.validate
 
     def updated(*args: Any, **kwargs: Any) -> float:
-        clock.now += 9.0 if len(made) >= 7 else 3.0
+        clock.now += 40.0 if len(made) == clock.stalled else 9.0 if len(made) >= 7 and clock.stalled < 0 else 3.0
         made.append(1)
         return update(*args, **kwargs)
 

@@ -15,8 +15,9 @@ from speechssl.distributed import Process
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.storage import save_model
 from speechssl.train import units
+from speechssl.train.pretrain import pretrain
 from speechssl.train.units import labels_of, units_name
-from tests.toys import MICRO_ENCODER, RATE, toy_corpus
+from tests.toys import MICRO_ENCODER, RATE, changed, micro_run, toy_corpus
 
 ALONE = Process(rank=0, world_size=1, device=torch.device("cpu"))
 FEW = UnitsConfig(classes=6, frames=400)
@@ -108,6 +109,27 @@ def test_units_of_a_hidden_layer(stores: list[WaveformStore], tmp_path: Path) ->
     assert len(found.of(0)) == found.grid.count(int(stores[0].lengths[0]))
     with pytest.raises(UserError, match=r"objective\.units\.layer=3: .*model has hidden states from 0 to 2"):
         labels_of(stores, config.model_copy(update={"layer": 3}), seed=0, process=ALONE)
+
+
+def test_a_run_with_other_labels_is_not_resumed(stores: list[WaveformStore], tmp_path: Path) -> None:
+    """Clusters that were made anew have other numbers."""
+    config = changed(micro_run("hubert"), loop__steps=4, loop__checkpoint_every=2, objective__units=FEW)
+    folder = stores[0].folder
+    pretrain([folder], tmp_path / "run", config=config)
+    (labels,) = (folder / "units").glob("*.npy")
+    old = labels.read_bytes()
+    np.save(labels, np.roll(np.load(labels), 1))
+    with pytest.raises(UserError, match=r"labels\.json: the labels of frames \(units\) are others"):
+        pretrain([folder], tmp_path / "run", config=config)
+    labels.write_bytes(old)
+    assert pretrain([folder], tmp_path / "run", config=config).finished
+
+
+def test_settings_that_make_no_sense() -> None:
+    with pytest.raises(ValueError, match="mfcc has no layers"):
+        UnitsConfig(layer=2)
+    with pytest.raises(ValueError, match="greater than or equal to 2"):
+        UnitsConfig(classes=1)
 
 
 def test_too_few_frames(stores: list[WaveformStore]) -> None:
