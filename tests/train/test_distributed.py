@@ -174,6 +174,7 @@ def test_a_signal_to_one_stops_both_and_resume_is_exact(processes: Processes, co
     assert [name for name, value in theirs.items() if not torch.equal(ours[name], value)] == []
 
 
+@pytest.mark.slow
 def test_a_budget_ends_both(processes: Processes, corpus: Path, tmp_path: Path) -> None:
     """Ranks follow one clock: otherwise their learning rates, validations and ends would differ."""
     config = changed(CONFIG, loop__budget=6.0, optim__schedule="wsd", loop__log_every=1)

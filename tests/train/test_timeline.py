@@ -65,6 +65,7 @@ def test_a_longer_run_continues_from_before_the_cooldown(corpus: Path, tmp_path:
     assert torch.load(out / "stable.pt", weights_only=True)["progress"]["step"] == 16
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_threads")
 def test_a_prolonged_run_resumes_to_the_last_bit(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     longer = changed(WSD, loop__steps=18)
@@ -119,7 +120,7 @@ def test_what_cannot_be_prolonged(corpus: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("two_threads")
-@pytest.mark.parametrize("stop", [7, 8, 9])
+@pytest.mark.parametrize("stop", [pytest.param(7, marks=pytest.mark.slow), 8, pytest.param(9, marks=pytest.mark.slow)])
 def test_a_kill_at_the_turn_does_not_change_a_prolonged_run(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
@@ -140,6 +141,7 @@ def test_a_kill_at_the_turn_does_not_change_a_prolonged_run(
     assert [row["lr"] for row in rows(tmp_path / "stopped") if "lr" in row][1:11] == [2e-3] * 10
 
 
+@pytest.mark.slow
 def test_an_update_that_stalls_over_the_turn_leaves_the_rate_of_the_constant_phase(
     corpus: Path, tmp_path: Path, clock: "Clock"
 ) -> None:
@@ -236,6 +238,7 @@ def test_a_stopped_budget_counts_the_time_before(
     assert 60 <= clock.now - before <= 90
 
 
+@pytest.mark.slow
 def test_a_slow_run_writes_checkpoints_by_the_clock(corpus: Path, tmp_path: Path, clock: Clock) -> None:
     saved: list[int] = []
     save = trainer.save_checkpoint
