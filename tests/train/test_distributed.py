@@ -1,11 +1,7 @@
 """Two processes train as one does: same weights, same log, and they stop together."""
 
-import os
 import signal
 import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -122,31 +118,6 @@ def test_a_run_resumes_on_another_number_of_processes(
     for run in runs:
         run.finish()
     assert_close_runs(out, single)
-
-
-@pytest.mark.slow
-def test_a_killed_worker_is_started_again(corpus: Path, processes: Processes, tmp_path: Path) -> None:
-    """torchrun restarts both workers, which resume from the last checkpoint; the result is that of a quiet run."""
-    config = changed(CONFIG, loop__steps=40, loop__checkpoint_every=4, loop__validate_every=20)
-    out, whole = tmp_path / "run", tmp_path / "whole"
-    processes.pretrain(corpus, whole, config).finish()
-    (tmp_path / "recipe.toml").write_text(dump_config(config))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["--max-restarts", "1", "-m", "speechssl", "pretrain", str(corpus)]
-    command += ["--out", str(out), "--config", str(tmp_path / "recipe.toml")]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    launcher = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 120
-    while not any(row["step"] >= 6 for row in rows(out)) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
-    os.kill(int(children[-1]), signal.SIGKILL)
-    said, _ = launcher.communicate(timeout=200)
-    assert launcher.returncode == 0, said
-    assert "SIGKILL" in said or "exitcode: -9" in said
-    assert [row["step"] for row in rows(out) if "lr" in row] == list(range(1, 41))
-    ours, theirs = weights(out), weights(whole)
-    assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 1e-4
 
 
 @pytest.mark.parametrize("config", ["wav2vec2"], indirect=True)
