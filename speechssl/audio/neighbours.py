@@ -39,7 +39,7 @@ def no_file(path: str | Path) -> str:
 def _recordings(folder: str, changed: int) -> Mapping[str, str]:  # noqa: ARG001 (listed anew when the folder changes)
     """The first recording of a folder by each name, with and without its suffix."""
     found: dict[str, str] = {}
-    for name in sorted(os.listdir(folder)):  # noqa: PTH208
+    for name in sorted(os.listdir(folder)):  # noqa: PTH208 -- names alone, of many files
         stem, suffix = os.path.splitext(name)  # noqa: PTH122 -- a million times
         if suffix.lower() in AUDIO_SUFFIXES | FOREIGN_SUFFIXES:
             found.setdefault(_known(name), name)

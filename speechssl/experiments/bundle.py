@@ -170,7 +170,7 @@ def main(
     name: Annotated[str, typer.Option(help="Name of the model.")],
     version: Annotated[str, typer.Option(help="Version of the weights.")],
     data: Annotated[Path, typer.Option(help="Markdown: corpora with licences and attributions.")],
-    results: Annotated[list[Path], typer.Option(help="Results of these weights; may be repeated.")] = [],  # noqa: B006
+    results: Annotated[list[Path], typer.Option(help="Results of these weights; may be repeated.")] = [],  # noqa: B006 -- typer copies it
     limits: Annotated[Path | None, typer.Option(help="Markdown: further limits.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder [default: speechssl/assets/bundled].")] = None,
 ) -> None:

@@ -37,9 +37,8 @@ class LoopConfig(Config):
     """The run; a step is one update of the weights."""
 
     steps: PositiveInt = 400_000
-    budget: float | None = Field(
-        default=None, gt=0, allow_inf_nan=False
-    )  # seconds of wall time instead of steps; validations are then twentieths of it
+    # Seconds of wall time instead of steps; validations are then twentieths of it.
+    budget: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     accumulation: PositiveInt = 1  # micro-batches per rank and step
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     compile: bool = False
