@@ -102,8 +102,10 @@ def replacing_path(path: Path, *, partial: Path | None = None, flush: bool = Tru
         try:
             yield partial
             move(partial, path, flush=flush)
-        finally:
-            remove(partial)
+        except BaseException:
+            with suppress(OSError):  # a thread of the block may still write there: its error is the one to tell
+                remove(partial)
+            raise
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:

@@ -39,6 +39,7 @@ def pretrain_step(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_pretrain_step(pretrain_step: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--preset", "tiny", "--shape", "1x1", "--steps", "2", "--precision", "fp32", "--json"]
     assert pretrain_step.main(options) == 0
@@ -187,6 +188,7 @@ def same_as_head(tmp_path: Path) -> list[str]:
     return ["HEAD", "--work", str(tmp_path), "--only", "pretrain", "--updates", "2"]
 
 
+@pytest.mark.slow
 def test_same_numbers_at_toy_size(
     same_numbers: ModuleType,
     same_as_head: list[str],

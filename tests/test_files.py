@@ -112,6 +112,17 @@ def test_a_failure_keeps_the_old_file_or_folder(
     assert names(tmp_path) == ["a"]
 
 
+def test_what_cannot_be_cleaned_up_does_not_hide_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(path: Path) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", ".chunk.partial")
+
+    with pytest.raises(OSError, match="No space left") as caught, replacing_path(tmp_path / "a.zarr") as partial:
+        partial.mkdir()
+        monkeypatch.setattr("shutil.rmtree", gone)
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "a.zarr")
+
+
 def test_a_temporary_name_may_be_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "scratch").mkdir()
     with replacing_path(tmp_path / "a", partial=tmp_path / "scratch" / "b") as partial:

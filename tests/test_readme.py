@@ -80,6 +80,7 @@ def test_few_labels_by_make(tmp_path: Path) -> None:
     assert "data/lists/speechocean762-10min.txt" in asr[1]
 
 
+@pytest.mark.slow
 def test_commands_by_hand(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     here = {PUBLIC: str(public_model(home / "hub"))}
     for shown in BY_HAND:

@@ -181,6 +181,7 @@ def test_the_same_audio_has_the_same_digest(tmp_path: Path) -> None:
     assert all(len(each) == 16 and int(each, 16) >= 0 for each in ids)
 
 
+@pytest.mark.slow
 def test_memory_does_not_follow_the_length(tmp_path: Path) -> None:
     """Twenty minutes at 16 kHz are 77 MB of float32; half a minute at 192 kHz is held whole."""
     with soundfile.SoundFile(tmp_path / "a.flac", "w", RATE, 1) as file:

@@ -133,6 +133,7 @@ def test_a_finished_corpus_is_left_alone(corpus: list[Utterance], tmp_path: Path
         assert report.accepted == len(WaveformStore(out))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"shards": 3}, {}])
 @pytest.mark.parametrize("change", ["label", "file", "more", "lost samples", "lost manifest", "lost marks"])
 def test_changes(change: str, options: dict[str, int], corpus: list[Utterance], tmp_path: Path) -> None:

@@ -111,6 +111,7 @@ def test_symbols_of_probability_zero_are_taken_where_nothing_else_fits():
     assert likeliest_path(log_probs, [2]).tolist() == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_frames_times_symbols(monkeypatch):
     monkeypatch.setattr(trellis, "_BLOCK_CELLS", 1 << 15)
     log_probs, symbols = speech(np.random.default_rng(0), 1200)

@@ -31,6 +31,7 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
+@pytest.mark.slow
 def test_what_tells_the_classes_apart_is_chosen(corpus: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted features: the deviations of layer 1 know the label, and nothing else knows anything."""
     store = WaveformStore(corpus)

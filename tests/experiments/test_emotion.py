@@ -122,6 +122,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(corpus, encoder_folder, tmp_path
     assert len(trainer.jobs) == 5
 
 
+@pytest.mark.slow
 def test_a_cell_of_other_settings_is_not_used(corpus, encoder_folder, tmp_path, trainer, capsys):
     words = {"shots": [2], "contenders": ["fine-tuned", "mfcc-svm"]}
     run(corpus, encoder_folder, tmp_path, trainer, **words)
@@ -147,6 +148,7 @@ def test_another_corpus_or_model_makes_cells_void(corpus, encoder_folder, tmp_pa
     assert len(trainer.jobs) == 10
 
 
+@pytest.mark.slow
 def test_level_is_heard_by_mfcc_and_removed_where_it_is_asked(encoder_folder, tmp_path):
     store = WaveformStore(make_corpus(tmp_path / "loud", takes=8, loud=True))
     used = np.arange(len(store))

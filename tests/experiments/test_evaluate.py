@@ -146,6 +146,7 @@ def test_without_baselines_only_the_model_and_chance_run(corpus, model_folder, t
     assert all(row.gains == {} for row in rows)
 
 
+@pytest.mark.slow
 def test_the_same_call_gives_the_same_rows(run, again):
     assert again[0] == [row for row in run[0] if row.task == "label"]
 
@@ -210,6 +211,7 @@ def test_the_map_of_many_clips_is_t_sne(corpus, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["map.npz"]
 
 
+@pytest.mark.slow
 def test_two_evaluations_are_compared_item_by_item(model_folder, run, again):
     """The rows carry the split and the model, and their values are those of the answers beside them."""
     rows = read_results(again[1])

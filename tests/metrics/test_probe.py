@@ -41,6 +41,7 @@ def test_planted_signal_is_found_and_grows_with_shots():
         assert found[name, 25].low > 0.4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_noise_is_chance_within_the_interval(seed):
     data = corpus(speakers=30)
@@ -51,6 +52,7 @@ def test_noise_is_chance_within_the_interval(seed):
         assert score.interval.high - score.interval.low < 0.1
 
 
+@pytest.mark.slow
 def test_features_that_know_the_speaker_only_are_chance_for_labels():
     """With a random split, speaker identity would score far above chance."""
     speakers = [f"s{i // 20:02d}" for i in range(800)]
@@ -202,6 +204,7 @@ def test_voices_are_recognised_across_texts():
         assert interval.value < 0.2  # knowing the sentence says nothing about the voice (chance 1/12)
 
 
+@pytest.mark.slow
 def test_a_full_probe_is_fast():
     """3,000 utterances, 256 dimensions, 3 numbers of shots, 5 seeds: four contenders have a minute on two cores."""
     labels = [f"c{i % 6}" for i in range(3000)]

@@ -124,6 +124,7 @@ def test_every_layer(pair: Pair) -> None:
     compare_layers(pair, torch.randn(2, 6123))
 
 
+@pytest.mark.slow
 def test_every_layer_at_base_size() -> None:
     compare_layers(make_pair(), torch.randn(1, 8000))
 

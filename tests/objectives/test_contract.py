@@ -37,6 +37,14 @@ ROWS = 6
 ALONE = Process(rank=0, world_size=1, device=torch.device("cpu"))
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
 
+# Every objective is built and differentiated by default; of those that also run, two are enough to break a run.
+RUN_BY_DEFAULT = ("wav2vec2", "toy")
+WHOLE_RUNS = pytest.mark.parametrize(
+    "name",
+    [pytest.param(each, marks=() if each in RUN_BY_DEFAULT else pytest.mark.slow) for each in [*OBJECTIVES, *TOYS]],
+    indirect=True,
+)
+
 
 @pytest.fixture(params=[*OBJECTIVES, *TOYS])
 def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -174,6 +182,7 @@ def test_draws_follow_from_seed_and_step(objective: Objective, batch: CropBatch)
     assert torch.equal(objective(batch, step=1, progress=0.5).total, first)
 
 
+@WHOLE_RUNS
 def test_what_is_logged(
     name: str, module: ModuleType, config: PretrainConfig, corpus: Path, tmp_path: Path, batch: CropBatch
 ) -> None:
@@ -200,6 +209,7 @@ def test_what_is_logged(
     assert pretrain([corpus], tmp_path / "more", config=more, start=out).finished
 
 
+@WHOLE_RUNS
 @pytest.mark.usefixtures("two_threads")
 def test_a_stopped_run_resumes_bit_for_bit(
     config: PretrainConfig, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -216,6 +226,7 @@ def test_a_stopped_run_resumes_bit_for_bit(
     assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
 
 
+@WHOLE_RUNS
 def test_one_batch_is_learnt(objective: Objective, batch: CropBatch) -> None:
     optimizer = torch.optim.AdamW(objective.parameters(), lr=2e-3)
     losses: list[float] = []
@@ -228,6 +239,7 @@ def test_one_batch_is_learnt(objective: Objective, batch: CropBatch) -> None:
     assert np.mean(losses[-5:]) < 0.95 * losses[0]
 
 
+@WHOLE_RUNS
 def test_the_command(name: str, corpus: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "micro.toml"
     config = MICRO_RUN if name == MICRO_RUN.objective.name else None

@@ -90,6 +90,7 @@ def test_the_page_holds_everything_and_fetches_nothing(run_folder):
     }
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_page(run_folder):
     for name in ("results.json", "map.npz"):
         (run_folder / name).unlink()

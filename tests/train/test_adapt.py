@@ -25,6 +25,7 @@ def first(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_settings_are_those_of_the_model_but_slower(first: Path) -> None:
     config = adaptation(MICRO_RUN, first)
     assert config.encoder == FIRST.encoder
@@ -35,6 +36,7 @@ def test_the_settings_are_those_of_the_model_but_slower(first: Path) -> None:
     assert config.optim.warmup == 0.15
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_the_first_run_ended(
     first: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -54,6 +56,7 @@ def test_it_goes_on_where_the_first_run_ended(
     assert config_json["provenance"]["start"] == str(first)
 
 
+@pytest.mark.slow
 def test_everything_learnt_is_carried_over(first: Path, corpus: Path, tmp_path: Path) -> None:
     """With a rate of zero the model that comes out is the model that went in, quantizer and projections included."""
     config = changed(adaptation(MICRO_RUN, first), loop__steps=2, optim__reference_lr=0.0, optim__max_lr=0.0)
@@ -64,6 +67,7 @@ def test_everything_learnt_is_carried_over(first: Path, corpus: Path, tmp_path: 
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
 
 
+@pytest.mark.slow
 def test_another_start_is_another_run(first: Path, corpus: Path, tmp_path: Path) -> None:
     config = changed(adaptation(MICRO_RUN, first), loop__steps=2)
     pretrain([corpus], tmp_path / "run", config=config, start=first)
@@ -71,6 +75,7 @@ def test_another_start_is_another_run(first: Path, corpus: Path, tmp_path: Path)
         pretrain([corpus], tmp_path / "run", config=config)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_gone_on_with(first: Path, corpus: Path, tmp_path: Path) -> None:
     save_model(tmp_path / "bare", SpeechEncoder(MICRO_ENCODER))
     with pytest.raises(UserError, match=r"bare: has no objective to continue with"):
@@ -82,6 +87,7 @@ def test_what_cannot_be_gone_on_with(first: Path, corpus: Path, tmp_path: Path) 
         pretrain([corpus], tmp_path / "run", config=other, start=first)
 
 
+@pytest.mark.slow
 def test_the_command(first: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sets = ["crops.seconds=1.0", "crops.min_seconds=0.8", "crops.batch_seconds=4", "loop.steps=2", "device=cpu"]
     words = ["pretrain", str(corpus), "--from", str(first), "--out", str(tmp_path / "run")]

@@ -54,7 +54,10 @@ def gloo_environments() -> list[dict[str, str]]:
     return [{name: str(value) for name, value in {"RANK": rank, "LOCAL_RANK": rank, **both}.items()} for rank in (0, 1)]
 
 
-@pytest.fixture(scope="module", params=OBJECTIVES)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow) if index else name for index, name in enumerate(OBJECTIVES)],
+)
 def config(request: pytest.FixtureRequest) -> PretrainConfig:
     return config_for(request.param)
 
@@ -82,7 +85,8 @@ def assert_close_runs(out: Path, expected: Path) -> None:
             assert got[name] == pytest.approx(value, rel=1e-3, abs=1e-4), (row["step"], name)
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulation", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_two_processes_equal_one(
     processes: Processes, corpus: Path, config: PretrainConfig, single: Path, tmp_path: Path, accumulation: int
 ) -> None:
@@ -94,7 +98,8 @@ def test_two_processes_equal_one(
     assert said.count("6 steps, ") == 1  # one of them talks
 
 
-@pytest.mark.parametrize("accumulation", [2, 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulation", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_accumulation_equals_one_batch(
     processes: Processes, corpus: Path, config: PretrainConfig, single: Path, tmp_path: Path, accumulation: int
 ) -> None:

@@ -43,6 +43,7 @@ def found_in(out: Path) -> int:
     return load_config(type(FOUR), out / "recipe.toml").loop.accumulation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
@@ -60,6 +61,7 @@ def test_the_fastest_that_fits(
     assert found_in(tmp_path / "run") == expected
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_threads")
 def test_measuring_leaves_no_trace(corpus: Path, tmp_path: Path, costs: dict[int, float]) -> None:
     costs.update({1: 2.0, 2: 1.0, 4: 2.0})

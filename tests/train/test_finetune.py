@@ -51,6 +51,7 @@ def run(
 # It can memorise
 
 
+@pytest.mark.slow
 def test_it_memorises_eight_transcripts(store: WaveformStore, tmp_path: Path) -> None:
     train = examples(store, "ctc", "02")
     run(store, tmp_path, CTC, train=train)

@@ -79,6 +79,7 @@ def assert_last_good_state(out: Path, *, before: int) -> None:
     assert frames.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", PLANTED)
 def test_planted_failures(corpus: Path, tmp_path: Path, state: str) -> None:
     config, out = PLANTED[state], tmp_path / "run"
@@ -119,6 +120,7 @@ def test_planted_gradients(
     assert_last_good_state(out, before=step + 1)
 
 
+@pytest.mark.slow
 def test_goes_on_after_an_alarm_when_its_cause_is_gone(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +135,7 @@ def test_goes_on_after_an_alarm_when_its_cause_is_gone(
     assert "alarm" not in (out / "log.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_a_young_run_at_chance_raises_nothing(corpus: Path, tmp_path: Path) -> None:
     config = changed(PLANTED["not learning"], health=HealthConfig(), loop__validate_every=40)
     assert pretrain([corpus], tmp_path / "run", config=config).finished

@@ -177,6 +177,7 @@ def test_no_store_is_held_out_whole(corpus: Path) -> None:
         assert (len(train.units), len(valid.units)) == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_large_corpus_holds_out_its_share(corpus: Path) -> None:
     train, valid = split([Renamed(corpus, number) for number in range(60)], changed(MICRO_RUN, valid_share=0.1))
     assert valid.seconds / (train.seconds + valid.seconds) == pytest.approx(0.1, abs=0.03)

@@ -94,6 +94,7 @@ def test_the_reference_trains(reference: Reference) -> None:
     assert len({row["loss"] for row in train}) == 15
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(processes: Processes, corpus: Path, reference: Reference, tmp_path: Path) -> None:
     """SIGKILL at random steps and at a random moment within each; four times in the life of one run."""
     rng = np.random.default_rng(0)
@@ -126,7 +127,10 @@ def test_asked_to_stop(processes: Processes, corpus: Path, reference: Reference,
 # The places where files become permanent. A first run writes recipe.toml, data.json and metrics.json (flush, rename:
 # 0 to 5), then with each of the two checkpoints best.pt, training_audio.json, model.safetensors, config.json and
 # last.pt (6 to 15 and 16 to 25).
-@pytest.mark.parametrize("event", [1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 24, 25])
+@pytest.mark.parametrize(
+    "event",
+    [pytest.param(event, marks=() if event in (9, 24) else pytest.mark.slow) for event in [*range(1, 24, 2), 24, 25]],
+)
 def test_killed_between_the_files_of_a_checkpoint(
     processes: Processes, corpus: Path, short_reference: Path, tmp_path: Path, event: int
 ) -> None:
@@ -160,6 +164,7 @@ def test_a_finished_run_is_left_alone(processes: Processes, corpus: Path, short_
 # What a user may find or do
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", ['{"step": 3, "lo', '{"step": 3, "loss": 1.0}\n{"step": 4, "loss": 1.0}\n{"st', ""])
 def test_half_a_line_of_the_log(
     processes: Processes, corpus: Path, short_reference: Path, tmp_path: Path, tail: str

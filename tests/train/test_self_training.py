@@ -104,6 +104,7 @@ def test_true_labels_have_their_share(store: WaveformStore) -> None:
     assert mix(store, labelled, []) == labelled
 
 
+@pytest.mark.slow
 def test_a_student_learns_what_it_was_told(store: WaveformStore, start: Path, tmp_path: Path) -> None:
     """Two true transcripts, and six planted ones that are all wrong: it writes the planted ones."""
     every = examples(store, "ctc", "02")

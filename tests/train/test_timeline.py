@@ -119,6 +119,7 @@ def test_what_cannot_be_prolonged(corpus: Path, tmp_path: Path) -> None:
         pretrain([corpus], tmp_path / "linear", config=changed(MICRO_RUN, loop__steps=4, loop__budget=8.0))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("stop", [pytest.param(7, marks=pytest.mark.slow), 8, pytest.param(9, marks=pytest.mark.slow)])
 def test_a_kill_at_the_turn_does_not_change_a_prolonged_run(
@@ -204,6 +205,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+@pytest.mark.slow
 def test_a_budget_ends_in_time_with_every_schedule_at_its_end(corpus: Path, tmp_path: Path, clock: Clock) -> None:
     config = changed(MICRO_RUN, loop__budget=180.0, optim__schedule="wsd")
     result = pretrain([corpus], tmp_path / "run", config=config)
@@ -224,6 +226,7 @@ def test_a_budget_ends_in_time_with_every_schedule_at_its_end(corpus: Path, tmp_
     assert longer.steps > result.steps
 
 
+@pytest.mark.slow
 def test_a_stopped_budget_counts_the_time_before(
     corpus: Path, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,6 +288,7 @@ def test_the_saved_weights_are_the_average(corpus: Path, tmp_path: Path) -> None
     assert not torch.equal(saved, last["model"][name])
 
 
+@pytest.mark.slow
 def test_the_average_resumes_to_the_last_bit(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = changed(MICRO_RUN, optim__average=0.9, loop__steps=8)
     pretrain([corpus], tmp_path / "whole", config=config)

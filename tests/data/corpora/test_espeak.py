@@ -39,6 +39,7 @@ def test_the_full_run_has_the_utterance_made_alone(tmp_path: Path) -> None:
         assert utterances[index].duration == len(samples) / 16000
 
 
+@pytest.mark.slow
 def test_several_processes_make_the_same_files(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     first = list(prepare(one, FEW))
@@ -152,6 +153,7 @@ def test_the_manner_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bright[-8000:].sum() / bright.sum() > 2 * dull[-8000:].sum() / dull.sum()
 
 
+@pytest.mark.slow
 def test_level_says_nothing_about_the_style() -> None:
     tone = np.sin(np.arange(32000) / 9).astype(np.float32)
     levels = {}

@@ -60,6 +60,7 @@ def test_download(serve: Callable, tmp_path: Path, write_tone: Callable, monkeyp
     assert [path.name for path in root.iterdir()] == ["nEMO"]
 
 
+@pytest.mark.slow
 @pytest.mark.packs
 def test_the_real_pack(packs: Path, tmp_path: Path) -> None:
     few = list(islice(prepare(tmp_path), 5))

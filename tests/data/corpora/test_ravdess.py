@@ -54,6 +54,7 @@ def test_download(serve: Callable, tmp_path: Path, write_tone: Callable, monkeyp
     assert [path.name for path in (tmp_path / "root").iterdir()] == ["Audio_Speech_Actors_01-24"]
 
 
+@pytest.mark.slow
 @pytest.mark.packs
 def test_the_real_pack(packs: Path, tmp_path: Path) -> None:
     utterances = list(prepare(tmp_path))
