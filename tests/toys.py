@@ -78,6 +78,11 @@ class ToyStore:
             raise ValueError(f"{start} to {stop} of {length}")
         return self.waveforms[index][start:stop]
 
+    def gain(self, index: int) -> float:
+        """Every utterance is stored as int16 of full scale."""
+        assert self.waveforms[index].dtype == np.int16
+        return 1 / 32768
+
     def waveform(self, index: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """The same samples as parts of full scale."""
         return self.read(index, start, stop).astype(np.float32) / 32768

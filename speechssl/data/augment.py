@@ -9,6 +9,7 @@ All functions are pure functions of the waveform, the config and the generator. 
 settings, so that disabling one effect does not change the others.
 """
 
+import math
 from typing import Annotated, Literal
 
 import numpy as np
@@ -25,6 +26,8 @@ Waveform = Float32[np.ndarray, " _"]
 
 
 def _ordered(values: tuple[float, float]) -> tuple[float, float]:
+    if not (math.isfinite(values[0]) and math.isfinite(values[1])):
+        raise ValueError(f"a range from {values[0]:g} to {values[1]:g}; allowed: finite numbers")
     if values[0] > values[1]:
         raise ValueError(f"a range from {values[0]:g} to {values[1]:g}; the lower end comes first")
     return values

@@ -1,21 +1,27 @@
 """A batch of crops, and its optional parts for an objective: augmented views, labels of frames, near and far crops.
 
+A :class:`StoredBatch` holds the samples as the corpus does, mostly int16; on a device it becomes a :class:`CropBatch`.
+
 The optional parts are made together with the crops, ahead of the training step, as a function of (seed, number of the
 batch, row): ranks and micro-batches get slices of the same draw, and a resumed run gets the same batches.
 """
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int, Int64, Integer
+from jaxtyping import Float, Float32, Float64, Int, Int16, Int64, Integer
 from torch import Tensor
 
-from speechssl.audio import samples_to_seconds
+from speechssl.audio import normalize, samples_to_seconds
 from speechssl.config import Config
 from speechssl.data.augment import AugmentConfig
+from speechssl.data.batch_augment import RowEffects, augmented
+
+R = TypeVar("R", bound="_Rows")
 
 
 @dataclass(frozen=True)
@@ -114,8 +120,41 @@ class BatchSpec:
 CROPS_ALONE = BatchSpec()
 
 
+class _Rows:
+    """A dataclass of tensors whose rows are rows of a global batch."""
+
+    rows: Int[np.ndarray, " batch"]
+
+    def micro_batches(self: R, count: int) -> list[R]:
+        """Split into ``count`` nearly equal parts, fewer when there are fewer rows."""
+        parts = np.array_split(np.arange(len(self.rows)), min(count, len(self.rows)))
+        return [self.part(part) for part in parts]
+
+    def part(self: R, part: Int[np.ndarray, " part"]) -> R:
+        """The rows at some places."""
+        return self.changed(
+            lambda name, tensor: tensor[:, part] if name == "views" else tensor[part], rows=self.rows[part]
+        )
+
+    def pinned(self: R) -> R:
+        """A copy in page-locked memory, from which a GPU copies while the program continues."""
+        return self.changed(lambda _, tensor: tensor.pin_memory())
+
+    def changed(self: R, change: Callable[[str, Tensor], Tensor], **values: Any) -> R:
+        """The same with other tensors, and other values; tensors of a mapping have the names of its keys."""
+        for each in dataclasses.fields(cast("Any", self)):
+            value = getattr(self, each.name)
+            if isinstance(value, Tensor):
+                values[each.name] = change(each.name, value)
+            elif isinstance(value, dict):
+                values[each.name] = {
+                    key: change(key, tensor) for key, tensor in cast("dict[str, Tensor]", value).items()
+                }
+        return dataclasses.replace(cast("Any", self), **values)
+
+
 @dataclass(frozen=True)
-class CropBatch:
+class CropBatch(_Rows):
     """A slice of a global batch of normalised waveforms of equal length.
 
     Random draws are made for the whole batch and sliced by `rows`, so that any way of slicing gives the same draws.
@@ -141,24 +180,85 @@ class CropBatch:
     far: Float[Tensor, "batch samples"] | None = None
 
     @property
+    def samples(self) -> int:
+        """Length of a crop."""
+        return self.waveforms.shape[1]
+
+    @property
     def global_seconds(self) -> float:
         """Seconds of audio in the global batch."""
-        return samples_to_seconds(self.global_rows * self.waveforms.shape[1])
-
-    def micro_batches(self, count: int) -> "list[CropBatch]":
-        """Split into ``count`` nearly equal parts, fewer when there are fewer rows."""
-        parts = np.array_split(np.arange(len(self.rows)), min(count, len(self.rows)))
-        return [self._part(part) for part in parts]
+        return samples_to_seconds(self.global_rows * self.samples)
 
     def to(self, device: torch.device) -> "CropBatch":
         """The same batch with its tensors on a device."""
-        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self._tensors().items()}
-        return dataclasses.replace(self, **moved)
+        return self.changed(lambda _, tensor: tensor.to(device, non_blocking=True))
 
-    def _part(self, part: Int[np.ndarray, " part"]) -> "CropBatch":
-        tensors = {name: each[:, part] if name == "views" else each[part] for name, each in self._tensors().items()}
-        return dataclasses.replace(self, **tensors, rows=self.rows[part])
 
-    def _tensors(self) -> dict[str, Tensor]:
-        values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+@dataclass(frozen=True)
+class StoredBatch(_Rows):
+    """A slice of a global batch as it is copied to a device, where it is scaled, augmented and normalised.
+
+    Attributes:
+        stored: samples as they are stored, float32 where not all of them are int16.
+        gains: factors of the samples; powers of two, so that nothing is rounded.
+        rows: places of these crops in the global batch.
+        global_rows: crops in the global batch.
+        samples: length of a crop; another speed reads more or fewer.
+        normalize: whether crops get zero mean and unit variance.
+        effects: drawn augmentation of each row; none without augmentation.
+        others: the crops that are mixed in, zeros in rows without; None where nothing is mixed.
+        other_gains: factors of them.
+        beside: the optional parts of the :class:`CropBatch`, by their names.
+    """
+
+    stored: Int16[Tensor, "batch width"] | Float32[Tensor, "batch width"]
+    gains: Float32[Tensor, " batch"]
+    rows: Int[np.ndarray, " batch"]
+    global_rows: int
+    samples: int
+    normalize: bool
+    effects: tuple[RowEffects, ...] = ()
+    others: Int16[Tensor, "batch samples"] | Float32[Tensor, "batch samples"] | None = None
+    other_gains: Float32[Tensor, " batch"] | None = None
+    beside: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    @property
+    def global_seconds(self) -> float:
+        """Seconds of audio in the global batch."""
+        return samples_to_seconds(self.global_rows * self.samples)
+
+    def part(self, part: Int[np.ndarray, " part"]) -> "StoredBatch":
+        """The rows at some places."""
+        effects = tuple(self.effects[place] for place in part) if self.effects else ()
+        return dataclasses.replace(super().part(part), effects=effects)
+
+    def to(self, device: torch.device) -> CropBatch:
+        """The crops on a device, ready for an objective."""
+        moved = self.changed(lambda _, tensor: tensor.to(device, non_blocking=True))
+        waveforms = moved.stored.float() * moved.gains[:, None]
+        if self.effects:
+            assert (moved.others is None) == (moved.other_gains is None)
+            others = None
+            if moved.others is not None and moved.other_gains is not None:
+                others = moved.others.float() * moved.other_gains[:, None]
+            waveforms = augmented(waveforms, self.effects, samples=self.samples, others=others)
+        if self.normalize:
+            waveforms = normalized(waveforms)
+        return CropBatch(waveforms, self.rows, self.global_rows, **cast("Any", moved.beside))
+
+
+def normalized(waveforms: Float32[Tensor, "batch samples"]) -> Float32[Tensor, "batch samples"]:
+    """Zero mean and unit variance of each row, see :func:`speechssl.audio.normalize`, which is used on the CPU."""
+    if waveforms.device.type == "cpu":
+        return torch.from_numpy(np.stack([normalize(row) for row in waveforms.numpy()]))
+    return normalized_on_device(waveforms)
+
+
+def normalized_on_device(waveforms: Float32[Tensor, "batch samples"]) -> Float32[Tensor, "batch samples"]:
+    """The same in torch; sums in another order, so that the last bits may differ.
+
+    >>> bool((normalized_on_device(torch.tensor([[1.0, 3.0]])) - torch.tensor([[-1.0, 1.0]])).abs().max() < 1e-6)
+    True
+    """
+    variance, mean = torch.var_mean(waveforms.double(), dim=1, keepdim=True, correction=0)
+    return (waveforms - mean.float()) / (variance + 1e-7).sqrt().float()

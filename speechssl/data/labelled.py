@@ -17,7 +17,8 @@ from torch import Tensor
 from speechssl.audio import normalize, samples_to_seconds, seconds_to_samples
 from speechssl.config import Config, UserError
 from speechssl.data.augment import AugmentConfig, augment
-from speechssl.data.crops import WINDOW, Store
+from speechssl.data.crops import WINDOW
+from speechssl.data.stored_crops import Store
 
 _ORDER, _CROP, _AUGMENT = 11, 12, 13  # purposes of random streams; part of their seeds
 
@@ -65,6 +66,12 @@ class LabelledBatch:
         """Split into ``count`` nearly equal parts, fewer when there are fewer rows."""
         parts = np.array_split(np.arange(len(self.rows)), min(count, len(self.rows)))
         return [self._part(part) for part in parts]
+
+    def pinned(self) -> "LabelledBatch":
+        """A copy in page-locked memory, from which a GPU copies while the program continues."""
+        return dataclasses.replace(
+            self, waveforms=self.waveforms.pin_memory(), num_samples=self.num_samples.pin_memory()
+        )
 
     def to(self, device: torch.device) -> "LabelledBatch":
         """The same batch with its tensors on a device."""

@@ -194,6 +194,10 @@ class WaveformStore:
             return self._stored(index, 2 * start, 2 * last).view("<f4")
         return self._stored(index, start, last)
 
+    def gain(self, index: int) -> float | None:
+        """Factor of an utterance's stored int16 samples; None where they have another form, for `waveform` alone."""
+        return self.gains[index] / 32768 if self._forms[index] == "int16" else None
+
     def waveform(self, index: int, start: int = 0, stop: int | None = None) -> Float32[np.ndarray, " samples"]:
         """A stretch of one utterance as samples in the units of its file: full scale is 1.0, float files may exceed it.
 

@@ -16,7 +16,7 @@ from speechssl.train.prefetch import prefetch
 from speechssl.train.run_log import RunLog
 from speechssl.train.signals import stop_signals
 from speechssl.train.trainer import Batches, Counters, LoopConfig, Trainer, Training
-from speechssl.train.update import B
+from speechssl.train.update import Batch, staged
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class FitResult:
 def fit(
     objective: Trainable,
     training: Training,
-    batches: Batches[B],
+    batches: Batches,
     *,
     config: LoopConfig,
     optim: AdamWConfig,
@@ -76,9 +76,13 @@ def fit(
         active=process.is_main,
         show=show,
     )
+
+    def prepared(number: int) -> Batch:
+        return staged(batches.train(number), process.device)
+
     run.validate(2)  # a broken metric or validation set fails now, not after the first hours
     finished = True
-    with stop_signals() as stop, log, prefetch(batches.train, counters.step, run.last_step) as numbered:
+    with stop_signals() as stop, log, prefetch(prepared, counters.step, run.last_step) as numbered:
         for step, batch in numbered:
             if run.over:
                 break

@@ -17,7 +17,8 @@ from speechssl import __version__
 from speechssl.audio import samples_to_seconds, seconds_to_samples
 from speechssl.config import UserError, load_config
 from speechssl.data.batch import CROPS_ALONE, BatchSpec
-from speechssl.data.crops import WINDOW, CropBatches
+from speechssl.data.batch_augment import NO_AUGMENT
+from speechssl.data.crops import WINDOW, CropBatches, check_effects
 from speechssl.data.training_audio import AudioRecord, TrainingAudio, read_training_audio, write_training_audio
 from speechssl.data.units import Units
 from speechssl.data.waveforms import WaveformStore
@@ -96,6 +97,7 @@ def pretrain(
         method = load_objective(config.objective.name)
         objective: Objective = method.build(encoder, config.objective, seed=config.seed)
         spec = objective.batch_spec
+        check_effects(config.augment, spec, shortest=seconds_to_samples(config.crops.min_seconds))
         labels = [] if spec.labels is None else labels_of(stores, spec.labels, seed=config.seed, process=process)
         if process.is_main and labels:
             claim_labels(out, labels)
@@ -130,7 +132,7 @@ def pretrain(
         result: FitResult = fit(
             objective,
             _training(objective, config, out=out, provenance=provenance, audio_record=audio_record),
-            Batches(partial(train.batch, **shares), partial(valid.batch, **shares), probed=lambda: valid.batch(0)),
+            Batches(partial(train.stored, **shares), partial(valid.stored, **shares), probed=lambda: valid.batch(0)),
             config=config.loop,
             optim=config.optim,
             monitor=_monitor(objective, config),
@@ -156,7 +158,7 @@ def split(
     """Training and validation batches over disjoint utterances, with what the objective needs beside the crops.
 
     The held-out utterances measure whether the task is learnt, not generalisation to other speakers: they are drawn at
-    random. Copies of a held-out recording, and other stretches of it, are not trained on.
+    random. Copies of a held-out recording, and other stretches of it, are not trained on. They are not augmented.
     """
     if max(len(store) for store in stores) == 1:
         raise UserError(
@@ -184,8 +186,8 @@ def split(
         say_once(f"{sum(map(len, again))} utterances left out: their audio is held out for validation, by another name")
         training = kept
     training_batches, valid_batches = (
-        CropBatches(stores, config.crops, seed=config.seed, keep=keep, spec=spec, labels=labels)
-        for keep in (training, held_out)
+        CropBatches(stores, config.crops, seed=config.seed, keep=keep, spec=spec, labels=labels, augment=augment)
+        for keep, augment in ((training, config.augment), (held_out, NO_AUGMENT))
     )
     return training_batches, valid_batches
 

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, NonNegativeInt, create_model
 
 from speechssl.config import Config, UserError, merged, value_of
+from speechssl.data.batch_augment import NO_AUGMENT, BatchAugmentConfig
 from speechssl.data.crops import CropConfig
 from speechssl.models.encoder import PRESETS, EncoderConfig
 from speechssl.objectives import OBJECTIVES, load_objective
@@ -26,6 +27,7 @@ class PretrainConfig(Config):
     encoder: EncoderConfig = PRESETS["base"]
     objective: ObjectiveConfig
     crops: CropConfig = CropConfig()
+    augment: BatchAugmentConfig = NO_AUGMENT
     optim: OptimConfig = OptimConfig()
     loop: LoopConfig = LoopConfig()
     health: HealthConfig = HealthConfig()

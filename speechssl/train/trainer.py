@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from speechssl.train.checkpoint import load_checkpoint, save_checkpoint
 from speechssl.train.health import HealthMonitor
 from speechssl.train.optim import AdamWConfig, build_optimizer, schedule, set_learning_rate
 from speechssl.train.timeline import Timeline
-from speechssl.train.update import B, Totals, accumulate, probe, to_host, update_weights, validate
+from speechssl.train.update import Batch, Totals, accumulate, probe, to_host, update_weights, validate
 
 _DROPOUT = 21  # part of the seed, so that this random stream differs from others
 _VALIDATIONS = 20  # of a run whose length is a time
@@ -93,7 +93,7 @@ class Counters:
 
 
 @dataclass(frozen=True)
-class Batches(Generic[B]):
+class Batches:
     """Batches of a run, each a pure function of its number.
 
     Attributes:
@@ -102,9 +102,9 @@ class Batches(Generic[B]):
         probed: the batch that :meth:`Trainable.probe` measures, whole on every rank.
     """
 
-    train: Callable[[int], B]
-    valid: Callable[[int], B] | None = None
-    probed: Callable[[], B] | None = None
+    train: Callable[[int], Batch]
+    valid: Callable[[int], Batch] | None = None
+    probed: Callable[[], Batch] | None = None
 
 
 @dataclass(frozen=True)
@@ -128,14 +128,14 @@ class Update:
     totals: Totals
 
 
-class Trainer(Generic[B]):
+class Trainer:
     """State of a run: model, optimiser, counters, and its position on the timeline."""
 
     def __init__(
         self,
         objective: Trainable,
         training: Training,
-        batches: Batches[B],
+        batches: Batches,
         config: LoopConfig,
         optim: AdamWConfig,
         monitor: HealthMonitor,
@@ -226,7 +226,7 @@ class Trainer(Generic[B]):
 
     # What a run does
 
-    def update(self, step: int, batch: B) -> None:
+    def update(self, step: int, batch: Batch) -> None:
         """One update of the weights; its metrics stay on the device until they are read."""
         counters, process = self.counters, self.process
         self._read_clock()

@@ -32,12 +32,18 @@ class Batch(Protocol):
         """Split into ``count`` parts, fewer where there are fewer examples."""
         ...
 
-    def to(self: T, device: torch.device) -> T:
-        """The same batch with its tensors on a device."""
+    def pinned(self: T) -> T:
+        """A copy in page-locked memory, from which a GPU copies while the program continues."""
+        ...
+
+    def to(self, device: torch.device) -> Any:
+        """The batch that an objective takes, on a device."""
         ...
 
 
-B = TypeVar("B", bound=Batch)
+def staged(batch: Batch, device: torch.device) -> Batch:
+    """A batch as far as it can be prepared ahead, in a thread: ready on the CPU, in page-locked memory for a GPU."""
+    return batch.pinned() if device.type == "cuda" else batch.to(device)
 
 
 @dataclass(frozen=True)

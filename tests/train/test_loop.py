@@ -207,13 +207,13 @@ def test_a_mistake_in_the_data_thread_comes_through() -> None:
 
 def test_waiting_for_batches_is_logged(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The share of the time of a run; near none where batches are ready, most of it where they are slow."""
-    batch = CropBatches.batch
+    stored = CropBatches.stored
 
     def slow(self: CropBatches, number: int, **options: Any) -> Any:
         time.sleep(0.5 if number == 3 else 0.0)
-        return batch(self, number, **options)
+        return stored(self, number, **options)
 
-    monkeypatch.setattr(CropBatches, "batch", slow)
+    monkeypatch.setattr(CropBatches, "stored", slow)
     out = tmp_path / "run"
     pretrain([corpus], out, config=changed(MICRO_RUN, loop__steps=4, loop__validate_batches=1))
     logged = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
