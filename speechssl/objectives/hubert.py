@@ -201,7 +201,7 @@ class Hubert(Objective):
         frames = int(self.encoder.num_frames(torch.tensor(crops.waveforms.shape[1])))
         rng = np.random.default_rng((self.seed, _MASK, step))
         drawn = span_mask(np.full(crops.global_rows, frames), self.config.mask, rng=rng)
-        return torch.from_numpy(drawn[crops.rows]).to(crops.waveforms.device)
+        return torch.from_numpy(drawn[crops.rows]).to(crops.waveforms.device, non_blocking=True)  # no wait for a GPU
 
     def scores(self, context: Float[Tensor, "frames dim"]) -> Float[Tensor, "frames classes"]:
         """Logit of each unit: cosine similarity over temperature."""

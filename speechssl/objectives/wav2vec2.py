@@ -255,8 +255,8 @@ class Wav2Vec2(Objective):
         mask = span_mask(np.full(crops.global_rows, frames), self.config.mask, rng=rng)
         rng = np.random.default_rng((self.seed, _NEGATIVES, step))
         negatives = sample_negatives(crops.global_rows, int(mask[0].sum()), self.config.negatives, rng=rng)
-        device = crops.waveforms.device
-        return Draws(torch.from_numpy(mask[crops.rows]).to(device), torch.from_numpy(negatives[crops.rows]).to(device))
+        drawn = (torch.from_numpy(each[crops.rows]) for each in (mask, negatives))
+        return Draws(*(each.to(crops.waveforms.device, non_blocking=True) for each in drawn))  # no wait for a GPU
 
     def _noise(self, crops: CropBatch, masked: int, *, step: int) -> Float[Tensor, "frames groups codes"]:
         """Gumbel noise with one random stream per row, so that slices of a batch have its draws."""
