@@ -92,6 +92,8 @@ def test_a_room_keeps_the_direct_sound_in_its_place() -> None:
     assert response[:, :100].abs().max() < 1e-5  # nothing is heard before it is said
     torch.testing.assert_close(response[:, 100], torch.ones(3))
     assert response[:, 101:132].abs().max() < 1e-5
+    late = reverberate(click.roll(-200, 1), decay, direct, generators=generators(3))  # the click is before the end
+    assert late[:, :-100].abs().max() < 1e-5
     tail = response[:, 132:]
     torch.testing.assert_close(decibels(tail.square().sum(1)), -direct, rtol=0, atol=0.05)
     left = decibels(tail.square().flip(1).cumsum(1).flip(1))  # Schroeder's integral

@@ -1,5 +1,7 @@
 """Runs with augmentation: resumed bit for bit, validated on clean audio, refused before anything is computed."""
 
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from speechssl.data.waveforms import WaveformStore
 from speechssl.train import loop
 from speechssl.train import pretrain as pretraining
 from speechssl.train.pretrain import pretrain, split
+from speechssl.train.pretrain_config import config_of
 from tests.toys import MICRO_RUN, changed, micro_run
 from tests.train.conftest import rows, tensors
 
@@ -47,6 +50,15 @@ def test_validation_is_on_clean_audio(corpus: Path) -> None:
     assert valid.augment == NO_AUGMENT
     _, clean = split([WaveformStore(corpus)], changed(RUN, augment=NO_AUGMENT))
     assert torch.equal(valid.batch(1).waveforms, clean.batch(1).waveforms)
+
+
+def test_the_settings_of_the_guide() -> None:
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "pretrain.md"
+    [shown] = re.findall(r"^```toml\n(.*?)^```$", guide.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    config = config_of("hubert").model_validate(tomllib.loads(shown))
+    assert config.augment != NO_AUGMENT
+    for name in BatchAugmentConfig.model_fields:
+        assert f"`{name}`" in guide.read_text(encoding="utf-8"), name
 
 
 def test_speed_with_units_is_refused_before_units_are_made(
