@@ -116,10 +116,13 @@ def test_what_cannot_be_cleaned_up_does_not_hide_the_reason(tmp_path: Path, monk
     def gone(path: Path) -> None:
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", ".chunk.partial")
 
-    with pytest.raises(OSError, match="No space left") as caught, replacing_path(tmp_path / "a.zarr") as partial:
+    def write(partial: Path) -> None:
         partial.mkdir()
         monkeypatch.setattr("shutil.rmtree", gone)
         raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as caught, replacing_path(tmp_path / "a.zarr") as partial:
+        write(partial)
     assert caught.value.filename == str(tmp_path / "a.zarr")
 
 
