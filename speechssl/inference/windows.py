@@ -125,8 +125,9 @@ def windows_of(clip: LongClip, encoder: SpeechEncoder, *, seconds: float, normal
         AudioError: the clip cannot be read.
     """
     hop = encoder.config.conv.hop
-    context = round(CONTEXT_SECONDS * SAMPLE_RATE / hop)
-    step = round(seconds * SAMPLE_RATE / hop) - 2 * context
+    group = encoder.config.squeeze_factor  # frames that are encoded together: a window begins with the first of them
+    context = -(-round(CONTEXT_SECONDS * SAMPLE_RATE / hop) // group) * group
+    step = (round(seconds * SAMPLE_RATE / hop) - 2 * context) // group * group
     frames = int(encoder.num_frames(torch.tensor(clip.num_samples)))
     return windows(clip.normalized(normalize=normalize), frames, hop=hop, context=context, step=step)
 

@@ -54,6 +54,7 @@ class _Mask(Config, extra="ignore"):
     probability: float
     length: int
     min_spans: int
+    drop: bool = False
 
 
 class _Quantizer(Config, extra="ignore"):
@@ -109,7 +110,8 @@ def _config(model: StoredModel) -> dict[str, Any]:
         kind = huggingface.model_type(model.encoder.config)
         shared = huggingface.export_config(model.encoder.config, settings)
     except ValueError as error:
-        way = "--encoder-only leaves the objective out" if "quantizer" in str(error) else "ONNX can hold it (--to onnx)"
+        objectives = any(name in str(error) for name in ("quantizer", "mask.drop"))
+        way = "--encoder-only leaves the objective out" if objectives else "ONNX can hold it (--to onnx)"
         raise UserError(f"{model.folder}: {error}; {way}") from None
     own: dict[str, Any] = {
         "model_type": kind,

@@ -199,8 +199,9 @@ def export_config(encoder: EncoderConfig, objective: Config | None = None) -> di
     settings of the training script. Initialisations are left out, too.
 
     Raises:
-        ValueError: the Gabor front, a padded front, a causal encoder, a quantizer that normalises its input, an error
-            of :func:`model_type`, or an objective where the type has none.
+        ValueError: the Gabor front, a padded front, a causal or squeezed encoder, a quantizer that normalises its
+            input, the decoder of ``mask.drop``, an error of :func:`model_type`, or an objective where the type has
+            none.
 
     Example:
         >>> from speechssl.models.encoder import PRESETS
@@ -212,6 +213,8 @@ def export_config(encoder: EncoderConfig, objective: Config | None = None) -> di
         raise ValueError("front='gabor' cannot be expressed in transformers' Wav2Vec2Config; only front='conv' can")
     if encoder.conv.padding:
         raise ValueError(_padding_message(encoder))
+    if encoder.squeeze_factor > 1:
+        raise ValueError(f"squeeze_factor={encoder.squeeze_factor} cannot be expressed in transformers or torchaudio")
     if encoder.transformer.causal:
         raise ValueError("a causal encoder cannot be expressed in transformers' or torchaudio's wav2vec 2.0")
     kind = model_type(encoder)
@@ -223,6 +226,8 @@ def export_config(encoder: EncoderConfig, objective: Config | None = None) -> di
             raise ValueError(f"transformers' {kind} has no contrastive objective")
         if _get(objective, "quantizer.normalize_input"):
             raise ValueError("quantizer.normalize_input=True cannot be expressed in transformers' Wav2Vec2Config")
+        if _get(objective, "mask.drop"):
+            raise ValueError("the decoder of mask.drop=true cannot be expressed in transformers")
         config |= _to_table(objective, _OBJECTIVE_SETTINGS) | dict(_FIXED_OBJECTIVE)
     return config
 

@@ -171,7 +171,8 @@ class _Network(nn.Module):
         # An utterance without a frame attends to one frame of silence: the mean of nothing would be NaN.
         counted = num_frames.clamp(min=1)
         valid = valid_frames(counted, latents.shape[1])
-        context = self.encoder.transformer(self.encoder.project(latents), valid, all_layers=True)
+        context = self.encoder.transform(self.encoder.project(latents), valid, all_layers=True)
+        assert context.hidden_states is not None
         output = EncoderOutput(context.frames, counted, context.hidden_states)
         layers = (torch.stack(context.hidden_states),) if self.hidden_states else ()
         return (self.main(output, num_frames), num_frames, *layers)

@@ -7,10 +7,12 @@ checkpoints and accepts only batches of equal length. HuBERT, WavLM and data2vec
 settings (:mod:`speechssl.interop`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from jaxtyping import Bool, Float, Int
-from pydantic import model_validator
+from pydantic import model_serializer, model_validator
 from torch import Tensor, nn
 
 from speechssl.config import Config
@@ -18,7 +20,8 @@ from speechssl.nn.conv import PAPER_LAYERS, ConvConfig, ConvFeatureEncoder
 from speechssl.nn.dropout import dropout
 from speechssl.nn.norm import LayerNorm
 from speechssl.nn.pooling import valid_frames, zero_padding
-from speechssl.nn.transformer import Share, Transformer, TransformerConfig
+from speechssl.nn.squeeze import PairSqueeze, repeated
+from speechssl.nn.transformer import Share, Transformer, TransformerConfig, TransformerOutput
 
 
 class EncoderConfig(Config):
@@ -29,6 +32,7 @@ class EncoderConfig(Config):
     normalize: bool = True  # callers pass waveforms of zero mean and unit variance
     feature_dropout: Share = 0.0  # after the projection
     feature_norm: bool = True  # of the latents, before the projection; DistilHuBERT has none
+    squeeze_factor: Literal[1, 2] = 1  # frames per step of the Transformer; 2: steps of 40 ms (nn/squeeze.py)
 
     @model_validator(mode="after")
     def _causal_throughout(self) -> "EncoderConfig":
@@ -38,7 +42,17 @@ class EncoderConfig(Config):
                 "transformer.causal needs normalize=false and conv.norm=layer: a mean and a deviation over the whole "
                 "waveform, or over all frames, depend on what comes later"
             )
+        if self.transformer.causal and self.squeeze_factor > 1:
+            raise ValueError("transformer.causal needs squeeze_factor=1: a pair's first frame depends on its second")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_squeeze(self, plain: Callable[["EncoderConfig"], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out ``squeeze_factor`` where it changes nothing: models and their hashes stay those of before."""
+        values = plain(self)
+        if self.squeeze_factor == 1:
+            values.pop("squeeze_factor", None)
+        return values
 
     @property
     def dim(self) -> int:
@@ -132,6 +146,7 @@ class SpeechEncoder(nn.Module):
         norm = LayerNorm(config.conv.dim, eps=config.transformer.norm_eps) if config.feature_norm else nn.Identity()
         self.feature_norm = norm
         self.projection = nn.Linear(config.conv.dim, config.dim)
+        self.squeeze = PairSqueeze(config.dim) if config.squeeze_factor > 1 else None
         self.transformer = Transformer(config.transformer)
 
     def num_frames(self, num_samples: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
@@ -186,5 +201,26 @@ class SpeechEncoder(nn.Module):
         valid: Bool[Tensor, "batch frames"] | None = None
         if num_frames is not None and bool((num_frames < projected.shape[1]).any()):
             valid = valid_frames(num_frames, projected.shape[1])
-        output = self.transformer(projected, valid, all_layers=all_layers)
+        output = self.transform(projected, valid, all_layers=all_layers)
         return EncoderOutput(frames=output.frames, num_frames=num_frames, hidden_states=output.hidden_states)
+
+    def transform(
+        self,
+        projected: Float[Tensor, "batch frames dim"],
+        valid: Bool[Tensor, "batch frames"] | None,
+        *,
+        all_layers: bool = False,
+    ) -> TransformerOutput:
+        """Run the Transformer; with pairs of frames where ``config.squeeze_factor`` is 2, its output repeated.
+
+        Args:
+            projected: frames, one every 20 ms.
+            valid: True where a frame belongs to its utterance; None when nothing is padded.
+            all_layers: return every hidden state.
+        """
+        if self.squeeze is None:
+            return self.transformer(projected, valid, all_layers=all_layers)
+        frames, steps = projected.shape[1], None if valid is None else valid[:, :: self.config.squeeze_factor]
+        output = self.transformer(self.squeeze(projected, valid), steps, all_layers=all_layers)
+        states = None if output.hidden_states is None else [repeated(each, frames) for each in output.hidden_states]
+        return TransformerOutput(repeated(output.frames, frames), states)

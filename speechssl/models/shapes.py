@@ -28,6 +28,8 @@ def encoder_shapes(config: EncoderConfig) -> Shapes:
     if config.feature_norm:
         shapes |= _norm("feature_norm", config.conv.dim)
     shapes |= _linear("projection", config.conv.dim, config.dim)
+    if config.squeeze_factor > 1:
+        shapes |= _linear("squeeze.merge", config.squeeze_factor * config.dim, config.dim)
     return shapes | {f"transformer.{name}": shape for name, shape in _transformer_shapes(config.transformer).items()}
 
 

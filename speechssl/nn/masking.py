@@ -19,10 +19,24 @@ class MaskConfig(Config):
     probability: float = 0.65
     length: int = 10  # frames
     min_spans: int = 2
+    drop: bool = False  # the Transformer encodes unmasked frames only, and a decoder predicts (nn/decoder.py)
+
+    def min_frames(self, group: int = 1) -> int:
+        """Smallest number of frames that :func:`span_mask` accepts.
+
+        >>> MaskConfig().min_frames(), MaskConfig().min_frames(2)
+        (12, 14)
+        """
+        return self.length + group * self.min_spans
+
+    def in_words(self) -> str:
+        """The main settings, as text for users."""
+        also = ", of which the Transformer encodes the unmasked ones only" if self.drop else ""
+        return f"mask {self.probability} in spans of {self.length} frames{also}"
 
 
 def span_mask(
-    num_frames: Int[np.ndarray, " batch"], config: MaskConfig, *, rng: np.random.Generator
+    num_frames: Int[np.ndarray, " batch"], config: MaskConfig, *, rng: np.random.Generator, group: int = 1
 ) -> Bool[np.ndarray, "batch frames"]:
     """Draw a mask for a batch; every row has the same number of masked frames.
 
@@ -30,15 +44,26 @@ def span_mask(
         num_frames: frames of each utterance; frames beyond are not masked.
         config: probability, span length, smallest number of spans.
         rng: source of all randomness; the same state gives the same mask.
+        group: frames that are masked together, from multiples of it on; ``config.length`` is a multiple of it. Frames
+            after the last whole group are not masked.
 
     Raises:
-        ValueError: an utterance is too short for ``min_spans`` different starts of a whole span.
+        ValueError: an utterance is too short for ``min_spans`` different starts of a whole span, or a span is not a
+            number of whole groups.
 
     Example:
         >>> mask = span_mask(np.array([99, 80]), MaskConfig(), rng=np.random.default_rng(0))
         >>> mask.shape, bool((mask.sum(1) == mask.sum(1)[0]).all()), bool(mask[1, 80:].any())
         ((2, 99), True, False)
     """
+    if group > 1:
+        if config.length % group:
+            raise ValueError(f"spans of {config.length} frames cannot be masked in groups of {group}")
+        spans_of_groups = config.model_copy(update={"length": config.length // group})
+        groups = span_mask(num_frames // group, spans_of_groups, rng=rng)
+        mask = np.zeros((len(num_frames), int(num_frames.max())), dtype=bool)
+        mask[:, : groups.shape[1] * group] = groups.repeat(group, axis=1)
+        return mask
     shortest = int(num_frames.min())
     if shortest < config.length + config.min_spans:
         raise ValueError(

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -268,6 +268,7 @@ class Transformer(nn.Module):
         valid: Bool[Tensor, "batch frames"] | None,
         *,
         all_layers: bool = False,
+        kept: Int[Tensor, "batch kept"] | None = None,
     ) -> TransformerOutput:
         """Context frames.
 
@@ -276,12 +277,17 @@ class Transformer(nn.Module):
             valid: True where a frame belongs to its utterance; None when nothing is padded. Invalid frames are zeroed
                 before the positional convolution and masked in attention.
             all_layers: keep every block's output.
+            kept: places of the frames that are encoded, in rising order, with the positions that they have in the whole
+                sequence; None: all. Needs a sequence without padding, and no relative position bias.
         """
+        assert kept is None or (valid is None and self.relative is None)
         mask = None
         if valid is not None:
             x = x.masked_fill(~valid.unsqueeze(-1), 0.0)
             mask = None if self.config.causal else valid[:, None, None, :]
         x = x + (self.positions(x, valid) if isinstance(self.positions, PositionalStack) else self.positions(x))
+        if kept is not None:
+            x = x.gather(1, kept.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
         if not self.config.pre_norm:
             x = self.norm(x)
         x = dropout(x, self.config.dropout, training=self.training)

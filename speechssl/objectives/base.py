@@ -38,6 +38,9 @@ class ObjectiveConfig(Config):
         """Shapes of the largest tensors outside the encoder, compared with a file before anything is allocated."""
         return {}
 
+    def check(self, encoder: EncoderConfig) -> None:
+        """Raise `ValueError` where these settings and those of an encoder contradict each other."""
+
     def in_words(self) -> str:
         """The main settings, as text for users."""
         return ""

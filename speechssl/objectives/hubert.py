@@ -24,7 +24,8 @@ from speechssl.config import Config as BaseConfig
 from speechssl.data.batch import BatchSpec, CropBatch, FrameGrid
 from speechssl.data.units import UnitsConfig
 from speechssl.models.encoder import EncoderConfig, SpeechEncoder
-from speechssl.models.masked import masked_context
+from speechssl.models.masked import check_masking, objective_context
+from speechssl.nn.decoder import ConvDecoder, DecoderConfig, decoder_shapes
 from speechssl.nn.losses import code_cross_entropy, cosine_scores
 from speechssl.nn.masking import MaskConfig, span_mask
 from speechssl.objectives.base import Context, Curve, Metrics, Objective, ObjectiveConfig, StepOutput, Symptom
@@ -55,6 +56,7 @@ class HubertConfig(ObjectiveConfig):
     name: Literal["hubert"] = "hubert"  # pyright: ignore[reportIncompatibleVariableOverride] -- frozen
     units: UnitsConfig = UnitsConfig()
     mask: MaskConfig = MaskConfig(probability=0.8)
+    decoder: DecoderConfig = DecoderConfig()  # with mask.drop
     dim: int = 256  # of the space where context and units are compared
     logit_temperature: PositiveFloat = 0.1
     feature_penalty: float = 10.0  # weight of the mean square of the latents before their norm
@@ -63,11 +65,16 @@ class HubertConfig(ObjectiveConfig):
 
     def shapes(self, encoder: EncoderConfig) -> dict[str, tuple[int, ...]]:
         """Shapes of the units' vectors and of the projection."""
-        return {"units": (self.units.classes, self.dim), "project.weight": (self.dim, encoder.dim)}
+        own = {"units": (self.units.classes, self.dim), "project.weight": (self.dim, encoder.dim)}
+        return own | decoder_shapes(encoder.dim, self.decoder if self.mask.drop else None)
+
+    def check(self, encoder: EncoderConfig) -> None:
+        """Compare the masks with the encoder."""
+        check_masking(encoder, self.mask, self.decoder)
 
     def in_words(self) -> str:
         """Units and mask."""
-        mask = f"mask {self.mask.probability} in spans of {self.mask.length} frames"
+        mask = self.mask.in_words()
         return f"{self.units.classes} units of {self.units.source}, {mask}"
 
 
@@ -149,6 +156,7 @@ class Hubert(Objective):
         self.project = nn.Linear(encoder.config.dim, config.dim)
         self.units = nn.Parameter(torch.rand(config.units.classes, config.dim))  # fairseq's uniform
         self.mask_embedding = nn.Parameter(torch.rand(encoder.config.dim))  # the same
+        self.decoder = ConvDecoder(encoder.config.dim, config.decoder) if config.mask.drop else None
 
     @property
     def batch_spec(self) -> BatchSpec:
@@ -160,7 +168,7 @@ class Hubert(Objective):
     @property
     def min_frames(self) -> int:
         """Frames that the minimum number of spans needs."""
-        return self.config.mask.length + self.config.mask.min_spans
+        return self.config.mask.min_frames(self.encoder.config.squeeze_factor)
 
     def forward(
         self,
@@ -176,7 +184,8 @@ class Hubert(Objective):
         features = self.encoder.features(batch.waveforms)  # batch frames channels
         if features.requires_grad and self.config.feature_gradient != 1.0:
             features.register_hook(lambda gradient: gradient * self.config.feature_gradient)
-        context = masked_context(self.encoder, self.encoder.feature_norm(features), self.mask_embedding, mask).frames
+        latents = self.encoder.feature_norm(features)
+        context = objective_context(self.encoder, latents, self.mask_embedding, mask, self.decoder)
         logits = self.scores(context[mask])  # targets classes
         found = code_cross_entropy(logits.unsqueeze(-2), labels[mask].unsqueeze(-1))
         with torch.autocast(features.device.type, enabled=False):
@@ -199,8 +208,9 @@ class Hubert(Objective):
     def mask(self, crops: CropBatch, *, step: int) -> Bool[Tensor, "batch frames"]:
         """Masks of these crops, sliced from the draw for the whole global batch."""
         frames = int(self.encoder.num_frames(torch.tensor(crops.waveforms.shape[1])))
+        group = self.encoder.config.squeeze_factor
         rng = np.random.default_rng((self.seed, _MASK, step))
-        drawn = span_mask(np.full(crops.global_rows, frames), self.config.mask, rng=rng)
+        drawn = span_mask(np.full(crops.global_rows, frames), self.config.mask, rng=rng, group=group)
         return torch.from_numpy(drawn[crops.rows]).to(crops.waveforms.device, non_blocking=True)  # no wait for a GPU
 
     def scores(self, context: Float[Tensor, "frames dim"]) -> Float[Tensor, "frames classes"]:
@@ -211,7 +221,8 @@ class Hubert(Objective):
         """Output of the context network with the masks of a step."""
         mask = self.mask(batch, step=step)
         latents = self.encoder.latents(batch.waveforms)
-        return Context(masked_context(self.encoder, latents, self.mask_embedding, mask).frames, hidden=mask)
+        frames = objective_context(self.encoder, latents, self.mask_embedding, mask, self.decoder)
+        return Context(frames, hidden=mask)
 
     def metrics(self, terms: dict[str, Tensor], stats: dict[str, Tensor]) -> Metrics:
         """Numbers to log from the summed terms and stats of an effective batch.

@@ -26,7 +26,8 @@ from speechssl.config import Config as BaseConfig
 from speechssl.data.batch import CropBatch
 from speechssl.distributed import sum_over_ranks
 from speechssl.models.encoder import EncoderConfig, SpeechEncoder
-from speechssl.models.masked import masked_context
+from speechssl.models.masked import check_masking, objective_context
+from speechssl.nn.decoder import ConvDecoder, DecoderConfig, decoder_shapes
 from speechssl.nn.losses import LossSum, cosine_scores, info_nce
 from speechssl.nn.masking import MaskConfig, sample_negatives, span_mask
 from speechssl.nn.quantizer import GumbelQuantizer, QuantizerConfig, gumbel_noise
@@ -67,6 +68,7 @@ class Wav2Vec2Config(ObjectiveConfig):
 
     name: Literal["wav2vec2"] = "wav2vec2"  # pyright: ignore[reportIncompatibleVariableOverride] -- frozen
     mask: MaskConfig = MaskConfig()
+    decoder: DecoderConfig = DecoderConfig()  # with mask.drop
     quantizer: QuantizerConfig = QuantizerConfig()
     dim: PositiveInt = 256  # of the space where context and targets are compared
     negatives: PositiveInt = 100
@@ -85,18 +87,23 @@ class Wav2Vec2Config(ObjectiveConfig):
         """The temperature stays where the first run left it: a high one makes trained codes random again."""
         return self.model_copy(update={"gumbel_start": self.gumbel_end})
 
-    def shapes(self, encoder: EncoderConfig) -> dict[str, tuple[int, ...]]:  # noqa: ARG002 -- for others
-        """Shapes of codebooks and target projection."""
+    def shapes(self, encoder: EncoderConfig) -> dict[str, tuple[int, ...]]:
+        """Shapes of codebooks, target projection and decoder."""
         quantizer = self.quantizer
-        return {
+        own = {
             "quantizer.codebooks": (quantizer.groups, quantizer.codes, quantizer.dim // quantizer.groups),
             "project_target.weight": (self.dim, quantizer.dim),
         }
+        return own | decoder_shapes(encoder.dim, self.decoder if self.mask.drop else None)
+
+    def check(self, encoder: EncoderConfig) -> None:
+        """Compare the masks with the encoder."""
+        check_masking(encoder, self.mask, self.decoder)
 
     def in_words(self) -> str:
         """Codebooks, negatives and mask."""
         codes = f"{self.quantizer.groups} × {self.quantizer.codes} codes"
-        mask = f"mask {self.mask.probability} in spans of {self.mask.length} frames"
+        mask = self.mask.in_words()
         return f"{codes}, {self.negatives} negatives, {mask}"
 
 
@@ -221,11 +228,12 @@ class Wav2Vec2(Objective):
         self.project_context = nn.Linear(encoder.config.dim, config.dim)
         self.project_target = nn.Linear(config.quantizer.dim, config.dim)
         self.mask_embedding = nn.Parameter(torch.rand(encoder.config.dim))  # fairseq's uniform
+        self.decoder = ConvDecoder(encoder.config.dim, config.decoder) if config.mask.drop else None
 
     @property
     def min_frames(self) -> int:
         """Frames that the minimum number of spans needs."""
-        return self.config.mask.length + self.config.mask.min_spans
+        return self.config.mask.min_frames(self.encoder.config.squeeze_factor)
 
     @property
     def chance_loss(self) -> float:
@@ -251,8 +259,9 @@ class Wav2Vec2(Objective):
     def draw(self, crops: CropBatch, *, step: int) -> Draws:
         """Masks and negatives of these crops, sliced from the draw for the whole global batch."""
         frames = int(self.encoder.num_frames(torch.tensor(crops.waveforms.shape[1])))
+        group = self.encoder.config.squeeze_factor
         rng = np.random.default_rng((self.seed, _MASK, step))
-        mask = span_mask(np.full(crops.global_rows, frames), self.config.mask, rng=rng)
+        mask = span_mask(np.full(crops.global_rows, frames), self.config.mask, rng=rng, group=group)
         rng = np.random.default_rng((self.seed, _NEGATIVES, step))
         negatives = sample_negatives(crops.global_rows, int(mask[0].sum()), self.config.negatives, rng=rng)
         drawn = (torch.from_numpy(each[crops.rows]) for each in (mask, negatives))
@@ -282,7 +291,7 @@ class Wav2Vec2(Objective):
         if features.requires_grad and self.config.feature_gradient != 1.0:
             features.register_hook(lambda gradient: gradient * self.config.feature_gradient)
         latents = self.encoder.feature_norm(features)
-        context = masked_context(self.encoder, latents, self.mask_embedding, draws.mask).frames
+        context = objective_context(self.encoder, latents, self.mask_embedding, draws.mask, self.decoder)
 
         quantized = self.quantizer(self._targets(latents, draws.mask), temperature=temperature, noise=noise)
         batch, masked = draws.negatives.shape[:2]
@@ -323,7 +332,8 @@ class Wav2Vec2(Objective):
         """Output of the context network with the masks of a step."""
         mask = self.draw(batch, step=step).mask
         latents = self.encoder.latents(batch.waveforms)
-        return Context(masked_context(self.encoder, latents, self.mask_embedding, mask).frames, hidden=mask)
+        frames = objective_context(self.encoder, latents, self.mask_embedding, mask, self.decoder)
+        return Context(frames, hidden=mask)
 
     def _targets(
         self, latents: Float[Tensor, "batch frames channels"], mask: Bool[Tensor, "batch frames"]

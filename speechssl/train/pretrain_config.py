@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, NonNegativeInt, create_model
+from pydantic import Field, NonNegativeInt, create_model, model_validator
 
 from speechssl.config import Config, UserError, merged, value_of
 from speechssl.data.batch_augment import NO_AUGMENT, BatchAugmentConfig
@@ -34,6 +34,11 @@ class PretrainConfig(Config):
     seed: NonNegativeInt = 0
     device: str = "auto"
     valid_share: float = Field(default=0.02, ge=0, le=0.5)  # fraction of the audio for validation, at least two batches
+
+    @model_validator(mode="after")
+    def _objective_fits(self) -> "PretrainConfig":
+        self.objective.check(self.encoder)
+        return self
 
     @classmethod
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:

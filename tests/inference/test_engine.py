@@ -62,6 +62,16 @@ def test_windows_equal_the_whole_clip_where_attention_plays_no_part(config):
     np.testing.assert_allclose(vectors, pooled[:, 0], atol=2e-4)
 
 
+@pytest.mark.parametrize("seconds", [8.0, 8.02])
+def test_windows_have_the_pairs_of_the_whole_clip(seconds):
+    encoder = encoding(MICRO.model_copy(update={"squeeze_factor": 2}))
+    whole = encoder.frames(LONG, layers=[0])
+    assert whole.shape[1] % 2 == 1
+    np.testing.assert_array_equal(whole[:, 0:-1:2], whole[:, 1::2])
+    encoder.window_seconds = seconds
+    np.testing.assert_allclose(encoder.frames(LONG, layers=[0]), whole, atol=2e-4)
+
+
 def test_a_window_of_a_group_norm_encoder_is_normalised_over_the_clip():
     """Without that, a quiet stretch of a clip would be brought to the level of the loud ones."""
     encoder = encoding(MICRO_GROUP)

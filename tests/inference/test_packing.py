@@ -32,6 +32,7 @@ KINDS = {
     "data2vec": changed(MICRO, position_stack=2, pre_norm=False),
     "no feature norm": MICRO.model_copy(update={"feature_norm": False}),
     "gabor": PRESETS["tiny"],
+    "squeezed": MICRO.model_copy(update={"squeeze_factor": 2}),
 }
 
 

@@ -233,6 +233,14 @@ WIDE = PRE.model_copy(update={"conv": PRE.conv.model_copy(update={"layers": ((16
 CANNOT = {
     "gabor": (lambda folder: save_model(folder, _small_gabor()), r"front='gabor' .*ONNX can hold it \(--to onnx\)"),
     "padding": (lambda folder: encoder_folder(folder, WIDE), "720 samples gets 160 zeros .*--to onnx"),
+    "squeezed": (
+        lambda folder: encoder_folder(folder, PRE.model_copy(update={"squeeze_factor": 2})),
+        r"squeeze_factor=2 cannot be expressed in .*ONNX can hold it \(--to onnx\)",
+    ),
+    "decoder": (
+        lambda folder: pretraining_folder(folder, PRE, changed(OBJECTIVE, mask__drop=True, decoder__groups=4)),
+        "the decoder of mask.drop=true .*--encoder-only leaves the objective out",
+    ),
     "mix": (
         lambda folder: ctc_folder(folder, PRE, CTCConfig()),
         r"ctc.layers='mix'.*--for transformers",
@@ -261,7 +269,7 @@ def test_what_they_cannot_express(tmp_path: Path, case: str) -> None:
     with pytest.raises(UserError, match=message):
         exported(tmp_path / "model")
     assert [each.name for each in tmp_path.iterdir()] == ["model"]  # nothing half-written
-    if case in ("gabor", "padding", "mix", "pooling"):
+    if case in ("gabor", "padding", "squeezed", "mix", "pooling"):
         with pytest.raises(UserError, match=r"cannot be expressed in|zeros on both sides"):
             export_model(tmp_path / "model", tmp_path / "model.pt", to="torchaudio")
         assert [each.name for each in tmp_path.iterdir()] == ["model"]

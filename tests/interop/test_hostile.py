@@ -117,6 +117,7 @@ VARIANTS = {
     "post": changed(MICRO_ENCODER, transformer__pre_norm=False),
     "wavlm": changed(MICRO_ENCODER, transformer__relative_buckets=8, transformer__relative_distance=20),
     "data2vec": changed(MICRO_ENCODER, transformer__position_stack=3),
+    "squeezed": changed(MICRO_ENCODER, squeeze_factor=2),
 }
 
 

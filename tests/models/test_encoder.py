@@ -18,7 +18,8 @@ PAPER_LIKE = EncoderConfig(
 )
 POST_NORM = PAPER_LIKE.model_copy(update={"transformer": TRANSFORMER.model_copy(update={"pre_norm": False})})
 GROUP = PAPER_LIKE.model_copy(update={"conv": PAPER_LIKE.conv.model_copy(update={"norm": "group", "bias": False})})
-ENCODERS = {"tiny": PRESETS["tiny"], "paper-like": PAPER_LIKE, "post-norm": POST_NORM}
+SQUEEZED = PAPER_LIKE.model_copy(update={"squeeze_factor": 2})
+ENCODERS = {"tiny": PRESETS["tiny"], "paper-like": PAPER_LIKE, "post-norm": POST_NORM, "squeezed": SQUEEZED}
 # Samples: one frame, one sample less than the next frame, odd, prime, whole seconds.
 LENGTHS = [400, 719, 721, 1601, 16000, 23457, 32003]
 

@@ -33,6 +33,7 @@ ENCODERS = {
     "post": changed(MICRO_ENCODER, transformer__pre_norm=False),
     "wavlm": changed(MICRO_ENCODER, transformer__relative_buckets=8, transformer__relative_distance=20),
     "data2vec": changed(MICRO_ENCODER, transformer__position_stack=2),
+    "squeezed": changed(MICRO_ENCODER, squeeze_factor=2),
 }
 ANY_NORM = ENCODERS | {"group": GROUP}
 Result = Callable[[nn.Module, Tensor], Tensor]

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from speechssl.config import UserError
 from speechssl.models.encoder import EncoderConfig, SpeechEncoder
-from speechssl.models.storage import load_encoder, model_hash, read_model_config, read_tensors, save_model
+from speechssl.models.storage import encoder_hash, load_encoder, model_hash, read_model_config, read_tensors, save_model
 from speechssl.nn.conv import ConvConfig
 from speechssl.nn.transformer import TransformerConfig
 
@@ -149,3 +149,17 @@ def test_hash_follows_weights_and_config(tmp_path: Path, encoder: SpeechEncoder)
     with torch.no_grad():
         encoder.projection.bias[0] = torch.nextafter(encoder.projection.bias[0], torch.tensor(1.0))
     assert hashed(encoder) != first
+
+
+def test_a_setting_that_is_off_changes_neither_folder_nor_hash(tmp_path: Path) -> None:
+    """Models that were saved before ``squeeze_factor`` existed keep their hash."""
+    config = CONFIG.model_copy(update={"squeeze_factor": 2})
+    assert "squeeze_factor" not in CONFIG.model_dump()
+    assert EncoderConfig.model_validate(CONFIG.model_dump()) == CONFIG
+    torch.manual_seed(0)
+    encoder = SpeechEncoder(config).eval()
+    save_model(tmp_path, encoder)
+    assert load_encoder(tmp_path).config == config
+    assert model_hash(tmp_path) == encoder_hash(encoder)
+    waveform = torch.randn(1, 4000)
+    assert torch.equal(load_encoder(tmp_path)(waveform).frames, encoder(waveform).frames)

@@ -89,3 +89,31 @@ def test_every_place_is_hidden_sometimes() -> None:
     often = np.sum([hide_spans(40, 0.5, 5, rng=rng) for _ in range(500)], axis=0)
     assert often.min() > 0
     assert often[10:30].min() > often[0]  # fewer spans reach the edges
+
+
+@given(
+    lengths=st.lists(st.integers(24, 121), min_size=1, max_size=6),
+    probability=st.floats(0.05, 2.0),
+    length=st.sampled_from([2, 4, 10]),
+    seed=st.integers(0, 1000),
+)
+def test_masks_in_pairs(lengths: list[int], probability: float, length: int, seed: int) -> None:
+    config = MaskConfig(probability=probability, length=length)
+    mask = span_mask(np.array(lengths), config, rng=np.random.default_rng(seed), group=2)
+    assert mask.shape == (len(lengths), max(lengths))
+    assert len(set(mask.sum(axis=1).tolist())) == 1
+    assert mask.sum(axis=1).min() >= length
+    for row, frames in zip(mask, lengths, strict=True):
+        pairs = row[: max(lengths) // 2 * 2].reshape(-1, 2)
+        assert (pairs[:, 0] == pairs[:, 1]).all()
+        assert not row[frames // 2 * 2 :].any()  # the last frame of an odd number is seen
+
+
+def test_limits_of_masks_in_pairs() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="spans of 5 frames cannot be masked in groups of 2"):
+        span_mask(np.array([99]), MaskConfig(length=5), rng=rng, group=2)
+    shortest = MaskConfig().min_frames(2)
+    span_mask(np.array([shortest]), MaskConfig(), rng=rng, group=2)
+    with pytest.raises(ValueError, match="too few to mask"):
+        span_mask(np.array([shortest - 1]), MaskConfig(), rng=rng, group=2)

@@ -33,26 +33,39 @@ from tests.toys import MICRO_ENCODER, MICRO_RUN, changed, micro_run, toy_corpus
 from tests.train.conftest import rows, tensors
 
 TOYS = {"toy": toy_objective, "teacher": toy_teacher}
+VARIANTS = {  # settings that change which frames an objective encodes
+    "hubert, pairs": {"encoder__squeeze_factor": 2},
+    "hubert, unmasked": {"objective__mask__drop": True, "objective__decoder__layers": 2},
+    "hubert, unmasked pairs": {"objective__mask__drop": True, "encoder__squeeze_factor": 2},
+    "wav2vec2, pairs": {"encoder__squeeze_factor": 2},
+    "wav2vec2, unmasked": {"objective__mask__drop": True, "objective__decoder__layers": 2},
+}
 ROWS = 6
 ALONE = Process(rank=0, world_size=1, device=torch.device("cpu"))
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
 
 # Every objective is built and differentiated by default; of those that also run, two are enough to break a run.
 RUN_BY_DEFAULT = ("wav2vec2", "toy")
-WHOLE_RUNS = pytest.mark.parametrize(
-    "name",
-    [pytest.param(each, marks=() if each in RUN_BY_DEFAULT else pytest.mark.slow) for each in [*OBJECTIVES, *TOYS]],
-    indirect=True,
-)
+_NAMES = [pytest.param(each, marks=() if each in RUN_BY_DEFAULT else pytest.mark.slow) for each in [*OBJECTIVES, *TOYS]]
+_VARIED = [pytest.param(each, marks=pytest.mark.slow) for each in VARIANTS]
+WHOLE_RUNS = pytest.mark.parametrize("variant", [*_NAMES, *_VARIED], indirect=True)
+WHOLE_RUNS_WITHOUT_VARIANTS = pytest.mark.parametrize("variant", _NAMES, indirect=True)
+WITHOUT_VARIANTS = pytest.mark.parametrize("variant", [*OBJECTIVES, *TOYS], indirect=True)
 
 
-@pytest.fixture(params=[*OBJECTIVES, *TOYS])
-def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Every objective, and the toys, which are known to the package while a test runs."""
+@pytest.fixture(params=[*OBJECTIVES, *TOYS, *VARIANTS])
+def variant(request: pytest.FixtureRequest) -> str:
+    """Every objective, the toys, and objectives with other settings."""
+    return request.param
+
+
+@pytest.fixture
+def name(variant: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The objective; the toys are known to the package while a test runs."""
     monkeypatch.setattr(objectives, "OBJECTIVES", (*OBJECTIVES, *TOYS))
     for toy, module in TOYS.items():
         monkeypatch.setitem(sys.modules, f"speechssl.objectives.{toy}", module)
-    return request.param
+    return variant.partition(",")[0]
 
 
 @pytest.fixture
@@ -61,8 +74,8 @@ def module(name: str) -> ModuleType:
 
 
 @pytest.fixture
-def config(name: str) -> PretrainConfig:
-    return micro_run(name)
+def config(name: str, variant: str) -> PretrainConfig:
+    return changed(micro_run(name), **VARIANTS.get(variant, {}))
 
 
 @pytest.fixture
@@ -101,6 +114,7 @@ def gradients(objective: Objective, total: Tensor) -> dict[str, Tensor]:
     return {key: value.grad.clone() for key, value in objective.named_parameters() if value.grad is not None}
 
 
+@WITHOUT_VARIANTS
 def test_the_module_has_what_the_package_asks_for(name: str, module: ModuleType) -> None:
     assert module.Config().name == name
     assert set(module.PRESETS) == set(module.RUNS) <= set(PRESETS)
@@ -111,6 +125,7 @@ def test_the_module_has_what_the_package_asks_for(name: str, module: ModuleType)
         assert run.objective == module.PRESETS[size]
 
 
+@WITHOUT_VARIANTS
 def test_a_recipe_comes_back(name: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     for run in runs(name).values():
@@ -239,7 +254,7 @@ def test_one_batch_is_learnt(objective: Objective, batch: CropBatch) -> None:
     assert np.mean(losses[-5:]) < 0.95 * losses[0]
 
 
-@WHOLE_RUNS
+@WHOLE_RUNS_WITHOUT_VARIANTS
 def test_the_command(name: str, corpus: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "micro.toml"
     config = MICRO_RUN if name == MICRO_RUN.objective.name else None
