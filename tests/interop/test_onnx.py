@@ -25,6 +25,7 @@ from speechssl.models.storage import load_encoder, model_hash
 from tests.interop.exported import CLASSES, POST, PRE, VOCABULARY, classifier_folder, ctc_folder, shaken, sounds
 from tests.toys import MICRO_ENCODER
 
+SQUEEZED = MICRO_ENCODER.model_copy(update={"squeeze_factor": 2})
 pytestmark = pytest.mark.slow  # each export takes seconds: two files for all tests
 
 
@@ -81,6 +82,19 @@ def test_recogniser_with_all_layers(recogniser: ExportReport, place: Path) -> No
             np.testing.assert_allclose(layer[row, :frames], state[0], atol=5e-5)
 
 
+def test_pairs_of_frames(place: Path) -> None:
+    """Even and odd numbers of frames; an export is compared with torch, too."""
+    ctc_folder(place / "squeezed", SQUEEZED, CTCConfig())
+    report = export_model(place / "squeezed", place / "squeezed.onnx", to="onnx", hidden_states=True)
+    model = load_head(place / "squeezed")
+    assert isinstance(model, CTCModel)
+    waveforms = [np.tile(sounds()[0], 2)[: 400 + 320 * frames] for frames in (39, 38, 0, 1)]
+    found = run(report.path, waveforms, rubbish=700)
+    assert found["num_frames"].tolist() == [40, 39, 1, 2]
+    for row, log_probs in enumerate(emissions(model, waveforms)):
+        np.testing.assert_allclose(found["log_probs"][row, : len(log_probs)], log_probs, atol=1e-4)
+
+
 def test_one_by_one_as_in_a_batch(recogniser: ExportReport) -> None:
     together = run(recogniser.path, sounds(), rubbish=100)
     for row, waveform in enumerate(sounds()):
@@ -126,7 +140,7 @@ def test_normalising_twice_changes_nothing(recogniser: ExportReport) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("config", [PRE, POST, MICRO_ENCODER], ids=["layer", "group", "gabor"])
+@pytest.mark.parametrize("config", [PRE, POST, MICRO_ENCODER, SQUEEZED], ids=["layer", "group", "gabor", "squeezed"])
 def test_what_is_traced_is_the_encoder(config: EncoderConfig) -> None:
     """Without an export: the network that is traced, padding and all, against each utterance alone."""
     encoder = shaken(SpeechEncoder(config))
