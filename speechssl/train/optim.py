@@ -1,4 +1,4 @@
-"""AdamW, learning-rate schedule and the rule that sets the rate from the batch size.
+"""Optimisers, learning-rate schedule and the rule that sets the rate from the batch size.
 
 Schedules are fractions of the run, so that a short run is the same recipe as a long one. Rate and batch: small-budget
 wav2vec 2.0 runs at many batch sizes (Vaessen and van Leeuwen 2024, arXiv 2402.13723, table 1) follow a square root:
@@ -13,12 +13,17 @@ import torch
 from pydantic import Field, PositiveFloat, model_validator
 from torch import nn
 
-from speechssl.config import Config
+from speechssl.config import Config, UserError
+from speechssl.train.muon import Matrix, MuonAdamW, matrices
+
+Optimizer = torch.optim.Optimizer | MuonAdamW
 
 
 class AdamWConfig(Config):
-    """AdamW and its schedule; the defaults are those of wav2vec 2.0 pretraining."""
+    """AdamW, or Muon beside it, and the schedule; the defaults are those of wav2vec 2.0 pretraining."""
 
+    name: Literal["adamw", "muon"] = "adamw"  # muon: on the matrices of the Transformer's blocks, AdamW on the rest
+    muon_scale: PositiveFloat = 1.0  # rate of those matrices relative to the rest, at equal root mean square
     schedule: Literal["linear", "tri-stage", "wsd"] = "linear"
     warmup: float = Field(default=0.08, ge=0, lt=1)  # fraction of the run (fairseq: 32k of 400k)
     hold: float = Field(default=0.4, ge=0, lt=1)  # tri-stage: fraction of the run at the peak (fairseq: .1, .4, .5)
@@ -36,6 +41,8 @@ class AdamWConfig(Config):
             raise ValueError(f"warmup {self.warmup:g} and hold {self.hold:g} leave nothing of the run for the decay")
         if self.schedule == "wsd" and self.warmup + self.cooldown > 1:
             raise ValueError(f"warmup {self.warmup:g} and cooldown {self.cooldown:g} are more than the whole run")
+        if self.name == "adamw" and self.muon_scale != 1:
+            raise ValueError(f"muon_scale {self.muon_scale:g} has no effect with name=adamw; allowed: 1")
         return self
 
 
@@ -87,30 +94,43 @@ def schedule(progress: float, config: AdamWConfig) -> float:
 
 def build_optimizer(
     model: nn.Module, config: AdamWConfig, *, rate: Callable[[str], float] = lambda _: 1.0
-) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only.
+) -> Optimizer:
+    """AdamW, or Muon and AdamW, with weight decay on matrices only.
 
     Args:
         model: its parameters that want a gradient are trained.
         config: the optimiser.
         rate: factor on the learning rate of a parameter, by its name. It is kept under ``scale`` in the parameter's
             group; :func:`set_learning_rate` multiplies by it.
+
+    Raises:
+        UserError: Muon for a model without a trained Transformer block.
     """
+    orthogonal = {id(each.weight): each for each in matrices(model)} if config.name == "muon" else {}
+    if config.name == "muon" and not orthogonal:
+        raise UserError("optim.name=muon: the model has no trained Transformer block; allowed here: adamw")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    muon: dict[float, list[Matrix]] = {}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
+        if id(parameter) in orthogonal:
+            muon.setdefault(rate(name) * config.muon_scale, []).append(orthogonal[id(parameter)])
+        elif parameter.requires_grad:
             decay = config.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((rate(name), decay), []).append(parameter)
-    return torch.optim.AdamW(
+    adamw = torch.optim.AdamW(
         [{"params": params, "scale": scale, "weight_decay": decay} for (scale, decay), params in groups.items()],
         lr=0.0,
         betas=config.betas,
         eps=config.eps,
         fused=True,
     )
+    if not muon:
+        return adamw
+    decay = config.weight_decay
+    return MuonAdamW([{"params": each, "scale": scale, "weight_decay": decay} for scale, each in muon.items()], adamw)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
     """Set the rate of every group, times its own scale."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from speechssl.distributed import Process, sum_over_ranks
 from speechssl.objectives.base import Metrics, StepOutput, Trainable
+from speechssl.train.optim import Optimizer
 
 T = TypeVar("T")
 
@@ -120,14 +121,12 @@ def _summed(terms: Mapping[str, Tensor], stats: Mapping[str, Tensor]) -> Totals:
     return Totals({name: summed["terms", name] for name in terms}, {name: summed["stats", name] for name in stats})
 
 
-def update_weights(
-    model: nn.Module, optimizer: torch.optim.Optimizer, count: Tensor, *, process: Process, clip: float
-) -> Tensor:
+def update_weights(model: nn.Module, optimizer: Optimizer, count: Tensor, *, process: Process, clip: float) -> Tensor:
     """Divide gradients by the number of targets, clip, step; skip non-finite ones, all without waiting for the device.
 
     Args:
         model: its gradients are sums over targets.
-        optimizer: a fused one, which can skip a step by a number on the device.
+        optimizer: one that can skip a step by a number on the device: a fused one, or Muon with such a one.
         count: number of targets.
         process: world size; data parallelism has averaged gradients over ranks.
         clip: largest gradient norm.
