@@ -9,7 +9,7 @@ uninterrupted one.
 
 import copy
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -112,8 +112,12 @@ class EMA(nn.Module):
             averages[name].copy_(sources[name])
 
     @contextmanager
-    def applied_to(self, source: nn.Module) -> Generator[None, None, None]:
+    def applied_to(self, source: nn.Module, *, in_place: bool = False) -> Generator[None, None, None]:
         """Give a module the averaged tensors until the block ends; its own come back then, to the last bit.
+
+        Args:
+            source: the module.
+            in_place: copy values into its tensors and back, where something else refers to their memory (FSDP).
 
         >>> student = nn.Linear(1, 1, bias=False)
         >>> teacher = EMA(student)
@@ -125,14 +129,20 @@ class EMA(nn.Module):
         1.0
         """
         averages, sources = _tensors(self.module), _tensors(source)
-        own = {name: each.data for name, each in sources.items()}
-        try:
+        own = {name: each.detach().clone() if in_place else each.data for name, each in sources.items()}
+
+        def give(tensors: Mapping[str, Tensor]) -> None:
             for name, each in sources.items():
-                each.data = averages[name].to(each.dtype)
+                if in_place:
+                    each.detach().copy_(tensors[name])
+                else:
+                    each.data = tensors[name].to(each.dtype)
+
+        try:
+            give(averages)
             yield
         finally:
-            for name, each in sources.items():
-                each.data = own[name]
+            give(own)
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -13,6 +13,9 @@ from speechssl.files import write_atomic
 LENGTH = frozenset({"loop.steps", "loop.budget"})
 """Settings of the length of a run."""
 
+ANY_DEVICES = frozenset({"loop.shard"})
+"""Settings that a run may resume with other values of: its numbers do not depend on them."""
+
 
 def claim(
     out: Path,

@@ -33,7 +33,7 @@ from speechssl.models.storage import HEAD, load_encoder, model_hash, read_tensor
 from speechssl.nn.memory import keep_freed_memory
 from speechssl.objectives.base import Metrics, StepOutput, Trainable
 from speechssl.text import TEXT_RULES, Vocabulary
-from speechssl.train.claim import claim
+from speechssl.train.claim import ANY_DEVICES, claim
 from speechssl.train.criteria import Criterion, criterion_of
 from speechssl.train.finetune_config import FinetuneConfig
 from speechssl.train.health import HealthConfig, HealthMonitor
@@ -96,7 +96,8 @@ def finetune(
         train, valid, left_out = _usable(store, train, valid, config=config, encoder=encoder)
         model = _model(encoder, train, config, start=start, vocabulary=vocabulary)
         if process.is_main:
-            claim(out, config, [store], parts=_origin(train, valid, start=start, model=model))
+            origin = _origin(train, valid, start=start, model=model)
+            claim(out, config, [store], parts=origin, may_change=ANY_DEVICES)
         if isinstance(model, Classifier) and config.head_start == "probe":
             start_as_probe(model, store, train, seed=config.seed)
         if not config.train_conv and start is not None:
@@ -303,7 +304,7 @@ def _saver(
     start: Path | None,
     command: str,
     keep_start: float,
-) -> Callable[[int, float], None]:
+) -> Callable[[Any, int, float], None]:
     """Function that writes the model folder; with ``keep_start``, of weights averaged with the initial ones.
 
     WiSE-FT: Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (arXiv 2109.01903): the mean of the weights
@@ -318,7 +319,7 @@ def _saver(
     audio_record = read_training_audio(start) | used
     begin = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()} if keep_start else {}
 
-    def save(step: int, seconds_seen: float) -> None:
+    def save(trained: Supervised, step: int, seconds_seen: float) -> None:
         training = {
             "corpus": str(store.folder),
             "content_hash": store.content_hash(),
@@ -338,9 +339,9 @@ def _saver(
             "steps": step,
             "seconds_seen": round(seconds_seen, 1),
         }
-        saved = model
+        saved = trained.model
         if keep_start:
-            saved = copy.deepcopy(model).cpu()
+            saved = copy.deepcopy(trained.model).cpu()
             now = saved.state_dict()
             saved.load_state_dict({name: torch.lerp(value, begin[name], keep_start) for name, value in now.items()})
         write_training_audio(out, audio_record)  # before the model: never a model without its record

@@ -30,7 +30,7 @@ from speechssl.objectives import load_objective
 from speechssl.objectives.base import ENCODER, Metrics, Objective
 from speechssl.terminal import say_once
 from speechssl.train.adapt import carry_over
-from speechssl.train.claim import LENGTH, claim, claim_labels
+from speechssl.train.claim import ANY_DEVICES, LENGTH, claim, claim_labels
 from speechssl.train.find_batch import find_accumulation
 from speechssl.train.health import HealthMonitor
 from speechssl.train.loop import FitResult, fit
@@ -84,14 +84,16 @@ def pretrain(
         stores = [WaveformStore(corpus) for corpus in corpora]
         if len({store.content_hash() for store in stores}) < len(stores):
             raise UserError("the same corpus twice: utterances held out of one copy would be trained on in the other")
+        if find_batch and config.loop.shard:
+            raise UserError("--find-batch with loop.shard: it measures a whole model; set loop.accumulation instead")
         measure = find_batch and not (out / "last.pt").exists()
         if find_batch and not measure:
             config = _with_accumulation(config, load_config(type(config), out / "recipe.toml").loop.accumulation)
         parts = [] if start is None else [model_hash(start)]
         if process.is_main:
             _announce_prolonging(out, config)
-            longer = LENGTH if config.optim.schedule == "wsd" else frozenset[str]()
-            claim(out, config, stores, resume=resume, parts=parts, may_change=longer)
+            may_change = ANY_DEVICES | (LENGTH if config.optim.schedule == "wsd" else frozenset[str]())
+            claim(out, config, stores, resume=resume, parts=parts, may_change=may_change)
         torch.manual_seed(config.seed)
         encoder = SpeechEncoder(config.encoder)
         method = load_objective(config.objective.name)
@@ -131,7 +133,7 @@ def pretrain(
         shares = {"rank": process.rank, "world_size": process.world_size}
         result: FitResult = fit(
             objective,
-            _training(objective, config, out=out, provenance=provenance, audio_record=audio_record),
+            _training(config, out=out, provenance=provenance, audio_record=audio_record),
             Batches(partial(train.stored, **shares), partial(valid.stored, **shares), probed=lambda: valid.batch(0)),
             config=config.loop,
             optim=config.optim,
@@ -230,24 +232,23 @@ def _check_lengths(objective: Objective, config: PretrainConfig) -> None:
 
 
 def _training(
-    objective: Objective,
     config: PretrainConfig,
     *,
     out: Path,
     provenance: Mapping[str, object],
     audio_record: TrainingAudio,
 ) -> Training:
-    def save(step: int, seconds_seen: float) -> None:
-        encoders = (ENCODER, objective.released_prefix)  # the saved model has one of them, under its own name
+    def save(trained: Objective, step: int, seconds_seen: float) -> None:
+        encoders = (ENCODER, trained.released_prefix)  # the saved model has one of them, under its own name
         rest = {
-            f"objective.{name}": each for name, each in objective.state_dict().items() if not name.startswith(encoders)
+            f"objective.{name}": each for name, each in trained.state_dict().items() if not name.startswith(encoders)
         }
         extra = {
             "objective": config.objective.model_dump(mode="json"),
             "provenance": {**provenance, "steps": step, "seconds_seen": round(seconds_seen, 1)},
         }
         write_training_audio(out, audio_record)  # before the model: never a model without its record
-        save_model(out, objective.released, extra=extra, tensors=rest)
+        save_model(out, trained.released, extra=extra, tensors=rest)
 
     def rate(name: str) -> float:
         return config.optim.conv_lr_scale if name.startswith(f"{ENCODER}features.") else 1.0

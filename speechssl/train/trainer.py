@@ -3,6 +3,7 @@
 One :class:`Trainer` makes the updates, validations and checkpoints of a run; the loop (``loop.py``) decides when.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -19,12 +20,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from speechssl.config import Config, UserError
 from speechssl.device import has_bfloat16
-from speechssl.distributed import Process, main_values
+from speechssl.distributed import Process, any_rank, main_values
 from speechssl.nn.ema import EMA
 from speechssl.objectives.base import Metrics, Trainable
 from speechssl.train.checkpoint import load_checkpoint, save_checkpoint
 from speechssl.train.health import HealthMonitor
 from speechssl.train.optim import AdamWConfig, build_optimizer, schedule, set_learning_rate
+from speechssl.train.sharding import divided, divided_optimizer, even_parts, shard, whole
 from speechssl.train.timeline import Timeline
 from speechssl.train.update import Batch, Totals, accumulate, probe, to_host, update_weights, validate
 
@@ -43,6 +45,7 @@ class LoopConfig(Config):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     compile: bool = False
     recompute: bool = False  # blocks in the backward pass: less memory, about a third more time
+    shard: bool = False  # weights, gradients and optimiser divided among the processes (FSDP2), where there are several
     log_every: PositiveInt = 10  # steps
     validate_every: PositiveInt = 250
     validate_batches: PositiveInt = 8
@@ -65,7 +68,7 @@ class Training:
         name: label of the progress bar.
         peak_rate: the highest learning rate.
         rate: factor on the learning rate of a parameter, by its name.
-        save: writes the model folder; called with the step and the seconds of audio seen.
+        save: writes the model folder; called with the objective, the step and the seconds of audio seen.
         keep_best: write the model folder when a validation is the best so far, not at every checkpoint.
         find_unused: whether parameters may have no gradient (layer drop, frozen steps); an option of data parallelism.
     """
@@ -73,7 +76,7 @@ class Training:
     name: str
     peak_rate: float
     rate: Callable[[str], float]
-    save: Callable[[int, float], None]
+    save: Callable[[Any, int, float], None]
     keep_best: bool = False
     find_unused: bool = False
 
@@ -146,8 +149,12 @@ class Trainer:
         self.objective, self.training, self.batches = objective, training, batches
         self.config, self.optim, self.monitor = config, optim, monitor
         self.process, self.out, self.seed = process, out, seed
-        self.optimizer = build_optimizer(objective, optim, rate=training.rate)
+        self.sharded = config.shard and process.world_size > 1
         self.average = EMA(objective) if optim.average else None
+        self.saved = objective  # what is saved: with shards, a copy that gets the whole weights
+        if self.sharded:
+            self._shard()
+        self.optimizer = build_optimizer(objective, optim, rate=training.rate)
         self.counters, self.timeline = Counters(), config.timeline(optim)
         self.validation: Metrics = {}
         self._unread: list[Update] = []
@@ -222,6 +229,8 @@ class Trainer:
     def checkpoint_due(self) -> bool:
         """Whether to write a checkpoint after the update that was made."""
         late = time.monotonic() - self._saved >= _SAVED_EVERY
+        if self.sharded:  # all gather the shards for it
+            late = any_rank(late, self.process.device)
         return late or self.counters.step % self.config.checkpoint_every == 0
 
     # What a run does
@@ -238,11 +247,14 @@ class Trainer:
         rate = self.training.peak_rate * schedule(after, self.optim)
         set_learning_rate(self.optimizer, rate)
         _seed_dropout(self.seed, step, process.rank)
+        parts = self.config.accumulation
+        if self.sharded and parts > 1:
+            parts = even_parts(len(batch.micro_batches(parts)), process.device)
         totals = accumulate(
             self.objective,
             self.model,
             batch,
-            parts=self.config.accumulation,
+            parts=parts,
             step=step,
             progress=self._before,
             device=process.device,
@@ -302,28 +314,55 @@ class Trainer:
     def checkpoint(self, *, best: bool, forced: bool) -> None:
         """Write checkpoint and model; with a symptom only where forced, so that the last good state is kept."""
         self._saved = time.monotonic()  # on every rank, so that all read their metrics at the same updates
-        if not self.process.is_main or (self.monitor.suspicious and not forced):
+        if self.sharded:  # one decision, so that all gather
+            kept, best = map(bool, main_values([self.monitor.suspicious, best], self.process.device))
+        else:
+            kept = self.monitor.suspicious
+        if (kept and not forced) or not (self.process.is_main or self.sharded):
             return
         self.counters.wall_seconds += self._saved - self._clock
         self._clock = self._saved
         counters, state = self.counters, self._state()
-        if best:
+        if best and self.process.is_main:
             save_checkpoint(self.out / "best.pt", state)
         none_yet = forced and math.isinf(counters.best)  # a run that ends always saves a model
         always = self.batches.valid is None or not self.training.keep_best or self.objective.criterion is None
         if best or none_yet or always:
             with self._averaged():
-                self.training.save(counters.step, counters.seconds_seen)
+                self._save()
         # Last, because a run resumes from it: files that a kill prevents above are written by the resumed run.
-        save_checkpoint(self.out / "last.pt", state)
+        if self.process.is_main:
+            save_checkpoint(self.out / "last.pt", state)
+
+    def _save(self) -> None:
+        """Write the model folder."""
+        if self.sharded:
+            weights = whole(self.objective.state_dict(), keep=self.process.is_main)
+            if self.process.is_main:
+                self.saved.load_state_dict(weights)
+        if self.process.is_main:
+            self.training.save(self.saved, self.counters.step, self.counters.seconds_seen)
 
     def _keep_before_cooldown(self) -> None:
         """Write the state that a longer run continues from, before the first update with a lower rate."""
+        state = self._state() if self.process.is_main or self.sharded else {}
         if self.process.is_main and not self.monitor.suspicious:
-            save_checkpoint(self.out / "stable.pt", self._state())
+            save_checkpoint(self.out / "stable.pt", state)
         self.counters.cooled = True
 
     # Parts of it
+
+    def _shard(self) -> None:
+        """Divide model and average among the processes, with a whole copy of the model on the CPU of the main one."""
+        given = {"optim.name=muon": self.optim.name == "muon", "loop.compile=true": self.config.compile}
+        if any(given.values()):  # Muon needs whole matrices; compiled parts are not gathered
+            which = next(name for name, there in given.items() if there)
+            raise UserError(f"loop.shard=true with {which}: cannot be combined; leave one of them out")
+        if self.process.is_main:
+            self.saved = copy.deepcopy(self.objective).cpu()
+        shard(self.objective, self.process)
+        if self.average is not None:
+            shard(self.average.module, self.process)
 
     def _measure_pace(self, length: float) -> None:
         """Length of an update in the unit of the timeline, a mean over recent ones."""
@@ -339,35 +378,41 @@ class Trainer:
             if point.prolonged:
                 self.counters.progress = min(self.counters.progress, self.timeline.turn)
                 self.counters.done, self.counters.stale = False, 0
-        self.model = _parallel(self.objective, self.process, find_unused=self.training.find_unused)
+        if not self.sharded:
+            self.model = _parallel(self.objective, self.process, find_unused=self.training.find_unused)
         self.pace = 1.0 if self.timeline.unit == "updates" else 0.0
         self._clock = self._saved = time.monotonic()
         self._validated = self._twentieths
 
     def _restore(self, state: Mapping[str, Any], path: Path) -> None:
         try:
-            self.objective.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.objective.load_state_dict(divided(state["model"], self.objective.state_dict()))
+            self.optimizer.load_state_dict(divided_optimizer(state["optimizer"], self.optimizer))
             self.monitor.load_state_dict(state["health"])
             if self.average is not None:
-                self.average.load_state_dict(state["average"])
+                self.average.load_state_dict(divided(state["average"], self.average.state_dict()))
             for name, value in state["progress"].items():
                 setattr(self.counters, name, value)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: a checkpoint of another model ({str(error).splitlines()[0]})") from None
 
     def _state(self) -> dict[str, Any]:
-        return {
-            "model": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+        tensors: dict[str, Any] = {"model": self.objective.state_dict(), "optimizer": self.optimizer.state_dict()}
+        if self.average is not None:
+            tensors["average"] = self.average.state_dict()
+        if self.sharded:
+            tensors = whole(tensors, keep=self.process.is_main)
+        return tensors | {
             "health": self.monitor.state_dict(),
             "progress": vars(self.counters).copy(),
             "timeline": asdict(self.timeline),
-        } | ({} if self.average is None else {"average": self.average.state_dict()})
+        }
 
     def _averaged(self) -> AbstractContextManager[None]:
         """The averaged weights in the model until the block ends, where there is an average."""
-        return nullcontext() if self.average is None else self.average.applied_to(self.objective)
+        if self.average is None:
+            return nullcontext()
+        return self.average.applied_to(self.objective, in_place=self.sharded)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from speechssl.distributed import Process, sum_over_ranks
 from speechssl.objectives.base import Metrics, StepOutput, Trainable
 from speechssl.train.optim import Optimizer
+from speechssl.train.sharding import gathered
 
 T = TypeVar("T")
 
@@ -138,7 +139,7 @@ def update_weights(model: nn.Module, optimizer: Optimizer, count: Tensor, *, pro
     scale = (process.world_size / count).float()
     for gradient in gradients:
         gradient.mul_(scale)
-    norm = nn.utils.clip_grad_norm_(model.parameters(), clip, foreach=True)
+    norm = gathered(nn.utils.clip_grad_norm_(model.parameters(), clip, foreach=True))
     optimizer.found_inf = (~norm.isfinite()).float()  # pyright: ignore[reportAttributeAccessIssue] -- as GradScaler
     optimizer.step()
     del optimizer.found_inf  # pyright: ignore[reportAttributeAccessIssue]
