@@ -93,6 +93,7 @@ def finetune(
             keep_freed_memory()
         torch.manual_seed(config.seed)
         encoder = SpeechEncoder(config.encoder) if start is None else load_encoder(start)
+        encoder.transformer.recompute = config.loop.recompute
         train, valid, left_out = _usable(store, train, valid, config=config, encoder=encoder)
         model = _model(encoder, train, config, start=start, vocabulary=vocabulary)
         if process.is_main:
@@ -160,6 +161,10 @@ def refuse_shared(store: WaveformStore, train: Sequence[Example], valid: Sequenc
 def _refuse_settings(config: FinetuneConfig, *, out: Path, start: Path | None) -> None:
     if config.network == "logmel-cnn" and (config.kind == "ctc" or start is not None):
         raise UserError("network=logmel-cnn: a classifier that is trained from scratch, not from a model")
+    if config.network == "logmel-cnn" and config.loop.recompute:
+        raise UserError(
+            "loop.recompute=true: network=logmel-cnn has no Transformer blocks to compute again; leave it off"
+        )
     if config.loop.compile:
         raise UserError("loop.compile: fine-tuning's batches have many lengths, each compiled separately; leave it off")
     if start is not None and out.resolve() == start.resolve():

@@ -20,6 +20,7 @@ from speechssl.models.ctc import CTCModel
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.heads import load_head
 from speechssl.models.storage import load_encoder, model_hash, read_model_config, save_model
+from speechssl.nn import transformer
 from speechssl.text import Vocabulary
 from speechssl.train import loop, trainer
 from speechssl.train.finetune import FinetuneResult, finetune
@@ -429,10 +430,40 @@ def test_accumulation_is_the_same_update(store: WaveformStore, start: Path, tmp_
         assert max(float((got[f"{name}"] - value).abs().max()) for name, value in expected.items()) < 2e-5
 
 
+def test_recomputed_blocks_give_the_same_update(
+    store: WaveformStore, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[object] = []
+    kept = transformer.checkpoint
+    monkeypatch.setattr(transformer, "checkpoint", lambda *args, **named: calls.append(args) or kept(*args, **named))
+    for recompute in (False, True):
+        assert not calls
+        config = changed(CTC, loop__steps=2, loop__recompute=recompute)
+        run(store, tmp_path / str(recompute), config, start=start, train=examples(store, "ctc", "013"))
+    assert calls
+    ours, theirs = tensors(tmp_path / "True"), tensors(tmp_path / "False")
+    assert [name for name, value in theirs.items() if not torch.equal(ours[name], value)] == []
+    with pytest.raises(UserError, match="network=logmel-cnn has no blocks to compute again"):
+        run(store, tmp_path / "cnn", changed(CLASSIFIER, network="logmel-cnn", loop__recompute=True))
+
+
+@pytest.mark.parametrize("kind", BY_KIND)
+def test_muon_trains_a_head_and_its_encoder(store: WaveformStore, start: Path, tmp_path: Path, kind: str) -> None:
+    config = changed(BY_KIND[kind], optim__name="muon", loop__steps=3, frozen=0.0, optim__layer_decay=0.9)
+    run(store, tmp_path, config, start=start, train=examples(store, kind, "013"))
+    momentum = [each for name, each in tensors(tmp_path).items() if "/muon/" in name and name.endswith("buffer")]
+    assert len(momentum) == 12
+    assert all(each.abs().sum() > 0 for each in momentum)
+
+
+@pytest.mark.parametrize("shard", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["whole", "shards"])
 @pytest.mark.parametrize("learn", ["text", "label"])
-def test_two_processes_equal_one(processes: Processes, store: WaveformStore, tmp_path: Path, learn: str) -> None:
+def test_two_processes_equal_one(
+    processes: Processes, store: WaveformStore, tmp_path: Path, learn: str, *, shard: bool
+) -> None:
     keep = ("hide", "augment", "batches__batch_seconds", "frozen")
     changes = {name: RESTLESS[name] for name in keep} | {"optim__lr": 1e-3, "loop__steps": 4, "loop__validate_every": 2}
+    changes["loop__shard"] = shard
     config = changed(CTC if learn == "text" else CLASSIFIER, **changes)
     (tmp_path / "recipe.toml").write_text(dump_config(config))
     words = ["--from", "scratch", "--learn", learn, "--config", tmp_path / "recipe.toml", "--valid-share", "0.25"]

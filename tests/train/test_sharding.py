@@ -13,7 +13,7 @@ from speechssl.train.pretrain_config import PretrainConfig
 from speechssl.train.sharding import divided, shard, whole
 from tests.toys import MICRO_ENCODER, MICRO_OBJECTIVE, changed
 from tests.train.conftest import Processes, rows, tensors
-from tests.train.test_distributed import CONFIG, assert_close_runs, config_for, start_two
+from tests.train.test_distributed import CONFIG, assert_close_runs, config_for, start_two, weights
 
 pytestmark = pytest.mark.slow
 
@@ -60,6 +60,18 @@ def test_two_processes_equal_one(
     for run in start_two(processes, corpus, out, sharded(CONFIG, optim__average=0.9, **changes)):
         run.finish()
     assert_equal_runs(out, single)
+
+
+def test_in_bf16_as_without_shards(processes: Processes, corpus: Path, tmp_path: Path) -> None:
+    """Products in bf16, weights and sums in fp32, in both; with micro-batches, whose sums are gathered first."""
+    config = changed(CONFIG, loop__precision="bf16", loop__accumulation=2, loop__validate_every=6)
+    for name, each in (("run", sharded(config)), ("plain", config)):
+        for run in start_two(processes, corpus, tmp_path / name, each):
+            run.finish()
+    ours, theirs = (weights(tmp_path / name) for name in ("run", "plain"))
+    assert max(float((ours[name] - each).abs().max()) for name, each in theirs.items()) < 1e-4  # orders of sums differ
+    losses = [[row["loss"] for row in rows(tmp_path / name)] for name in ("run", "plain")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_other_objectives(processes: Processes, corpus: Path, tmp_path: Path) -> None:
