@@ -155,6 +155,20 @@ def test_no_gradients_and_no_dropout() -> None:
     assert not equal(before, teacher.state_dict())
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_the_average_is_applied_for_a_while(*, in_place: bool) -> None:
+    """In place, memory that something else refers to holds the averaged values; otherwise it stays as it was."""
+    student = nn.Linear(2, 2)
+    teacher = EMA(student)
+    teacher.update(nn.Linear(2, 2), decay=0.5)
+    own, memory = student.weight.detach().clone(), student.weight.data
+    with teacher.applied_to(student, in_place=in_place):
+        assert torch.equal(student.weight, teacher.module.weight)
+        assert torch.equal(memory, teacher.module.weight if in_place else own)
+    assert torch.equal(student.weight, own)
+    assert student.weight.data_ptr() == memory.data_ptr()
+
+
 def test_an_encoder_can_be_averaged() -> None:
     """Positional convolutions with weight norm included."""
     encoder = SpeechEncoder(MICRO_ENCODER)
