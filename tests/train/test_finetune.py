@@ -443,7 +443,7 @@ def test_recomputed_blocks_give_the_same_update(
     assert calls
     ours, theirs = tensors(tmp_path / "True"), tensors(tmp_path / "False")
     assert [name for name, value in theirs.items() if not torch.equal(ours[name], value)] == []
-    with pytest.raises(UserError, match="network=logmel-cnn has no blocks to compute again"):
+    with pytest.raises(UserError, match="network=logmel-cnn has no Transformer blocks"):
         run(store, tmp_path / "cnn", changed(CLASSIFIER, network="logmel-cnn", loop__recompute=True))
 
 
