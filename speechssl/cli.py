@@ -583,6 +583,10 @@ def asr(
     lm_text: Annotated[
         Path | None, typer.Option(help="Text for the n-gram, one sentence per line [default: training transcripts].")
     ] = None,
+    lm: Annotated[
+        Literal["auto", "english", "transcripts", "wordfreq"],
+        typer.Option(help="Mixed with that text: an English trigram or word frequencies; auto: by language."),
+    ] = "auto",
     order: Annotated[int, typer.Option(min=2, max=5, help="Order of the word n-gram.")] = 3,
     beam: Annotated[int, typer.Option(min=1, help="Hypotheses kept by the beam search.")] = 100,
     rounds: Annotated[int, typer.Option(min=0, help="Rounds of self-training.")] = 1,
@@ -616,7 +620,7 @@ def asr(
             start,
             out,
             sides=sides,
-            config=AsrConfig(order=order, beam_size=beam, rounds=rounds, keep=keep, scratch=scratch),
+            config=AsrConfig(order=order, lm=lm, beam_size=beam, rounds=rounds, keep=keep, scratch=scratch),
             pretrained=pretrained,
             scratch=fresh,
             lm_text=lm_text,

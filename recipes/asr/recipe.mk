@@ -10,6 +10,7 @@ LABELS = 10min#               10min, 1h, 5min …, or the path of a list
 DEV =#                        list for the decoder; empty: the corpus's own in data/lists, else a tenth is drawn
 TEST =#                       list of the test side; empty: the corpus's own, else its split test, else a fifth is drawn
 TEXT =#                       text for the n-gram, a sentence a line; empty: the transcripts of the training side
+LM = auto#                    what that is mixed with: english, wordfreq, transcripts (nothing), or auto: by language
 ORDER = 3#                    words of the n-gram, 2 to 5
 BEAM = 100#                   hypotheses of the beam search
 ROUNDS = 1#                   of self-training
@@ -26,7 +27,7 @@ asr_dev = $(or $(DEV),$(call asr_list,dev))
 asr_test = $(or $(TEST),$(call asr_list,test))
 asr_words = $(PREPARED) --encoder $(encoder) $(if $(asr_labels),--labels $(asr_labels),--minutes $(asr_minutes)) \
   $(addprefix --dev ,$(asr_dev)) $(addprefix --test ,$(asr_test)) \
-  $(if $(TEXT),--lm-text $(call quoted,$(patsubst ~/%,$(HOME)/%,$(TEXT)))) --order $(ORDER) --beam $(BEAM) \
+  $(if $(TEXT),--lm-text $(call quoted,$(patsubst ~/%,$(HOME)/%,$(TEXT)))) $(if $(filter-out auto,$(LM)),--lm $(LM)) --order $(ORDER) --beam $(BEAM) \
   --rounds $(ROUNDS) --keep $(KEEP) $(if $(filter no,$(SCRATCH)),--no-scratch) $(call sets,$(SET))
 
 ifeq ($(few),asr)

@@ -1,35 +1,29 @@
-"""n-gram language models by interpolated modified Kneser-Ney smoothing, as ARPA files that KenLM reads.
+"""n-gram language models of a text, as ARPA files that KenLM reads.
 
-Chen and Goodman, "An empirical study of smoothing techniques for language modeling" (1999), section 3 and appendix A,
-in the details of KenLM's `lmplz` (Heafield et al., "Scalable modified Kneser-Ney language model estimation", ACL 2013):
-the shortest model is interpolated with the uniform one over all words, the end and `<unk>`; n-grams that begin a
-sentence keep their counts at lower orders; nothing is pruned. `lmplz` itself is used where it is on the PATH, since it
-handles texts that do not fit into memory; the two give the same model up to rounding.
+They are those of `speechssl.decoding.kneser_ney`, or of KenLM's `lmplz`, which is used where it is on the PATH, since
+it handles texts that do not fit into memory. The two give the same model up to rounding, except that ours drops what
+occurs once in a large text.
 
 A model of characters is trained on `as_characters` of each sentence. The beam decoder needs one where it has no
 lexicon.
 """
 
-import math
 import shutil
 import subprocess
 import tempfile
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from speechssl.config import UserError
-from speechssl.decoding.arpa import BEGIN, END, UNKNOWN, Gram, NgramModel, arpa_words, write_arpa
+from speechssl.decoding.arpa import BEGIN, END, UNKNOWN, NgramModel, arpa_words, write_arpa
+from speechssl.decoding.kneser_ney import kneser_ney
 from speechssl.files import move, naming
 from speechssl.text import WORD_BOUNDARY
 
 Builder = Literal["auto", "lmplz", "own"]
 MAX_ORDER = 5  # KenLM as its Python package builds it reads up to 6
-# Discounts of counts of 1, 2, and 3 or more where the text is too small to estimate them (lmplz --discount_fallback).
-FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
-_NEVER = -99.0  # log10 of zero, by ARPA's convention
 _MARKS = {BEGIN, END, UNKNOWN}
 
 
@@ -76,7 +70,7 @@ def train_ngram(
         path: the file to write; its folder is made.
         order: the longest n-gram, 1 to 5. wav2vec 2.0's results are with 4 (of words).
         vocabulary: words added to the model even where no sentence has them; they are as probable as `<unk>`.
-        builder: `lmplz` is KenLM's program; `own` is this file; `auto` uses `lmplz` where it is on the PATH and
+        builder: `lmplz` is KenLM's program; `own` is this package; `auto` uses `lmplz` where it is on the PATH and
             supports the request (it takes no `vocabulary`, and KenLM reads no model of order 1 from it).
 
     Raises:
@@ -102,14 +96,24 @@ def train_ngram(
         raise UserError("lmplz is not on the PATH; build KenLM, or use the builder 'own'")
     if program is not None:
         return _train_with_lmplz(sentences, path, order=order, program=program)
-    kept = [words for words in map(_checked_words, sentences) if words]
-    model = estimate(kept, order=order, vocabulary=extra)
-    write_arpa(model, path)
-    return NgramSummary(path, model.order, len(model.words), len(kept), "own")
+    kept = 0
+
+    def counted() -> Iterator[list[str]]:
+        nonlocal kept
+        for words in map(_checked_words, sentences):
+            kept += bool(words)
+            yield words
+
+    model = kneser_ney(counted(), order=order, vocabulary=extra)
+    if model.order == 1:
+        write_arpa(model.as_model(), path)  # with a pair of words, or KenLM cannot read it
+    else:
+        model.write(path)
+    return NgramSummary(path, model.order, len(model.words) - len(_MARKS), kept, "own")
 
 
 def estimate(sentences: Sequence[Sequence[str]], *, order: int = 3, vocabulary: Iterable[str] = ()) -> NgramModel:
-    """Interpolated modified Kneser-Ney estimates; the arguments are those of `train_ngram`, sentences as words.
+    """The model of `kneser_ney`, by n-gram; the arguments are those of `train_ngram`, sentences as words.
 
     Raises:
         UserError: no sentence.
@@ -118,53 +122,7 @@ def estimate(sentences: Sequence[Sequence[str]], *, order: int = 3, vocabulary: 
     >>> round(10 ** model.log_prob("b", ("a",)), 6)
     0.375
     """
-    if not any(sentences):
-        raise UserError("no sentence to train a language model on")
-    tables = _adjusted_counts([words for words in sentences if words], order=order)
-    tables[0].pop((BEGIN,))  # never predicted
-    unseen = sorted({UNKNOWN, *vocabulary} - {word for (word,) in tables[0]})
-    uniform = 1 / (len(tables[0]) + len(unseen))
-    lower: dict[Gram, float] = {}
-    log_probs: list[dict[Gram, float]] = []
-    backoffs: list[dict[Gram, float]] = []
-    for counts in tables:
-        totals, freed = _context_masses(counts, discounts(counts.values()))
-        amounts = (0.0, *discounts(counts.values()))
-        probs: dict[Gram, float] = {}
-        for gram, count in counts.items():
-            context = gram[:-1]
-            shorter = lower[gram[1:]] if context else uniform
-            kept = (count - amounts[min(count, 3)]) / totals[context]
-            probs[gram] = kept + freed[context] * shorter
-        if not log_probs:
-            probs |= {(word,): freed[()] * uniform for word in unseen}
-        else:
-            backoffs.append({context: math.log10(mass) for context, mass in freed.items()})
-        log_probs.append({gram: math.log10(prob) for gram, prob in probs.items()})
-        lower = probs
-    log_probs[0][(BEGIN,)] = _NEVER
-    return NgramModel(log_probs=tuple(log_probs), backoffs=(*backoffs, {}))
-
-
-def discounts(counts: Iterable[int]) -> tuple[float, float, float]:
-    """Discounts of counts of 1, 2, and 3 or more: Chen and Goodman 1999, equation 26.
-
-    With n_i the number of n-grams of count i, Y = n_1 / (n_1 + 2 n_2) and D_i = i - (i + 1) Y n_(i+1) / n_i. Where an
-    n_i is zero or a D_i would not be above 0, as with tiny texts, lmplz's fallback is used for all three.
-
-    >>> discounts([1, 1, 1, 1, 2, 2, 3, 4])
-    (0.5, 1.25, 1.0)
-    >>> discounts([1, 1, 2])
-    (0.5, 1.0, 1.5)
-    """
-    number = Counter(counts)
-    if not all(number[i] for i in (1, 2, 3)):
-        return FALLBACK_DISCOUNTS
-    y = number[1] / (number[1] + 2 * number[2])
-    one, two, three = (i - (i + 1) * y * number[i + 1] / number[i] for i in (1, 2, 3))
-    if min(one, two, three) <= 0:
-        return FALLBACK_DISCOUNTS
-    return one, two, three
+    return kneser_ney(sentences, order=order, vocabulary=vocabulary).as_model()
 
 
 def _checked_words(sentence: str) -> list[str]:
@@ -173,38 +131,6 @@ def _checked_words(sentence: str) -> list[str]:
     if marks:
         raise UserError(f"a sentence holds {marks[0]!r}, which is reserved in language models: {sentence[:60]!r}")
     return words
-
-
-def _adjusted_counts(sentences: Sequence[Sequence[str]], *, order: int) -> list[Counter[Gram]]:
-    """Counts of the longest n-grams; for shorter ones, the number of different words that precede them.
-
-    An n-gram that begins a sentence has no preceding word and keeps its count.
-    """
-    marked = [(BEGIN, *words, END) for words in sentences]
-    order = min(order, max(map(len, marked)))
-    longest = Counter(words[first : first + order] for words in marked for first in range(len(words) - order + 1))
-    tables = [longest]
-    for size in range(order - 1, 0, -1):
-        shorter = Counter(gram[1:] for gram in tables[0])
-        shorter.update(words[:size] for words in marked if len(words) >= size)
-        tables.insert(0, shorter)
-    return tables
-
-
-def _context_masses(
-    counts: Mapping[Gram, int], amounts: tuple[float, float, float]
-) -> tuple[dict[Gram, int], dict[Gram, float]]:
-    """By context: the sum of the counts after it, and the fraction that discounting leaves to shorter contexts."""
-    totals: defaultdict[Gram, int] = defaultdict(int)
-    kinds: defaultdict[Gram, list[int]] = defaultdict(lambda: [0, 0, 0])
-    for gram, count in counts.items():
-        totals[gram[:-1]] += count
-        kinds[gram[:-1]][min(count, 3) - 1] += 1
-    freed = {
-        context: sum(amount * many for amount, many in zip(amounts, kinds[context], strict=True)) / total
-        for context, total in totals.items()
-    }
-    return dict(totals), freed
 
 
 def _train_with_lmplz(sentences: Iterable[str], path: Path, *, order: int, program: str) -> NgramSummary:

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from speechssl.config import Config, digest
@@ -29,10 +28,11 @@ from speechssl.data.training_audio import (
 )
 from speechssl.data.waveforms import WaveformStore
 from speechssl.decoding.decode import BeamDecoder, DecoderConfig, greedy
+from speechssl.experiments.asr_decoder import CONTENT, Emissions, choose_ngram, chosen_source, decoder_content
 from speechssl.experiments.asr_ngram import LM_TEXT, Ngrams, read_sentences, write_text_record
 from speechssl.experiments.asr_scores import Scores, answers_of, rows_of, score, worst_of
 from speechssl.experiments.asr_sides import RecognitionSides
-from speechssl.experiments.tuning import rates, tune
+from speechssl.experiments.asr_text import Choice, Source, sources
 from speechssl.files import hold_folder, replacing, write_atomic
 from speechssl.inference.heads import emissions
 from speechssl.inference.predictor import DECODER, LM, decoder_config
@@ -49,16 +49,14 @@ from speechssl.train.self_training import pseudo_label, student
 
 FINE_TUNED, SCRATCH, SELF_TRAINED = "fine-tuned", "from scratch", "self-trained"
 GREEDY, NGRAM = "greedy", "n-gram"
-_CONTENT = "weights, trials, greedy"  # of decoder.json, part of its key: a file with other content is made again
 _CHUNK = 64  # utterances whose waveforms are in memory at once
-
-Emissions = list[Float32[np.ndarray, "frames symbols"]]
 
 
 class AsrConfig(Config):
     """Settings of the experiment besides those of fine-tuning."""
 
     order: PositiveInt = 3  # of the n-gram of words
+    lm: Choice = "auto"  # its text, besides one that is given (speechssl.experiments.asr_text)
     beam_size: PositiveInt = 100
     rounds: NonNegativeInt = 1  # of self-training
     keep: float = Field(default=0.7, gt=0, le=1)  # fraction of the pseudo-labels that is kept
@@ -89,7 +87,7 @@ def recognise(
         config: the experiment.
         pretrained: settings of fine-tuning.
         scratch: settings of the model without pretraining; its architecture is that of ``encoder``.
-        lm_text: a text file, one sentence per line, for the n-gram; None uses the sentences of the training side.
+        lm_text: a text file, one sentence per line, for the n-gram, instead of the sentences of the training side.
         command: the command line, kept in every row.
         say: called with each message.
 
@@ -106,17 +104,38 @@ def recognise(
     overlap = pretraining_overlap(audio, store, tested)
     for note in (*sides.notes, f"in the audio of pretraining: {overlap}"):
         say(note)
-    text = None if lm_text is None else read_sentences(lm_text, language=_language(store))
+    language = _language(store)
+    options = sources(config.lm, language=language, given=lm_text is not None, say=say)
+    text = None if lm_text is None else read_sentences(lm_text, language=language)
+    vocabulary = Vocabulary.from_texts([*sides.sentences, *(example.target for example in sides.labelled)])
     with hold_folder(out):
-        ngrams = Ngrams(out, sides, text=text, order=config.order)
-        run = _Run(store, encoder, out, sides=sides, config=config, ngrams=ngrams, command=command, say=say)
+        ngrams = Ngrams(
+            out,
+            sides,
+            text=text,
+            order=config.order,
+            options=options,
+            language=language,
+            characters=vocabulary.symbols[2:],
+        )
+        run = _Run(
+            store,
+            encoder,
+            out,
+            sides=sides,
+            config=config,
+            ngrams=ngrams,
+            vocabulary=vocabulary,
+            command=command,
+            say=say,
+        )
         scores = run.contenders(pretrained, scratch)
         rows = [
             replace(
                 row,
                 pretraining_audio="" if row.contender == SCRATCH else overlap,
                 training_audio=NO_COPY if row.contender == SCRATCH or audio.fine_tuning.known else "unknown",
-                lm_text=ngrams.tested() if row.probe == NGRAM else "",
+                lm_text=run.texts[row.contender] if row.probe == NGRAM else "",
             )
             for row in rows_of(store, sides, scores, corpus=corpus, command=command)
         ]
@@ -139,6 +158,7 @@ class _Run:
         sides: RecognitionSides,
         config: AsrConfig,
         ngrams: Ngrams,
+        vocabulary: Vocabulary,
         command: str,
         say: Callable[[str], None],
     ):
@@ -146,7 +166,8 @@ class _Run:
         self.ngrams, self.command, self.say = ngrams, command, say
         self.beam = ngrams.usable(say)
         self.encoder_hash = model_hash(encoder)
-        self.vocabulary = Vocabulary.from_texts([*sides.sentences, *(example.target for example in sides.labelled)])
+        self.vocabulary = vocabulary
+        self.texts: dict[str, str] = {}  # of the n-gram that each contender is decoded with
 
     def contenders(self, pretrained: FinetuneConfig, scratch: FinetuneConfig) -> list[Scores]:
         """Fine-tuned, self-trained in rounds, and from scratch, each trained and scored."""
@@ -219,14 +240,15 @@ class _Run:
         path, folder = self.out / f"pseudo-{name.replace(' ', '-')}.json", self.folder(teacher)
         search = self._labelling_decoder(name, teacher) if self.beam else None
         sides = [[each.index for each in side] for side in (self.sides.unlabelled, self.sides.labelled)]
-        decoder = search and [search.model_dump(), self.ngrams.key]
+        option = chosen_source(folder) if search else "transcripts"
+        decoder = search and [search.model_dump(), self.ngrams.key_of(option)]
         key = digest([model_hash(folder), decoder, self.config.keep, sides])
         if path.exists():
             known = json.loads(path.read_text(encoding="utf-8"))
             if known["key"] == key:
                 return [Example(index, text) for index, text in known["labels"]]
         model = _load(folder)
-        parts = self.ngrams.parts() if search else [(None, self.sides.unlabelled)]
+        parts = self.ngrams.parts(option) if search else [(None, self.sides.unlabelled)]
         kept: list[Example] = []
         thresholds: list[float] = []
         for lm, examples in parts:
@@ -271,8 +293,10 @@ class _Run:
         outputs = self._emissions(model, self.sides.test)
         written = {GREEDY: [greedy(rows, model.vocabulary) for rows in outputs]}
         if self.beam:
-            decoder = BeamDecoder(model.vocabulary, config=self._tuned(model, folder), lm=self.ngrams.whole())
+            config, option = self._tuned(name, model, folder)
+            decoder = BeamDecoder(model.vocabulary, config=config, lm=self.ngrams.whole(option))
             written[NGRAM] = [decoder.decode(rows).text for rows in outputs]
+            self.texts[name] = self.ngrams.row(option)
         scores = [score(name, probe, each, sides=self.sides, model_hash=own) for probe, each in written.items()]
         for each in scores:
             rate = error_rate(each.words)
@@ -286,35 +310,32 @@ class _Run:
             found += emissions(model, [self.store.waveform(each.index) for each in chunk])
         return found
 
-    def _tuned(self, model: CTCModel, folder: Path) -> DecoderConfig:
-        """The weights of a model's decoder, tuned once; its folder has them, the trials and the n-gram."""
-        path, lm = folder / DECODER, self.ngrams.whole()
+    def _tuned(self, name: str, model: CTCModel, folder: Path) -> tuple[DecoderConfig, Source]:
+        """The n-gram and the weights of a model's decoder, tuned once; its folder has them and all trials."""
+        path = folder / DECODER
         # Every trial decodes all of them. They are drawn at random, since utterances of one speaker are adjacent.
         order = np.random.default_rng(0).permutation(len(self.sides.dev))[: self.config.tune_limit]
         chosen = [self.sides.dev[place] for place in sorted(order.tolist())]
         indices = [each.index for each in chosen]
-        key = digest([_CONTENT, model_hash(folder), self.ngrams.key, self.config.beam_size, indices])
+        keys = [self.ngrams.key_of(option) for option in self.ngrams.options]
+        key = digest([CONTENT, model_hash(folder), keys, self.config.beam_size, indices])
         if path.exists() and json.loads(path.read_text(encoding="utf-8")).get("key") == key:
-            return decoder_config(folder)
-        decoder = BeamDecoder(model.vocabulary, config=DecoderConfig(beam_size=self.config.beam_size), lm=lm)
+            return decoder_config(folder), chosen_source(folder)
         outputs, references = self._emissions(model, chosen), [each.target for each in chosen]
-        tuning = tune(outputs, references, decoder=decoder, limit=None)
-        content = {
-            "config": tuning.config.model_dump(mode="json"),
-            "key": key,
-            "utterances": len(chosen),
-            "chosen": vars(tuning.chosen),
-            "greedy": rates(references, [greedy(rows, model.vocabulary) for rows in outputs]),
-            "trials": [vars(trial) for trial in tuning.trials],
-        }
+        vocabulary, ngrams = model.vocabulary, self.ngrams
+        best = choose_ngram(outputs, references, vocabulary=vocabulary, ngrams=ngrams, beam_size=self.config.beam_size)
+        self.say(f"{name}: {best}")
+        content = decoder_content(
+            best, key=key, ngrams=ngrams, outputs=outputs, references=references, vocabulary=vocabulary
+        )
         path.unlink(missing_ok=True)  # never another n-gram's weights beside this one
-        with lm.open("rb") as source, replacing(folder / LM) as file:
+        with ngrams.whole(best.source).open("rb") as source, replacing(folder / LM) as file:
             shutil.copyfileobj(source, file)
-        write_text_record(folder / LM_TEXT, self.ngrams.sentences)
+        write_text_record(folder / LM_TEXT, ngrams.sentences)
         audio = TrainingAudio(selection=AudioRecord.of(self.store, indices))
         write_training_audio(folder, read_training_audio(folder) | audio)
-        write_atomic(path, json.dumps(content, indent=1).encode())
-        return tuning.config
+        write_atomic(path, content)
+        return best.tuning.config, best.source
 
 
 def _language(store: WaveformStore) -> str | None:

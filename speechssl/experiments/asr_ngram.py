@@ -1,21 +1,25 @@
 """The n-grams of a speech recognition experiment.
 
-One is trained on all sentences of the training side, and decodes the development and test sides, whose sentences it
-does not contain. It is not used for pseudo-labels, since the transcripts of the unlabelled recordings are among its
-sentences. Each part of the unlabelled side therefore has an n-gram of its own, without the sentences of that part
-(cross-fitting, as in cross-validation).
+One is trained on all sentences of the training side, alone or mixed with a general model of the language
+(`speechssl.experiments.asr_text`), and decodes the development and test sides, whose sentences it does not contain. It
+is not used for pseudo-labels, since the transcripts of the unlabelled recordings are among its sentences. Each part of
+the unlabelled side therefore has an n-gram of its own, without the sentences of that part (cross-fitting, as in
+cross-validation).
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from speechssl.config import UserError, digest
 from speechssl.data.labelled import Example
 from speechssl.decoding.decode import EXTRA, beam_search_installed
+from speechssl.decoding.general import english_trigram
 from speechssl.decoding.ngram import train_ngram
 from speechssl.experiments.asr_sides import RecognitionSides
+from speechssl.experiments.asr_text import VERSION, Mixture, Source, general_name
 from speechssl.files import write_atomic
 from speechssl.text import normalize_transcript
 
@@ -30,63 +34,125 @@ class Ngrams:
     Args:
         folder: where they are stored.
         sides: those of the experiment.
-        text: sentences given by the user, the only ones that n-grams are trained on; None: those of the training side.
+        text: sentences given by the user, instead of those of the training side; None: those of the training side.
         order: words of the longest n-gram.
+        options: the sources to choose from; the first is that of the messages.
+        language: language of the corpus.
+        characters: of the recogniser; needed by `wordfreq`.
+
+    Attributes:
+        key: digest of the sentences and of what else the n-grams are made of.
     """
 
-    def __init__(self, folder: Path, sides: RecognitionSides, *, text: Sequence[str] | None, order: int):
+    def __init__(
+        self,
+        folder: Path,
+        sides: RecognitionSides,
+        *,
+        text: Sequence[str] | None,
+        order: int,
+        options: Sequence[Source] = ("transcripts",),
+        language: str | None = None,
+        characters: Collection[str] = (),
+    ):
         self.folder, self.sides, self.order = folder, sides, order
         self.sentences = list(sides.sentences if text is None else text)
         self.given = text is not None
+        self.options: tuple[Source, ...] = tuple(options)
+        self.language, self.characters = language, frozenset(characters)
         self.key = digest([self.sentences, self.given, order, sorted(each.target for each in sides.labelled)])
 
     def usable(self, say: Callable[[str], None]) -> bool:
-        """Whether beam search and a sentence are available; prints why not, or the words missing from the n-gram."""
+        """Whether beam search and a text are available; prints why not, or the words missing from the n-grams."""
         if not beam_search_installed():
             say(f"greedy transcripts only: {EXTRA}")
             return False
         if not self.sentences:
+            self.options = tuple(each for each in self.options if each != "transcripts")
+        if not self.options:
             say("greedy transcripts only: the training side has no sentence that is not also tested on")
             return False
-        known = {word for sentence in self.sentences for word in sentence.split()}
-        words = [word for example in self.sides.test for word in example.target.split()]
-        lacking = sum(word not in known for word in words)
-        say(
-            f"n-gram of order {self.order} on {len(self.sentences)} sentences; it lacks {lacking} of {len(words)} "
-            "words of the test side"
-        )
+        for option in self.options:
+            say(f"n-gram of {self.text(option)}: {self.lacking(option)}")
         say(f"in the text of the n-gram: {self.tested()}")
         return True
+
+    def text(self, option: Source) -> str:
+        """The text of an n-gram, in words."""
+        which = "sentences of the text given" if self.given else "sentences of the training side"
+        own = f"{len(self.sentences)} {which}" if self.sentences else ""
+        return " + ".join(each for each in (own, general_name(option, self.language)) if each)
+
+    def lacking(self, option: Source) -> str:
+        """Number of words of the test side that an n-gram lacks, in words."""
+        words = [word for example in self.sides.test for word in example.target.split()]
+        if option == "wordfreq":
+            return f"characters, so that none of {len(words)} words of the test side is lacking"
+        known = {word for sentence in self.sentences for word in sentence.split()}
+        if option == "english":
+            known.update(english_trigram().words)
+        missing = sum(word not in known for word in words)
+        return f"words of order {self.order}, it lacks {missing} of {len(words)} words of the test side"
+
+    def row(self, option: Source) -> str:
+        """Text, missing words and known transcripts, as they stand in the rows."""
+        return f"{self.text(option)}: {self.lacking(option)}; {self.tested()}"
 
     def tested(self) -> str:
         """Number of test transcripts that are in the text, in words."""
         return transcripts_in_text([example.target for example in self.sides.test], self.sentences)
 
-    def whole(self) -> Path:
-        """The n-gram of all sentences, for the development and test sides and for the model folder."""
-        return self._made("lm.arpa", self.sentences)
+    def key_of(self, option: Source) -> str:
+        """Digest of what an n-gram is made of."""
+        if option == "transcripts":
+            return self.key
+        dev = sorted(example.target for example in self.sides.dev)
+        return digest([self.key, option, self.text(option), dev, sorted(self.characters), VERSION])
 
-    def parts(self) -> list[tuple[Path, list[Example]]]:
+    def weight(self, option: Source) -> float | None:
+        """Weight of the sentences in a mixture; None where there is no mixture."""
+        return self.mixture.weight(option) if option != "transcripts" and self.sentences else None
+
+    @cached_property
+    def mixture(self) -> Mixture:
+        """The general models, mixed with the sentences."""
+        return Mixture(
+            self.sentences,
+            [example.target for example in self.sides.dev],
+            order=self.order,
+            language=self.language,
+            characters=self.characters,
+        )
+
+    def whole(self, option: Source = "transcripts") -> Path:
+        """The n-gram of all sentences, for the development and test sides and for the model folder."""
+        return self._made("lm.arpa", self.sentences, option)
+
+    def parts(self, option: Source = "transcripts") -> list[tuple[Path, list[Example]]]:
         """The unlabelled side in parts, each with an n-gram trained without its sentences."""
         unlabelled = self.sides.unlabelled
-        if self.given:
-            return [(self.whole(), unlabelled)] if unlabelled else []
+        if self.given or not self.sentences:
+            return [(self.whole(option), unlabelled)] if unlabelled else []
         labelled = {example.target for example in self.sides.labelled}
         found: list[tuple[Path, list[Example]]] = []
         for part in range(PARTS):
             examples = [example for example in unlabelled if part_of(example.target) == part]
             left = [each for each in self.sentences if each in labelled or part_of(each) != part]
-            if examples and left:
-                found.append((self._made(f"lm-part-{part + 1}.arpa", left), examples))
+            if examples and (left or option != "transcripts"):
+                found.append((self._made(f"lm-part-{part + 1}.arpa", left, option), examples))
         return found
 
-    def _made(self, name: str, sentences: Iterable[str]) -> Path:
-        path, key = self.folder / name, self.folder / f"{name}.key"
-        if not (path.exists() and key.exists() and key.read_text(encoding="utf-8") == self.key):
+    def _made(self, name: str, sentences: Sequence[str], option: Source) -> Path:
+        name = name if option == "transcripts" else f"{option}-{name}"
+        path, key, wanted = self.folder / name, self.folder / f"{name}.key", self.key_of(option)
+        if not (path.exists() and key.exists() and key.read_text(encoding="utf-8") == wanted):
             key.unlink(missing_ok=True)
             self.folder.mkdir(parents=True, exist_ok=True)
-            train_ngram(sentences, path, order=self.order)
-            write_atomic(key, self.key.encode())
+            if option == "transcripts":
+                train_ngram(sentences, path, order=self.order)
+            else:
+                self.mixture.write(option, sentences, path)
+            write_atomic(key, wanted.encode())
         return path
 
 

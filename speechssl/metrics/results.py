@@ -57,7 +57,8 @@ class ResultRow:
             by sample, in words, `at least` so many where other cuts may be among the rest, or `unknown`; empty where
             there is no pretrained encoder.
         left_out: test utterances left out because the model was trained on them or on their speakers.
-        lm_text: how many test transcripts are in the text of the n-gram, in words, or `unknown`; empty without one.
+        lm_text: text of the n-gram, test words that it lacks, and how many test transcripts are in it, in words, or
+            `unknown`; empty without one.
     """
 
     # When rows are read, numbers must be finite numbers, not strings: the winner depends on them.

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speechssl.config import UserError
-from speechssl.decoding import ngram
 from speechssl.decoding.arpa import BEGIN, END, UNKNOWN, NgramModel, arpa_words, perplexity, read_arpa, write_arpa
-from speechssl.decoding.ngram import as_characters, discounts, estimate, train_ngram
+from speechssl.decoding.kneser_ney import FALLBACK_DISCOUNTS, discounts
+from speechssl.decoding.ngram import as_characters, estimate, train_ngram
 
 SENTENCES = st.lists(st.lists(st.sampled_from("abcde"), min_size=1, max_size=6), min_size=1, max_size=30)
 
@@ -144,7 +144,7 @@ def test_discounts_of_chen_and_goodman():
     y = 10 / 18
     assert discounts(counts) == pytest.approx((1 - 2 * y * 4 / 10, 2 - 3 * y * 2 / 4, 3 - 4 * y * 1 / 2))
     for tiny in ([], [1, 2, 4], [2, 3], [1] * 2 + [2] + [3] * 2):  # the last: a discount of 2 below zero
-        assert discounts(tiny) == ngram.FALLBACK_DISCOUNTS
+        assert discounts(tiny) == FALLBACK_DISCOUNTS
 
 
 def test_a_text_of_short_sentences_has_a_shorter_model(tmp_path):

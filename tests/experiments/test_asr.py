@@ -11,7 +11,7 @@ from speechssl.config import UserError
 from speechssl.data.training_audio import read_training_audio
 from speechssl.data.waveforms import WaveformStore
 from speechssl.decoding.decode import beam_search_installed
-from speechssl.experiments import asr, asr_ngram
+from speechssl.experiments import asr, asr_decoder, asr_ngram
 from speechssl.experiments.asr import AsrConfig, recognise
 from speechssl.experiments.asr_ngram import (
     Ngrams,
@@ -132,7 +132,7 @@ def test_a_second_call_trains_nothing_and_tells_the_same(prepared, encoder, fini
     out = tmp_path / "again"
     shutil.copytree(finished[0], out)
     monkeypatch.setattr("speechssl.train.finetune.fit", _fit_nothing(monkeypatch))
-    monkeypatch.setattr(asr, "tune", _never)
+    monkeypatch.setattr(asr_decoder, "tune", _never)
     monkeypatch.setattr(asr, "pseudo_label", _never)
     monkeypatch.setattr(asr_ngram, "train_ngram", _never)
     monkeypatch.setattr("speechssl.decoding.decode.BeamDecoder.decode", lambda *_: _Read("ab"))
@@ -264,8 +264,8 @@ def test_a_development_side_is_tuned_on_in_part(prepared, encoder, tmp_path, mon
         asked.append(list(references))
         return asr_tune(heard[:1], references[:1], decoder=decoder, lm_weights=(1.0,), word_scores=(0.0,))
 
-    asr_tune = asr.tune
-    monkeypatch.setattr(asr, "tune", tune)
+    asr_tune = asr_decoder.tune
+    monkeypatch.setattr(asr_decoder, "tune", tune)
     sides = divide(WaveformStore(prepared), minutes=MINUTES)
     sides = replace(sides, dev=[*sides.unlabelled[:3], *sides.dev])
     run(

@@ -1,0 +1,85 @@
+"""Choice of the n-gram and of the decoder's weights of a recogniser, on the development side alone."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from speechssl.decoding.decode import BeamDecoder, DecoderConfig, greedy
+from speechssl.experiments.asr_ngram import Ngrams
+from speechssl.experiments.asr_text import Source
+from speechssl.experiments.tuning import Tuning, rates, tune
+from speechssl.inference.predictor import DECODER
+from speechssl.text import Vocabulary
+
+CONTENT = "weights, trials, greedy, n-grams"  # of decoder.json, part of its key: one with other content is made again
+
+Emissions = list[Float32[np.ndarray, "frames symbols"]]
+
+
+@dataclass(frozen=True)
+class ChosenNgram:
+    """The n-gram of the lowest WER on the development side, then of the lowest CER, then the first.
+
+    Attributes:
+        source: which n-gram.
+        tunings: weights of every n-gram, with all trials.
+    """
+
+    source: Source
+    tunings: Mapping[Source, Tuning]
+
+    @property
+    def tuning(self) -> Tuning:
+        """That of the chosen one."""
+        return self.tunings[self.source]
+
+    def __str__(self) -> str:
+        found = ", ".join(f"{source} {tuning.chosen.wer:.3f}" for source, tuning in self.tunings.items())
+        return f"n-gram '{self.source}' (dev WER: {found})"
+
+
+def choose_ngram(
+    outputs: Emissions, references: Sequence[str], *, vocabulary: Vocabulary, ngrams: Ngrams, beam_size: int
+) -> ChosenNgram:
+    """Tune the decoder's weights with each n-gram, and choose one."""
+    tunings: dict[Source, Tuning] = {}
+    for source in ngrams.options:
+        config = DecoderConfig(beam_size=beam_size, lexicon=source != "wordfreq")
+        decoder = BeamDecoder(vocabulary, config=config, lm=ngrams.whole(source))
+        tunings[source] = tune(outputs, references, decoder=decoder, limit=None)
+    best = min(tunings, key=lambda each: (tunings[each].chosen.wer, tunings[each].chosen.cer))
+    return ChosenNgram(best, tunings)
+
+
+def decoder_content(
+    chosen: ChosenNgram,
+    *,
+    key: str,
+    ngrams: Ngrams,
+    outputs: Emissions,
+    references: Sequence[str],
+    vocabulary: Vocabulary,
+) -> bytes:
+    """The content of ``decoder.json``: the weights, and what they were chosen from."""
+    content = {
+        "config": chosen.tuning.config.model_dump(mode="json"),
+        "key": key,
+        "utterances": len(references),
+        "lm": chosen.source,
+        "lm_text": ngrams.row(chosen.source),
+        "weight_of_sentences": ngrams.weight(chosen.source),
+        "chosen": vars(chosen.tuning.chosen),
+        "greedy": rates(references, [greedy(rows, vocabulary) for rows in outputs]),
+        "trials": [vars(trial) for trial in chosen.tuning.trials],
+        "ngrams": {source: vars(tuning.chosen) for source, tuning in chosen.tunings.items()},
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False).encode()
+
+
+def chosen_source(folder: Path) -> Source:
+    """Which n-gram a model folder's decoder is tuned for."""
+    return json.loads((folder / DECODER).read_text(encoding="utf-8"))["lm"]
