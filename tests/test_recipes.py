@@ -221,6 +221,8 @@ def test_asr_finds_the_lists_of_its_corpus(tmp_path: Path, encoder: Path, asked:
     text = asked(*words, "TEXT=a b.txt", "DEV=data/lists/cmu_arctic-slt-10min.txt")
     assert "--lm-text a b.txt" in text[0]
     assert "--dev data/lists/cmu_arctic-slt-10min.txt" in text[0]
+    assert "--lm " not in text[0]
+    assert "--lm english --order 3" in asked(*words, "LM=english")[0]
 
 
 @pytest.mark.parametrize(

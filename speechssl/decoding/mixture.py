@@ -27,6 +27,7 @@ from speechssl.decoding.arrays import (
     renormalized,
 )
 
+LEAST_WEIGHT = 0.01  # of either model: words that only one of them has can always be found
 _ROUNDS = 100  # of expectation-maximisation at most
 _CLOSE = 1e-5  # change of the weight that ends it
 
@@ -67,7 +68,9 @@ def mix(first: NgramArrays, second: NgramArrays, weight: float) -> NgramArrays:
 
 
 def best_weight(first: NgramArrays, second: NgramArrays, sentences: Sequence[str]) -> float:
-    """The weight of the first model with the highest likelihood on sentences; words that both lack do not count.
+    """The weight of the first model with the highest likelihood on sentences, between 0.01 and 0.99.
+
+    Words that both models lack do not count.
 
     Args:
         first: a model.
@@ -86,7 +89,7 @@ def best_weight(first: NgramArrays, second: NgramArrays, sentences: Sequence[str
         before, weight = weight, float(np.mean(weight * one / (weight * one + (1 - weight) * two)))
         if abs(weight - before) < _CLOSE:
             break
-    return round(weight, 4)
+    return round(min(max(weight, LEAST_WEIGHT), 1 - LEAST_WEIGHT), 4)
 
 
 def restricted(model: NgramArrays, words: Collection[str]) -> NgramArrays:

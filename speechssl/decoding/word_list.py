@@ -88,8 +88,8 @@ def _counts(
     rows = np.stack([tokens[starts + offset] for offset in range(size)], axis=1)
     found, many = counted(rows, words=symbols, weights=weights[word[inside]])
     # Some boundaries are the beginning or the end of a sentence.
-    for column, mark in ((0, begin), (size - 1, end)):
-        if column == 0 and size == 1:
+    for column, mark in ((size - 1, end), (0, begin)):
+        if mark == begin and size == 1:  # never predicted
             continue
         here = found[:, column] == boundary
         other = found[here].copy()

@@ -65,6 +65,8 @@ def test_the_weight_has_the_highest_likelihood():
     best = max(np.linspace(0.001, 0.999, 999), key=likelihood)
     assert best_weight(*models, dev) == pytest.approx(best, abs=2e-3)
     assert 0.1 < best < 0.9
+    assert best_weight(*models, ["a b c", "b a"]) == 0.99
+    assert best_weight(*models, ["e e e"]) == 0.01
     with pytest.raises(ValueError, match="at least one sentence"):
         best_weight(*models, [])
 
