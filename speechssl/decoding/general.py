@@ -111,6 +111,11 @@ def word_frequencies(language: str, characters: Collection[str]) -> dict[str, fl
     return found
 
 
+def dictionary_file() -> Path | None:
+    """CMU's dictionary of pronunciations in the package of the English model; None where it is not installed."""
+    return _sphinx_file(_DICTIONARY)
+
+
 def _sphinx_file(name: str) -> Path | None:
     spec = importlib.util.find_spec("pocketsphinx")
     folders = [] if spec is None else spec.submodule_search_locations or []
