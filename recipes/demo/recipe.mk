@@ -16,7 +16,7 @@ demo_emotion = PREPARED=$(demo_out)/corpus ENCODER=$(demo_out)/pretrain OUT=$(de
   SHOTS="$(EMOTION_SHOTS)" DRAWS=$(if $(demo_small),1,5) TEST_LIMIT=$(if $(demo_small),20,200) SET="$(EMOTION_SET)" \
   CONTENDERS=fine-tuned,frozen-probe,random-encoder,mfcc-svm,logmel-cnn
 demo_asr = PREPARED=$(demo_out)/corpus ENCODER=$(demo_out)/pretrain OUT=$(demo_out)/asr LABELS=$(demo_labels) \
-  ROUNDS=$(if $(demo_small),1,0) SCRATCH=no BEAM=20 SET="$(ASR_SET)"
+  ROUNDS=$(if $(demo_small),1,0) SCRATCH=no BEAM=20 LM=transcripts SET="$(ASR_SET)"
 
 # It begins with the model that comes with the package, where there is one: vectors and probes before anything is trained.
 # BEGIN is set by the call below alone.
