@@ -70,6 +70,7 @@ def decoder_content(
         "key": key,
         "utterances": len(references),
         "lm": chosen.source,
+        "text": ngrams.text(chosen.source),
         "lm_text": ngrams.row(chosen.source),
         "weight_of_sentences": ngrams.weight(chosen.source),
         "chosen": vars(chosen.tuning.chosen),
@@ -83,3 +84,10 @@ def decoder_content(
 def chosen_source(folder: Path) -> Source:
     """Which n-gram a model folder's decoder is tuned for."""
     return json.loads((folder / DECODER).read_text(encoding="utf-8"))["lm"]
+
+
+def ngram_text(folder: Path) -> str:
+    """The text of a model folder's n-gram, in words; empty where the folder does not say."""
+    path = folder / DECODER
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return str(content.get("text", ""))

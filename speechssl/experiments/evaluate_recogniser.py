@@ -10,6 +10,7 @@ from speechssl.data.names import is_synthetic, utterance_ids
 from speechssl.data.splits import in_split
 from speechssl.data.utterance import Utterance, said, wordless_note
 from speechssl.data.waveforms import WaveformStore
+from speechssl.experiments.asr_decoder import ngram_text
 from speechssl.experiments.asr_ngram import LM_TEXT, transcripts_in_record
 from speechssl.experiments.held_out import HeldOut
 from speechssl.inference.predictor import Predictor, Transcript
@@ -70,6 +71,7 @@ def evaluate_recogniser(
     for probe, predictor in _ways(model):
         text = "" if probe == "greedy" else transcripts_in_record(references, model / LM_TEXT)
         if text:
+            text = ": ".join(each for each in (ngram_text(model), text) if each)
             say(f"in the text of the n-gram: {text}")
         written = _written(predictor, store, chosen)
         for metric, unit in UNITS.items():

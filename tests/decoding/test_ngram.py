@@ -3,6 +3,7 @@
 import itertools
 import math
 import stat
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from speechssl.config import UserError
 from speechssl.decoding.arpa import BEGIN, END, UNKNOWN, NgramModel, arpa_words, perplexity, read_arpa, write_arpa
-from speechssl.decoding.kneser_ney import FALLBACK_DISCOUNTS, discounts
+from speechssl.decoding.kneser_ney import FALLBACK_DISCOUNTS, discounts, kneser_ney
 from speechssl.decoding.ngram import as_characters, estimate, train_ngram
 
 SENTENCES = st.lists(st.lists(st.sampled_from("abcde"), min_size=1, max_size=6), min_size=1, max_size=30)
@@ -251,3 +252,18 @@ def test_files_that_claim_what_they_do_not_hold(tmp_path, change, read):
         return  # of which no more than the words is read
     with pytest.raises(UserError, match=r"lm\.arpa: not an ARPA language model"):
         read(path)
+
+
+def test_a_large_text_keeps_what_occurs_again():
+    """Trigrams that occur once are dropped; what they had goes to shorter contexts, so that sums stay one."""
+    sentences = [text.split() for text in random_sentences(60, words=6)]
+    whole, part = (kneser_ney(sentences, order=3, most=most).as_model() for most in (10**6, 10))
+    windows = [(BEGIN, *words, END) for words in sentences]
+    counts = Counter(words[i : i + 3] for words in windows for i in range(len(words) - 2))
+    assert set(part.log_probs[2]) == {gram for gram, count in counts.items() if count > 1} < set(whole.log_probs[2])
+    assert part.log_probs[:2] == whole.log_probs[:2]
+    words = [*part.words, END, UNKNOWN]
+    for context in [gram[:2] for gram in counts]:
+        assert sum(10 ** part.log_prob(word, context) for word in words) == pytest.approx(1)
+    some = next(iter(part.log_probs[2]))
+    assert part.log_prob(some[-1], some[:-1]) >= whole.log_prob(some[-1], some[:-1])

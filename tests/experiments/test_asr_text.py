@@ -15,9 +15,11 @@ from speechssl.decoding.decode import beam_search_installed
 from speechssl.decoding.kneser_ney import kneser_ney
 from speechssl.experiments import asr, asr_decoder, asr_ngram, asr_text
 from speechssl.experiments.asr import AsrConfig, recognise
+from speechssl.experiments.asr_decoder import ngram_text
 from speechssl.experiments.asr_ngram import Ngrams
 from speechssl.experiments.asr_sides import divide
 from speechssl.experiments.asr_text import sources
+from speechssl.experiments.evaluate_head import evaluate_head
 from speechssl.inference.predictor import Predictor
 
 from .asr_toys import micro_model, spoken_corpus
@@ -200,6 +202,9 @@ def test_the_ngram_with_the_lower_development_wer_serves(better, prepared, tmp_p
     assert content["ngrams"]["wordfreq"]["wer"] != content["ngrams"]["transcripts"]["wer"]
     assert content["config"]["lexicon"] == (better == "transcripts")
     assert f"fine-tuned: n-gram '{better}' (dev WER: " in "\n".join(said)
+    assert content["text"] == ngram_text(folder)
+    evaluated = evaluate_head(folder, prepared, tmp_path / "evaluation.json", split="test")
+    assert {row.lm_text.split(":")[0] for row in evaluated if row.probe == "n-gram"} == {content["text"]}
     texts = {row.lm_text for row in rows if row.probe == "n-gram"}
     assert texts == {content["lm_text"]}
     assert ("word frequencies (ru) of toys 1" in texts.pop()) == (better == "wordfreq")
