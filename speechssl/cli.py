@@ -527,6 +527,10 @@ def emotion(
     draws: Annotated[int, typer.Option(min=1, help="Draws of the shots; five test every speaker once.")] = 5,
     test_limit: Annotated[int, typer.Option(min=1, help="Approximate maximum of test utterances per draw.")] = 1000,
     contenders: Annotated[str | None, typer.Option(help="Contenders, separated by commas.")] = None,
+    standardise: Annotated[
+        Literal["shots", "speaker"],
+        typer.Option(help="speaker: take out each speaker's mean and deviation with unlabelled audio (transductive)."),
+    ] = "shots",
     sets: Sets = [],  # noqa: B006 -- typer copies it
 ) -> None:
     """Label-efficiency curves of an encoder, fine-tuned and frozen, beside the baselines; speakers are disjoint."""
@@ -545,6 +549,7 @@ def emotion(
             contenders=chosen,
             sets=sets,
             test_limit=test_limit,
+            standardise=standardise,
             command=_spoken.get(),
         )
 

@@ -9,6 +9,7 @@
 ENCODER =#                    a model folder, as `make pretrain` leaves it
 DRAWS = 5#                    draws of the shots; five folds are one repetition, ten draws are two
 CONTENDERS =#                 which of the contenders, by commas; empty: the six
+STANDARDISE = shots#          speaker: each speaker's mean and deviation taken out with unlabelled audio (transductive)
 TEST_LIMIT = 1000#            about so many test utterances in a draw, at most
 
 encoder = $(patsubst ~/%,$(HOME)/%,$(ENCODER))
@@ -16,7 +17,8 @@ comma := ,
 blank := $(subst ,, )
 emotion_shots = $(subst $(blank),$(comma),$(strip $(call given,SHOTS,5 10 25 50 100 all)))
 emotion_words = $(PREPARED) --encoder $(encoder) --shots $(emotion_shots) --draws $(DRAWS) --test-limit $(TEST_LIMIT) \
-  $(if $(CONTENDERS),--contenders $(CONTENDERS)) $(call sets,$(SET))
+  $(if $(CONTENDERS),--contenders $(CONTENDERS)) $(if $(filter-out shots,$(STANDARDISE)),--standardise $(STANDARDISE)) \
+  $(call sets,$(SET))
 
 ifeq ($(few),emotion)
   ifneq ($(words $(PREPARED)),1)

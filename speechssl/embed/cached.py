@@ -89,15 +89,15 @@ class CachedVectors:
         key = self._key(digest)
         if key is None:
             return None
-        found = _memory().get(key)
+        found = memory_cache().get(key)
         if found is None and self._disk is not None:
             found = self._disk.get(key)
             if found is not None:
-                _memory().put(key, found, max_bytes=self._memory_bytes)
+                memory_cache().put(key, found, max_bytes=self._memory_bytes)
         return found
 
     def _keep(self, key: str, vectors: Vectors) -> None:
-        _memory().put(key, vectors, max_bytes=self._memory_bytes)
+        memory_cache().put(key, vectors, max_bytes=self._memory_bytes)
         if self._disk is not None:
             self._disk.put(key, vectors)
 
@@ -108,5 +108,6 @@ class CachedVectors:
 
 
 @functools.cache
-def _memory() -> MemoryCache:
+def memory_cache() -> MemoryCache:
+    """The cache in memory, one per process."""
     return MemoryCache()

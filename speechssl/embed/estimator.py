@@ -26,6 +26,7 @@ from speechssl.config import UserError
 from speechssl.embed.cache import DiskCache
 from speechssl.embed.cached import CachedVectors
 from speechssl.embed.embedder import DECODED_SECONDS, EmbeddingModel, load
+from speechssl.embed.fixed import ENCODER, FixedVectors, feature_parts
 from speechssl.embed.rows import rows_of
 from speechssl.inference.chosen import DEFAULT, Choice
 from speechssl.inference.layers import Layer
@@ -36,6 +37,9 @@ from speechssl.models.bundled import bundled_folder, model_path
 
 MEMORY_BYTES = 256_000_000  # of vectors kept in a process: 6,400 clips of a BASE model, 80,000 of `tiny`
 _WEIGHTS = {".json", ".safetensors", ".bin", ".pt", ".pth"}  # files that make a model
+
+
+_Errors = dict[int, AudioError]  # by row
 
 
 class ClipWarning(UserWarning):
@@ -56,6 +60,9 @@ class Embedder(TransformerMixin, BaseEstimator):
             -1.
         pooling: `mean` over frames, or `mean+std`: the mean, then the standard deviation. None: as `layer`, else
             `mean`.
+        features: `encoder`; `prosody` (functionals of energy, F0, voicing and tilt, `nn.functionals`); `mfcc`
+            (`metrics.baselines`); or several of them side by side, `encoder+prosody`. Without `encoder` no model is
+            opened, and `model`, `layer` and `pooling` must be None; with several, open files must be seekable.
         device: as in `speechssl.load`.
         dtype: as in `speechssl.load`.
         cache: a folder for vectors (see `cache.DiskCache`); several processes may share it.
@@ -67,10 +74,10 @@ class Embedder(TransformerMixin, BaseEstimator):
             counts them.
 
     Attributes:
-        model_hash_: of the model that `fit` opened.
+        model_hash_: of the model that `fit` opened; empty without one.
         model_name_: its name; of the bundled model, such as `tiny-1`.
         choice_: the layer and pooling that its config names, for those that are None.
-        dim_: of its vectors before pooling.
+        dim_: of its vectors before pooling; 0 without a model.
 
     >>> import tempfile
     >>> from speechssl.models.encoder import PRESETS, SpeechEncoder
@@ -89,6 +96,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         *,
         layer: Layer | None = None,
         pooling: Pooling | None = None,
+        features: str = "encoder",
         device: str = "auto",
         dtype: Precision = "float32",
         cache: str | PathLike[str] | None = None,
@@ -100,6 +108,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         self.model: str | PathLike[str] | None = model
         self.layer: Layer | None = layer
         self.pooling: Pooling | None = pooling
+        self.features = features
         self.device = device
         self.dtype: Precision = dtype
         self.cache = cache
@@ -116,8 +125,8 @@ class Embedder(TransformerMixin, BaseEstimator):
             y: ignored.
 
         Raises:
-            UserError: no such model (None: none is bundled), layer or pooling, a setting out of range, or `X` holds no
-                clips.
+            UserError: no such model (None: none is bundled), layer, pooling or features, a setting out of range or
+                without effect, or `X` holds no clips.
         """
         rows = self._rows(X)
         if not len(rows):
@@ -128,8 +137,11 @@ class Embedder(TransformerMixin, BaseEstimator):
             raise UserError(f"batch_seconds must be above 0, got {self.batch_seconds!r}")
         if self.on_error == "raise":
             _check_finite(rows)
-        self._model = self._open()
         vars(self).pop("model_hash_", None)  # of an earlier fit: another model is no error here
+        if ENCODER not in feature_parts(self.features):
+            self._without_model()
+            return self
+        self._model = self._open()
         self.choice_ = self._model.choice
         self._cached()
         self.model_hash_, self.model_name_, self.dim_ = self._model.digest, self._model.name, self._model.dim
@@ -147,17 +159,44 @@ class Embedder(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self, "model_hash_")
         rows = self._rows(X)
-        cached = self._cached()
         vectors = np.full((len(rows), self._width), np.nan, dtype=np.float32)
+        places = self._places()
+        errors = self._fill_encoded(rows, vectors[:, places[ENCODER]]) if ENCODER in places else {}
+        for name, place in places.items():
+            if name != ENCODER:
+                errors |= self._fill_fixed(name, rows, vectors[:, place])
+        if errors:
+            vectors[list(errors)] = np.nan  # a clip that one part could use
+            first = errors[min(errors)]
+            words = f"{len(errors)} of {len(rows)} clips cannot be used, their rows are NaN; the first: {first}"
+            warnings.warn(words, ClipWarning, stacklevel=3)  # scikit-learn wraps this method
+        return vectors
+
+    def _fill_fixed(self, name: str, rows: Sequence[object], into: Float32[np.ndarray, "clips dim"]) -> _Errors:
+        """Fills in features without a model; returns the errors by row."""
+        fixed = FixedVectors(name, memory_bytes=self.memory_bytes, disk=self._disk())
+        errors: _Errors = {}
+        for row, clip in enumerate(rows):
+            try:
+                into[row] = fixed.vector(clip, name=f"clip {row}")
+            except AudioError as error:
+                if self.on_error == "raise":
+                    raise
+                errors[row] = error
+        return errors
+
+    def _fill_encoded(self, rows: Sequence[object], vectors: Float32[np.ndarray, "clips dim"]) -> _Errors:
+        """Fills in the encoder's vectors; returns the errors by row."""
+        cached = self._cached()
         waiting: dict[str, tuple[Waveform, list[int]]] = {}  # waveforms by key, with the rows that they are for
-        samples, errors = 0, list[AudioError]()
+        samples, errors = 0, _Errors()
         for row, clip in enumerate(rows):
             try:
                 key, waveform = cached.look_up(clip, vectors[row], name=f"clip {row}")
             except AudioError as error:
                 if self.on_error == "raise":
                     raise
-                errors.append(error)
+                errors[row] = error
                 continue
             if waveform is None:
                 continue
@@ -167,25 +206,54 @@ class Embedder(TransformerMixin, BaseEstimator):
                 cached.compute(waiting, vectors)
                 waiting, samples = {}, 0
         cached.compute(waiting, vectors)
-        if errors:
-            words = f"{len(errors)} of {len(rows)} clips cannot be used, their rows are NaN; the first: {errors[0]}"
-            warnings.warn(words, ClipWarning, stacklevel=3)  # scikit-learn wraps this method
-        return vectors
+        return errors
 
     def get_feature_names_out(self, input_features: object = None) -> np.ndarray:  # noqa: ARG002 -- scikit-learn's
-        """Names of the columns: `mean0` …, then `std0` … where deviations are pooled.
+        """Names of the columns: `mean0` …, then `std0` … where deviations are pooled; `prosody …` and `mfcc …`.
 
         Args:
             input_features: ignored.
         """
         check_is_fitted(self, "model_hash_")
-        parts = self._chosen().pooling.split("+")
-        names = [f"{part}{number}" for part in parts for number in range(self.dim_)]
+        names: list[str] = []
+        for part in feature_parts(self.features):
+            if part == ENCODER:
+                names += [f"{stat}{n}" for stat in self._chosen().pooling.split("+") for n in range(self.dim_)]
+            else:
+                names += FixedVectors.names(part)
         return np.array(names, dtype=object)
 
     @property
     def _width(self) -> int:
-        return self.dim_ * len(self._chosen().pooling.split("+"))
+        return max(place.stop for place in self._places().values())
+
+    def _places(self) -> dict[str, slice]:
+        """Columns of each part of the features."""
+        places: dict[str, slice] = {}
+        start = 0
+        for part in feature_parts(self.features):
+            encoded = self.dim_ * len(self._chosen().pooling.split("+"))
+            dim = encoded if part == ENCODER else len(FixedVectors.names(part))
+            places[part] = slice(start, start + dim)
+            start += dim
+        return places
+
+    def _without_model(self) -> None:
+        """What `fit` learns where no encoder is asked for.
+
+        Raises:
+            UserError: a setting of the encoder is given.
+        """
+        for name in ("model", "layer", "pooling"):
+            if (given := getattr(self, name)) is not None:
+                raise UserError(
+                    f"features={self.features!r} use no encoder, but {name}={given!r} is given; leave it out"
+                )
+        self.choice_, self.model_hash_, self.model_name_, self.dim_ = DEFAULT, "", "", 0
+
+    def _disk(self) -> DiskCache | None:
+        cache = None if self.cache is None else Path(self.cache).expanduser()
+        return None if cache is None else DiskCache(cache, max_bytes=self.cache_bytes)
 
     def _chosen(self) -> Choice:
         """Layer and pooling: the parameters, and for those that are None what the model named at `fit`."""
@@ -207,11 +275,9 @@ class Embedder(TransformerMixin, BaseEstimator):
                 f"{self._model.name}: the model has changed since this Embedder was fitted "
                 f"(its hash was {wanted}, now it is {self._model.digest}); fit again"
             )
-        cache = None if self.cache is None else Path(self.cache).expanduser()
-        disk = None if cache is None else DiskCache(cache, max_bytes=self.cache_bytes)
         chosen = self._chosen()
         return CachedVectors(
-            self._model, layer=chosen.layer, pooling=chosen.pooling, memory_bytes=self.memory_bytes, disk=disk
+            self._model, layer=chosen.layer, pooling=chosen.pooling, memory_bytes=self.memory_bytes, disk=self._disk()
         )
 
     def __getstate__(self) -> dict[str, Any]:

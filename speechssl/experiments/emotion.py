@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Int
+
 from speechssl.config import UserError, digest
 from speechssl.data.copies import copies, copies_note
 from speechssl.data.names import is_synthetic, sessions_of, utterance_ids
@@ -23,16 +26,18 @@ from speechssl.experiments.contenders import (
     CNN,
     DEFAULT,
     FINE_TUNED,
-    FROZEN,
     FROZEN_RANDOM,
-    SOURCES,
-    SVM_FIXED,
-    SVM_GRID,
+    LAYERS,
+    RECIPES,
+    SELF_TRAINED,
     TRAINED,
-    FeatureBank,
-    answer_frozen,
+    WITH_MODEL,
     contender_names,
+    settings_of,
 )
+from speechssl.experiments.frozen_answers import answer_frozen
+from speechssl.experiments.frozen_features import FeatureBank
+from speechssl.experiments.known_speakers import Standardise, collapsed, refuse_other_protocol, speakers_known
 from speechssl.experiments.scores import (
     Origin,
     answers_of,
@@ -77,6 +82,7 @@ def label_efficiency(
     contenders: Sequence[str] = DEFAULT,
     sets: Sequence[str] = (),
     test_limit: int = 1000,
+    standardise: Standardise = "shots",
     command: str = "",
     trainer: Trainer | None = None,
 ) -> list[ResultRow]:
@@ -93,6 +99,7 @@ def label_efficiency(
         contenders: words of `CONTENDERS`.
         sets: changes to the settings of training, `a.b=c`.
         test_limit: approximate number of test utterances per draw.
+        standardise: `shots`, the usual protocol, or `speaker`: see `speakers_known`.
         command: the command line, kept in every row.
         trainer: trains the networks; None for speechssl's own.
 
@@ -100,14 +107,18 @@ def label_efficiency(
         The rows.
 
     Raises:
-        UserError: no corpus, no model, unknown contender, a corpus that cannot give such draws, or another process
-            that writes into ``out``.
+        UserError: no corpus, no model, unknown contender, a corpus that cannot give such draws, a contender that
+            trains a network where speakers are known, results of the other protocol in ``out``, or another process
+            that writes there.
         KeyboardInterrupt: stopped by a signal; the same call resumes.
     """
     store = WaveformStore(corpus)
     names = contender_names(contenders)
     load_encoder(encoder)  # an unreadable encoder fails before anything is computed
     task = _task(store, shots=shots, draws=draws, folds=folds, test_limit=test_limit)
+    if standardise == "speaker":
+        task = speakers_known(task, names)
+    refuse_other_protocol(out / "results.json", task)
     audio = read_training_audio(encoder)
     tested = sorted({i for draw in task.draws for i in draw.test.tolist()})
     refuse_trained(audio, store, tested, model=encoder)
@@ -123,6 +134,7 @@ def label_efficiency(
         trainer=trainer or FineTuner(),
         sets=tuple(sets),
         command=command,
+        standardise=standardise,
     )
     with hold_folder(out):
         cells = run.all_cells(names)
@@ -134,12 +146,15 @@ def label_efficiency(
             model_hash=run.encoder_hash,
             pretraining_audio=overlap,
         )
-        rows = result_rows(task, found, origin=origin, with_model=(FINE_TUNED, FROZEN))
+        rows = result_rows(task, found, origin=origin, with_model=WITH_MODEL)
         results = out / "results.json"
         write_confusion(confusion_path(results), task.classes, found)
         write_items(items_path(results), found)
         write_results(rows, results)
     show_table(rows)
+    if standardise == "speaker":
+        for line in collapsed(found):
+            say(line)
     return rows
 
 
@@ -175,12 +190,19 @@ class _Run:
     trainer: Trainer
     sets: Sequence[str]
     command: str
+    standardise: Standardise = "shots"
     seconds: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
 
     def all_cells(self, names: Sequence[str]) -> list[Cell]:
         """Every cell, stored or computed: contenders without training first, then few shots before many."""
         order = sorted(names, key=lambda name: name in TRAINED)
-        bank = FeatureBank(self.store, self.encoder, self.task.utterances())
+        bank = FeatureBank(
+            self.store,
+            self.encoder,
+            self._used(names),
+            every_layer=LAYERS in names,
+            by_speaker=self.standardise == "speaker",
+        )
         places = [
             _Place(name, level, draw)
             for part in ([n for n in order if n not in TRAINED], [n for n in order if n in TRAINED])
@@ -218,17 +240,18 @@ class _Run:
     def _compute(self, place: _Place, bank: FeatureBank) -> Cell:
         train, test = place.draw.train(place.shots), place.draw.test
         targets = [str(self.task.targets[i]) for i in train.tolist()]
-        if place.contender in SOURCES:
-            features = bank.get(SOURCES[place.contender])
+        if place.contender in RECIPES:
+            blocks = bank.blocks(RECIPES[place.contender].sources)
             began = time.monotonic()
             answers = answer_frozen(
                 place.contender,
-                features,
+                blocks,
                 train=train,
                 targets=targets,
                 test=test,
                 speakers=self.task.speakers,
                 seed=place.draw.number,
+                pool=self._pool(place),
             )
         else:
             began = time.monotonic()
@@ -269,13 +292,26 @@ class _Run:
         content: list[object] = [_VERSION, place.contender, self.store.content_hash(), place.draw.number]
         content += [[task.ids[i], task.targets[i]] for i in train.tolist()]
         content += [task.ids[i] for i in place.draw.test.tolist()]
-        if place.contender in (FINE_TUNED, FROZEN, FROZEN_RANDOM):  # from scratch, the architecture is a setting
+        if place.contender in (*WITH_MODEL, FROZEN_RANDOM):  # from scratch, the architecture is a setting
             content.append(self.encoder_hash)
-        if place.contender in SOURCES:
-            content += [SVM_GRID, SVM_FIXED] if "MFCC" in SOURCES[place.contender] else []
+        if place.contender in RECIPES:
+            content += settings_of(RECIPES[place.contender])
+            content += [[task.ids[i] for i in self._pool(place).tolist()]] if place.contender == SELF_TRAINED else []
+            content += [self.standardise] if self.standardise == "speaker" else []
         else:
             content.append(self.trainer.settings(self._job(place, folder=self.folder)))
         return digest(content)
+
+    def _used(self, names: Sequence[str]) -> Int[np.ndarray, " used"]:
+        """Utterances whose features are needed: for speakers that are known, all of the corpus."""
+        if self.standardise == "speaker":
+            return np.arange(len(self.store))
+        pools = [draw.train(ALL) for draw in self.task.draws] if SELF_TRAINED in names else []
+        return np.unique(np.concatenate([self.task.utterances(), *pools]))
+
+    def _pool(self, place: _Place) -> Int[np.ndarray, " pool"]:
+        """Recordings of the training side that are no shots; only self-training uses them, without their labels."""
+        return np.setdiff1d(place.draw.train(ALL), place.draw.train(place.shots))
 
     def _truth(self, place: _Place) -> list[str]:
         return [str(self.task.targets[i]) for i in place.draw.test.tolist()]

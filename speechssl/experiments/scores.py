@@ -24,6 +24,11 @@ from speechssl.metrics.shots import FewLabels
 TASK = "emotion"
 
 
+def task_name(task: FewLabels) -> str:
+    """The name of the task in rows and answers; that of another protocol differs, so that the two are never mixed."""
+    return f"{TASK}, {task.protocol}" if task.protocol else TASK
+
+
 @dataclass(frozen=True)
 class Origin:
     """Fields of a run's rows that the caller gives."""
@@ -41,7 +46,7 @@ def answers_of(task: FewLabels, cells: Sequence[Cell], *, contender: str, shots:
     place = {name: number for number, name in enumerate(task.ids)}
     indices = [place[name] for cell in mine for name in cell.test]
     return Answers(
-        task=TASK,
+        task=task_name(task),
         contender=contender,
         probe="",
         labels=shots,
@@ -130,7 +135,9 @@ def show_table(rows: Sequence[ResultRow], *, metric: str = "UAR") -> None:
     mine = [row for row in rows if row.metric == metric]
     amounts = list(dict.fromkeys(row.amount for row in mine))
     first = mine[0]
-    table = Table(title=f"{metric}: {first.classes} classes, {first.split}, {first.seeds} draws, 95 % by speaker")
+    table = Table(
+        title=f"{metric}, {first.task}: {first.classes} classes, {first.split}, {first.seeds} draws, 95 % by speaker"
+    )
     table.add_column("contender", no_wrap=True)
     for amount in amounts:
         table.add_column(amount, justify="right", no_wrap=True)
@@ -173,7 +180,7 @@ def _gains(each: Answers, counts: Mapping[tuple[str, int], GroupCounts], metric:
 
 def _row(task: FewLabels, answers: Answers, metric: Metric, interval: Interval) -> ResultRow:
     return ResultRow(
-        task=TASK,
+        task=task_name(task),
         contender=answers.contender,
         probe="",
         labels=answers.labels,

@@ -50,6 +50,7 @@ class FewLabels:
 
     `targets[i]`, `speakers[i]` and `ids[i]` belong to utterance i of the corpus; a target is None where the utterance
     takes no part. `levels` are the numbers of shots that every class has in every draw, ascending, `ALL` last.
+    `protocol` names what differs from the usual one, and is empty for it; rows of two protocols are never compared.
     """
 
     rule: str
@@ -60,6 +61,7 @@ class FewLabels:
     ids: tuple[str, ...]
     draws: tuple[Draw, ...]
     notes: tuple[str, ...]
+    protocol: str = ""
 
     def split_hash(self, shots: int) -> str:
         """Sixteen hexadecimal digits of the training and test utterances of every draw at this level."""

@@ -61,7 +61,7 @@ class Sounding(Embedder):
 
 @pytest.fixture(autouse=True)
 def _nothing_kept():
-    cached._memory().clear()
+    cached.memory_cache().clear()
     module._opened.cache_clear()
 
 
@@ -287,7 +287,7 @@ def test_equal_clips_are_encoded_once(embedder, encoded):
 
 def test_portions_bound_what_is_decoded(embedder, monkeypatch):
     expected = embedder.fit_transform(CLIPS)
-    cached._memory().clear()
+    cached.memory_cache().clear()
     monkeypatch.setattr(module, "DECODED_SECONDS", 0.6)
     np.testing.assert_allclose(embedder.transform(CLIPS), expected, atol=1e-5)
 
@@ -295,7 +295,7 @@ def test_portions_bound_what_is_decoded(embedder, monkeypatch):
 def test_the_folder_outlives_the_process(model_folder, paths, encoded, tmp_path, monkeypatch):
     settings = {"device": "cpu", "cache": tmp_path / "cache"}
     first = Embedder(model_folder, **settings).fit_transform(paths)
-    cached._memory().clear()
+    cached.memory_cache().clear()
     monkeypatch.setattr("speechssl.embed.cached.to_waveform", None)  # a hit decodes nothing
     np.testing.assert_array_equal(Embedder(model_folder, **settings).fit_transform(paths), first)
     Embedder(model_folder, layer="mean", **settings).fit_transform(paths)  # nor does another layer

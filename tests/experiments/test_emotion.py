@@ -9,17 +9,11 @@ from speechssl.config import UserError
 from speechssl.data.names import sessions_of, utterance_ids
 from speechssl.data.waveforms import WaveformStore
 from speechssl.experiments import emotion
-from speechssl.experiments.contenders import (
-    CONTENDERS,
-    FROZEN,
-    SVM,
-    SVM_NO_LEVEL,
-    answer_frozen,
-    contender_names,
-    mfcc_features,
-)
+from speechssl.experiments.contenders import CONTENDERS, RECIPES, SVM, SVM_NO_LEVEL, contender_names
 from speechssl.experiments.emotion import label_efficiency
 from speechssl.experiments.evaluation_console import EvaluationConsole
+from speechssl.experiments.frozen_answers import answer_frozen
+from speechssl.experiments.frozen_features import mfcc_features
 from speechssl.metrics.classification import uar
 from speechssl.metrics.compare import compare
 from speechssl.metrics.items import items_path, read_items
@@ -160,7 +154,7 @@ def test_level_is_heard_by_mfcc_and_removed_where_it_is_asked(encoder_folder, tm
     with EvaluationConsole() as console:
         for name, removed in ((SVM, False), (SVM_NO_LEVEL, True)):
             features = mfcc_features(store, used, remove_level=removed, console=console)
-            found = answer_frozen(name, features, train=train, targets=[labels[i] for i in train], test=test,
+            found = answer_frozen(name, [features], train=train, targets=[labels[i] for i in train], test=test,
                                   speakers=speakers, seed=0)  # fmt: skip
             scores[name] = uar([labels[i] for i in test], found)
     assert scores[SVM] > 0.8
@@ -172,8 +166,9 @@ def test_one_shot_leaves_nothing_to_choose_on():
     features = rng.normal(size=(40, 8)).astype(np.float32)
     features[::2] += 4
     targets = ["a", "b"] * 20
-    for name in (FROZEN, SVM):
-        found = answer_frozen(name, features, train=np.array([0, 1]), targets=["a", "b"], test=np.arange(2, 40),
+    for name, recipe in RECIPES.items():
+        blocks = [features] * len(recipe.sources)
+        found = answer_frozen(name, blocks, train=np.array([0, 1]), targets=["a", "b"], test=np.arange(2, 40),
                               speakers=["s"] * 40, seed=0)  # fmt: skip
         assert uar(targets[2:], found) > 0.9
 
@@ -189,7 +184,7 @@ def test_ids_do_not_depend_on_where_the_corpus_lies(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"contenders": ["svm"]}, "contender 'svm': allowed are fine-tuned, frozen-probe"),
+        ({"contenders": ["svm"]}, "contender 'svm': allowed are fine-tuned, fusion"),
         ({"contenders": []}, "contender ''"),
         ({"shots": [500]}, "no number of shots can be filled"),
         ({"draws": 0}, "must be positive"),
@@ -222,7 +217,8 @@ def test_leftovers_of_a_training_that_was_cut_off_are_removed(corpus, encoder_fo
 
 
 def test_the_table_keeps_its_order():
-    assert contender_names(list(CONTENDERS)[::-1]) == [*SIX, SVM_NO_LEVEL]
+    assert contender_names(list(CONTENDERS)[::-1]) == list(CONTENDERS.values())
+    assert [name for name in CONTENDERS.values() if name in (*SIX, SVM_NO_LEVEL)] == [*SIX, SVM_NO_LEVEL]
 
 
 def test_draws_that_test_one_speaker_are_refused_before_training(tmp_path, encoder_folder):
