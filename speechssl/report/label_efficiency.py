@@ -27,7 +27,7 @@ from speechssl.report.plots import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Colour and mark of each, so that a contender looks the same on every page; others get the remaining ones.
+# Colour and mark of each, so that a contender looks the same on every page; others get pairs that are not among these.
 LOOKS = {
     "fine-tuned": (BLUE, "o"),
     "frozen probe": (SKY, "s"),
@@ -38,6 +38,12 @@ LOOKS = {
     "MFCC + SVM, level removed": (YELLOW, "X"),
 }
 _MARKS = "o^sDvPX*"
+_OTHER_LOOKS = [
+    (colour, mark)
+    for shift in range(len(_MARKS))
+    for colour, mark in zip(CLASS_COLOURS[:8], _MARKS[shift:] + _MARKS[:shift], strict=True)
+    if (colour, mark) not in LOOKS.values()
+]
 _ALL_FACTOR = 2.2  # "all" is placed at this factor times the largest number of labels
 _BAND = 0.10  # opacity: seven overlapping bands stay visible
 
@@ -74,8 +80,21 @@ def efficiency_curves(rows: Sequence[ResultRow]) -> Element:
         return as_svg(figure, f"{rows[0].metric} over the amount of labels, with 95 % intervals")
 
 
+def look_of(contender: str, number: int) -> tuple[str, str]:
+    """Colour and mark of a contender; that of one without its own depends on its place in the figure.
+
+    Args:
+        contender: its name.
+        number: its place; the first 57 have different looks.
+
+    >>> look_of("fine-tuned", 5) == LOOKS["fine-tuned"]
+    True
+    """
+    return LOOKS.get(contender, _OTHER_LOOKS[number % len(_OTHER_LOOKS)])
+
+
 def _curve(axes: "Axes", rows: Sequence[ResultRow], place: dict[int, float], *, number: int) -> None:
-    colour, mark = LOOKS.get(rows[0].contender, (CLASS_COLOURS[number % 8], _MARKS[number % 8]))
+    colour, mark = look_of(rows[0].contender, number)
     points = sorted(rows, key=lambda row: place[row.labels])
     x = np.array([place[row.labels] for row in points])
     low, high = np.array([row.low for row in points]), np.array([row.high for row in points])

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from speechssl.config import UserError
+from speechssl.experiments.contenders import CONTENDERS
 from speechssl.metrics.results import ResultRow, write_results
 from speechssl.report.few_labels import amount_table, few_label_sections, few_label_summary
-from speechssl.report.label_efficiency import efficiency_curves, levels_of
+from speechssl.report.label_efficiency import efficiency_curves, levels_of, look_of
 from speechssl.report.markup import render
 from speechssl.report.records import Confusion
 
@@ -130,3 +131,8 @@ def test_a_broken_confusion_file_is_named(folder):
     (folder / "confusion.json").write_text("{")
     with pytest.raises(UserError, match=r"confusion\.json"):
         report(folder)
+
+
+def test_no_two_contenders_look_the_same() -> None:
+    names = list(CONTENDERS.values())
+    assert len({look_of(name, number) for number, name in enumerate(names)}) == len(names)
