@@ -13,6 +13,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import regex
 
@@ -263,6 +264,8 @@ class Vocabulary:
 
     symbols: tuple[str, ...]
 
+    writes_words: ClassVar[bool] = True  # whether `decode` gives words as they are written
+
     def __post_init__(self) -> None:
         if self.symbols[:2] != (BLANK, WORD_BOUNDARY):
             raise ValueError(f"the first symbols must be {BLANK!r} and {WORD_BOUNDARY!r}, got {self.symbols[:2]}")
@@ -290,6 +293,18 @@ class Vocabulary:
         if WORD_BOUNDARY in characters:
             raise ValueError(f"{WORD_BOUNDARY!r} stands for the word boundary; normalise the transcripts first")
         return cls((BLANK, WORD_BOUNDARY, *sorted(characters)))
+
+    def written(self, text: str) -> str:
+        """What `decode` gives where every symbol of a transcript is right; here the transcript."""
+        return " ".join(text.split())
+
+    def spellings(self, word: str) -> list[str]:
+        """The ways to write a word in symbols; for characters the word itself."""
+        return [word]
+
+    def can_write(self, word: str) -> bool:
+        """Whether the symbols suffice for a word."""
+        return set(self.symbols[2:]).issuperset(word)
 
     def encode(self, text: str) -> list[int]:
         """Indices of a transcript's characters; every run of spaces is one word boundary, none at the ends.

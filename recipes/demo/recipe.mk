@@ -11,7 +11,7 @@ demo_small = $(shell awk -v hours="$(or $(HOURS),2)" 'BEGIN { if (hours < 0.5) p
 demo_labels = $(shell awk -v hours="$(or $(HOURS),2)" 'BEGIN { print (hours < 0.7 ? hours * 15 : 10) "min" }')
 EMOTION_SHOTS = $(if $(demo_small),2 all,5 25)# labelled utterances per style
 EMOTION_SET = loop.steps=$(if $(demo_small),3,40)# settings of its trainings
-ASR_SET = loop.steps=$(if $(demo_small),3,600) batches.batch_seconds=16# settings of speech recognition
+ASR_SET = loop.steps=$(if $(demo_small),3,1200)# settings of speech recognition
 demo_emotion = PREPARED=$(demo_out)/corpus ENCODER=$(demo_out)/pretrain OUT=$(demo_out)/emotion \
   SHOTS="$(EMOTION_SHOTS)" DRAWS=$(if $(demo_small),1,5) TEST_LIMIT=$(if $(demo_small),20,200) SET="$(EMOTION_SET)" \
   CONTENDERS=fine-tuned,frozen-probe,random-encoder,mfcc-svm,logmel-cnn

@@ -49,7 +49,7 @@ def word_times(
 
     Args:
         log_probs: natural logarithms, from a CTC model.
-        text: normalised, made of the vocabulary's characters.
+        text: normalised, in words that the vocabulary can write.
         vocabulary: the symbols, in the order of the emissions.
         frame_seconds: time from the start of a frame to the start of the next.
 
@@ -87,7 +87,7 @@ def word_times(
     boundary = vocabulary.symbols.index(WORD_BOUNDARY)
     first = 0
     for word in text.split():
-        last = first + len(word) - 1
+        last = first + len(vocabulary.encode(word)) - 1
         start = frames_to_seconds(spans[first].start, frame_seconds=frame_seconds)
         end = frames_to_seconds(spans[last].stop, frame_seconds=frame_seconds)
         times.append(WordTime(word, start, end))

@@ -155,12 +155,12 @@ class BeamDecoder:
         config: weights and beam.
         lm: an n-gram file (ARPA, or KenLM's binary form), of words with a lexicon and of characters without; None: no
             language model.
-        words: the lexicon; None: all words of an ARPA `lm`. They are spelled by their characters. Words missing from
-            `lm` are scored as its `<unk>`.
+        words: the lexicon; None: all words of an ARPA `lm`, with the vocabulary's spellings. Words missing from `lm`
+            are scored as its `<unk>`.
 
     Attributes:
         words: the lexicon, sorted; empty without one.
-        left_out: words with characters outside the vocabulary, which therefore cannot be recognised.
+        left_out: words that the vocabulary cannot write, which therefore cannot be recognised.
 
     Raises:
         UserError: the extra `lm` is not installed; the file is missing, unreadable or of the wrong kind; no words.
@@ -250,8 +250,7 @@ class BeamDecoder:
     def _take_words(self, words: Sequence[str] | None) -> None:
         if words is None:
             raise UserError("beam search with a lexicon needs a language model or a list of words")
-        symbols = set(self.vocabulary.symbols[2:])
-        self.words = tuple(sorted({word for word in words if word and symbols.issuperset(word)}))
+        self.words = tuple(sorted({word for word in words if word and self.vocabulary.can_write(word)}))
         self.left_out = tuple(sorted(set(words) - set(self.words)))
         if not self.words:
             raise UserError(f"no word of the lexicon ({len(set(words))}) is made of the vocabulary's characters alone")
@@ -268,7 +267,11 @@ class BeamDecoder:
         config = self.config
         with tempfile.TemporaryDirectory() as folder, naming(folder):
             lexicon, names = Path(folder) / "lexicon", Path(folder) / "names"
-            spellings = (f"{word} {' '.join(word)} {WORD_BOUNDARY}\n" for word in self.words)
+            spellings = (
+                f"{word} {' '.join(spelling)} {WORD_BOUNDARY}\n"
+                for word in self.words
+                for spelling in self.vocabulary.spellings(word)
+            )
             lexicon.write_text("".join(spellings), encoding="utf-8")
             # Without this list torchaudio numbers the words in the order of a hash table, and without a lexicon the
             # language model then scores other characters than those recognised.

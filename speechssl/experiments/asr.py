@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from speechssl.config import Config, digest
+from speechssl.config import Config, UserError, digest
 from speechssl.data.labelled import Example
 from speechssl.data.training_audio import (
     NO_COPY,
@@ -126,6 +126,7 @@ def recognise(
             config=config,
             ngrams=ngrams,
             vocabulary=vocabulary,
+            units=pretrained.ctc.units,
             command=command,
             say=say,
         )
@@ -159,12 +160,17 @@ class _Run:
         config: AsrConfig,
         ngrams: Ngrams,
         vocabulary: Vocabulary,
+        units: str,
         command: str,
         say: Callable[[str], None],
     ):
         self.store, self.encoder, self.out, self.sides, self.config = store, encoder, out, sides, config
         self.ngrams, self.command, self.say = ngrams, command, say
         self.beam = ngrams.usable(say)
+        if units == "phones" and not self.beam:
+            raise UserError(
+                "ctc.units=phones: words need an n-gram; use ctc.units=characters, or install the extra 'lm'"
+            )
         self.encoder_hash = model_hash(encoder)
         self.vocabulary = vocabulary
         self.texts: dict[str, str] = {}  # of the n-gram that each contender is decoded with
@@ -253,7 +259,7 @@ class _Run:
         thresholds: list[float] = []
         for lm, examples in parts:
             indices = [example.index for example in examples]
-            beam = BeamDecoder(self.vocabulary, config=search, lm=lm) if search else None
+            beam = BeamDecoder(model.vocabulary, config=search, lm=lm) if search else None
             found = pseudo_label(model, self.store, indices, decoder=beam, keep=self.config.keep)
             kept += found.examples
             thresholds.append(found.threshold)
@@ -276,7 +282,8 @@ class _Run:
         folder = self.folder(teacher)
         tuned = json.loads((folder / DECODER).read_text(encoding="utf-8"))
         beam, alone = tuned["chosen"]["cer"], tuned["greedy"]["cer"]
-        best = NGRAM if beam < alone else GREEDY
+        words = _load(folder).vocabulary.writes_words  # phones are compared with phones: no transcripts
+        best = NGRAM if beam < alone or not words else GREEDY
         self.say(
             f"{name}: {teacher} labels with {best} decoding: dev CER {beam:.3f} with an n-gram, {alone:.3f} greedy"
         )
@@ -291,7 +298,9 @@ class _Run:
         folder = self.folder(name)
         model, own = _load(folder), model_hash(folder)
         outputs = self._emissions(model, self.sides.test)
-        written = {GREEDY: [greedy(rows, model.vocabulary) for rows in outputs]}
+        written: dict[str, list[str]] = {}
+        if model.vocabulary.writes_words:
+            written[GREEDY] = [greedy(rows, model.vocabulary) for rows in outputs]
         if self.beam:
             config, option = self._tuned(name, model, folder)
             decoder = BeamDecoder(model.vocabulary, config=config, lm=self.ngrams.whole(option))

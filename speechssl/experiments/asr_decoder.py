@@ -74,7 +74,9 @@ def decoder_content(
         "lm_text": ngrams.row(chosen.source),
         "weight_of_sentences": ngrams.weight(chosen.source),
         "chosen": vars(chosen.tuning.chosen),
-        "greedy": rates(references, [greedy(rows, vocabulary) for rows in outputs]),
+        "greedy": rates(
+            [vocabulary.written(each) for each in references], [greedy(rows, vocabulary) for rows in outputs]
+        ),
         "trials": [vars(trial) for trial in chosen.tuning.trials],
         "ngrams": {source: vars(tuning.chosen) for source, tuning in chosen.tunings.items()},
     }

@@ -17,6 +17,7 @@ from speechssl.inference.predictor import Predictor, Transcript
 from speechssl.metrics.items import Answers, items_path, write_items
 from speechssl.metrics.results import ResultRow, write_results
 from speechssl.metrics.wer import EditCounts, Unit, count_errors, error_rate
+from speechssl.models.ctc import CTCModel
 from speechssl.models.storage import model_hash
 from speechssl.terminal import say
 from speechssl.text import TEXT_RULES, dotless_i
@@ -113,7 +114,11 @@ def rules_notes(config: Mapping[str, Any], items: Sequence[Utterance]) -> list[s
 
 
 def _ways(model: Path) -> list[tuple[str, Predictor]]:
-    greedy, own = Predictor(model, lm=False), Predictor(model)
+    own = Predictor(model)
+    assert isinstance(own.model, CTCModel)
+    if not own.model.vocabulary.writes_words:
+        return [("n-gram", own)]
+    greedy = Predictor(model, lm=False)
     return [("greedy", greedy)] if own.decoder is None else [("greedy", greedy), ("n-gram", own)]
 
 

@@ -92,6 +92,8 @@ class Predictor:
         arpa = own if lm is None and own.is_file() else lm or None
         if arpa is not None and not beam_search_installed():
             raise UserError(f"{arpa}: {EXTRA}; or do without, with --greedy or Predictor(folder, lm=False)")
+        if arpa is None and not self.model.vocabulary.writes_words:
+            raise UserError(f"{folder}: recognises phones; words need an n-gram of words ({LM} in its folder, or --lm)")
         if arpa is not None:
             self.decoder = BeamDecoder(self.model.vocabulary, config=decoder_config(folder), lm=arpa)
 

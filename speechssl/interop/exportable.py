@@ -23,15 +23,15 @@ def head_reason(program: Program, head: HeadConfig) -> str | None:
     True
     """
     if program == "torchaudio":
-        if isinstance(head, CTCConfig) and head.layers == "last":
+        if isinstance(head, CTCConfig) and head.layers == "last" and not head.conv_layers:
             return None
-        what = f"ctc.layers={head.layers!r}" if isinstance(head, CTCConfig) else "a classifier"
+        what = _setting(head) if isinstance(head, CTCConfig) else "a classifier"
         way = "; fine-tune with --for torchaudio" if isinstance(head, CTCConfig) else ""
         return f"{what} cannot be expressed in torchaudio, whose only head is a linear layer on the last layer{way}"
-    if isinstance(head, CTCConfig) and head.layers != "last":
+    if isinstance(head, CTCConfig) and (head.layers != "last" or head.conv_layers):
         return (
-            f"ctc.layers={head.layers!r} reads a learned mix of layers, transformers' models for CTC the last one; "
-            "fine-tune with --for transformers (it sets ctc.layers=last)"
+            f"{_setting(head)}: transformers' models for CTC are a linear layer on the last layer; fine-tune with "
+            "--for transformers (it sets ctc.layers=last and ctc.conv_layers=0)"
         )
     if isinstance(head, ClassifierConfig) and head.pooling != "mean":
         return (
@@ -39,6 +39,11 @@ def head_reason(program: Program, head: HeadConfig) -> str | None:
             "fine-tune with --for transformers (it sets classifier.pooling=mean)"
         )
     return None
+
+
+def _setting(head: CTCConfig) -> str:
+    """The setting of a CTC head that other programs lack."""
+    return f"ctc.layers={head.layers!r}" if head.layers != "last" else f"ctc.conv_layers={head.conv_layers}"
 
 
 def encoder_reason(program: Program, encoder: EncoderConfig) -> str | None:

@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from speechssl.config import Config
@@ -20,16 +21,36 @@ from speechssl.models.encoder import EncoderOutput, SpeechEncoder
 from speechssl.models.trunk import Hidden, Trunk
 from speechssl.nn.dropout import dropout
 from speechssl.nn.norm import LayerNorm
-from speechssl.nn.pooling import LayerMix
+from speechssl.nn.pooling import LayerMix, zero_padding
 from speechssl.nn.transformer import Share
 from speechssl.text import Vocabulary
 
 
 class CTCConfig(Config):
-    """Settings of the head."""
+    """Settings of the head.
 
+    Attributes:
+        dropout: of the frames, and inside the head.
+        units: characters of the transcripts, or phones of English words (:mod:`speechssl.decoding.phones`), which a
+            beam search turns into words.
+        layers: "mix" is a learned mix of all layers; "last" is the paper's head, which other toolkits can load.
+        conv_layers: convolutions over time below the linear layer; 0: the linear layer alone.
+        conv_dim: their channels.
+        conv_kernel: frames that each sees.
+    """
+
+    units: Literal["characters", "phones"] = "characters"
     dropout: Share = 0.1
-    layers: Literal["mix", "last"] = "mix"  # "last" is the paper's head, which other toolkits can load
+    layers: Literal["mix", "last"] = "mix"
+    conv_layers: NonNegativeInt = 0
+    conv_dim: PositiveInt = 256
+    conv_kernel: PositiveInt = 5
+
+    @model_validator(mode="after")
+    def _frames_on_both_sides(self) -> "CTCConfig":
+        if self.conv_kernel % 2 == 0:
+            raise ValueError(f"conv_kernel is {self.conv_kernel}; an odd number sees as many frames before as after")
+        return self
 
 
 @dataclass(frozen=True)
@@ -38,6 +59,40 @@ class CTCOutput:
 
     log_probs: Float[Tensor, "batch frames symbols"]
     num_frames: Int[Tensor, " batch"]
+
+
+class TimeDelayLayers(nn.Module):
+    """Convolutions over time with residual connections; padding does not change the result.
+
+    A time-delay network (Waibel et al. 1989; Peddinti et al. 2015, Interspeech). On a frozen encoder it learns what
+    separates the symbols without changing what pretraining has learned.
+
+    Example:
+        >>> layers = TimeDelayLayers(8, CTCConfig(conv_layers=2, conv_dim=16))
+        >>> layers(torch.randn(2, 50, 8), torch.tensor([50, 20])).shape
+        torch.Size([2, 50, 16])
+    """
+
+    def __init__(self, dim: int, config: CTCConfig):
+        super().__init__()
+        self.dropout = config.dropout
+        widths = [dim] + [config.conv_dim] * config.conv_layers
+        self.convs = nn.ModuleList(
+            nn.Conv1d(before, after, config.conv_kernel, padding=config.conv_kernel // 2)
+            for before, after in pairwise(widths)
+        )
+        self.norms = nn.ModuleList(LayerNorm(width) for width in widths[1:])
+
+    def forward(
+        self, frames: Float[Tensor, "batch frames dim"], num_frames: Int[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch frames channels"]:
+        """Run the layers; frames beyond ``num_frames`` count as zeros."""
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            given = frames if num_frames is None else zero_padding(frames, num_frames)
+            given = dropout(given, self.dropout, training=self.training)
+            found = nn.functional.gelu(norm(conv(given.transpose(1, 2)).transpose(1, 2)))
+            frames = found + frames if found.shape == frames.shape else found
+        return frames
 
 
 class CTCModel(nn.Module):
@@ -59,7 +114,8 @@ class CTCModel(nn.Module):
         mixes = config.layers == "mix"
         self.mix = LayerMix(encoder.config.transformer.layers + 1) if mixes else None
         self.norm = LayerNorm(encoder.config.dim) if mixes else None
-        self.output = nn.Linear(encoder.config.dim, len(vocabulary))
+        self.context = TimeDelayLayers(encoder.config.dim, config) if config.conv_layers else None
+        self.output = nn.Linear(config.conv_dim if config.conv_layers else encoder.config.dim, len(vocabulary))
         nn.init.zeros_(self.output.bias)
 
     def forward(
@@ -91,6 +147,8 @@ class CTCModel(nn.Module):
         if self.mix is not None and self.norm is not None:
             assert output.hidden_states is not None
             frames = self.norm(self.mix(output.hidden_states))
+        if self.context is not None:
+            frames = self.context(frames, output.num_frames)
         return self.output(dropout(frames, self.config.dropout, training=self.training))
 
 

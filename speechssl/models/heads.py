@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.config import UserError, brief_value
+from speechssl.decoding.phones import PhoneVocabulary
 from speechssl.models.classifier import Classifier, ClassifierConfig, LogMelClassifier
 from speechssl.models.ctc import CTCConfig, CTCModel
 from speechssl.models.encoder import EncoderConfig, SpeechEncoder
@@ -89,8 +90,24 @@ def _build(head: Mapping[str, Any], encoder: EncoderConfig | None, shapes: Mappi
         raise ValueError(f"kind {brief_value(head['kind'])}")
     names = _names(head, "symbols" if head["kind"] == "ctc" else "classes", shapes.get(f"{HEAD}output.bias"))
     if head["kind"] == "ctc":
-        return CTCModel(SpeechEncoder(encoder), Vocabulary(names), CTCConfig.model_validate_json(settings))
+        ctc = CTCConfig.model_validate_json(settings)
+        _check_layers(ctc, shapes)
+        vocabulary = PhoneVocabulary(names) if ctc.units == "phones" else Vocabulary(names)
+        return CTCModel(SpeechEncoder(encoder), vocabulary, ctc)
     return Classifier(SpeechEncoder(encoder), names, ClassifierConfig.model_validate_json(settings))
+
+
+def _check_layers(config: CTCConfig, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Compare the convolutions of a CTC head with those of the file, before any is allocated."""
+    prefix = f"{HEAD}context.convs."
+    stored = {
+        name: tuple(shape) for name, shape in shapes.items() if name.startswith(prefix) and name.endswith("weight")
+    }
+    given = [shape for _, shape in sorted(stored.items())]
+    if len(given) != config.conv_layers or any(
+        len(shape) != 3 or (shape[0], shape[2]) != (config.conv_dim, config.conv_kernel) for shape in given
+    ):
+        raise ValueError(f"{config.conv_layers} convolutions of {config.conv_dim} channels, and the file has others")
 
 
 def _names(head: Mapping[str, Any], key: str, shape: Sequence[int] | None) -> tuple[str, ...]:

@@ -127,6 +127,12 @@ class CTC:
 
     def __init__(self, model: CTCModel, train: Sequence[Example], valid: Sequence[Example], *, steps: int):
         self.model, self.steps = model, steps
+        if not model.vocabulary.writes_words:
+            self._texts = [model.vocabulary.written(example.target) for example in valid]
+            self._train, self._valid = (
+                [model.vocabulary.encode(each.target) for each in part] for part in (train, valid)
+            )
+            return
         self._texts = [example.target for example in valid]
         symbols = set(model.vocabulary.symbols)
         # A held-out character outside the vocabulary is no target; in the transcript it counts as an error.

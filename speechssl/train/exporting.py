@@ -30,7 +30,7 @@ def settings_for(program: Program | None, settings: FinetuneConfig) -> FinetuneC
         raise UserError("--for torchaudio: it has no classifiers; train with --learn text, or --for transformers")
     return settings.model_copy(
         update={
-            "ctc": settings.ctc.model_copy(update={"layers": "last"}),
+            "ctc": settings.ctc.model_copy(update={"layers": "last", "conv_layers": 0}),
             "classifier": settings.classifier.model_copy(update={"pooling": "mean"}),
             "encoder": settings.encoder.model_copy(update={"conv": _without_gabor(settings.encoder.conv)}),
         }

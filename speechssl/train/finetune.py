@@ -23,6 +23,7 @@ from speechssl.config import UserError, digest
 from speechssl.data.labelled import Example, LabelledBatch, LabelledBatches
 from speechssl.data.training_audio import AudioRecord, TrainingAudio, read_training_audio, write_training_audio
 from speechssl.data.waveforms import WaveformStore
+from speechssl.decoding.phones import PhoneVocabulary
 from speechssl.distributed import hold_run, process_group
 from speechssl.models.bundled import origin_of
 from speechssl.models.classifier import Classifier, LogMelClassifier
@@ -94,7 +95,9 @@ def finetune(
         torch.manual_seed(config.seed)
         encoder = SpeechEncoder(config.encoder) if start is None else load_encoder(start)
         encoder.transformer.recompute = config.loop.recompute
-        train, valid, left_out = _usable(store, train, valid, config=config, encoder=encoder)
+        if config.kind == "ctc":
+            vocabulary = _vocabulary(config, vocabulary, train)
+        train, valid, left_out = _usable(store, train, valid, config=config, encoder=encoder, vocabulary=vocabulary)
         model = _model(encoder, train, config, start=start, vocabulary=vocabulary)
         if process.is_main:
             origin = _origin(train, valid, start=start, model=model)
@@ -178,16 +181,18 @@ def _usable(
     *,
     config: FinetuneConfig,
     encoder: SpeechEncoder,
+    vocabulary: Vocabulary | None,
 ) -> tuple[list[Example], list[Example], int]:
     """Examples without those whose transcripts cannot be aligned or would be cropped, and the number of those."""
-    if config.kind != "ctc":
+    if config.kind != "ctc" or vocabulary is None:
         return list(train), list(valid), 0
     longest = seconds_to_samples(config.batches.max_seconds)
 
     def fits(example: Example) -> bool:
         samples = int(store.lengths[example.index])
         frames = int(encoder.num_frames(torch.tensor(samples)))
-        return samples <= longest and 0 < frames_needed([ord(symbol) for symbol in example.target]) <= frames
+        symbols = [ord(symbol) for symbol in vocabulary.written(example.target)]
+        return samples <= longest and 0 < frames_needed(symbols) <= frames
 
     kept = [[example for example in part if fits(example)] for part in (train, valid)]
     return kept[0], kept[1], len(train) + len(valid) - len(kept[0]) - len(kept[1])
@@ -204,7 +209,8 @@ def _model(
     if not train:
         raise UserError("nothing to train on: no labelled utterance that can be used")
     if config.kind == "ctc":
-        model = CTCModel(encoder, vocabulary or Vocabulary.from_texts(each.target for each in train), config.ctc)
+        assert vocabulary is not None
+        model = CTCModel(encoder, vocabulary, config.ctc)
     else:
         classes = tuple(sorted({example.target for example in train}))
         if len(classes) < 2:
@@ -218,6 +224,13 @@ def _model(
             with torch.no_grad():
                 model.trunk.mask_embedding.copy_(weights[name])
     return model
+
+
+def _vocabulary(config: FinetuneConfig, given: Vocabulary | None, train: Sequence[Example]) -> Vocabulary:
+    """The symbols of a recogniser: those given, the characters of the training side, or phones."""
+    if config.ctc.units == "phones":
+        return PhoneVocabulary()
+    return given or Vocabulary.from_texts(each.target for each in train)
 
 
 class Supervised(Trainable):

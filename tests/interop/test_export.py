@@ -245,6 +245,10 @@ CANNOT = {
         lambda folder: ctc_folder(folder, PRE, CTCConfig()),
         r"ctc.layers='mix'.*--for transformers",
     ),
+    "convolutions": (
+        lambda folder: ctc_folder(folder, PRE, CTCConfig(layers="last", conv_layers=1, conv_dim=8)),
+        r"ctc.conv_layers=1.*--for transformers",
+    ),
     "pooling": (
         lambda folder: classifier_folder(folder, PRE, ClassifierConfig()),
         r"classifier.pooling='mean\+std'.*--for transformers .it sets classifier.pooling=mean",

@@ -38,7 +38,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recogniser(place: Path) -> ExportReport:
     """On the Gabor front of the default presets and a mix of layers, all of which are given too."""
     assert MICRO_ENCODER.transformer.dropout > 0
-    ctc_folder(place / "ctc", MICRO_ENCODER, CTCConfig())
+    ctc_folder(place / "ctc", MICRO_ENCODER, CTCConfig(conv_layers=2, conv_dim=12))
     return export_model(place / "ctc", place / "ctc.onnx", to="onnx", hidden_states=True)
 
 

@@ -1,6 +1,7 @@
 """CTC against the sum over all paths, and what cannot be aligned."""
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from speechssl.config import UserError
+from speechssl.decoding.phones import PhoneVocabulary
 from speechssl.inference.batches import pad
 from speechssl.models.ctc import CTCConfig, CTCModel, CTCOutput, ctc_loss, frames_needed
 from speechssl.models.encoder import SpeechEncoder
@@ -97,9 +100,10 @@ def test_frames_needed(target: list[int]) -> None:
     assert frames_needed(target) == shortest
 
 
+@pytest.mark.parametrize("conv_layers", [0, 3])
 @torch.no_grad()
-def test_alone_as_in_a_batch(encoder: SpeechEncoder, waveforms: list[np.ndarray]) -> None:
-    model = CTCModel(encoder, Vocabulary.from_texts(["abc"]), CTCConfig()).eval()
+def test_alone_as_in_a_batch(encoder: SpeechEncoder, waveforms: list[np.ndarray], conv_layers: int) -> None:
+    model = CTCModel(encoder, Vocabulary.from_texts(["abc"]), CTCConfig(conv_layers=conv_layers, conv_dim=16)).eval()
     torch.nn.init.normal_(model.output.weight)
     output = model(*pad(waveforms))
     assert output.log_probs.dtype == torch.float32
@@ -146,3 +150,35 @@ def test_the_papers_head_reads_the_last_layer(
     assert isinstance(again, CTCModel)
     assert again.config == model.config
     assert torch.equal(again.output.weight, model.output.weight)
+
+
+def test_convolutions_that_differ_from_the_file(encoder: SpeechEncoder, tmp_path: Path) -> None:
+    model = CTCModel(encoder, Vocabulary.from_texts(["abc"]), CTCConfig(conv_layers=2, conv_dim=8))
+    save_head(tmp_path, model, extra={})
+    path = tmp_path / "config.json"
+    stored = path.read_text(encoding="utf-8")
+    for key, value in (
+        ("conv_layers", 3),
+        ("conv_layers", 1),
+        ("conv_dim", 1 << 40),
+        ("conv_kernel", 7),
+        ("conv_kernel", 4),
+    ):
+        content = json.loads(stored)
+        content["head"]["config"][key] = value
+        path.write_text(json.dumps(content), encoding="utf-8")
+        with pytest.raises(UserError, match="not a head this version reads"):
+            load_head(tmp_path)
+
+
+def test_a_recogniser_of_phones_comes_back(encoder: SpeechEncoder, tmp_path: Path) -> None:
+    model = CTCModel(encoder, PhoneVocabulary(), CTCConfig(units="phones", conv_layers=1, conv_dim=8))
+    save_head(tmp_path, model, extra={})
+    again = load_head(tmp_path)
+    assert isinstance(again, CTCModel)
+    assert again.vocabulary == model.vocabulary
+    assert not again.vocabulary.writes_words
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"@"', '"?"'), encoding="utf-8")
+    with pytest.raises(UserError, match="phones"):
+        load_head(tmp_path)

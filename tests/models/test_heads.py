@@ -10,6 +10,7 @@ import torch
 import speechssl
 from speechssl.audio import normalize
 from speechssl.config import UserError
+from speechssl.decoding.phones import PhoneVocabulary
 from speechssl.inference import heads, windows
 from speechssl.inference.heads import classify, emissions
 from speechssl.models.classifier import Classifier, ClassifierConfig, LogMelClassifier
@@ -41,7 +42,15 @@ def log_mel() -> LogMelClassifier:
     return LogMelClassifier(("sad", "glad"), LogMelCNNConfig(channels=(4, 8))).eval()
 
 
-MODELS = {"classifier": classifier, "ctc": writer, "log-mel": log_mel}
+def phones() -> CTCModel:
+    torch.manual_seed(2)
+    config = CTCConfig(units="phones", conv_layers=2, conv_dim=16)
+    model = CTCModel(SpeechEncoder(MICRO), PhoneVocabulary(), config).eval()
+    torch.nn.init.normal_(model.output.weight)
+    return model
+
+
+MODELS = {"classifier": classifier, "ctc": writer, "phones": phones, "log-mel": log_mel}
 
 
 @pytest.fixture(params=MODELS)

@@ -101,7 +101,7 @@ def test_an_encoder_that_cannot_be_exported(corpus: str, tmp_path: Path, capsys:
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("size", ["tiny", "small"])
 def test_settings_for(program: Program, size: str) -> None:
-    given = FinetuneConfig(kind="ctc", encoder=PRESETS[size])
+    given = FinetuneConfig(kind="ctc", encoder=PRESETS[size], ctc=CTCConfig(conv_layers=2))
     assert program in reasons(given.encoder, given.ctc)
     found = settings_for(program, given)
     assert found.ctc == CTCConfig(layers="last")
