@@ -78,7 +78,7 @@ def test_second_make_redoes_nothing(tmp_path: Path, asked: Callable[..., list[st
     emotion = f"emotion {given} --shots 5,25 --draws 5 --test-limit 200 {five} --set loop.steps=40"
     assert first[4] == f"{emotion} --out {tmp_path}/demo/emotion"
     asr = f"asr {given} --minutes 10 --lm transcripts --order 3 --beam 20 --rounds 0 --keep 0.7 --no-scratch"
-    assert first[6] == f"{asr} --set loop.steps=600 --set batches.batch_seconds=16 --out {tmp_path}/demo/asr"
+    assert first[6] == f"{asr} --set loop.steps=1200 --out {tmp_path}/demo/asr"
     assert asked(*words) == []
 
 
