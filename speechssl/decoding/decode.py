@@ -5,7 +5,10 @@ is flashlight's (Kahn et al. 2022, arXiv 2201.12465) through torchaudio: it find
 
     ln P_CTC(text | audio)  +  lm_weight * log10 P_LM(text)  +  word_score * words(text)
 
-with a KenLM n-gram. The acoustic model's logarithms are natural, KenLM's are decimal. Two kinds:
+with a KenLM n-gram. With a prior, prior_weight times the logarithm of each symbol's mean probability is subtracted in
+every frame, as hybrid recognisers divide by the priors of their states (Bourlard and Morgan 1994): CTC models of few
+labels give too much to frequent symbols, the blank above all. The acoustic model's logarithms are natural, KenLM's are
+decimal. Two kinds:
 
 - with a lexicon (`DecoderConfig.lexicon`): only words of a given list; the n-gram is one of words;
 - without: any characters; the n-gram is one of characters (`speechssl.decoding.ngram.as_characters`), and there is no
@@ -57,6 +60,8 @@ class DecoderConfig(Config):
         lexicon: whether only words of a list can be found; otherwise the language model is one of characters.
         lm_weight: factor on log10 of the language model's probability.
         word_score: added for every word, nats; below zero it makes texts shorter. Needs a lexicon.
+        prior_weight: factor on the logarithms in `prior`, which are subtracted from those of every frame.
+        prior: natural logarithm of each symbol's mean probability, in the order of the vocabulary; empty: none.
         beam_size: hypotheses that are kept after each frame.
         beam_threshold: hypotheses this much below the best are dropped, nats.
         log_add: whether the probabilities of a text's alignments are summed, as CTC defines it; otherwise the best one
@@ -67,6 +72,8 @@ class DecoderConfig(Config):
     lexicon: bool = True
     lm_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
     word_score: FiniteFloat = 0.0
+    prior_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
+    prior: tuple[FiniteFloat, ...] = ()
     beam_size: Annotated[int, Field(ge=1, le=MOST_HYPOTHESES)] = 100
     beam_threshold: PositiveFloat = 50.0
     log_add: bool = True
@@ -76,6 +83,8 @@ class DecoderConfig(Config):
     def _word_score_needs_words(self) -> "DecoderConfig":
         if not self.lexicon and self.word_score != 0:
             raise ValueError(f"word_score is {self.word_score}, but a search without a lexicon has no words; set 0")
+        if self.prior_weight and not self.prior:
+            raise ValueError(f"prior_weight is {self.prior_weight}, and there is no prior to weigh")
         return self
 
 
@@ -177,6 +186,8 @@ class BeamDecoder:
         self.vocabulary = vocabulary
         self.config = config or DecoderConfig()
         self.lm = lm
+        if self.config.prior and len(self.config.prior) != len(vocabulary):
+            raise UserError(f"a prior of {len(self.config.prior)} symbols, and the vocabulary has {len(vocabulary)}")
         self.words: tuple[str, ...] = ()
         self.left_out: tuple[str, ...] = ()
         known = None if lm is None else _lm_words(lm)
@@ -228,6 +239,8 @@ class BeamDecoder:
     def _decode(self, log_probs: Float[np.ndarray, "frames symbols"]) -> Hypothesis:
         """Search without cutting."""
         heard = log_probs.astype(np.float32)
+        if self.config.prior_weight:
+            heard = heard - np.float32(self.config.prior_weight) * np.array(self.config.prior, dtype=np.float32)
         if self.config.lexicon:
             # Spellings end with the boundary, transcripts do not: one frame is added that can only be a boundary.
             boundary = np.full((1, len(self.vocabulary)), _FORBIDDEN, dtype=np.float32)
@@ -299,6 +312,17 @@ class BeamDecoder:
                 if "install" in words.lower():
                     raise UserError(EXTRA) from None
                 raise UserError(f"{self.lm}: KenLM cannot read it: {words}") from None
+
+
+def symbol_prior(emissions: Sequence[Float[np.ndarray, "_ symbols"]]) -> tuple[float, ...]:
+    """Natural logarithm of the mean probability of each symbol over all frames, for `DecoderConfig.prior`.
+
+    >>> symbol_prior([np.log(np.array([[0.9, 0.1], [0.5, 0.5]]))])
+    (-0.35667, -1.20397)
+    """
+    total = np.sum([np.exp(rows.astype(np.float64)).sum(axis=0) for rows in emissions], axis=0)
+    shares = total / sum(map(len, emissions))
+    return tuple(round(float(np.log(max(share, 1e-8))), 5) for share in shares)
 
 
 def beam_search_installed() -> bool:

@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from speechssl.decoding.decode import BeamDecoder, DecoderConfig, greedy
+from speechssl.decoding.decode import BeamDecoder, DecoderConfig, greedy, symbol_prior
 from speechssl.experiments.asr_ngram import Ngrams
 from speechssl.experiments.asr_text import Source
 from speechssl.experiments.tuning import Tuning, rates, tune
 from speechssl.inference.predictor import DECODER
 from speechssl.text import Vocabulary
 
-CONTENT = "weights, trials, greedy, n-grams"  # of decoder.json, part of its key: one with other content is made again
+CONTENT = (
+    "weights, trials, greedy, n-grams, prior"  # of decoder.json, part of its key: one with other content is made again
+)
 
 Emissions = list[Float32[np.ndarray, "frames symbols"]]
 
@@ -48,7 +50,7 @@ def choose_ngram(
     """Tune the decoder's weights with each n-gram, and choose one."""
     tunings: dict[Source, Tuning] = {}
     for source in ngrams.options:
-        config = DecoderConfig(beam_size=beam_size, lexicon=source != "wordfreq")
+        config = DecoderConfig(beam_size=beam_size, lexicon=source != "wordfreq", prior=symbol_prior(outputs))
         decoder = BeamDecoder(vocabulary, config=config, lm=ngrams.whole(source))
         tunings[source] = tune(outputs, references, decoder=decoder, limit=None)
     best = min(tunings, key=lambda each: (tunings[each].chosen.wer, tunings[each].chosen.cer))

@@ -4,7 +4,7 @@ wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477, appendix B) searches lm_weig
 with 128 trials of Bayesian optimisation. Here it is a coordinate search over those ranges: one weight at a time over a
 coarse grid, in turns until neither improves, then halfway to the neighbours of the best. It needs about 20 to 30
 trials, is deterministic, and returns every trial, so that they can be stored with the results. Never tune on the test
-set.
+set. With the mean probabilities of the symbols (`DecoderConfig.prior`) their weight is the third axis.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +18,9 @@ from speechssl.metrics.wer import count_errors
 
 LM_WEIGHTS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0)
 WORD_SCORES = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
+PRIOR_WEIGHTS = (0.0, 0.3, 0.6)
+
+Weights = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Trial:
 
     lm_weight: float
     word_score: float
+    prior_weight: float
     wer: float
     cer: float
 
@@ -40,8 +44,8 @@ class Tuning:
     @property
     def chosen(self) -> Trial:
         """The trial with the chosen weights."""
-        weights = (self.config.lm_weight, self.config.word_score)
-        return next(trial for trial in self.trials if (trial.lm_weight, trial.word_score) == weights)
+        weights = _weights(self.config)
+        return next(each for each in self.trials if (each.lm_weight, each.word_score, each.prior_weight) == weights)
 
 
 def tune(
@@ -51,10 +55,11 @@ def tune(
     decoder: BeamDecoder,
     lm_weights: Sequence[float] = LM_WEIGHTS,
     word_scores: Sequence[float] = WORD_SCORES,
+    prior_weights: Sequence[float] = PRIOR_WEIGHTS,
     limit: int | None = 200,
     seed: int = 0,
 ) -> Tuning:
-    """Choose lm_weight and word_score.
+    """Choose lm_weight, word_score and prior_weight.
 
     The lowest word error rate wins, then the lowest character error rate, then the smaller weights.
 
@@ -64,6 +69,7 @@ def tune(
         decoder: the search whose weights are tuned; its own weights are tried first.
         lm_weights: the coarse grid; a decoder without a language model keeps its own weight.
         word_scores: the coarse grid; without a lexicon there is no word score.
+        prior_weights: the coarse grid; without a prior in the decoder's config there is no such weight.
         limit: maximum number of utterances, drawn with `seed`; None: all. Every trial decodes them all.
         seed: seed of that draw.
 
@@ -78,28 +84,29 @@ def tune(
     if limit is not None and limit < len(references):
         chosen = sorted(np.random.default_rng(seed).permutation(len(references))[:limit].tolist())
     outputs, transcripts = [emissions[i] for i in chosen], [references[i] for i in chosen]
-    trials: dict[tuple[float, float], Trial] = {}
+    trials: dict[Weights, Trial] = {}
 
-    def rank(weights: tuple[float, float]) -> tuple[float, ...]:
+    def rank(weights: Weights) -> tuple[float, ...]:
         if weights not in trials:
             trials[weights] = _try(decoder, outputs, transcripts, weights=weights)
         trial = trials[weights]
-        return trial.wer, trial.cer, trial.lm_weight, abs(trial.word_score), trial.word_score
+        return trial.wer, trial.cer, trial.lm_weight, abs(trial.word_score), trial.word_score, trial.prior_weight
 
     grids = (
         tuple(lm_weights) if decoder.lm is not None else (),
         tuple(word_scores) if decoder.config.lexicon else (),
+        tuple(prior_weights) if decoder.config.prior else (),
     )
-    best = _search(rank, (decoder.config.lm_weight, decoder.config.word_score), grids=grids)
+    best = _search(rank, _weights(decoder.config), grids=grids)
     return Tuning(config=_weighted(decoder.config, best), trials=tuple(trials.values()))
 
 
 def _search(
-    rank: Callable[[tuple[float, float]], tuple[float, ...]],
-    start: tuple[float, float],
+    rank: Callable[[Weights], tuple[float, ...]],
+    start: Weights,
     *,
-    grids: tuple[tuple[float, ...], tuple[float, ...]],
-) -> tuple[float, float]:
+    grids: tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]],
+) -> Weights:
     """Coordinate search: on the grids until nothing improves, then between the best and its neighbours."""
     best = min([start], key=rank)
     while True:
@@ -114,8 +121,9 @@ def _search(
     return best
 
 
-def _replaced(weights: tuple[float, float], axis: int, value: float) -> tuple[float, float]:
-    return (value, weights[1]) if axis == 0 else (weights[0], value)
+def _replaced(weights: Weights, axis: int, value: float) -> Weights:
+    first, second, third = (value if place == axis else weight for place, weight in enumerate(weights))
+    return first, second, third
 
 
 def _neighbours(grid: Sequence[float], value: float) -> list[float]:
@@ -128,12 +136,12 @@ def _try(
     emissions: Sequence[Float[np.ndarray, "_ symbols"]],
     references: Sequence[str],
     *,
-    weights: tuple[float, float],
+    weights: Weights,
 ) -> Trial:
     search = decoder.with_config(_weighted(decoder.config, weights))
     texts = [search.decode(each).text for each in emissions]
     found = rates(references, texts)
-    return Trial(lm_weight=weights[0], word_score=weights[1], wer=found["wer"], cer=found["cer"])
+    return Trial(*weights, wer=found["wer"], cer=found["cer"])
 
 
 def rates(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, float]:
@@ -148,5 +156,10 @@ def rates(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, flo
     return {"wer": wer, "cer": cer}
 
 
-def _weighted(config: DecoderConfig, weights: tuple[float, float]) -> DecoderConfig:
-    return DecoderConfig.model_validate(config.model_dump() | {"lm_weight": weights[0], "word_score": weights[1]})
+def _weights(config: DecoderConfig) -> Weights:
+    return config.lm_weight, config.word_score, config.prior_weight
+
+
+def _weighted(config: DecoderConfig, weights: Weights) -> DecoderConfig:
+    named = dict(zip(("lm_weight", "word_score", "prior_weight"), weights, strict=True))
+    return DecoderConfig.model_validate(config.model_dump() | named)

@@ -103,6 +103,19 @@ def test_a_wide_beam_finds_the_most_probable_text(frames, seed):
     assert found.confidence == pytest.approx(math.exp(wanted[found.text]), abs=1e-3)
 
 
+def test_a_prior_is_subtracted_in_every_frame(word_lm):
+    log_probs, prior = random_emissions(5, 3), tuple(np.linspace(-0.5, -3.0, len(VOCABULARY)))
+    given = BeamDecoder(VOCABULARY, config=DecoderConfig(prior=prior, prior_weight=0.4, **WIDE), lm=word_lm)
+    plain = BeamDecoder(VOCABULARY, config=DecoderConfig(**WIDE), lm=word_lm)
+    shifted = log_probs - 0.4 * np.array(prior)
+    expected = {each.text: each.score for each in plain.decode(shifted).candidates}
+    assert {each.text: each.score for each in given.decode(log_probs).candidates} == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(ValueError, match="no prior to weigh"):
+        DecoderConfig(prior_weight=0.4)
+    with pytest.raises(UserError, match="a prior of 2 symbols"):
+        BeamDecoder(VOCABULARY, config=DecoderConfig(prior=(-1.0, -1.0)), lm=word_lm)
+
+
 def test_without_sums_the_best_path_counts():
     log_probs = random_emissions(4, 7)
     found = BeamDecoder(VOCABULARY, config=DecoderConfig(lexicon=False, log_add=False, **WIDE)).decode(log_probs)

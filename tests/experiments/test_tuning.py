@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from speechssl.decoding.decode import BeamDecoder, DecoderConfig
+from speechssl.decoding.decode import BeamDecoder, DecoderConfig, symbol_prior
 from speechssl.decoding.ngram import train_ngram
 from speechssl.experiments.tuning import LM_WEIGHTS, WORD_SCORES, tune
 from speechssl.metrics.wer import count_errors, error_rate
@@ -65,7 +65,7 @@ def test_a_planted_optimum_is_found(monkeypatch, task):
 
     def bowl(decoder, emissions, references, *, weights):
         wer = (weights[0] - 3.5) ** 2 + 0.5 * (weights[1] + 1) ** 2 + 0.3 * (weights[0] - 3.5) * (weights[1] + 1)
-        return module.Trial(weights[0], weights[1], wer, wer)
+        return module.Trial(*weights, wer, wer)
 
     monkeypatch.setattr(module, "_try", bowl)
     decoder, emissions, references = task
@@ -81,6 +81,24 @@ def test_ties_go_to_characters_then_to_small_weights(monkeypatch, task):
     monkeypatch.setattr(module, "_try", lambda *_, weights: module.Trial(*weights, wer=0.5, cer=abs(weights[1] - 1)))
     found = tune(emissions, references, decoder=decoder).config
     assert (found.lm_weight, found.word_score) == (0.0, 1.0)
+
+
+def test_the_prior_is_the_third_weight(monkeypatch, task):
+    from speechssl.experiments import tuning as module
+
+    decoder, emissions, references = task
+    prior = symbol_prior(emissions)
+    assert len(prior) == len(VOCABULARY)
+    assert max(prior) == prior[0]  # blanks
+    weighed = decoder.with_config(DecoderConfig(beam_size=30, nbest=1, prior=prior))
+
+    def bowl(decoder, emissions, references, *, weights):
+        wer = (weights[0] - 3.0) ** 2 + weights[1] ** 2 + (weights[2] - 0.45) ** 2
+        return module.Trial(*weights, wer, wer)
+
+    monkeypatch.setattr(module, "_try", bowl)
+    assert tune(emissions, references, decoder=weighed).config.prior_weight == pytest.approx(0.45)
+    assert tune(emissions, references, decoder=decoder).config.prior_weight == 0.0
 
 
 def test_weights_that_mean_nothing_are_left_alone(task):
