@@ -10,6 +10,7 @@ import pytest
 from speechssl.config import UserError
 from speechssl.data.training_audio import read_training_audio
 from speechssl.data.waveforms import WaveformStore
+from speechssl.decoding import pronunciation
 from speechssl.decoding.decode import beam_search_installed
 from speechssl.experiments import asr, asr_decoder, asr_ngram
 from speechssl.experiments.asr import AsrConfig, recognise
@@ -22,6 +23,8 @@ from speechssl.experiments.asr_ngram import (
 )
 from speechssl.experiments.asr_scores import Scores, rows_of
 from speechssl.experiments.asr_sides import divide
+from speechssl.experiments.evaluate_head import evaluate_head
+from speechssl.inference.predictor import Predictor
 from speechssl.metrics.compare import compare
 from speechssl.metrics.results import read_results
 from speechssl.metrics.wer import EditCounts, count_errors
@@ -106,6 +109,50 @@ def test_everything_is_written(finished):
     assert len(worst["kinds"]) == 6
     assert worst["utterances"][0]["errors"] >= worst["utterances"][-1]["errors"]
     assert all(difference.difference.value == 0 for difference in compare(out / "results.json", out / "results.json"))
+
+
+@needs_beam
+def test_phones_are_written_as_words(prepared, encoder, tmp_path, monkeypatch):
+    """By the n-gram alone: rows, pseudo-labels, `predict` and `evaluate` hold words, and nothing is greedy."""
+    (tmp_path / "toy.dict").write_text("ab AE B\nba B AA\n")
+    monkeypatch.setattr(pronunciation, "dictionary_file", lambda: tmp_path / "toy.dict")
+    pronunciation._dictionary.cache_clear()
+    phones = changed(FEW, ctc__units="phones")
+    monkeypatch.setattr("speechssl.train.self_training.greedy", _never)
+    rows = recognise(
+        prepared,
+        encoder,
+        tmp_path / "run",
+        sides=divide(WaveformStore(prepared), minutes=MINUTES),
+        config=AsrConfig(beam_size=5, keep=1.0),
+        pretrained=phones,
+        scratch=phones,
+        say=lambda _: None,
+    )
+    assert {row.probe for row in rows} == {"n-gram"}
+    folder = tmp_path / "run" / "models" / "fine-tuned"
+    predictor = Predictor(folder)
+    known = {word for utterance in WaveformStore(prepared).utterances for word in str(utterance.text).lower().split()}
+    assert set(predictor.decoder.words) <= known
+    found = predictor.predict([WaveformStore(prepared).waveform(0)])[0]
+    assert set(found.text.split()) <= known
+    evaluated = evaluate_head(folder, prepared, tmp_path / "evaluation.json", split="test")
+    assert {row.probe for row in evaluated} == {"n-gram"}
+    with pytest.raises(UserError, match="recognises phones; words need an n-gram"):
+        Predictor(folder, lm=False)
+    monkeypatch.setattr(asr_ngram, "beam_search_installed", lambda: False)
+    with pytest.raises(UserError, match="words need an n-gram"):
+        recognise(
+            prepared,
+            encoder,
+            tmp_path / "other",
+            sides=divide(WaveformStore(prepared), minutes=MINUTES),
+            config=AsrConfig(),
+            pretrained=phones,
+            scratch=phones,
+            say=lambda _: None,
+        )
+    pronunciation._dictionary.cache_clear()
 
 
 @needs_beam
