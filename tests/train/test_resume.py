@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from speechssl.config import UserError
 from speechssl.models.storage import load_encoder, read_model_config
 from speechssl.train.checkpoint import load_checkpoint
 from speechssl.train.run_log import truncate_log
-from tests.toys import MICRO_RUN, changed
+from tests.toys import MICRO_RUN, NO_DROPOUT, changed
 from tests.train.conftest import Processes, rows, tensors
 
 # With dropout, layer drop and accumulation: whatever draws at random is in it.
@@ -122,6 +123,23 @@ def test_asked_to_stop(processes: Processes, corpus: Path, reference: Reference,
     assert load_encoder(out).config == CONFIG.encoder
     processes.pretrain(corpus, out, CONFIG).finish()
     assert_same_run(out, reference.out)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
+def test_a_compiled_run_resumes_bit_for_bit(processes: Processes, corpus: Path, tmp_path: Path) -> None:
+    """And its losses are those of a run that is not compiled; without dropout, which draws otherwise when compiled."""
+    plain = changed(SHORT, **{f"encoder__{name}": value for name, value in NO_DROPOUT.items()})
+    compiled = changed(plain, loop__compile=True)
+    whole, out, eager = tmp_path / "whole", tmp_path / "run", tmp_path / "eager"
+    processes.pretrain(corpus, eager, plain).finish()
+    processes.pretrain(corpus, whole, compiled).finish()
+    run = processes.pretrain(corpus, out, compiled, signal=(signal.SIGTERM, 3))
+    assert run.wait() == 130, run.said.read_text()
+    processes.pretrain(corpus, out, compiled).finish()
+    assert_same_run(out, whole)
+    for row, expected in zip(rows(whole), rows(eager), strict=True):
+        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-4), row["step"]
 
 
 # The places where files become permanent. A first run writes recipe.toml, data.json and metrics.json (flush, rename:
