@@ -271,6 +271,11 @@ class BeamDecoder:
             raise UserError(f"{self.lm}: a language model of characters; use it with lexicon = false")
 
     def _refuse_words(self, words: Sequence[str] | None) -> None:
+        if not self.vocabulary.writes_words:
+            raise UserError(
+                f"{self.lm or 'no language model'}: a model of phones needs a language model of words; "
+                "use lexicon = true"
+            )
         characters = set(self.vocabulary.symbols[1:])
         if words is not None and len(characters.intersection(words)) < len(characters) / 2:
             raise UserError(f"{self.lm}: not a language model of the characters that a search without a lexicon needs")

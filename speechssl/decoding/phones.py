@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
 
-from speechssl.decoding.pronunciation import Phones, pronunciations
+from speechssl.decoding.pronunciation import Phones, has_pronunciation, pronunciations
 from speechssl.text import BLANK, WORD_BOUNDARY, Vocabulary
 
 ONE_LETTER = {
@@ -81,14 +81,14 @@ class PhoneVocabulary(Vocabulary):
         return list(_spellings(word))
 
     def can_write(self, word: str) -> bool:
-        """Whether a word has a pronunciation: one of the letters a to z."""
-        return any("a" <= character <= "z" for character in word)
+        """Whether a word has a pronunciation: it is in the dictionary, or made of the letters a to z."""
+        return has_pronunciation(word)
 
     def encode(self, text: str) -> list[int]:
         """Indices of the phones of a transcript's words, with a boundary between words.
 
         Raises:
-            UserError: the dictionary is not installed, or a word has none of the letters a to z.
+            UserError: the dictionary is not installed, or a word cannot be written.
         """
         return super().encode(self.written(text))
 

@@ -12,6 +12,7 @@ The phone error rate of `RULES` is .27 on 3,000 words of the dictionary itself. 
 than no entry: a recogniser with a lexicon can only write words that have one.
 """
 
+import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -131,13 +132,38 @@ def pronunciations(words: Iterable[str]) -> dict[str, list[Phones]]:
     """Pronunciations of each word, the usual one first.
 
     Args:
-        words: normalised ones; letters of the English alphabet and apostrophes.
+        words: normalised ones; letters of the English alphabet, with or without accents, and apostrophes.
 
     Raises:
-        UserError: the package of the dictionary is not installed, or a word has none of the letters a to z.
+        UserError: the package of the dictionary is not installed, or a word has other characters, or no letter.
     """
     known = _dictionary()
-    return {word: known.get(word) or [_by_rule(word, known)] for word in words}
+    plain = {word: without_accents(word) for word in words}
+    return {word: known.get(word) or known.get(bare) or [_by_rule(bare, known)] for word, bare in plain.items()}
+
+
+def has_pronunciation(word: str) -> bool:
+    """Whether a word is in the dictionary, or made of the letters a to z and apostrophes, with a letter in it.
+
+    Raises:
+        UserError: the package of the dictionary is not installed.
+    """
+    bare = without_accents(word)
+    return not {word, bare}.isdisjoint(_dictionary()) or _is_spelled(bare)
+
+
+def without_accents(word: str) -> str:
+    """A word with its accented letters as plain ones.
+
+    >>> without_accents("café"), without_accents("straße")
+    ('cafe', 'straße')
+    """
+    return "".join(c for c in unicodedata.normalize("NFKD", word) if not unicodedata.combining(c))
+
+
+def _is_spelled(word: str) -> bool:
+    letters = set(word) - {"'"}
+    return bool(letters) and letters <= LETTERS.keys()
 
 
 def spelled(word: str) -> Phones:
@@ -161,9 +187,9 @@ def spelled(word: str) -> Phones:
 
 
 def _by_rule(word: str, known: dict[str, list[Phones]]) -> Phones:
+    if not _is_spelled(word):
+        raise UserError(f"{word!r} has no pronunciation: not made of the letters a to z; write numbers as words")
     letters = [c for c in word if c in LETTERS]
-    if not letters:
-        raise UserError(f"{word!r}: no letter that the rules of English spelling know")
     base, mark, last = word.rpartition("'")
     if mark and base and last in ("s", ""):
         stem = (known.get(base) or [_by_rule(base, known)])[0]

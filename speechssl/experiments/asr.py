@@ -166,6 +166,11 @@ class _Run:
     ):
         self.store, self.encoder, self.out, self.sides, self.config = store, encoder, out, sides, config
         self.ngrams, self.command, self.say = ngrams, command, say
+        if units == "phones" and "wordfreq" in ngrams.options:
+            raise UserError(
+                "ctc.units=phones are those of English words, and the n-gram 'wordfreq' is one of characters; use "
+                "ctc.units=characters, or --lm transcripts"
+            )
         self.beam = ngrams.usable(say)
         if units == "phones" and not self.beam:
             raise UserError(

@@ -23,6 +23,7 @@ from speechssl.config import UserError, digest
 from speechssl.data.labelled import Example, LabelledBatch, LabelledBatches
 from speechssl.data.training_audio import AudioRecord, TrainingAudio, read_training_audio, write_training_audio
 from speechssl.data.waveforms import WaveformStore
+from speechssl.decoding.general import is_english
 from speechssl.decoding.phones import PhoneVocabulary
 from speechssl.distributed import hold_run, process_group
 from speechssl.models.bundled import origin_of
@@ -97,6 +98,7 @@ def finetune(
         encoder.transformer.recompute = config.loop.recompute
         if config.kind == "ctc":
             vocabulary = _vocabulary(config, vocabulary, train)
+            _refuse_unwritable(store, [*train, *valid], vocabulary)
         train, valid, left_out = _usable(store, train, valid, config=config, encoder=encoder, vocabulary=vocabulary)
         model = _model(encoder, train, config, start=start, vocabulary=vocabulary)
         if process.is_main:
@@ -231,6 +233,25 @@ def _vocabulary(config: FinetuneConfig, given: Vocabulary | None, train: Sequenc
     if config.ctc.units == "phones":
         return PhoneVocabulary()
     return given or Vocabulary.from_texts(each.target for each in train)
+
+
+def _refuse_unwritable(store: WaveformStore, examples: Sequence[Example], vocabulary: Vocabulary) -> None:
+    """Raise `UserError` where phones are learnt, and a transcript is not English or has a word without phones."""
+    if not isinstance(vocabulary, PhoneVocabulary):
+        return
+    for example in examples:
+        item = store.utterances[example.index]
+        if item.language is not None and not is_english(item.language):
+            raise UserError(
+                f"{item.audio}: language {item.language!r}, and ctc.units=phones are those of English; use "
+                "ctc.units=characters"
+            )
+        wrong = next((word for word in example.target.split() if not vocabulary.can_write(word)), None)
+        if wrong is not None:
+            raise UserError(
+                f"{item.audio}: ctc.units=phones need words of the letters a to z, got {wrong!r}; write numbers as "
+                "words, or use ctc.units=characters"
+            )
 
 
 class Supervised(Trainable):

@@ -9,7 +9,7 @@ from speechssl.config import UserError
 from speechssl.decoding import phones, pronunciation
 from speechssl.decoding.alignment import word_times
 from speechssl.decoding.decode import BeamDecoder, DecoderConfig, beam_search_installed
-from speechssl.decoding.ngram import train_ngram
+from speechssl.decoding.ngram import as_characters, train_ngram
 from speechssl.decoding.phones import ONE_LETTER, SYMBOLS, PhoneVocabulary
 
 DICTIONARY = "read R EH D\nread(2) R IY D\nreed R IY D\nsea S IY\nsee S IY\nship SH IH P\nthe DH AH\n"
@@ -48,6 +48,24 @@ def test_a_transcript_in_phones() -> None:
     assert not vocabulary.can_write("42")
     with pytest.raises(UserError, match="42"):
         vocabulary.encode("the 42")
+
+
+def test_no_character_of_a_word_is_left_out() -> None:
+    vocabulary = PhoneVocabulary()
+    assert vocabulary.written("séa shíp") == "si SIp"  # as without accents
+    for word in ("mp3", "2nd", "straße", "да"):
+        assert not vocabulary.can_write(word)
+        with pytest.raises(UserError, match=f"{word!r} has no pronunciation: not made of the letters a to z"):
+            vocabulary.encode(word)
+
+
+def test_letters_are_not_phones(tmp_path: Path) -> None:
+    """Most phones are written as letters, so that an n-gram of letters would be taken for one of phones."""
+    pytest.importorskip("kenlm")
+    lm = tmp_path / "letters.arpa"
+    train_ngram([as_characters("pack my box with five dozen jugs"), as_characters("a quick brown fox")], lm, order=2)
+    with pytest.raises(UserError, match=r"letters\.arpa: a model of phones needs a language model of words"):
+        BeamDecoder(PhoneVocabulary(), config=DecoderConfig(lexicon=False), lm=lm)
 
 
 @pytest.mark.skipif(not beam_search_installed(), reason="the extra lm is not installed")

@@ -155,6 +155,22 @@ def test_phones_are_written_as_words(prepared, encoder, tmp_path, monkeypatch):
     pronunciation._dictionary.cache_clear()
 
 
+def test_phones_have_no_ngram_of_letters(prepared, encoder, tmp_path, monkeypatch):
+    phones = changed(FEW, ctc__units="phones")
+    monkeypatch.setattr(asr, "sources", lambda *_, **__: ("wordfreq",))
+    with pytest.raises(UserError, match="the n-gram 'wordfreq' is one of characters"):
+        recognise(
+            prepared,
+            encoder,
+            tmp_path / "run",
+            sides=divide(WaveformStore(prepared), minutes=MINUTES),
+            config=AsrConfig(lm="wordfreq"),
+            pretrained=phones,
+            scratch=phones,
+            say=lambda _: None,
+        )
+
+
 @needs_beam
 @pytest.mark.parametrize(("greedy_cer", "written"), [(1.0, "ab"), (0.0, "ba")])
 def test_a_teacher_labels_in_the_way_that_gets_more_characters_right(

@@ -1,5 +1,6 @@
 """Fine-tuning: it can memorise, rests and moves what it should, goes on bit for bit, and refuses what would mislead."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from speechssl.audio import normalize
 from speechssl.config import UserError, dump_config
 from speechssl.data.labelled import Example
 from speechssl.data.waveforms import WaveformStore
+from speechssl.decoding import pronunciation
 from speechssl.decoding.decode import greedy
 from speechssl.inference.heads import classify, emissions
 from speechssl.metrics.probe_classifiers import fit_logistic
@@ -482,3 +484,29 @@ def test_two_processes_equal_one(
     for got, row in zip(rows(tmp_path / "two"), rows(tmp_path / "one"), strict=True):
         for name, value in row.items():
             assert got[name] == pytest.approx(value, rel=1e-3, abs=1e-4), (row["step"], name)
+
+
+@pytest.fixture
+def toy_dictionary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "toy.dict").write_text("ab AE B\n")
+    monkeypatch.setattr(pronunciation, "dictionary_file", lambda: tmp_path / "toy.dict")
+    pronunciation._dictionary.cache_clear()
+    yield
+    pronunciation._dictionary.cache_clear()
+
+
+@pytest.mark.usefixtures("toy_dictionary")
+def test_phones_of_other_languages_and_of_digits_are_refused(
+    store: WaveformStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phones = changed(CTC, ctc__units="phones")
+    other = next(index for index, speaker in enumerate(store.speakers) if speaker != store.speakers[0])
+    for side in ("train", "valid"):
+        sides = {"train": [Example(0, "ab")], "valid": [Example(other, "ab")]}
+        sides[side] = [Example(sides[side][0].index, "ab 2nd")]
+        with pytest.raises(UserError, match=r"wav.*: ctc\.units=phones need words of the letters a to z, got '2nd'"):
+            run(store, tmp_path / "digits", phones, train=sides["train"], valid=sides["valid"])
+    german = [utterance.model_copy(update={"language": "de"}) for utterance in store.utterances]
+    monkeypatch.setattr(store, "utterances", german)
+    with pytest.raises(UserError, match=r"wav.*: language 'de', and ctc\.units=phones are those of English"):
+        run(store, tmp_path / "german", phones, train=[Example(0, "ab")])
