@@ -22,6 +22,8 @@ def head_reason(program: Program, head: HeadConfig) -> str | None:
     >>> head_reason("transformers", ClassifierConfig(pooling="mean")) is None
     True
     """
+    if isinstance(head, CTCConfig) and head.units == "phones":
+        return f"ctc.units='phones': {program} would write each phone as a letter; fine-tune with ctc.units=characters"
     if program == "torchaudio":
         if isinstance(head, CTCConfig) and head.layers == "last" and not head.conv_layers:
             return None

@@ -301,6 +301,7 @@ def _metadata(model: Model) -> dict[str, str]:
     }
     if isinstance(model, CTCModel):
         entries["symbols"] = _json(model.vocabulary.symbols)
+        entries["units"] = model.config.units
     if isinstance(model, Classifier):
         entries["classes"] = _json(model.classes)
     return entries

@@ -171,6 +171,7 @@ def test_the_file_says_what_it_is(recogniser: ExportReport, classifier: ExportRe
     about = {each.key: each.value for each in found.metadata_props}
     assert about["model"] == model_hash(place / "ctc")
     assert json.loads(about["symbols"]) == list(VOCABULARY.symbols)
+    assert about["units"] == "characters"
     assert {name: about[name] for name in ("sample_rate", "hop", "opset", "output")} == {
         "sample_rate": "16000",
         "hop": "320",

@@ -115,3 +115,9 @@ def test_settings_for(program: Program, size: str) -> None:
 def test_plain_convolutions_stay() -> None:
     given = FinetuneConfig(kind="ctc", encoder=changed(PRE, normalize=False))
     assert settings_for("transformers", given).encoder == given.encoder
+
+
+def test_phones_are_no_letters_of_a_tokenizer() -> None:
+    found = reasons(PRESETS["base"], CTCConfig(layers="last", units="phones"))
+    assert sorted(found) == ["torchaudio", "transformers"]
+    assert found["transformers"].startswith("ctc.units='phones': transformers would write each phone as a letter")
