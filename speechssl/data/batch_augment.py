@@ -40,6 +40,7 @@ def _within(values: tuple[float, float], lowest: float, highest: float) -> tuple
 
 
 PositiveRange = Annotated[tuple[float, float], AfterValidator(_positive)]
+Hertz = Annotated[tuple[float, float], AfterValidator(lambda values: _within(values, 1.0, SAMPLE_RATE / 2))]
 Semitones = Annotated[tuple[float, float], AfterValidator(lambda values: _within(values, -12.0, 12.0))]
 Shares = Annotated[tuple[float, float], AfterValidator(lambda values: _within(values, 0.0, 1.0))]
 
@@ -83,9 +84,9 @@ class BatchAugmentConfig(Config):
     noise_slope: Range = (0.0, 1.0)
     telephone: Probability = 0.0
     low_pass: Probability = 0.0
-    low_pass_hz: PositiveRange = (2000.0, 7000.0)
+    low_pass_hz: Hertz = (2000.0, 7000.0)
     high_pass: Probability = 0.0
-    high_pass_hz: PositiveRange = (50.0, 500.0)
+    high_pass_hz: Hertz = (50.0, 500.0)
 
     @model_validator(mode="after")
     def _bands_are_not_empty(self) -> "BatchAugmentConfig":

@@ -4,7 +4,7 @@
   shrunk as in Ledoit and Wolf, "A Well-Conditioned Estimator for Large-Dimensional Covariance Matrices" (2004), so that
   it is defined with more dimensions than shots; scikit-learn's, with equal priors, which optimise UAR. In scikit-learn:
   ``LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")`` after ``StandardScaler()``. Where a class has a single
-  shot there is no covariance, and the nearest class mean is the answer.
+  shot, or all of a class are equal, there is no covariance, and the nearest class mean is the answer.
 - SVM: kernel, C and gamma are chosen on the shots alone, by balanced accuracy under the folds of `shot_folds`.
 - Choice: the classifier with the highest balanced accuracy over the folds of the shots (grouped by speaker where
   possible), each with its own settings chosen inside the fitted part; ties go to the first. Too few shots for
@@ -50,7 +50,8 @@ def lda_scores(train: Train, targets: Targets, test: Held) -> Float[np.ndarray, 
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     classes, sizes = np.unique(targets, return_counts=True)
-    if sizes.min() < 2:
+    within = np.concatenate([train[targets == number] - train[targets == number].mean(axis=0) for number in classes])
+    if sizes.min() < 2 or np.allclose(within, 0):
         means = np.stack([train[targets == number].mean(axis=0) for number in classes])
         return -np.square(test[:, None] - means).mean(axis=-1) / 2
     equal = np.full(len(classes), 1 / len(classes))

@@ -47,15 +47,17 @@ def pseudo_label(
         model: the teacher, in evaluation mode.
         store: the prepared corpus.
         indices: indices of the unlabelled utterances.
-        decoder: its beam search; None decodes greedily.
+        decoder: its beam search; None decodes greedily, which needs a teacher of characters.
         keep: fraction to keep, in (0, 1], of the utterances with a transcript, by the mean probability of the greedy
             characters, which is comparable between utterances of any length.
 
     Raises:
-        ValueError: a fraction outside (0, 1].
+        ValueError: a fraction outside (0, 1], or a teacher of phones without a decoder.
     """
     if not 0 < keep <= 1:
         raise ValueError(f"keep must be in (0, 1], got {keep:g}")
+    if decoder is None and not model.vocabulary.writes_words:
+        raise ValueError("a teacher that recognises phones needs a decoder: greedily it writes phones, not words")
     found: list[tuple[float, Example]] = []
     for start in range(0, len(indices), _CHUNK):
         chunk = indices[start : start + _CHUNK]

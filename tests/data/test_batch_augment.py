@@ -296,6 +296,8 @@ def test_pitch_needs_a_window() -> None:
         (["low_pass=0.5", "high_pass=0.5", "low_pass_hz=[400,800]"], "high_pass_hz up to 500; allowed: below"),
         (["low_pass=0.5", "telephone=0.5", "low_pass_hz=[200,800]"], "low_pass_hz from 200; allowed with telephone"),
         (["high_pass=0.5", "telephone=0.5", "high_pass_hz=[200,3500]"], "high_pass_hz up to 3500; allowed with"),
+        (["low_pass=0.5", "low_pass_hz=[7000,9000]"], "allowed: within 1 to 8000"),
+        (["high_pass=0.5", "high_pass_hz=[8100,9000]"], "allowed: within 1 to 8000"),
         (["noise_snr=[nan,5]"], "noise_snr"),
         (["mix_ratio=[-inf,5]"], "mix_ratio"),
     ],

@@ -122,3 +122,11 @@ def test_a_small_advantage_does_not_move_the_weights():
     assert block_weights(np.stack([right, wrong]), targets).tolist() == [0.5, 0.5]
     wrong[:40] = right[:40, ::-1] * 30
     assert block_weights(np.stack([right, wrong]), targets).tolist() == [1.0, 0.0]
+
+
+def test_equal_shots_of_a_class_still_tell_the_classes_apart():
+    """Their covariance is zero, with which LDA's scores would all be equal and the first class always the answer."""
+    shots = np.repeat(np.array([[1.0, 2.0, 0.0], [-1.0, 0.0, 3.0]]), 4, axis=0)
+    scores = lda_scores(shots, np.repeat([0, 1], 4), shots[[0, 4]] + 0.1)
+    assert scores.argmax(axis=1).tolist() == [0, 1]
+    assert scores.max() > np.log(0.6)

@@ -8,8 +8,9 @@ import pytest
 from speechssl.data.labelled import Example
 from speechssl.data.waveforms import WaveformStore
 from speechssl.decoding.decode import BeamDecoder, DecoderConfig, beam_search_installed, greedy
+from speechssl.decoding.phones import PhoneVocabulary
 from speechssl.inference.heads import emissions
-from speechssl.models.ctc import CTCModel
+from speechssl.models.ctc import CTCConfig, CTCModel
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.heads import load_head
 from speechssl.text import Vocabulary
@@ -90,6 +91,12 @@ def test_a_decoder_writes_in_place_of_greed(
 def test_a_share_that_is_none(store: WaveformStore, teacher: CTCModel, keep: float) -> None:
     with pytest.raises(ValueError, match=r"keep must be in \(0, 1\]"):
         pseudo_label(teacher, store, [0], decoder=None, keep=keep)
+
+
+def test_phones_are_no_transcripts(store: WaveformStore) -> None:
+    teacher = CTCModel(SpeechEncoder(CTC.encoder), PhoneVocabulary(), CTCConfig(units="phones"))
+    with pytest.raises(ValueError, match="recognises phones needs a decoder"):
+        pseudo_label(teacher, store, [0], decoder=None, keep=1.0)
 
 
 def test_true_labels_have_their_share(store: WaveformStore) -> None:
