@@ -28,6 +28,7 @@ from speechssl.data.training_audio import (
 )
 from speechssl.data.waveforms import WaveformStore
 from speechssl.decoding.decode import BeamDecoder, DecoderConfig, greedy
+from speechssl.decoding.phones import PhoneVocabulary
 from speechssl.experiments.asr_decoder import CONTENT, Emissions, choose_ngram, chosen_source, decoder_content
 from speechssl.experiments.asr_ngram import LM_TEXT, Ngrams, read_sentences, write_text_record
 from speechssl.experiments.asr_scores import Scores, answers_of, rows_of, score, worst_of
@@ -117,6 +118,7 @@ def recognise(
             options=options,
             language=language,
             characters=vocabulary.symbols[2:],
+            can_write=(PhoneVocabulary() if pretrained.ctc.units == "phones" else vocabulary).can_write,
         )
         run = _Run(
             store,

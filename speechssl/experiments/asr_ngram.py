@@ -39,6 +39,7 @@ class Ngrams:
         options: the sources to choose from; the first is that of the messages.
         language: language of the corpus.
         characters: of the recogniser; needed by `wordfreq`.
+        can_write: whether the recogniser's symbols suffice for a word.
 
     Attributes:
         key: digest of the sentences and of what else the n-grams are made of.
@@ -54,12 +55,13 @@ class Ngrams:
         options: Sequence[Source] = ("transcripts",),
         language: str | None = None,
         characters: Collection[str] = (),
+        can_write: Callable[[str], bool] = lambda _: True,
     ):
         self.folder, self.sides, self.order = folder, sides, order
         self.sentences = list(sides.sentences if text is None else text)
         self.given = text is not None
         self.options: tuple[Source, ...] = tuple(options)
-        self.language, self.characters = language, frozenset(characters)
+        self.language, self.characters, self.can_write = language, frozenset(characters), can_write
         self.key = digest([self.sentences, self.given, order, sorted(each.target for each in sides.labelled)])
 
     def usable(self, say: Callable[[str], None]) -> bool:
@@ -84,14 +86,17 @@ class Ngrams:
         return " + ".join(each for each in (own, general_name(option, self.language)) if each)
 
     def lacking(self, option: Source) -> str:
-        """Number of words of the test side that an n-gram lacks, in words."""
+        """Number of words of the test side that a search with an n-gram cannot find, in words."""
         words = [word for example in self.sides.test for word in example.target.split()]
         if option == "wordfreq":
+            unwritable = sum(not self.can_write(word) for word in words)
+            if unwritable:
+                return f"characters, of which {unwritable} of {len(words)} words of the test side hold others"
             return f"characters, so that none of {len(words)} words of the test side is lacking"
         known = {word for sentence in self.sentences for word in sentence.split()}
         if option == "english":
             known.update(english_trigram().words)
-        missing = sum(word not in known for word in words)
+        missing = sum(word not in known or not self.can_write(word) for word in words)
         return f"words of order {self.order}, it lacks {missing} of {len(words)} words of the test side"
 
     def row(self, option: Source) -> str:

@@ -90,5 +90,6 @@ def predict_self_trained(
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=np.full(classes, 1 / classes))
     both = np.concatenate([train, pool])
     known = np.concatenate([targets, np.full(len(pool), -1)])
-    trained = SelfTrainingClassifier(model, criterion="k_best", k_best=len(train), max_iter=_ROUNDS).fit(both, known)
+    added = min(len(train), len(pool))
+    trained = SelfTrainingClassifier(model, criterion="k_best", k_best=added, max_iter=_ROUNDS).fit(both, known)
     return np.asarray(trained.predict(test))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from speechssl.config import UserError
+from speechssl.data.labelled import Example
 from speechssl.data.waveforms import WaveformStore
 from speechssl.decoding import general
 from speechssl.decoding.arpa import BEGIN, read_arpa
@@ -215,3 +216,16 @@ def test_the_ngram_with_the_lower_development_wer_serves(better, prepared, tmp_p
 
 class _Labels:
     examples, threshold = (), 0.0
+
+
+def test_words_that_cannot_be_written_are_lacking(prepared, tmp_path):
+    """A word of the n-gram's text is not found either where the recogniser has no symbols for it."""
+    sides = divide(WaveformStore(prepared), minutes=MINUTES)
+    sides = replace(sides, sentences=["ab mp3"], test=[Example(0, "ab mp3 ba")])
+    for option, words in (("transcripts", "it lacks {} of 3"), ("wordfreq", "of which {} of 3")):
+        few, none = (
+            Ngrams(tmp_path, sides, text=None, order=2, options=(option,), can_write=can_write)
+            for can_write in (str.isalpha, lambda _: True)
+        )
+        assert words.format(2 if option == "transcripts" else 1) in few.lacking(option)
+        assert (words.format(1) if option == "transcripts" else "none of 3 words") in none.lacking(option)

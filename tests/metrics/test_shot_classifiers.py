@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from speechssl.experiments.frozen_answers import predict_self_trained
 from speechssl.metrics.classification import uar
 from speechssl.metrics.fusion import block_weights, fuse
 from speechssl.metrics.shot_classifiers import choose_classifier, lda_scores, predict_lda, predict_svm, predict_with
@@ -130,3 +131,9 @@ def test_equal_shots_of_a_class_still_tell_the_classes_apart():
     scores = lda_scores(shots, np.repeat([0, 1], 4), shots[[0, 4]] + 0.1)
     assert scores.argmax(axis=1).tolist() == [0, 1]
     assert scores.max() > np.log(0.6)
+
+
+def test_self_training_on_fewer_recordings_than_shots():
+    shots = np.array([[1.0, 0.0], [1.2, 0.1], [0.8, 0.2], [-1.0, 0.0], [-1.2, 0.1], [-0.8, 0.2]])
+    answers = predict_self_trained(shots, np.repeat([0, 1], 3), shots, shots[[0, 3]] * 1.1)  # warnings are errors
+    assert answers.tolist() == [0, 0, 0, 1, 1, 1]
