@@ -34,6 +34,7 @@ from speechssl.models.heads import Head, save_head
 from speechssl.models.storage import HEAD, load_encoder, model_hash, read_tensors
 from speechssl.nn.memory import keep_freed_memory
 from speechssl.objectives.base import Metrics, StepOutput, Trainable
+from speechssl.terminal import say_once
 from speechssl.text import TEXT_RULES, Vocabulary
 from speechssl.train.claim import ANY_DEVICES, claim
 from speechssl.train.criteria import Criterion, criterion_of
@@ -239,6 +240,9 @@ def _refuse_unwritable(store: WaveformStore, examples: Sequence[Example], vocabu
     """Raise `UserError` where phones are learnt, and a transcript is not English or has a word without phones."""
     if not isinstance(vocabulary, PhoneVocabulary):
         return
+    nameless = sum(store.utterances[example.index].language is None for example in examples)
+    if nameless:
+        say_once(f"{store.folder}: {nameless} transcripts name no language; ctc.units=phones read them as English")
     for example in examples:
         item = store.utterances[example.index]
         if item.language is not None and not is_english(item.language):

@@ -497,7 +497,7 @@ def toy_dictionary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 @pytest.mark.usefixtures("toy_dictionary")
 def test_phones_of_other_languages_and_of_digits_are_refused(
-    store: WaveformStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: WaveformStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phones = changed(CTC, ctc__units="phones")
     other = next(index for index, speaker in enumerate(store.speakers) if speaker != store.speakers[0])
@@ -506,6 +506,7 @@ def test_phones_of_other_languages_and_of_digits_are_refused(
         sides[side] = [Example(sides[side][0].index, "ab 2nd")]
         with pytest.raises(UserError, match=r"wav.*: ctc\.units=phones need words of the letters a to z, got '2nd'"):
             run(store, tmp_path / "digits", phones, train=sides["train"], valid=sides["valid"])
+    assert "2 transcripts name no language; ctc.units=phones read them as English" in capsys.readouterr().err
     german = [utterance.model_copy(update={"language": "de"}) for utterance in store.utterances]
     monkeypatch.setattr(store, "utterances", german)
     with pytest.raises(UserError, match=r"wav.*: language 'de', and ctc\.units=phones are those of English"):
