@@ -54,6 +54,7 @@ def test_only_used_rows_count_and_constants_are_centred():
     assert found.tolist() == [[-1, 0], [1, 0], [99, 99], [7, 7]]
 
 
+@pytest.mark.slow
 def test_rows_of_the_two_protocols_are_never_mixed(corpus, encoder_folder, tmp_path):
     words = {"shots": [2], "draws": 5, "contenders": ["layers-fusion", "self-training", "mfcc-lda"]}
     usual = label_efficiency(corpus, encoder_folder, tmp_path / "usual", **words)

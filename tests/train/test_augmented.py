@@ -23,6 +23,7 @@ AUGMENT = BatchAugmentConfig.model_validate(dict.fromkeys(EFFECTS, 0.5))
 RUN = changed(MICRO_RUN, augment=AUGMENT, loop__steps=4, loop__validate_every=4, loop__checkpoint_every=2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_threads")
 def test_a_stopped_run_resumes_bit_for_bit(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretrain([corpus], tmp_path / "whole", config=RUN)

@@ -108,6 +108,7 @@ def test_accumulation_equals_one_batch(
     assert_close_runs(out, single)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["wav2vec2"], indirect=True)
 @pytest.mark.parametrize("first", [1, 2])
 def test_a_run_resumes_on_another_number_of_processes(

@@ -165,6 +165,7 @@ def differing(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
     return [name for name, value in theirs.items() if not torch.equal(ours[name], value)]
 
 
+@pytest.mark.slow
 def test_resume_is_exact(processes: Processes, corpus: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "run"
     processes.pretrain(corpus, whole, RUN).finish()
