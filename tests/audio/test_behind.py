@@ -108,6 +108,7 @@ def pieces(path: Path, words: str) -> list[float]:
     return lengths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", CONTAINERS)
 def test_another_recording_behind(first: str, contents: dict[str, tuple[bytes, bytes]], tmp_path: Path) -> None:
     """In any container, with any tag between; the advice makes both recordings whole."""

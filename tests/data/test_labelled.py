@@ -104,6 +104,7 @@ def test_slices_for_ranks_and_micro_batches_are_the_batch() -> None:
     assert len(whole.micro_batches(50)) == 7
 
 
+@pytest.mark.slow
 def test_crops() -> None:
     """Training crops anywhere, and elsewhere each time; validation at the start."""
     train, valid = (

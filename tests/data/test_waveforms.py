@@ -418,6 +418,7 @@ def utterances_of_whole_corpus(out: Path) -> int:
     return len(store)
 
 
+@pytest.mark.slow
 def test_killed_at_every_step_on_the_disk(corpus: list[Utterance], tmp_path: Path) -> None:
     """A repack over an older corpus, which has most to go wrong; then one call that must repair whatever is left."""
     (tmp_path / "m.jsonl").write_text("\n".join(one.model_dump_json() for one in corpus))

@@ -28,6 +28,7 @@ def empty_memory():
     memory_cache.cache_clear()
 
 
+@pytest.mark.slow
 def test_parts_stand_side_by_side_in_the_order_asked_for(model_folder):
     alone = Embedder(model_folder, device="cpu").fit_transform(clips())
     both = Embedder(model_folder, features="mfcc+encoder+prosody", device="cpu")

@@ -49,6 +49,7 @@ OBJECTIVE = Wav2Vec2Config(
 )
 
 
+@pytest.mark.slow
 def test_long_settings_and_names_are_cut_in_messages() -> None:
     long = [512] * 100_000
     for config in (

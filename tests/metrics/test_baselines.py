@@ -13,6 +13,7 @@ def clip(samples, seed=0):
     return (0.1 * np.sin(2 * np.pi * 220 * time) + 0.05 * rng.normal(size=samples)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_mfcc_are_librosas():
     waveform = clip(16000)
     mfcc = librosa.feature.mfcc(

@@ -107,6 +107,7 @@ def test_all_labels_stand_last_and_one_level_is_enough():
         assert efficiency_curves([row for row in rows if row.labels == level]).name == "svg"
 
 
+@pytest.mark.slow
 def test_experiments_stand_beside_probes(run_folder):
     from speechssl.metrics.results import read_results
 

@@ -173,6 +173,7 @@ def harmless(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], 
     return pages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("payload", "keep"),
     [

@@ -65,7 +65,9 @@ def test_it_memorises_eight_transcripts(store: WaveformStore, tmp_path: Path) ->
     assert sum(each.errors for each in count_errors(TEXTS, written, unit="word")) == 0
 
 
-@pytest.mark.parametrize("setting", ["scratch", "pretrained", "probe"])
+@pytest.mark.parametrize(
+    "setting", ["probe", *(pytest.param(name, marks=pytest.mark.slow) for name in ("scratch", "pretrained"))]
+)
 def test_it_memorises_sixteen_labels(store: WaveformStore, start: Path, tmp_path: Path, setting: str) -> None:
     """Labels that nothing but learning by heart can tell: they change within every speaker and text."""
     train = [Example(index, "xy"[int(index in (0, 3, 4, 6, 9, 10, 13, 15))]) for index in range(16)]
@@ -458,6 +460,7 @@ def test_muon_trains_a_head_and_its_encoder(store: WaveformStore, start: Path, t
     assert all(each.abs().sum() > 0 for each in momentum)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["whole", "shards"])
 @pytest.mark.parametrize("learn", ["text", "label"])
 def test_two_processes_equal_one(

@@ -84,6 +84,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, updates: int) -> None:
     monkeypatch.setattr(loop, "any_rank", lambda flag, device: flag or next(counted) == updates)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_threads")
 def test_watching_a_run_does_not_change_it(corpus: Path, tmp_path: Path) -> None:
     """Validation, probes, checkpoints and log rows at other moments: the same weights to the last bit."""

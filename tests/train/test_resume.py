@@ -110,7 +110,7 @@ def test_killed_at_random_moments(processes: Processes, corpus: Path, reference:
     assert_same_run(out, reference.out)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_asked_to_stop(processes: Processes, corpus: Path, reference: Reference, tmp_path: Path, number: int) -> None:
     out = tmp_path / "run"
     run = processes.pretrain(corpus, out, CONFIG, signal=(number, 7))

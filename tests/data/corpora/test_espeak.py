@@ -114,6 +114,7 @@ def _pitch(samples: np.ndarray) -> np.ndarray:
     return np.log2(16000 / (40 + correlations.argmax(axis=1)))
 
 
+@pytest.mark.slow
 def test_styles_differ_in_pitch_range_and_rate_but_no_cue_gives_them_away() -> None:
     settings = Settings(voices=12)
     cues: dict[str, list[tuple[float, float, float]]] = {style: [] for style in settings.styles}
