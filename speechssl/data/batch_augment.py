@@ -2,7 +2,7 @@
 
 Draws are a function of (seed, number of the batch, row of the global batch): they do not change with ranks,
 micro-batches or a resumed run, and disabling one effect does not change the others. Order of the effects: speed, pitch,
-another voice, room, noise, band. Functions of the effects are in :mod:`speechssl.data.effects`.
+another voice, reverberation, noise, band. Functions of the effects are in :mod:`speechssl.data.effects`.
 """
 
 import math
@@ -22,7 +22,7 @@ from speechssl.data.augment import Factors, Probability, Range
 from speechssl.data.effects import add_noise, change_speed, limit_band, mix, reverberate, shift_pitch
 
 _GRAIN = SAMPLE_RATE // 100  # samples read for another speed are multiples: few lengths of transforms
-_NOISE, _ROOM = 0, 1  # part of a generator's seed, so that the random streams differ
+_NOISE, _REVERB = 0, 1  # part of a generator's seed, so that the random streams differ
 MIN_PITCHED = 1024
 """Samples of the shortest crop whose pitch can be changed."""
 
@@ -56,7 +56,7 @@ class BatchAugmentConfig(Config):
         mix: probability that a stretch of another crop of the batch is added (WavLM: 0.2).
         mix_ratio: power of the crop over that of the other, dB (WavLM: -5 to 5).
         mix_share: length of the stretch as a fraction of the crop (WavLM: at most half).
-        reverb: probability of a room.
+        reverb: probability of reverberation.
         reverb_seconds: time in which the reverberation falls by 60 dB.
         reverb_direct: energy of the direct sound over that of the reverberation, dB.
         noise: probability of added noise.
@@ -122,10 +122,10 @@ class RowEffects:
         other: row of the global batch that is mixed in.
         ratio: power of the crop over that of the other, dB.
         stretch: first sample in the crop, first sample in the other, number of samples.
-        room: seconds of the reverberation, dB of the direct sound over it.
+        reverb: seconds of the reverberation, dB of the direct sound over it.
         noise: signal-to-noise ratio in dB, exponent of 1 / frequency.
         band: lower and upper end, Hz; 0 and infinity for none.
-        seed: of the samples of noise and room.
+        seed: of the samples of noise and reverberation.
     """
 
     width: int
@@ -133,7 +133,7 @@ class RowEffects:
     other: int | None = None
     ratio: float = 0.0
     stretch: tuple[int, int, int] = (0, 0, 0)
-    room: tuple[float, float] | None = None
+    reverb: tuple[float, float] | None = None
     noise: tuple[float, float] | None = None
     band: tuple[float, float] | None = None
     seed: int = 0
@@ -168,7 +168,7 @@ def draw_effects(
     width = round(samples * factor / _GRAIN) * _GRAIN if on["speed"] else samples
     ratio, length = amount(config.mix_ratio), int(amount(config.mix_share) * samples)
     stretch = (int(amount((0.0, float(samples - length)))), int(amount((0.0, float(samples - length)))), length)
-    room = amount(config.reverb_seconds), amount(config.reverb_direct)
+    reverb = amount(config.reverb_seconds), amount(config.reverb_direct)
     noise = amount(config.noise_snr), amount(config.noise_slope)
     ends = {name: amount(getattr(config, f"{name}_hz")) for name in ("low_pass", "high_pass")}
     low = max(_TELEPHONE[0] if on["telephone"] else 0.0, ends["high_pass"] if on["high_pass"] else 0.0)
@@ -180,7 +180,7 @@ def draw_effects(
         other=other if on["mix"] else None,
         ratio=ratio,
         stretch=stretch,
-        room=room if on["reverb"] else None,
+        reverb=reverb if on["reverb"] else None,
         noise=noise if on["noise"] else None,
         band=(low, high) if (low, high) != (0.0, math.inf) else None,
         seed=int(rng.integers(2**62)),
@@ -220,10 +220,10 @@ def augmented(
         assert others is not None
         ratio, stretches = on_device([effects[i].ratio for i in mixed]), [effects[i].stretch for i in mixed]
         result[mixed] = mix(result[mixed], others[mixed], ratio, stretches)
-    rooms = {place: drawn.room for place, drawn in enumerate(effects) if drawn.room is not None}
-    if rooms:
-        decay, direct = (on_device(each) for each in zip(*rooms.values(), strict=True))
-        result[[*rooms]] = reverberate(result[[*rooms]], decay, direct, generators=generators([*rooms], _ROOM))
+    reverbs = {place: drawn.reverb for place, drawn in enumerate(effects) if drawn.reverb is not None}
+    if reverbs:
+        decay, direct = (on_device(each) for each in zip(*reverbs.values(), strict=True))
+        result[[*reverbs]] = reverberate(result[[*reverbs]], decay, direct, generators=generators([*reverbs], _REVERB))
     noises = {place: drawn.noise for place, drawn in enumerate(effects) if drawn.noise is not None}
     if noises:
         snr, slope = (on_device(each) for each in zip(*noises.values(), strict=True))

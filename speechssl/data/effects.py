@@ -62,8 +62,8 @@ def reverberate(
         generators: source of the impulse response of each row.
 
     >>> click = torch.eye(1, 8000)
-    >>> room = reverberate(click, torch.tensor([0.3]), torch.zeros(1), generators=[torch.Generator().manual_seed(0)])
-    >>> round(float(room[0, 0]), 4), round(float(room[0, 1:].square().sum()), 2)
+    >>> heard = reverberate(click, torch.tensor([0.3]), torch.zeros(1), generators=[torch.Generator().manual_seed(0)])
+    >>> round(float(heard[0, 0]), 4), round(float(heard[0, 1:].square().sum()), 2)
     (1.0, 1.0)
     """
     samples = waveforms.shape[1]

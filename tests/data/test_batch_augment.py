@@ -178,7 +178,7 @@ def test_one_effect_less_changes_no_other(name: str) -> None:
             for row in range(30)
         ]
 
-    kept = {"speed": "width", "pitch": "pitch", "mix": "other", "reverb": "room", "noise": "noise"}
+    kept = {"speed": "width", "pitch": "pitch", "mix": "other", "reverb": "reverb", "noise": "noise"}
     every, less = drawn(EVERYTHING), drawn(EVERYTHING.model_copy(update={name: 0.0}))
     changed = kept.get(name, "band")
     assert [getattr(each, changed) for each in every] != [getattr(each, changed) for each in less]
@@ -192,7 +192,7 @@ def test_probabilities_and_ranges() -> None:
         draw_effects(config, row=0, rows=2, samples=16000, available=32000, rng=np.random.default_rng(row))
         for row in range(800)
     ]
-    shares = {"pitch": 0.4, "noise": 0.7, "room": 0.5, "band": 1 - 0.8 * 0.5, "other": 0.0}
+    shares = {"pitch": 0.4, "noise": 0.7, "reverb": 0.5, "band": 1 - 0.8 * 0.5, "other": 0.0}
     for name, share in shares.items():
         assert np.mean([getattr(each, name) is not None for each in drawn]) == pytest.approx(share, abs=0.06), name
     assert np.mean([each.width != 16000 for each in drawn]) == pytest.approx(0.3, abs=0.06)

@@ -83,7 +83,7 @@ def long_corpus(tmp_path: Path, memory: Any) -> Path:
 def test_equal_to_the_folder(
     place: Any,
     shards: int | None,
-    corpus: list[Utterance],  # noqa: F811
+    corpus: list[Utterance],  # noqa: F811 -- the fixture that is imported above
     tmp_path: Path,
     memory: Any,
 ) -> None:

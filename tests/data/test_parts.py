@@ -203,7 +203,7 @@ def test_a_part_that_changes_while_it_is_joined(
     def meanwhile(*arguments: object) -> None:
         changed = [corpus[0].model_copy(update={"label": "new"}), *corpus[1:]]
         pack_part(changed, out, Share(part_of(corpus[0].audio, COUNT), COUNT))
-        write(*arguments)  # type: ignore[arg-type]
+        write(*arguments)  # type: ignore[arg-type] -- the arguments of any writer
 
     monkeypatch.setattr(joining, "_write", meanwhile)
     with pytest.raises(UserError, match="prepared again"):

@@ -10,7 +10,7 @@ import pytest
 from speechssl.config import UserError
 from speechssl.data.training_audio import read_training_audio
 from speechssl.data.waveforms import WaveformStore
-from speechssl.decoding import pronunciation
+from speechssl.decoding import phones, pronunciation
 from speechssl.decoding.decode import beam_search_installed
 from speechssl.experiments import asr, asr_decoder, asr_ngram
 from speechssl.experiments.asr import AsrConfig, recognise
@@ -56,7 +56,7 @@ def encoder(tmp_path_factory):
     return micro_model(tmp_path_factory.mktemp("encoder"))
 
 
-def run(prepared, encoder, out, *, config=None, text=None, sides=None, said=None):
+def run(prepared, encoder, out, *, config=None, text=None, sides=None, said=None, settings=FEW):
     sides = sides or divide(WaveformStore(prepared), minutes=MINUTES)
     return recognise(
         prepared,
@@ -64,8 +64,8 @@ def run(prepared, encoder, out, *, config=None, text=None, sides=None, said=None
         out,
         sides=sides,
         config=config or AsrConfig(beam_size=5, keep=1.0),
-        pretrained=FEW,
-        scratch=FEW,
+        pretrained=settings,
+        scratch=settings,
         lm_text=text,
         command="the command",
         say=(said if said is not None else []).append,
@@ -111,24 +111,26 @@ def test_everything_is_written(finished):
     assert all(difference.difference.value == 0 for difference in compare(out / "results.json", out / "results.json"))
 
 
-@needs_beam
-def test_phones_are_written_as_words(prepared, encoder, tmp_path, monkeypatch):
-    """By the n-gram alone: rows, pseudo-labels, `predict` and `evaluate` hold words, and nothing is greedy."""
+@pytest.fixture
+def toy_dictionary(tmp_path, monkeypatch):
+    """Pronunciations of the toy words; nothing of them is left for other tests."""
+    caches = (pronunciation._dictionary, phones._spellings)
     (tmp_path / "toy.dict").write_text("ab AE B\nba B AA\n")
     monkeypatch.setattr(pronunciation, "dictionary_file", lambda: tmp_path / "toy.dict")
-    pronunciation._dictionary.cache_clear()
-    phones = changed(FEW, ctc__units="phones")
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+@needs_beam
+@pytest.mark.usefixtures("toy_dictionary")
+def test_phones_are_written_as_words(prepared, encoder, tmp_path, monkeypatch):
+    """By the n-gram alone: rows, pseudo-labels, `predict` and `evaluate` hold words, and nothing is greedy."""
+    settings = changed(FEW, ctc__units="phones")
     monkeypatch.setattr("speechssl.train.self_training.greedy", _never)
-    rows = recognise(
-        prepared,
-        encoder,
-        tmp_path / "run",
-        sides=divide(WaveformStore(prepared), minutes=MINUTES),
-        config=AsrConfig(beam_size=5, keep=1.0),
-        pretrained=phones,
-        scratch=phones,
-        say=lambda _: None,
-    )
+    rows = run(prepared, encoder, tmp_path / "run", config=AsrConfig(beam_size=5, keep=1.0), settings=settings)
     assert {row.probe for row in rows} == {"n-gram"}
     folder = tmp_path / "run" / "models" / "fine-tuned"
     predictor = Predictor(folder)
@@ -142,33 +144,14 @@ def test_phones_are_written_as_words(prepared, encoder, tmp_path, monkeypatch):
         Predictor(folder, lm=False)
     monkeypatch.setattr(asr_ngram, "beam_search_installed", lambda: False)
     with pytest.raises(UserError, match="words need an n-gram"):
-        recognise(
-            prepared,
-            encoder,
-            tmp_path / "other",
-            sides=divide(WaveformStore(prepared), minutes=MINUTES),
-            config=AsrConfig(),
-            pretrained=phones,
-            scratch=phones,
-            say=lambda _: None,
-        )
-    pronunciation._dictionary.cache_clear()
+        run(prepared, encoder, tmp_path / "other", config=AsrConfig(), settings=settings)
 
 
 def test_phones_have_no_ngram_of_letters(prepared, encoder, tmp_path, monkeypatch):
-    phones = changed(FEW, ctc__units="phones")
+    settings = changed(FEW, ctc__units="phones")
     monkeypatch.setattr(asr, "sources", lambda *_, **__: ("wordfreq",))
     with pytest.raises(UserError, match="the n-gram 'wordfreq' is one of characters"):
-        recognise(
-            prepared,
-            encoder,
-            tmp_path / "run",
-            sides=divide(WaveformStore(prepared), minutes=MINUTES),
-            config=AsrConfig(lm="wordfreq"),
-            pretrained=phones,
-            scratch=phones,
-            say=lambda _: None,
-        )
+        run(prepared, encoder, tmp_path / "run", config=AsrConfig(lm="wordfreq"), settings=settings)
 
 
 @needs_beam

@@ -12,7 +12,7 @@ from speechssl.audio import normalize
 from speechssl.config import UserError, dump_config
 from speechssl.data.labelled import Example
 from speechssl.data.waveforms import WaveformStore
-from speechssl.decoding import pronunciation
+from speechssl.decoding import phones, pronunciation
 from speechssl.decoding.decode import greedy
 from speechssl.inference.heads import classify, emissions
 from speechssl.metrics.probe_classifiers import fit_logistic
@@ -493,24 +493,27 @@ def test_two_processes_equal_one(
 def toy_dictionary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "toy.dict").write_text("ab AE B\n")
     monkeypatch.setattr(pronunciation, "dictionary_file", lambda: tmp_path / "toy.dict")
-    pronunciation._dictionary.cache_clear()
+    caches = (pronunciation._dictionary, phones._spellings)
+    for cache in caches:
+        cache.cache_clear()
     yield
-    pronunciation._dictionary.cache_clear()
+    for cache in caches:
+        cache.cache_clear()
 
 
 @pytest.mark.usefixtures("toy_dictionary")
 def test_phones_of_other_languages_and_of_digits_are_refused(
     store: WaveformStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    phones = changed(CTC, ctc__units="phones")
+    settings = changed(CTC, ctc__units="phones")
     other = next(index for index, speaker in enumerate(store.speakers) if speaker != store.speakers[0])
     for side in ("train", "valid"):
         sides = {"train": [Example(0, "ab")], "valid": [Example(other, "ab")]}
         sides[side] = [Example(sides[side][0].index, "ab 2nd")]
         with pytest.raises(UserError, match=r"wav.*: ctc\.units=phones need words of the letters a to z, got '2nd'"):
-            run(store, tmp_path / "digits", phones, train=sides["train"], valid=sides["valid"])
+            run(store, tmp_path / "digits", settings, train=sides["train"], valid=sides["valid"])
     assert "2 transcripts name no language; ctc.units=phones read them as English" in capsys.readouterr().err
     german = [utterance.model_copy(update={"language": "de"}) for utterance in store.utterances]
     monkeypatch.setattr(store, "utterances", german)
     with pytest.raises(UserError, match=r"wav.*: language 'de', and ctc\.units=phones are those of English"):
-        run(store, tmp_path / "german", phones, train=[Example(0, "ab")])
+        run(store, tmp_path / "german", settings, train=[Example(0, "ab")])
