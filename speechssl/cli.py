@@ -11,7 +11,7 @@ import enum
 import os
 import shlex
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -276,6 +276,44 @@ def finetune(
 
 
 @app.command()
+def correct(
+    model: Annotated[Path, typer.Argument(help="Folder of a fine-tuned recogniser; it is not changed.")],
+    corpus: Annotated[Path, typer.Argument(metavar="CORPUS_DIR", help="Prepared corpus with corrected transcripts.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new model.")],
+    earlier: Annotated[
+        Path | None,
+        typer.Option("--with", metavar="CORPUS_DIR", help="Corpus with the earlier labels, against forgetting."),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="List of the earlier labels [default: those in the model's record].")
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="List of the utterances to score [default: the split test, or a fifth].")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Recipe: a TOML file of differences.")] = None,
+    sets: Sets = [],  # noqa: B006 -- typer copies it
+) -> None:
+    """Train a recogniser further on corrected transcripts, with WER and CER before and after.
+
+    Vocabulary, head, n-gram and decoder stay those of the model. A stopped run resumes with the same command.
+    """
+    from speechssl.config import load_config
+    from speechssl.experiments.correct import correct as run
+    from speechssl.experiments.correct import correction_settings, plan_correction
+    from speechssl.train.finetune_config import FinetuneConfig
+
+    seed = load_config(FinetuneConfig, config, overrides=sets).seed  # of the drawn test side too
+    plan = plan_correction(model, corpus, earlier=earlier, labels=labels, test=test, seed=seed)
+    recipe = load_config(FinetuneConfig, config, overrides=sets, defaults=correction_settings(plan))
+    with _health_errors():
+        result, _ = run(plan, out, config=recipe, command=_spoken.get(), say=say)
+    if result.left_out:
+        say_once(f"{result.left_out} utterances left out: too long, or a transcript with more symbols than frames")
+    _end_if_stopped(finished=result.finished, steps=result.steps)
+    say(f"{out}: {result.steps} steps on {len(plan.train)} utterances; results.json has the error rates")
+
+
+@app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="Fine-tuned model folder.")],
     audio: Annotated[
@@ -289,6 +327,12 @@ def predict(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write [default: standard output].")] = None,
     lm: Annotated[Path | None, typer.Option(help="N-gram (ARPA) for transcripts instead of the model's own.")] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Greedy transcripts, without an n-gram.")] = False,
+    speaker: Annotated[
+        str | None, typer.Option(help="Speaker that the model was calibrated on [default: name of the speaker folder].")
+    ] = None,
+    speaker_folder: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Unlabelled recordings of the speaker to calibrate on.")
+    ] = None,
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="A manifest may name addresses, of any scheme.")
     ] = False,
@@ -305,11 +349,13 @@ def predict(
 
     if greedy and lm is not None:
         raise UserError("--greedy and --lm exclude each other")
-    predictor = Predictor(model, lm=False if greedy else lm)
+    predictor = Predictor(model, lm=False if greedy else lm, speaker=_calibrated(model, speaker, speaker_folder))
     if out is None:
         report = predict_to_stream(predictor, audio, sys.stdout, layout=layout or "table", allow_remote=allow_remote)
     else:
         report = predict_to_file(predictor, audio, out, layout=layout, allow_remote=allow_remote)
+    if predictor.note:
+        say(predictor.note)
     total = report.written + report.failed
     if report.failed:
         say(f"{report.failed} of {total} files could not be used")
@@ -522,15 +568,27 @@ def emotion(
     out: Annotated[Path, typer.Option(help="Folder of the experiment.")],
     encoder: Encoder = None,
     shots: Annotated[
-        str, typer.Option(help="Labelled utterances per class, separated by commas; or all.")
-    ] = "5,10,25,50,100,all",
-    draws: Annotated[int, typer.Option(min=1, help="Draws of the shots; five test every speaker once.")] = 5,
-    test_limit: Annotated[int, typer.Option(min=1, help="Approximate maximum of test utterances per draw.")] = 1000,
+        str | None,
+        typer.Option(help="Labelled utterances per class, separated by commas; or all.  [default: 5,10,25,50,100,all]"),
+    ] = None,
+    draws: Annotated[
+        int | None, typer.Option(min=1, help="Draws of the shots; five test every speaker once.  [default: 5]")
+    ] = None,
+    test_limit: Annotated[
+        int | None, typer.Option(min=1, help="Approximate maximum of test utterances per draw.  [default: 1000]")
+    ] = None,
+    fold_lists: Annotated[
+        Path | None,
+        typer.Option(help="Folder with one list of test utterances per fold; all other listed utterances train."),
+    ] = None,
     contenders: Annotated[str | None, typer.Option(help="Contenders, separated by commas.")] = None,
     standardise: Annotated[
         Literal["shots", "speaker"],
         typer.Option(help="speaker: take out each speaker's mean and deviation with unlabelled audio (transductive)."),
     ] = "shots",
+    save_model: Annotated[
+        Path | None, typer.Option(help="Model folder for predict: the frozen probe (LDA), fitted on all labels.")
+    ] = None,
     sets: Sets = [],  # noqa: B006 -- typer copies it
 ) -> None:
     """Label-efficiency curves of an encoder, fine-tuned and frozen, beside the baselines; speakers are disjoint."""
@@ -538,18 +596,22 @@ def emotion(
     from speechssl.experiments.emotion import label_efficiency
     from speechssl.metrics.shots import read_shots
 
+    if fold_lists is not None:
+        _refuse_draws({"--shots": shots, "--draws": draws, "--test-limit": test_limit})
     chosen = DEFAULT if contenders is None else tuple(each.strip() for each in contenders.split(","))
     with _health_errors():
         label_efficiency(
             corpus,
             _named(encoder),
             out,
-            shots=read_shots(shots),
-            draws=draws,
+            shots=read_shots("5,10,25,50,100,all" if shots is None else shots),
+            draws=draws or 5,
             contenders=chosen,
             sets=sets,
-            test_limit=test_limit,
+            test_limit=test_limit or 1000,
+            fold_lists=fold_lists,
             standardise=standardise,
+            save_model=save_model,
             command=_spoken.get(),
         )
 
@@ -585,6 +647,10 @@ def asr(
     minutes: Annotated[float, typer.Option(min=0.01, help="Labelled speech to draw where no list is given.")] = 10.0,
     dev: Annotated[Path | None, typer.Option(help="List of utterances to tune the decoder on.")] = None,
     test: Annotated[Path | None, typer.Option(help="List of the test side [default: the split test].")] = None,
+    same_speaker: Annotated[
+        bool,
+        typer.Option("--same-speaker", help="Train and test on the one speaker of TEST, with other sentences."),
+    ] = False,
     lm_text: Annotated[
         Path | None, typer.Option(help="Text for the n-gram, one sentence per line [default: training transcripts].")
     ] = None,
@@ -597,19 +663,26 @@ def asr(
     rounds: Annotated[int, typer.Option(min=0, help="Rounds of self-training.")] = 1,
     keep: Annotated[float, typer.Option(min=0.01, max=1, help="Fraction of the pseudo-labels to keep.")] = 0.7,
     scratch: Annotated[bool, typer.Option(help="Also train a model without pretraining.")] = True,
+    rivals: Annotated[
+        str, typer.Option(help="Other recognisers: all, none, or some of hmm-mfcc,hmm-encoder,pocketsphinx.")
+    ] = "all",
     sets: Sets = [],  # noqa: B006 -- typer copies it
 ) -> None:
     """Speech recognition with few labels: fine-tuned, self-trained and from scratch, greedy and with an n-gram."""
     from speechssl.config import load_config
     from speechssl.data.waveforms import WaveformStore
     from speechssl.experiments.asr import AsrConfig, recognise
+    from speechssl.experiments.asr_rivals import rival_names
     from speechssl.experiments.asr_sides import divide
     from speechssl.models.storage import encoder_dim
     from speechssl.train.finetune_config import FinetuneConfig, finetune_settings
 
+    config = AsrConfig(
+        order=order, lm=lm, beam_size=beam, rounds=rounds, keep=keep, scratch=scratch, rivals=rival_names(rivals)
+    )
     store, start = WaveformStore(corpus), _named(encoder)
     seed = load_config(FinetuneConfig, overrides=sets).seed  # also of draws without a list
-    sides = divide(store, labels=labels, minutes=minutes, dev=dev, test=test, seed=seed)
+    sides = divide(store, labels=labels, minutes=minutes, dev=dev, test=test, same_speaker=same_speaker, seed=seed)
     amount = sum(store.utterances[example.index].duration for example in sides.labelled) / 60
     pretrained, fresh = (
         load_config(
@@ -625,7 +698,7 @@ def asr(
             start,
             out,
             sides=sides,
-            config=AsrConfig(order=order, lm=lm, beam_size=beam, rounds=rounds, keep=keep, scratch=scratch),
+            config=config,
             pretrained=pretrained,
             scratch=fresh,
             lm_text=lm_text,
@@ -733,6 +806,24 @@ def _counts(text: str) -> list[int]:
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UserError(f"--shots {text}: must be whole numbers separated by commas, for example 5,10,25")
     return [int(part) for part in parts]
+
+
+def _calibrated(model: Path, speaker: str | None, recordings: str | None) -> str | None:
+    """The speaker to predict for, after the calibration on a folder of recordings where one is given."""
+    if recordings is None:
+        return speaker
+    from speechssl.extract.predict.calibrate import calibrate_on
+
+    return calibrate_on(model, recordings, name=speaker or Path(recordings).resolve().name).name
+
+
+def _refuse_draws(given: Mapping[str, object]) -> None:
+    """Refuse settings of draws together with lists of folds."""
+    from speechssl.config import UserError
+
+    name = next((name for name, value in given.items() if value is not None), None)
+    if name is not None:
+        raise UserError(f"{name}: not together with --fold-lists, whose lists say what trains and what is tested")
 
 
 @contextlib.contextmanager

@@ -29,11 +29,17 @@ def device_of(device: str) -> torch.device:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the processor multiplies bfloat16 natively; elsewhere it is slower than float32.
 
-    A GPU does from compute capability 8 (Ampere) on; of CPUs, those with instructions for it, on x86 and Arm.
+    A GPU does from compute capability 8 (Ampere) on; of CPUs, those with instructions for it, on x86 and Arm, where
+    oneDNN uses them: `ONEDNN_MAX_CPU_ISA=AVX2` makes a processor one of the older kind.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
     if device.type != "cpu":
         return False
     has = torch.cpu.get_capabilities()
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))
+    return any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) and _onednn_multiplies_bfloat16()
+
+
+def _onednn_multiplies_bfloat16() -> bool:
+    """What oneDNN says of the instruction sets that it may use; torch has no public question for it."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # pyright: ignore[reportPrivateUsage]

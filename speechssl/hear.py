@@ -118,7 +118,7 @@ def get_scene_embeddings(audio: Tensor, model: HearModel) -> Float32[Tensor, "so
     >>> get_scene_embeddings(torch.zeros(2, 16000), HearModel(SpeechEncoder(PRESETS["tiny"]))).shape
     torch.Size([2, 192])
     """
-    vectors = model.encoding().embed_layers(_waveforms(audio), pooling=model.pooling, layers=[model.layer])[0]
+    vectors = model.encoding().embed_layers(waveforms_of(audio), pooling=model.pooling, layers=[model.layer])[0]
     return torch.from_numpy(vectors).to(audio.device)
 
 
@@ -141,7 +141,7 @@ def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Float32[T
     >>> frames.shape, times[1]
     (torch.Size([2, 2, 192]), tensor([12.5000, 32.5000]))
     """
-    encoding, waveforms = model.encoding(), _waveforms(audio)
+    encoding, waveforms = model.encoding(), waveforms_of(audio)
     found = [states[0] for states in encoding.frames_layers(waveforms, layers=[model.layer])]
     frames = np.stack(found) if found else np.zeros((0, 0, model.timestamp_embedding_size), dtype=np.float32)
     centres = frame_centres(model.encoder.config.conv, frames.shape[1]) * 1000
@@ -149,7 +149,12 @@ def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Float32[T
     return torch.from_numpy(frames).to(audio.device), times.to(audio.device)
 
 
-def _waveforms(audio: Tensor) -> list[Float32[np.ndarray, " samples"]]:
+def waveforms_of(audio: Tensor) -> list[Float32[np.ndarray, " samples"]]:
+    """The sounds of a batch, checked.
+
+    Raises:
+        UserError: another shape or type than (sounds, samples) of floating point, fewer than 400 samples, or NaN.
+    """
     if audio.ndim != 2 or not audio.is_floating_point():
         shape = tuple(audio.shape)
         raise UserError(f"audio: need floating point samples of shape (sounds, samples), got {audio.dtype} of {shape}")

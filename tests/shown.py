@@ -13,7 +13,9 @@ TOY = {
     "choose": "--shots 1 --seeds 1",
     "finetune": "--shots 1 --set loop.steps=1",
     "emotion": "--shots 1 --draws 1 --test-limit 12 --contenders frozen-probe,fine-tuned --set loop.steps=1",
-    "asr": "--minutes 0.5 --beam 5 --rounds 0 --no-scratch --set loop.steps=1 --set batches.batch_seconds=8",
+    "asr": "--minutes 0.5 --beam 5 --rounds 0 --no-scratch --rivals none --set loop.steps=1 "
+    "--set batches.batch_seconds=8",
+    "correct": "--set loop.steps=1 --set batches.batch_seconds=8",
 }
 SMALL = {"small": "tiny", "base": "tiny", "20min": "1s", "3h": "2s"}
 
@@ -31,7 +33,10 @@ def commands(text: str) -> list[str]:
 def at_toy_size(words: Sequence[str]) -> list[str]:
     """The words of a `speechssl` command with ~ expanded and settings that make it take seconds."""
     small = [SMALL.get(word) or str(Path(word).expanduser()) for word in words]
-    return small + shlex.split(TOY.get(words[0], ""))
+    toy = TOY.get(words[0], "")
+    if "--standardise" in words:  # of vectors, so that no network is trained
+        toy = toy.replace("frozen-probe,fine-tuned", "frozen-probe")
+    return small + shlex.split(toy)
 
 
 def public_model(folder: Path) -> Path:

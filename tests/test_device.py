@@ -1,8 +1,13 @@
 """Devices by name, and what a processor says of bfloat16."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
+from speechssl import device
 from speechssl.config import UserError
 from speechssl.device import device_of, has_bfloat16
 from speechssl.train.trainer import use_bf16
@@ -21,6 +26,7 @@ CPU = torch.device("cpu")
 )
 def test_the_processor_says_whether_it_has_bfloat16(monkeypatch, capabilities, has):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(device, "_onednn_multiplies_bfloat16", lambda: True)
     assert has_bfloat16(CPU) is has
     assert use_bf16("auto", CPU) is has
     assert not has_bfloat16(torch.device("meta"))
@@ -43,3 +49,16 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     with pytest.raises(UserError, match="torch sees no GPU"):
         device_of("cuda:1")
     assert device_of("auto") == CPU
+
+
+@pytest.mark.slow
+def test_a_limit_of_instruction_sets_makes_an_older_processor():
+    program = "import torch; from speechssl.device import has_bfloat16; print(has_bfloat16(torch.device('cpu')))"
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.split() == ["False"]

@@ -78,12 +78,13 @@ def test_second_make_redoes_nothing(tmp_path: Path, asked: Callable[..., list[st
     emotion = f"emotion {given} --shots 5,25 --draws 5 --test-limit 200 {five} --set loop.steps=40"
     assert first[4] == f"{emotion} --out {tmp_path}/demo/emotion"
     asr = f"asr {given} --minutes 10 --lm transcripts --order 3 --beam 20 --rounds 0 --keep 0.7 --no-scratch"
-    assert first[6] == f"{asr} --set loop.steps=1200 --out {tmp_path}/demo/asr"
+    assert first[6] == f"{asr} --rivals none --set loop.steps=1200 --out {tmp_path}/demo/asr"
     assert asked(*words) == []
 
 
 def test_the_demo_begins_with_the_bundled_model(tmp_path: Path, asked: Callable[..., list[str]]) -> None:
     (tmp_path / "bundle.json").touch()
+    (tmp_path / "model.safetensors").touch()
     words = ["demo", f"OUT={tmp_path}/demo"]
     first = asked(*words, bundled=tmp_path)
     assert verbs(first)[:4] == ["prepare", "extract", "evaluate", "pretrain"]
@@ -92,6 +93,8 @@ def test_the_demo_begins_with_the_bundled_model(tmp_path: Path, asked: Callable[
     assert first[1] == f"extract {tmp_path}/demo/corpus/manifest.jsonl --out {made}/vectors.parquet"
     probes = f"evaluate bundled {tmp_path}/demo/corpus --task label --task speaker --shots 5,10,25 --seeds 5"
     assert first[2] == f"{probes} --out {made}/results.json"
+    recogniser = next(line for line in first if line.startswith("asr "))
+    assert f"--encoder {tmp_path} " in recogniser  # its own pretraining is too short for one
     assert asked(*words, bundled=tmp_path) == []
     later = (tmp_path / "demo" / "bundled" / "results.json").stat().st_mtime + 5
     os.utime(tmp_path / "bundle.json", (later, later))
@@ -165,6 +168,8 @@ def test_emotion_prepares_runs_and_reports(tmp_path: Path, asked: Callable[..., 
     assert verbs(changed) == ["emotion", "report"]
     assert "--shots 5,10,all --draws 10" in changed[0]
     assert "--contenders fine-tuned,mfcc-svm --set loop.steps=5 --out" in changed[0]
+    listed = asked(*words, "FOLDS=data/lists/emobox-ravdess")
+    assert listed[0] == f"emotion {out}/corpus --encoder {encoder} --fold-lists data/lists/emobox-ravdess --out {out}"
 
 
 def test_emotion_is_stale_when_its_encoder_changed(tmp_path: Path, asked: Callable[..., list[str]]) -> None:
@@ -188,6 +193,9 @@ def test_emotion_takes_a_prepared_folder_and_names_its_run_after_the_corpus(tmp_
     assert "prepare fsdd    --out runs/emotion/fsdd/corpus" in named
     assert "report runs/emotion/fsdd --out runs/emotion/fsdd/report.html" in named
     assert "speechssl pretrain" not in named
+    folds = make("-n", "emotion", "CORPUS=ravdess", f"ENCODER={tmp_path}", "FOLDS=data/lists/emobox-ravdess").stdout
+    assert "--fold-lists data/lists/emobox-ravdess  " in folds
+    assert "report runs/emotion/ravdess-emobox --out runs/emotion/ravdess-emobox/report.html" in folds
 
 
 LISTS = "--labels data/lists/cmu_arctic-slt-10min.txt --dev data/lists/cmu_arctic-slt-dev.txt"
@@ -223,6 +231,12 @@ def test_asr_finds_the_lists_of_its_corpus(tmp_path: Path, encoder: Path, asked:
     assert "--dev data/lists/cmu_arctic-slt-10min.txt" in text[0]
     assert "--lm " not in text[0]
     assert "--lm english --order 3" in asked(*words, "LM=english")[0]
+    alone = asked(*words, "SAME_SPEAKER=yes")
+    assert f"{LISTS} --test data/lists/cmu_arctic-slt-test.txt --same-speaker --order 3" in alone[0]
+    assert "-test.txt" not in asked(*words, "SAME_SPEAKER=yes", "LABELS=5min")[0]  # no speaker of labels, no test
+    said = make("-n", "asr", "CORPUS=cmu_arctic", "SAME_SPEAKER=yes", f"ENCODER={encoder}").stdout
+    assert "--out runs/asr/cmu_arctic-10min-same-speaker" in said
+    assert "--keep 0.7 --rivals hmm-mfcc,pocketsphinx --out" in asked(*words, "RIVALS=hmm-mfcc,pocketsphinx")[0]
 
 
 @pytest.mark.parametrize(
@@ -286,6 +300,7 @@ def test_extract_names_its_file(tmp_path: Path, asked: Callable[..., list[str]])
         ("asr CORPUS=fsdd ENCODER=HERE LABELS=many", "LABELS is 'many'; allowed: minutes or hours such as 10min or 1h"),
         ("asr CORPUS=fsdd ENCODER=HERE LABELS=a/b.txt", "there is no such list among LABELS, DEV and TEST: 'a/b.txt'"),
         ("asr CORPUS=fsdd ENCODER=HERE TEST=b.txt", "there is no such list among LABELS, DEV and TEST: 'b.txt'"),
+        ("asr CORPUS=fsdd ENCODER=HERE SAME_SPEAKER=1", "SAME_SPEAKER is '1'; allowed: yes or no"),
         ("asr pretrain CORPUS=fsdd", "make asr by itself"),
         ("asr ENCODER=x 'PREPARED=a b'", "asr takes one prepared corpus, PREPARED is 'a b'"),
         ("extract", "extract needs ROOT="),

@@ -13,9 +13,11 @@ TEXT =#                       text for the n-gram, a sentence a line; empty: the
 LM = auto#                    what that is mixed with: english, wordfreq, transcripts (nothing), or auto: by language
 ORDER = 3#                    words of the n-gram, 2 to 5
 BEAM = 100#                   hypotheses of the beam search
+SAME_SPEAKER = no#            yes: train and test on one speaker, with other sentences
 ROUNDS = 1#                   of self-training
 KEEP = 0.7#                   share of the pseudo-labels that is kept
 SCRATCH = yes#                no: without the model that is not pretrained
+RIVALS = all#                 recognisers of another kind: all, no, or hmm-mfcc,hmm-encoder,pocketsphinx
 
 # A corpus has one list a purpose (data/lists); some carry the name of a speaker: cmu_arctic-slt-10min.
 asr_list = $(firstword $(wildcard data/lists/$(few_corpus)-$(1).txt data/lists/$(few_corpus)-*-$(1).txt))
@@ -24,11 +26,16 @@ asr_labels = $(or $(if $(findstring /,$(LABELS))$(filter %.txt,$(LABELS)),$(asr_
 asr_minutes := $(shell [[ '$(LABELS)' =~ ^([0-9]+(\.[0-9]+)?)(min|h)$$ ]] && \
   awk -v n="$${BASH_REMATCH[1]}" -v unit="$${BASH_REMATCH[3]}" 'BEGIN { print n * (unit == "h" ? 60 : 1) }')
 asr_dev = $(or $(DEV),$(call asr_list,dev))
-asr_test = $(or $(TEST),$(call asr_list,test))
+# SPEAKER-test beside the labels SPEAKER-10min has their speaker: it is for SAME_SPEAKER=yes alone.
+asr_same := $(filter yes,$(SAME_SPEAKER))
+asr_own_test = $(wildcard $(patsubst %-$(LABELS).txt,%-test.txt,$(call asr_list,$(LABELS))))
+asr_tests = $(wildcard data/lists/$(few_corpus)-test.txt) $(filter-out $(asr_own_test),$(sort $(wildcard data/lists/$(few_corpus)-*-test.txt)))
+asr_test = $(or $(TEST),$(if $(asr_same),$(asr_own_test),$(firstword $(asr_tests))))
 asr_words = $(PREPARED) --encoder $(encoder) $(if $(asr_labels),--labels $(asr_labels),--minutes $(asr_minutes)) \
-  $(addprefix --dev ,$(asr_dev)) $(addprefix --test ,$(asr_test)) \
+  $(addprefix --dev ,$(asr_dev)) $(addprefix --test ,$(asr_test)) $(if $(asr_same),--same-speaker) \
   $(if $(TEXT),--lm-text $(call quoted,$(patsubst ~/%,$(HOME)/%,$(TEXT)))) $(if $(filter-out auto,$(LM)),--lm $(LM)) --order $(ORDER) --beam $(BEAM) \
-  --rounds $(ROUNDS) --keep $(KEEP) $(if $(filter no,$(SCRATCH)),--no-scratch) $(call sets,$(SET))
+  --rounds $(ROUNDS) --keep $(KEEP) $(if $(filter no,$(SCRATCH)),--no-scratch) \
+  $(if $(filter-out all,$(RIVALS)),--rivals $(if $(filter no,$(RIVALS)),none,$(RIVALS))) $(call sets,$(SET))
 
 ifeq ($(few),asr)
   ifneq ($(words $(PREPARED)),1)
@@ -36,6 +43,9 @@ ifeq ($(few),asr)
   endif
   ifeq ($(wildcard $(encoder)/model.safetensors),)
     $(error asr needs ENCODER=a model folder; there is none in '$(ENCODER)')
+  endif
+  ifneq ($(words $(filter yes no,$(SCRATCH)) $(filter yes no,$(SAME_SPEAKER))),2)
+    $(error SCRATCH is '$(SCRATCH)', SAME_SPEAKER is '$(SAME_SPEAKER)'; allowed: yes or no)
   endif
   ifeq ($(asr_labels)$(asr_minutes),)
     $(error LABELS is '$(LABELS)'; allowed: minutes or hours such as 10min or 1h, or the path of a list)

@@ -15,8 +15,10 @@ ASR_SET = loop.steps=$(if $(demo_small),3,1200)# settings of speech recognition
 demo_emotion = PREPARED=$(demo_out)/corpus ENCODER=$(demo_out)/pretrain OUT=$(demo_out)/emotion \
   SHOTS="$(EMOTION_SHOTS)" DRAWS=$(if $(demo_small),1,5) TEST_LIMIT=$(if $(demo_small),20,200) SET="$(EMOTION_SET)" \
   CONTENDERS=fine-tuned,frozen-probe,random-encoder,mfcc-svm,logmel-cnn
-demo_asr = PREPARED=$(demo_out)/corpus ENCODER=$(demo_out)/pretrain OUT=$(demo_out)/asr LABELS=$(demo_labels) \
-  ROUNDS=$(if $(demo_small),1,0) SCRATCH=no BEAM=20 LM=transcripts SET="$(ASR_SET)"
+# Minutes of pretraining are too few for a recogniser: it starts from the model that comes with the package, if there is one.
+demo_start = $(or $(patsubst %/bundle.json,%,$(demo_bundle)),$(demo_out)/pretrain)
+demo_asr = PREPARED=$(demo_out)/corpus ENCODER=$(demo_start) OUT=$(demo_out)/asr LABELS=$(demo_labels) \
+  ROUNDS=$(if $(demo_small),1,0) SCRATCH=no RIVALS=no BEAM=20 LM=transcripts SET="$(ASR_SET)"
 
 # It begins with the model that comes with the package, where there is one: vectors and probes before anything is trained.
 # BEGIN is set by the call below alone.

@@ -11,12 +11,14 @@ DRAWS = 5#                    draws of the shots; five folds are one repetition,
 CONTENDERS =#                 which of the contenders, by commas; empty: the six
 STANDARDISE = shots#          speaker: each speaker's mean and deviation taken out with unlabelled audio (transductive)
 TEST_LIMIT = 1000#            about so many test utterances in a draw, at most
+FOLDS =#                      a folder of fold lists (data/lists/emobox-ravdess) instead of SHOTS, DRAWS and TEST_LIMIT
 
 encoder = $(patsubst ~/%,$(HOME)/%,$(ENCODER))
 comma := ,
 blank := $(subst ,, )
 emotion_shots = $(subst $(blank),$(comma),$(strip $(call given,SHOTS,5 10 25 50 100 all)))
-emotion_words = $(PREPARED) --encoder $(encoder) --shots $(emotion_shots) --draws $(DRAWS) --test-limit $(TEST_LIMIT) \
+emotion_sides = $(if $(FOLDS),--fold-lists $(FOLDS),--shots $(emotion_shots) --draws $(DRAWS) --test-limit $(TEST_LIMIT))
+emotion_words = $(PREPARED) --encoder $(encoder) $(emotion_sides) \
   $(if $(CONTENDERS),--contenders $(CONTENDERS)) $(if $(filter-out shots,$(STANDARDISE)),--standardise $(STANDARDISE)) \
   $(call sets,$(SET))
 

@@ -30,7 +30,9 @@ few := $(firstword $(filter emotion asr,$(MAKECMDGOALS)))
 given = $(if $(filter command,$(origin $(1))),$($(1)),$(2))
 few_corpus = $(or $(CORPUS),$(notdir $(patsubst %/,%,$(firstword $(call given,PREPARED)))))
 few_labels = $(if $(filter asr,$(few)),-$(patsubst $(few_corpus)-%,%,$(patsubst %.txt,%,$(notdir $(call given,LABELS,10min)))))
-few_out = $(if $(few),runs/$(few)/$(few_corpus)$(few_labels))
+few_folds = $(if $(and $(FOLDS),$(filter emotion,$(few))),-$(patsubst %-$(few_corpus),%,$(notdir $(patsubst %/,%,$(FOLDS)))))
+few_same = $(if $(filter asr,$(few)),$(if $(filter yes,$(SAME_SPEAKER)),-same-speaker))
+few_out = $(if $(few),runs/$(few)/$(few_corpus)$(few_labels)$(few_folds)$(few_same))
 
 # Not every shell expands the ~ in ROOT=~/recordings.
 root = $(patsubst ~/%,$(HOME)/%,$(ROOT))

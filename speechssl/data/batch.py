@@ -1,4 +1,4 @@
-"""A batch of crops, and its optional parts for an objective: augmented views, labels of frames, near and far crops.
+"""A batch of crops, and its optional parts for an objective: views, labels of frames, near and far crops, speakers.
 
 A :class:`StoredBatch` holds the samples as the corpus does, mostly int16; on a device it becomes a :class:`CropBatch`.
 
@@ -99,6 +99,8 @@ class BatchSpec:
         grid: positions of the encoder's frames, for which labels are looked up.
         hop: crops start on multiples of it, samples; that of the labels, so that frames of a crop are labelled.
         pairs: near and far crops; None: none. Crops are then at most half as long as the shortest recording of a batch.
+        speakers: whether rows of the same speaker are marked.
+        level: whether the level of the recordings is kept.
     """
 
     views: int = 0
@@ -107,6 +109,8 @@ class BatchSpec:
     grid: FrameGrid | None = None
     hop: int = 1
     pairs: Pairs | None = None
+    speakers: bool = False
+    level: bool = False
 
     def __post_init__(self) -> None:
         if (self.views > 0) != (self.augment is not None):
@@ -168,6 +172,12 @@ class CropBatch(_Rows):
         near: a crop near each crop.
         near_offset: samples from the start of the crop to that of its near one; below zero where it comes before.
         far: a crop far from each crop.
+        speakers: a number per speaker of a corpus, the row of its first crop in the global batch; crops of unknown
+            speakers have their own row.
+        recording: a number per audio file, the first row of it in the global batch.
+        far_recording: the same of the far crops; -1 where one is from the crop's own recording, as far as required.
+        level: factor that gives a crop the level of its recording, in which full scale is 1; 1 where crops are not
+            normalised.
     """
 
     waveforms: Float[Tensor, "batch samples"]
@@ -178,6 +188,10 @@ class CropBatch(_Rows):
     near: Float[Tensor, "batch samples"] | None = None
     near_offset: Int64[Tensor, " batch"] | None = None
     far: Float[Tensor, "batch samples"] | None = None
+    speakers: Int64[Tensor, " batch"] | None = None
+    recording: Int64[Tensor, " batch"] | None = None
+    far_recording: Int64[Tensor, " batch"] | None = None
+    level: Float32[Tensor, " batch"] | None = None
 
     @property
     def samples(self) -> int:
@@ -208,6 +222,7 @@ class StoredBatch(_Rows):
         effects: drawn augmentation of each row; none without augmentation.
         others: the crops that are mixed in, zeros in rows without; None where nothing is mixed.
         other_gains: factors of them.
+        level: whether the crops on the device have their level beside them.
         beside: the optional parts of the :class:`CropBatch`, by their names.
     """
 
@@ -220,6 +235,7 @@ class StoredBatch(_Rows):
     effects: tuple[RowEffects, ...] = ()
     others: Int16[Tensor, "batch samples"] | Float32[Tensor, "batch samples"] | None = None
     other_gains: Float32[Tensor, " batch"] | None = None
+    level: bool = False
     beside: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     @property
@@ -242,9 +258,12 @@ class StoredBatch(_Rows):
             if moved.others is not None and moved.other_gains is not None:
                 others = moved.others.float() * moved.other_gains[:, None]
             waveforms = augmented(waveforms, self.effects, samples=self.samples, others=others)
+        beside = dict(moved.beside)
+        if self.level:
+            beside["level"] = _deviations(waveforms) if self.normalize else torch.ones_like(waveforms[:, 0])
         if self.normalize:
             waveforms = normalized(waveforms)
-        return CropBatch(waveforms, self.rows, self.global_rows, **cast("Any", moved.beside))
+        return CropBatch(waveforms, self.rows, self.global_rows, **cast("Any", beside))
 
 
 def normalized(waveforms: Float32[Tensor, "batch samples"]) -> Float32[Tensor, "batch samples"]:
@@ -262,3 +281,8 @@ def normalized_on_device(waveforms: Float32[Tensor, "batch samples"]) -> Float32
     """
     variance, mean = torch.var_mean(waveforms.double(), dim=1, keepdim=True, correction=0)
     return (waveforms - mean.float()) / (variance + 1e-7).sqrt().float()
+
+
+def _deviations(waveforms: Float32[Tensor, "batch samples"]) -> Float32[Tensor, " batch"]:
+    """What the normalisation divides by."""
+    return (waveforms.double().var(dim=1, correction=0) + 1e-7).sqrt().float()

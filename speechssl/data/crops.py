@@ -163,7 +163,7 @@ class CropBatches:
         if effects:
             batch = replace(batch, effects=tuple(effects[row] for row in rows))
             batch = self._with_others(batch, members, starts)
-        return replace(batch, beside=self._beside(crops, members, starts, number, rows, samples))
+        return replace(batch, level=self.spec.level, beside=self._beside(crops, members, starts, number, rows, samples))
 
     def _effects(self, members: Sequence[Unit], samples: int, number: int) -> list[RowEffects]:
         count = len(members)
@@ -213,7 +213,19 @@ class CropBatches:
             beside["labels"] = torch.from_numpy(np.stack(found))
         if self.spec.pairs is not None:
             beside |= self._pairs(self.spec.pairs, members, starts, number, rows, samples)
+        if self.spec.speakers:
+            beside["speakers"] = torch.from_numpy(self._speakers(members)[rows])
         return beside
+
+    def _speakers(self, members: Sequence[Unit]) -> Int64[np.ndarray, " all_rows"]:
+        """For each row the first row of the same speaker; its own where the speaker is unknown."""
+        first: dict[tuple[int, str], int] = {}
+        found = np.arange(len(members))
+        for row, unit in enumerate(members):  # a unit is joined within a speaker
+            name = self.stores[unit.store].utterances[unit.utterances[0]].speaker
+            if name is not None:
+                found[row] = first.setdefault((unit.store, name), row)
+        return found
 
     def _rng(self, purpose: int, *place: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, purpose, *place))
@@ -253,7 +265,8 @@ class CropBatches:
         hop = self.spec.hop
         reach, away = seconds_to_samples(pairs.near_seconds), seconds_to_samples(pairs.far_seconds)
         near, far = list[np.ndarray](), list[np.ndarray]()
-        offsets: list[int] = []
+        offsets, sources = list[int](), list[int]()
+        recordings = self._recordings(members)
         for row in rows.tolist():
             unit, start, rng = members[row], starts[row], self._rng(_PAIR, number, row)
             last = unit.samples - samples
@@ -268,14 +281,24 @@ class CropBatches:
                 far.append(
                     self._read(unit, drawn if drawn < before else start + away + drawn - before, samples).waveform
                 )
+                sources.append(-1)
             else:
+                sources.append(int(recordings[(row + other) % len(members)]))
                 stranger = members[(row + other) % len(members)]
                 far.append(self._read(stranger, self._start(rng, stranger, samples), samples).waveform)
         return {
             "near": self._normalized(near),
             "near_offset": torch.tensor(offsets),
             "far": self._normalized(far),
+            "recording": torch.from_numpy(recordings[rows]),
+            "far_recording": torch.tensor(sources),
         }
+
+    def _recordings(self, members: Sequence[Unit]) -> Int64[np.ndarray, " all_rows"]:
+        """For each row the first row of the same audio file."""
+        first: dict[tuple[int, str], int] = {}
+        files = [(unit.store, self.stores[unit.store].utterances[unit.utterances[0]].audio) for unit in members]
+        return np.array([first.setdefault(file, row) for row, file in enumerate(files)])
 
     def _normalized(self, crops: Sequence[np.ndarray]) -> Float[Tensor, "batch samples"]:
         """Crops for training: normalised where the settings require it."""

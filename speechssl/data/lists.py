@@ -25,7 +25,8 @@ SEED = 0
 RULES: Mapping[str, str] = MappingProxyType(
     {
         "speechocean762": "of the official train split, dev: a tenth by speaker; 10min, 1h: of the other speakers",
-        "cmu_arctic": "slt-10min: of sentences a; slt-dev: 10 minutes of the rest of them; bdl-test: all sentences b",
+        "cmu_arctic": "slt-10min: of sentences a; slt-dev: 10 minutes of the rest of them; "
+        "bdl-test, slt-test: all sentences b",
         "festvox_ru": "test: 20 minutes; dev: 10 minutes of the rest; 10min, 1h: of what remains",
     }
 )
@@ -179,7 +180,10 @@ def _draw_cmu_arctic(utterances: Sequence[Utterance]) -> dict[str, list[Utteranc
     return {
         "slt-10min": labelled,
         "slt-dev": minutes_subset(_without(sentences_a, labelled), 10.0, seed=SEED),
-        "bdl-test": [each for each in utterances if each.audio.startswith("bdl/arctic_b")],
+        **{
+            f"{voice}-test": [each for each in utterances if each.audio.startswith(f"{voice}/arctic_b")]
+            for voice in ("bdl", "slt")
+        },
     }
 
 

@@ -1,7 +1,7 @@
 """Decoding of CTC probabilities to text: greedy, and beam search with a language model.
 
 Greedy decoding takes the likeliest symbol of every frame and collapses (Graves et al. 2006, section 3.2). Beam search
-is flashlight's (Kahn et al. 2022, arXiv 2201.12465) through torchaudio: it finds the text that maximises
+is flashlight's (Kahn et al. 2022, arXiv 2201.12465): it finds the text that maximises
 
     ln P_CTC(text | audio)  +  lm_weight * log10 P_LM(text)  +  word_score * words(text)
 
@@ -23,9 +23,9 @@ set: `speechssl.experiments.tuning.tune`.
 import copy
 import importlib
 import importlib.util
+import math
 import os
 import sys
-import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,14 +34,12 @@ from typing import Annotated, Any
 
 import numpy as np
 import pydantic
-import torch
 from jaxtyping import Float
 from pydantic import Field, FiniteFloat, PositiveFloat
 
 from speechssl.config import Config, UserError
 from speechssl.decoding.arpa import UNKNOWN, arpa_words
 from speechssl.decoding.pieces import pieces
-from speechssl.files import naming
 from speechssl.text import BLANK, WORD_BOUNDARY, Vocabulary
 
 EXTRA = "beam search needs the extra 'lm': pip install 'speechssl[lm]' (kenlm is built from source: a C++ compiler)"
@@ -156,6 +154,16 @@ def character_probability(log_probs: Float[np.ndarray, "frames symbols"]) -> flo
     return float(np.mean(highest)) if highest else 0.0
 
 
+@dataclass(frozen=True)
+class _Tables:
+    """Flashlight's objects that decoders of other weights share; `spellings` is None without a lexicon."""
+
+    lm: Any
+    spellings: Any
+    words: Any
+    tokens: Any
+
+
 class BeamDecoder:
     """Beam search over one utterance at a time. Not thread-safe: the language model has a state.
 
@@ -197,7 +205,8 @@ class BeamDecoder:
             raise ValueError("words were given, but the config has lexicon = false")
         else:
             self._refuse_words(known)
-        self._decoder = self._build(None if lm is None else str(lm))
+        self._tables = self._load()
+        self._decoder = self._build()
 
     def with_config(self, config: DecoderConfig) -> "BeamDecoder":
         """Decoder with other weights that shares the language model and the lexicon, which are not read again.
@@ -209,7 +218,7 @@ class BeamDecoder:
             raise ValueError(f"this decoder has lexicon = {self.config.lexicon}, the config {config.lexicon}")
         other = copy.copy(self)
         other.config = config
-        other._decoder = other._build(self._decoder.lm)
+        other._decoder = other._build()
         return other
 
     def decode(self, log_probs: Float[np.ndarray, "frames symbols"]) -> Hypothesis:
@@ -236,6 +245,10 @@ class BeamDecoder:
         candidates = (Candidate(text, score, confidence),)
         return Hypothesis(text, score, confidence, character_probability(log_probs), candidates)
 
+    def text(self, log_probs: Float[np.ndarray, "frames symbols"]) -> str:
+        """The text of `decode`."""
+        return self.decode(log_probs).text
+
     def _decode(self, log_probs: Float[np.ndarray, "frames symbols"]) -> Hypothesis:
         """Search without cutting."""
         heard = log_probs.astype(np.float32)
@@ -248,8 +261,8 @@ class BeamDecoder:
             heard = np.concatenate([heard, boundary])
         if len(heard) == 0:
             return Hypothesis("", 0.0, 1.0, 0.0, (Candidate("", 0.0, 1.0),))
-        # Contiguous copy: the decoder reads the tensor by its address.
-        found = self._decoder(torch.from_numpy(np.ascontiguousarray(heard))[None])[0]
+        heard = np.ascontiguousarray(heard)  # flashlight reads it by its address
+        found = self._decoder.decode(heard.ctypes.data, *heard.shape)[: self.config.nbest]
         texts = [(self._text(each), float(each.score)) for each in found]
         candidates = _candidates(texts, log_add=self.config.log_add)
         best = candidates[0]
@@ -257,8 +270,8 @@ class BeamDecoder:
 
     def _text(self, found: Any) -> str:
         if self.config.lexicon:
-            return " ".join(found.words)
-        return self.vocabulary.decode(found.tokens.tolist())
+            return " ".join(self.words[place] for place in found.words if place >= 0)
+        return self.vocabulary.decode(found.tokens, collapse=True)
 
     def _take_words(self, words: Sequence[str] | None) -> None:
         if words is None:
@@ -280,43 +293,53 @@ class BeamDecoder:
         if words is not None and len(characters.intersection(words)) < len(characters) / 2:
             raise UserError(f"{self.lm}: not a language model of the characters that a search without a lexicon needs")
 
-    def _build(self, lm: object) -> Any:
-        """Torchaudio's decoder; `lm` is a path, or a loaded language model."""
-        config = self.config
-        with tempfile.TemporaryDirectory() as folder, naming(folder):
-            lexicon, names = Path(folder) / "lexicon", Path(folder) / "names"
-            spellings = (
-                f"{word} {' '.join(spelling)} {WORD_BOUNDARY}\n"
-                for word in self.words
-                for spelling in self.vocabulary.spellings(word)
-            )
-            lexicon.write_text("".join(spellings), encoding="utf-8")
-            # Without this list torchaudio numbers the words in the order of a hash table, and without a lexicon the
-            # language model then scores other characters than those recognised.
-            entries = [*(self.words if config.lexicon else self.vocabulary.symbols), UNKNOWN]
-            names.write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8")
-            try:
-                with _no_progress_bar():
-                    return import_torchaudio("models.decoder").ctc_decoder(
-                        lexicon=str(lexicon) if config.lexicon else None,
-                        tokens=list(self.vocabulary.symbols),
-                        lm=lm,
-                        lm_dict=str(names),
-                        nbest=config.nbest,
-                        beam_size=config.beam_size,
-                        beam_threshold=config.beam_threshold,
-                        lm_weight=config.lm_weight,
-                        word_score=config.word_score,
-                        log_add=config.log_add,
-                        blank_token=BLANK,
-                        sil_token=WORD_BOUNDARY,
-                        unk_word=UNKNOWN,
-                    )
-            except RuntimeError as error:
-                words = " ".join(str(error).split())
-                if "install" in words.lower():
-                    raise UserError(EXTRA) from None
-                raise UserError(f"{self.lm}: KenLM cannot read it: {words}") from None
+    def _load(self) -> _Tables:
+        """The language model and the tree of spellings, which do not depend on the weights."""
+        decoding, dictionary, kenlm = map(_flashlight, ("decoder", "dictionary", "decoder.kenlm"))
+        tokens = dictionary.Dictionary(list(self.vocabulary.symbols))
+        boundary = tokens.get_index(WORD_BOUNDARY)
+        # The numbers of the words are their places: without a lexicon those of the symbols.
+        entries = [*(self.words if self.config.lexicon else self.vocabulary.symbols), UNKNOWN]
+        words = dictionary.Dictionary(entries)
+        try:
+            with quiet_errors():
+                lm = decoding.ZeroLM() if self.lm is None else kenlm.KenLM(str(self.lm), words)
+                spellings = self._spellings(lm, decoding, boundary) if self.config.lexicon else None
+        except RuntimeError as error:
+            raise UserError(f"{self.lm}: KenLM cannot read it: {' '.join(str(error).split())}") from None
+        return _Tables(lm, spellings, words=words, tokens=tokens)
+
+    def _spellings(self, lm: Any, decoding: Any, boundary: int) -> Any:
+        """The tree of the words' spellings; a leaf holds six words, so the likeliest words come first."""
+        number = {symbol: place for place, symbol in enumerate(self.vocabulary.symbols)}
+        tree = decoding.Trie(len(self.vocabulary), boundary)
+        start = lm.start(False)  # noqa: FBT003 -- flashlight's function has no keywords
+        scores = [lm.score(start, place)[1] for place in range(len(self.words))]
+        for place in sorted(range(len(scores)), key=lambda each: -scores[each]):
+            for spelling in self.vocabulary.spellings(self.words[place]):
+                tree.insert([*map(number.__getitem__, spelling), boundary], place, scores[place])
+        tree.smear(decoding.SmearingMode.MAX)
+        return tree
+
+    def _build(self) -> Any:
+        """Flashlight's search with this decoder's weights; it shares the tables."""
+        config, tables, decoding = self.config, self._tables, _flashlight("decoder")
+        options = {
+            "beam_size": config.beam_size,
+            "beam_size_token": len(self.vocabulary),
+            "beam_threshold": config.beam_threshold,
+            "lm_weight": config.lm_weight,
+            "sil_score": 0.0,
+            "log_add": config.log_add,
+            "criterion_type": decoding.CriterionType.CTC,
+        }
+        boundary, blank = (tables.tokens.get_index(symbol) for symbol in (WORD_BOUNDARY, BLANK))
+        if tables.spellings is None:
+            free = decoding.LexiconFreeDecoderOptions(**options)
+            return decoding.LexiconFreeDecoder(free, tables.lm, boundary, blank, [])
+        chosen = decoding.LexiconDecoderOptions(**options, word_score=config.word_score, unk_score=-math.inf)
+        unknown, of_tokens = tables.words.get_index(UNKNOWN), False
+        return decoding.LexiconDecoder(chosen, tables.spellings, tables.lm, boundary, blank, unknown, [], of_tokens)
 
 
 def symbol_prior(emissions: Sequence[Float[np.ndarray, "_ symbols"]]) -> tuple[float, ...]:
@@ -347,17 +370,18 @@ def check_emissions(log_probs: Float[np.ndarray, "frames symbols"], vocabulary: 
         raise ValueError("the emissions hold values that are not a number")
 
 
-def import_torchaudio(part: str) -> Any:
-    """Import a module of torchaudio, such as `functional`.
+def _flashlight(part: str) -> Any:
+    """A module of flashlight's.
 
     Raises:
-        UserError: torchaudio cannot be loaded beside this torch.
+        UserError: the extra `lm` is not installed, or its libraries cannot be loaded.
     """
     try:
-        return importlib.import_module(f"torchaudio.{part}")
-    except (ImportError, OSError) as error:
-        words = " ".join(str(error).split())
-        raise UserError(f"torchaudio cannot be loaded beside torch {torch.__version__}: {words}") from None
+        return importlib.import_module(f"flashlight.lib.text.{part}")
+    except ImportError:
+        raise UserError(EXTRA) from None
+    except OSError as error:
+        raise UserError(f"flashlight-text (the extra 'lm') cannot be loaded: {' '.join(str(error).split())}") from None
 
 
 def _candidates(found: Sequence[tuple[str, float]], *, log_add: bool) -> tuple[Candidate, ...]:
@@ -386,8 +410,8 @@ def _lm_words(lm: Path) -> list[str] | None:
 
 
 @contextmanager
-def _no_progress_bar() -> Generator[None]:
-    """Silence standard error: KenLM prints a progress bar there and has no option for it. Its errors are raised."""
+def quiet_errors() -> Generator[None]:
+    """Silence standard error: KenLM's progress bar, flashlight's full leaves; no option does. Errors are raised."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:

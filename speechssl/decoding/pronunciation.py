@@ -148,8 +148,8 @@ def has_pronunciation(word: str) -> bool:
     Raises:
         UserError: the package of the dictionary is not installed.
     """
-    bare = without_accents(word)
-    return not {word, bare}.isdisjoint(_dictionary()) or _is_spelled(bare)
+    known, bare = _dictionary(), without_accents(word)
+    return word in known or bare in known or _is_spelled(bare)
 
 
 def without_accents(word: str) -> str:

@@ -9,7 +9,6 @@ of the n-gram) are computed again, with a message.
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from speechssl.config import Config, UserError, digest
 from speechssl.data.labelled import Example
 from speechssl.data.training_audio import (
-    NO_COPY,
     AudioRecord,
     TrainingAudio,
     pretraining_overlap,
@@ -29,16 +27,16 @@ from speechssl.data.training_audio import (
 from speechssl.data.waveforms import WaveformStore
 from speechssl.decoding.decode import BeamDecoder, DecoderConfig, greedy
 from speechssl.decoding.phones import PhoneVocabulary
-from speechssl.experiments.asr_decoder import CONTENT, Emissions, choose_ngram, chosen_source, decoder_content
+from speechssl.experiments.asr_decoder import CONTENT, choose_ngram, chosen_source, decoder_content, emissions_of
 from speechssl.experiments.asr_ngram import LM_TEXT, Ngrams, read_sentences, write_text_record
-from speechssl.experiments.asr_scores import Scores, answers_of, rows_of, score, worst_of
+from speechssl.experiments.asr_rivals import RivalName, Rivals
+from speechssl.experiments.asr_rows import own_origins, rival_origins, write_outcome
+from speechssl.experiments.asr_scores import GREEDY, NGRAM, Scores, score
 from speechssl.experiments.asr_sides import RecognitionSides
 from speechssl.experiments.asr_text import Choice, Source, sources
 from speechssl.files import hold_folder, replacing, write_atomic
-from speechssl.inference.heads import emissions
 from speechssl.inference.predictor import DECODER, LM, decoder_config
-from speechssl.metrics.items import items_path, write_items
-from speechssl.metrics.results import ResultRow, write_results
+from speechssl.metrics.results import ResultRow
 from speechssl.metrics.wer import error_rate
 from speechssl.models.ctc import CTCModel
 from speechssl.models.heads import load_head
@@ -49,8 +47,6 @@ from speechssl.train.finetune_config import FinetuneConfig
 from speechssl.train.self_training import pseudo_label, student
 
 FINE_TUNED, SCRATCH, SELF_TRAINED = "fine-tuned", "from scratch", "self-trained"
-GREEDY, NGRAM = "greedy", "n-gram"
-_CHUNK = 64  # utterances whose waveforms are in memory at once
 
 
 class AsrConfig(Config):
@@ -62,6 +58,7 @@ class AsrConfig(Config):
     rounds: NonNegativeInt = 1  # of self-training
     keep: float = Field(default=0.7, gt=0, le=1)  # fraction of the pseudo-labels that is kept
     scratch: bool = True  # also a model without pretraining
+    rivals: tuple[RivalName, ...] = ()  # recognisers of another kind (speechssl.experiments.asr_rivals)
     tune_limit: PositiveInt = 150  # utterances of the development side that decoder weights are tuned on
 
 
@@ -133,20 +130,12 @@ def recognise(
             say=say,
         )
         scores = run.contenders(pretrained, scratch)
-        rows = [
-            replace(
-                row,
-                pretraining_audio="" if row.contender == SCRATCH else overlap,
-                training_audio=NO_COPY if row.contender == SCRATCH or audio.fine_tuning.known else "unknown",
-                lm_text=run.texts[row.contender] if row.probe == NGRAM else "",
-            )
-            for row in rows_of(store, sides, scores, corpus=corpus, command=command)
-        ]
-        write_items(items_path(out / "results.json"), answers_of(store, sides, scores))
-        worst = json.dumps(worst_of(store, sides, scores), ensure_ascii=False, indent=1)
-        write_atomic(out / "worst.json", worst.encode())
-        write_results(rows, out / "results.json")
-    return rows
+        rivals = Rivals(
+            store, encoder, out, sides=sides, ngrams=ngrams if run.beam else None, language=language, say=say
+        ).found(config.rivals)
+        own = own_origins(scores, texts=run.texts, scratch=SCRATCH, audio=audio, overlap=overlap)
+        origins = own | rival_origins(rivals, audio=audio, overlap=overlap)
+        return write_outcome(out, store, sides, scores, origins=origins, rivals=rivals, corpus=corpus, command=command)
 
 
 class _Run:
@@ -304,7 +293,7 @@ class _Run:
             self.say(f"{name}: {result.left_out} utterances too long, or with more symbols than frames; left out")
         folder = self.folder(name)
         model, own = _load(folder), model_hash(folder)
-        outputs = self._emissions(model, self.sides.test)
+        outputs = emissions_of(model, self.store, self.sides.test)
         written: dict[str, list[str]] = {}
         if model.vocabulary.writes_words:
             written[GREEDY] = [greedy(rows, model.vocabulary) for rows in outputs]
@@ -319,13 +308,6 @@ class _Run:
             self.say(f"{name}, {each.probe}: WER {rate.value:.3f} ({rate.low:.3f} to {rate.high:.3f})")
         return scores
 
-    def _emissions(self, model: CTCModel, examples: Sequence[Example]) -> Emissions:
-        found: Emissions = []
-        for start in range(0, len(examples), _CHUNK):
-            chunk = examples[start : start + _CHUNK]
-            found += emissions(model, [self.store.waveform(each.index) for each in chunk])
-        return found
-
     def _tuned(self, name: str, model: CTCModel, folder: Path) -> tuple[DecoderConfig, Source]:
         """The n-gram and the weights of a model's decoder, tuned once; its folder has them and all trials."""
         path = folder / DECODER
@@ -337,7 +319,7 @@ class _Run:
         key = digest([CONTENT, model_hash(folder), keys, self.config.beam_size, indices])
         if path.exists() and json.loads(path.read_text(encoding="utf-8")).get("key") == key:
             return decoder_config(folder), chosen_source(folder)
-        outputs, references = self._emissions(model, chosen), [each.target for each in chosen]
+        outputs, references = emissions_of(model, self.store, chosen), [each.target for each in chosen]
         vocabulary, ngrams = model.vocabulary, self.ngrams
         best = choose_ngram(outputs, references, vocabulary=vocabulary, ngrams=ngrams, beam_size=self.config.beam_size)
         self.say(f"{name}: {best}")

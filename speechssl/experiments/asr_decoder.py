@@ -8,18 +8,32 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
+from speechssl.data.labelled import Example
+from speechssl.data.waveforms import WaveformStore
 from speechssl.decoding.decode import BeamDecoder, DecoderConfig, greedy, symbol_prior
 from speechssl.experiments.asr_ngram import Ngrams
 from speechssl.experiments.asr_text import Source
 from speechssl.experiments.tuning import Tuning, rates, tune
+from speechssl.inference.heads import emissions
 from speechssl.inference.predictor import DECODER
+from speechssl.models.ctc import CTCModel
 from speechssl.text import Vocabulary
 
-CONTENT = (
-    "weights, trials, greedy, n-grams, prior"  # of decoder.json, part of its key: one with other content is made again
-)
+# Of decoder.json, part of its key: one with other content is made again.
+CONTENT = "weights, trials on few and all, greedy, n-grams, prior"
 
 Emissions = list[Float32[np.ndarray, "frames symbols"]]
+
+
+_CHUNK = 64  # utterances whose waveforms are in memory at once
+
+
+def emissions_of(model: CTCModel, store: WaveformStore, examples: Sequence[Example]) -> Emissions:
+    """Outputs of a recogniser for utterances, in order."""
+    found: Emissions = []
+    for start in range(0, len(examples), _CHUNK):
+        found += emissions(model, [store.waveform(each.index) for each in examples[start : start + _CHUNK]])
+    return found
 
 
 @dataclass(frozen=True)

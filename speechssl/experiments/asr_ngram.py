@@ -7,6 +7,7 @@ the unlabelled side therefore has an n-gram of its own, without the sentences of
 cross-validation).
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -63,6 +64,12 @@ class Ngrams:
         self.options: tuple[Source, ...] = tuple(options)
         self.language, self.characters, self.can_write = language, frozenset(characters), can_write
         self.key = digest([self.sentences, self.given, order, sorted(each.target for each in sides.labelled)])
+
+    def written_by(self, can_write: Callable[[str], bool]) -> "Ngrams":
+        """The same n-grams for a recogniser with other symbols."""
+        other = copy.copy(self)
+        other.can_write = can_write
+        return other
 
     def usable(self, say: Callable[[str], None]) -> bool:
         """Whether beam search and a text are available; prints why not, or the words missing from the n-grams."""

@@ -1,6 +1,6 @@
 """Results of a speech recognition experiment: rows, answers for paired comparisons, the worst utterances."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from speechssl.metrics.results import ResultRow
 from speechssl.metrics.wer import EditCounts, count_errors, error_rate, error_rate_difference
 
 METRICS = ("WER", "CER")
+GREEDY, NGRAM = "greedy", "n-gram"  # decodings
 WORST = 20  # utterances shown in the report
 
 
@@ -105,9 +106,19 @@ def answers_of(store: WaveformStore, sides: RecognitionSides, scores: Sequence[S
     ]
 
 
-def worst_of(store: WaveformStore, sides: RecognitionSides, scores: Sequence[Scores]) -> dict[str, object]:
-    """Content of `worst.json`: errors by kind of every model, and the best model's utterances with the most errors."""
-    best = min(scores, key=lambda each: sum(count.errors for count in each.words))
+def worst_of(
+    store: WaveformStore, sides: RecognitionSides, scores: Sequence[Scores], *, rivals: Collection[str] = ()
+) -> dict[str, object]:
+    """Content of `worst.json`: errors by kind of every model, and the best model's utterances with the most errors.
+
+    Args:
+        store: the prepared corpus.
+        sides: those of the experiment.
+        scores: of all contenders.
+        rivals: contenders whose utterances are not shown.
+    """
+    own = [each for each in scores if each.contender not in rivals]
+    best = min(own, key=lambda each: sum(count.errors for count in each.words))
     order = sorted(range(len(best.words)), key=lambda i: (-best.words[i].errors, i))[:WORST]
     kinds: list[dict[str, object]] = []
     for each in scores:

@@ -1,8 +1,9 @@
 """Sides of a speech recognition experiment: labelled, unlabelled, development (decoder weights) and test.
 
-Speakers are disjoint between the test side and everything else wherever the corpus has more than one. A sentence of the
-test or development side is never part of the language model's text, nor of the unlabelled recordings. The order of the
-manifest makes no difference.
+Speakers are disjoint between the test side and everything else wherever the corpus has more than one, unless the
+experiment is asked to train and test on one speaker; then the sentences of the labelled, development and test sides are
+disjoint, and no recording of another speaker is used. A sentence of the test or development side is never part of the
+language model's text, nor of the unlabelled recordings. The order of the manifest makes no difference.
 """
 
 import hashlib
@@ -20,6 +21,12 @@ from speechssl.data.names import utterance_ids
 from speechssl.data.store import WaveformStore
 from speechssl.data.subsets import minutes_subset, split_by_speaker
 from speechssl.data.training_audio import AudioRecord
+from speechssl.experiments.asr_same_speaker import (
+    SAME_SPEAKER,
+    of_tested_speaker,
+    refuse_sentences,
+    without_sentences_of,
+)
 from speechssl.train.examples import examples_of
 
 TEST_SHARE, DEV_SHARE, DEV_MINUTES = 0.2, 0.1, 10.0  # where there is no list and no official split
@@ -58,6 +65,7 @@ def divide(
     minutes: float = 10.0,
     dev: Path | None = None,
     test: Path | None = None,
+    same_speaker: bool = False,
     seed: int = 0,
 ) -> RecognitionSides:
     """Divide a prepared corpus.
@@ -68,34 +76,47 @@ def divide(
         minutes: minutes to draw.
         dev: list for the decoder; None draws a tenth, ten minutes at most: by speaker where there are enough of them.
         test: list of the test side; None uses the official split ``test``, or draws a fifth by speaker.
+        same_speaker: train, tune and test on the speaker of the test side, with other sentences on each side.
         seed: seed of the draws.
 
     Raises:
         UserError: no transcripts, a list that does not fit, a side without utterances, an utterance on two sides, or a
-            speaker both trained (or tuned) and tested on though there are others.
+            speaker both trained (or tuned) and tested on though there are others. With ``same_speaker``: a test side of
+            several or unknown speakers, another speaker in a list, or a sentence on two sides.
     """
     examples = {example.index: example for example in examples_of(store, "text")}
     names = names_of(store)
     known = sorted(examples, key=names.__getitem__)
     tested = _listed(store, test) if test else _test_side(store, known, names=names, seed=seed)
     tested = _transcribed(tested, examples, names)
-    speakers = {store.speakers[index] for index in examples}
+    if same_speaker:
+        known = of_tested_speaker(store, known, tested)
+    speakers = {store.speakers[index] for index in known}
     alone = len(speakers) == 1  # one speaker, or none known: one speaker may be on both the training and test side
     held_speakers = {store.speakers[index] for index in tested}
     others = [i for i in known if i not in set(tested) and (alone or store.speakers[i] not in held_speakers)]
     others, again = _without_audio_of(store, tested, others)
+    repeating = 0  # recordings with a sentence of the test or development side
+    if same_speaker:
+        others, repeating = without_sentences_of(examples, tested, others)
     listed = _transcribed(_listed(store, labels), examples, names) if labels else []
     if dev:
         developed = apart = _transcribed(_listed(store, dev), examples, names)
     else:
-        developed, apart = _dev_side(store, others, listed, names=names, seed=seed)
+        pool = without_sentences_of(examples, listed, others)[0] if same_speaker else others
+        developed, apart = _dev_side(store, pool, listed, names=names, seed=seed)
     rest, repeated = _without_audio_of(store, apart, [index for index in others if index not in set(apart)])
     again += repeated
+    if same_speaker:
+        rest, more = without_sentences_of(examples, apart, rest)
+        repeating += more
     labelled = listed or _minutes(store, rest, minutes, seed=seed)
     _refuse_gaps(store, labelled=labelled, developed=developed, tested=tested)
     _refuse_shared(store, labelled, tested, words=("labelled", "tested on"), speakers=not alone)
     _refuse_shared(store, developed, tested, words=("used to tune the decoder", "tested on"), speakers=not alone)
     _refuse_shared(store, labelled, developed, words=("labelled", "used to tune the decoder"), speakers=False)
+    if same_speaker:
+        refuse_sentences(store, examples, labelled=labelled, developed=developed, tested=tested)
     held = {examples[index].target for index in (*tested, *developed)}
     free = [index for index in rest if examples[index].target not in held]
     unlabelled = [index for index in free if index not in set(labelled)]
@@ -105,11 +126,12 @@ def divide(
     ]
     if alone:
         who = "speakers are not known: one may be" if None in speakers else "the corpus has one speaker, who is"
+        if same_speaker:
+            who = f"speaker {store.speakers[tested[0]]!r} alone, with other sentences, is"
         notes.append(f"{who} trained and tested on: no result applies to other speakers")
-    if len(rest) > len(free):
-        notes.append(
-            f"{len(rest) - len(free)} recordings of test or development sentences are not among the unlabelled"
-        )
+    repeating += len(rest) - len(free)
+    if repeating:
+        notes.append(f"{repeating} recordings of test or development sentences are not among the unlabelled")
     if again:
         notes.append(
             f"{again} recordings left out: their audio is on the test or development side too, under another name or "
@@ -118,10 +140,14 @@ def divide(
     return RecognitionSides(
         *([examples[index] for index in side] for side in (labelled, developed, tested, unlabelled)),
         sentences=sorted({examples[index].target for index in {*free, *labelled}} - held),
-        rule=("speakers unknown" if None in speakers else "one speaker") if alone else "speakers disjoint",
+        rule=SAME_SPEAKER if same_speaker else _rule(alone=alone, unknown=None in speakers),
         notes=tuple(notes),
         split_hash=_hash([names[index] for index in labelled], [names[index] for index in tested]),
     )
+
+
+def _rule(*, alone: bool, unknown: bool) -> str:
+    return ("speakers unknown" if unknown else "one speaker") if alone else "speakers disjoint"
 
 
 def names_of(store: WaveformStore) -> list[str]:
@@ -208,7 +234,7 @@ def _minutes(store: WaveformStore, indices: Sequence[int], minutes: float, *, se
 
 
 def _seconds(store: WaveformStore, indices: Sequence[int]) -> float:
-    return sum(store.utterances[index].duration for index in indices)
+    return sum((store.utterances[index].duration for index in indices), start=0.0)
 
 
 def _refuse_gaps(

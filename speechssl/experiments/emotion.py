@@ -1,7 +1,8 @@
 """Label efficiency of utterance classification: six contenders on exactly the same shots and test utterances.
 
 Folds are speaker-disjoint (`metrics.folds`), draws and levels are those of `metrics.shots`, the contenders those of
-`experiments.contenders`. Training uses the shots alone: no validation labels, no early stopping.
+`experiments.contenders`. Training uses the shots alone: no validation labels, no early stopping. Published folds can be
+given as lists instead (`experiments.listed_folds`).
 
 The run folder holds `cells/` (one file per contender, level and draw; a killed run resumes after the last of them),
 `results.json`, `results.items.json.gz` (answers item by item, for `speechssl compare`) and `confusion.json`.
@@ -38,6 +39,8 @@ from speechssl.experiments.contenders import (
 from speechssl.experiments.frozen_answers import answer_frozen
 from speechssl.experiments.frozen_features import FeatureBank
 from speechssl.experiments.known_speakers import Standardise, collapsed, refuse_other_protocol, speakers_known
+from speechssl.experiments.listed_folds import listed_folds
+from speechssl.experiments.saved_probe import save_probe
 from speechssl.experiments.scores import (
     Origin,
     answers_of,
@@ -48,7 +51,7 @@ from speechssl.experiments.scores import (
 )
 from speechssl.experiments.training import FineTuner, Trainer, TrainingJob
 from speechssl.files import hold_folder
-from speechssl.metrics.classification import uar
+from speechssl.metrics.classification import METRICS, uar
 from speechssl.metrics.items import items_path, write_items
 from speechssl.metrics.results import ResultRow, plain, write_results
 from speechssl.metrics.shots import ALL, Draw, FewLabels, few_labels
@@ -83,6 +86,8 @@ def label_efficiency(
     sets: Sequence[str] = (),
     test_limit: int = 1000,
     standardise: Standardise = "shots",
+    fold_lists: Path | None = None,
+    save_model: Path | None = None,
     command: str = "",
     trainer: Trainer | None = None,
 ) -> list[ResultRow]:
@@ -100,6 +105,10 @@ def label_efficiency(
         sets: changes to the settings of training, `a.b=c`.
         test_limit: approximate number of test utterances per draw.
         standardise: `shots`, the usual protocol, or `speaker`: see `speakers_known`.
+        fold_lists: a folder with one list per fold, see `listed_folds`; all training utterances are used, and `shots`,
+            `draws`, `folds` and `test_limit` have no effect.
+        save_model: a model folder for the frozen probe, fitted on all labelled utterances after the experiment; see
+            `save_probe`.
         command: the command line, kept in every row.
         trainer: trains the networks; None for speechssl's own.
 
@@ -114,8 +123,13 @@ def label_efficiency(
     """
     store = WaveformStore(corpus)
     names = contender_names(contenders)
+    if save_model is not None and save_model.resolve() in (encoder.resolve(), out.resolve()):
+        raise UserError(f"--save-model {save_model}: is the folder of the encoder or of the experiment; give another")
     load_encoder(encoder)  # an unreadable encoder fails before anything is computed
-    task = _task(store, shots=shots, draws=draws, folds=folds, test_limit=test_limit)
+    if fold_lists is not None:
+        task = listed_folds(store, fold_lists)
+    else:
+        task = _task(store, shots=shots, draws=draws, folds=folds, test_limit=test_limit)
     if standardise == "speaker":
         task = speakers_known(task, names)
     refuse_other_protocol(out / "results.json", task)
@@ -151,10 +165,13 @@ def label_efficiency(
         write_confusion(confusion_path(results), task.classes, found)
         write_items(items_path(results), found)
         write_results(rows, results)
-    show_table(rows)
+    for metric in METRICS if fold_lists is not None else METRICS[:1]:  # published tables have all three
+        show_table(rows, metric=metric)
     if standardise == "speaker":
         for line in collapsed(found):
             say(line)
+    if save_model is not None:
+        save_probe(store, task, encoder, save_model, by_speaker=standardise == "speaker", command=command)
     return rows
 
 

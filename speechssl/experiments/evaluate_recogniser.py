@@ -69,12 +69,12 @@ def evaluate_recogniser(
     ids = [every[index] for index in chosen]
     rows: list[ResultRow] = []
     answers: list[Answers] = []
-    for probe, predictor in _ways(model):
+    for probe, predictor in ways(model):
         text = "" if probe == "greedy" else transcripts_in_record(references, model / LM_TEXT)
         if text:
             text = ": ".join(each for each in (ngram_text(model), text) if each)
             say(f"in the text of the n-gram: {text}")
-        written = _written(predictor, store, chosen)
+        written = transcripts(predictor, store, chosen)
         for metric, unit in UNITS.items():
             counts = count_errors(references, written, unit=unit)
             answers.append(_answers(metric, probe, counts, ids))
@@ -113,7 +113,8 @@ def rules_notes(config: Mapping[str, Any], items: Sequence[Utterance]) -> list[s
     return notes
 
 
-def _ways(model: Path) -> list[tuple[str, Predictor]]:
+def ways(model: Path) -> list[tuple[str, Predictor]]:
+    """The decodings of a recogniser's folder: greedy, where it writes words, and with its n-gram, where it has one."""
     own = Predictor(model)
     assert isinstance(own.model, CTCModel)
     if not own.model.vocabulary.writes_words:
@@ -122,7 +123,8 @@ def _ways(model: Path) -> list[tuple[str, Predictor]]:
     return [("greedy", greedy)] if own.decoder is None else [("greedy", greedy), ("n-gram", own)]
 
 
-def _written(predictor: Predictor, store: WaveformStore, chosen: Sequence[int]) -> list[str]:
+def transcripts(predictor: Predictor, store: WaveformStore, chosen: Sequence[int]) -> list[str]:
+    """Transcripts of utterances, in order."""
     texts: list[str] = []
     for start in range(0, len(chosen), _CHUNK):
         waveforms = [store.waveform(index) for index in chosen[start : start + _CHUNK]]

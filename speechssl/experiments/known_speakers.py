@@ -41,7 +41,8 @@ def speakers_known(task: FewLabels, names: Sequence[str]) -> FewLabels:
             "give --contenders without fine-tuned, logmel-cnn and scratch"
         )
     note = one_class_note(task.targets, task.speakers)
-    return replace(task, protocol=PROTOCOL, notes=(*task.notes, note) if note else task.notes)
+    protocol = f"{task.protocol}, {PROTOCOL}" if task.protocol else PROTOCOL
+    return replace(task, protocol=protocol, notes=(*task.notes, note) if note else task.notes)
 
 
 def one_class_note(targets: Sequence[str | None], speakers: Sequence[str | None]) -> str:

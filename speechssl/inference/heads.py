@@ -4,7 +4,7 @@ Clips are waveforms in memory or are read in blocks, of any length. One above HE
 gives the mean over equal windows, a recogniser the frames of overlapping ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -37,14 +37,40 @@ def classify(
     Raises:
         AudioError: a clip that is read in blocks cannot be read.
     """
-    total = np.zeros((len(clips), len(model.classes)), dtype=np.float32)
-    windows = np.zeros((len(clips), 1), dtype=np.float32)
 
     def forward(batch: Batch) -> Float32[np.ndarray, "rows classes"]:
         padded, num_samples = pad([row.samples for row in batch.rows])
         return model(padded.to(device), num_samples.to(device)).float().softmax(dim=-1).cpu().numpy()
 
-    device, batching = next(model.parameters()).device, batching_of(model)
+    device = next(model.parameters()).device
+    return _mean_over_windows(model, clips, forward, width=len(model.classes))
+
+
+def pooled_vectors(model: Classifier, clips: Sequence[Waveform | LongClip]) -> Float32[np.ndarray, "clips features"]:
+    """Pooled vectors before standardisation, one row per clip; the mean over windows of a long clip.
+
+    Raises:
+        AudioError: a clip that is read in blocks cannot be read.
+    """
+
+    def forward(batch: Batch) -> Float32[np.ndarray, "rows features"]:
+        padded, num_samples = pad([row.samples for row in batch.rows])
+        return model.pooled(padded.to(device), num_samples.to(device)).float().cpu().numpy()
+
+    device = next(model.parameters()).device
+    return _mean_over_windows(model, clips, forward, width=len(model.centre))
+
+
+def _mean_over_windows(
+    model: Classifier | LogMelClassifier,
+    clips: Sequence[Waveform | LongClip],
+    forward: Callable[[Batch], Float32[np.ndarray, "rows width"]],
+    *,
+    width: int,
+) -> Float32[np.ndarray, "clips width"]:
+    total = np.zeros((len(clips), width), dtype=np.float32)
+    windows = np.zeros((len(clips), 1), dtype=np.float32)
+    batching = batching_of(model)
     batches = batching.batches(
         clips, lambda clip: equal_windows(clip, seconds=HEAD_WINDOW_SECONDS, normalize=model.normalized)
     )

@@ -8,6 +8,7 @@ A transcript is greedy, or found by beam search with the n-gram in the model's f
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,9 @@ from speechssl.decoding.decode import (
 )
 from speechssl.device import device_of
 from speechssl.inference.heads import classify, emissions, too_long
+from speechssl.inference.speakers import Speaker, calibrate, collapse_note, read_speaker
 from speechssl.inference.windows import LongClip, Waveform
+from speechssl.models.classifier import Classifier
 from speechssl.models.ctc import CTCModel
 from speechssl.models.files import read_json
 from speechssl.models.heads import load_head
@@ -75,15 +78,31 @@ class Predictor:
         folder: a model folder with a head.
         device: as in :func:`speechssl.load`.
         lm: an n-gram for transcripts (ARPA); None takes the folder's own where there is one. ``False`` uses none.
+        speaker: name of a speaker on whom the model is calibrated (`inference.speakers`).
 
     Raises:
-        UserError: no such model, a model without a head, or an n-gram for a classifier.
+        UserError: no such model, a model without a head, an n-gram for a classifier, or a speaker for a model that has
+            none, or does not know this one.
     """
 
-    def __init__(self, folder: Path, *, device: str = "auto", lm: Path | Literal[False] | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: str = "auto",
+        lm: Path | Literal[False] | None = None,
+        speaker: str | None = None,
+    ):
         self.model = load_head(folder).to(device_of(device))
         self.folder = folder
         self.decoder: BeamDecoder | None = None
+        self.labels: Counter[str] = Counter()  # of the predictions so far
+        self.speaker: Speaker | None = None
+        if speaker is not None:
+            if not isinstance(self.model, Classifier) or not self.model.by_speaker:
+                raise UserError(f"{folder}: was not trained with speakers' mean and deviation taken out; no --speaker")
+            self.speaker = read_speaker(folder, speaker)
+            calibrate(self.model, self.speaker, folder=folder)
         if not isinstance(self.model, CTCModel):
             if lm:
                 raise UserError(f"{folder}: a classifier; an n-gram is for speech recognition")
@@ -109,7 +128,16 @@ class Predictor:
             with self.decoder.lm.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
             decoder = f"n-gram {digest} {self.decoder.config.model_dump_json()}"
-        return {"model_hash": model_hash(self.folder), "decoder": decoder or "greedy"}
+        found = {"model_hash": model_hash(self.folder), "decoder": decoder or "greedy"}
+        if self.speaker is not None:
+            vectors = np.stack([self.speaker.mean, self.speaker.deviation])
+            found["speaker"] = hashlib.sha256(vectors.tobytes()).hexdigest()[:16]
+        return found
+
+    @property
+    def note(self) -> str:
+        """One line where nearly all predictions for the speaker are one class; empty where not."""
+        return "" if self.speaker is None else collapse_note(self.labels, self.speaker.name)
 
     def predict(self, waveforms: Sequence[Waveform]) -> list[Prediction]:
         """One prediction per waveform.
@@ -136,11 +164,13 @@ class Predictor:
         if not clips:
             return []
         if not isinstance(self.model, CTCModel):
-            return [_class_prediction(self.model.classes, row) for row in classify(self.model, clips)]
+            found = [_class_prediction(self.model.classes, row) for row in classify(self.model, clips)]
+            self.labels.update(each.label for each in found if not isinstance(each, str))
+            return list(found)
         model = self.model
         reasons = [too_long(model, clip) for clip in clips]
-        found = iter(emissions(model, [clip for clip, reason in zip(clips, reasons, strict=True) if not reason]))
-        return [reason or self._transcript(model, next(found)) for reason in reasons]
+        symbols = iter(emissions(model, [clip for clip, reason in zip(clips, reasons, strict=True) if not reason]))
+        return [reason or self._transcript(model, next(symbols)) for reason in reasons]
 
     def _transcript(self, model: CTCModel, log_probs: Float32[np.ndarray, "frames symbols"]) -> Transcript | str:
         if np.isnan(log_probs).any():

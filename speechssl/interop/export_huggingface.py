@@ -69,6 +69,7 @@ class _Objective(Config, extra="ignore"):
 
     mask: _Mask
     quantizer: _Quantizer
+    targets: str = "features"
     dim: int
     negatives: int
     logit_temperature: float
@@ -110,7 +111,7 @@ def _config(model: StoredModel) -> dict[str, Any]:
         kind = huggingface.model_type(model.encoder.config)
         shared = huggingface.export_config(model.encoder.config, settings)
     except ValueError as error:
-        objectives = any(name in str(error) for name in ("quantizer", "mask.drop"))
+        objectives = any(name in str(error) for name in ("quantizer", "mask.drop", "targets"))
         way = "--encoder-only leaves the objective out" if objectives else "ONNX can hold it (--to onnx)"
         raise UserError(f"{model.folder}: {error}; {way}") from None
     own: dict[str, Any] = {

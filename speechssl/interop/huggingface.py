@@ -200,8 +200,8 @@ def export_config(encoder: EncoderConfig, objective: Config | None = None) -> di
 
     Raises:
         ValueError: the Gabor front, a padded front, a causal or squeezed encoder, a quantizer that normalises its
-            input, the decoder of ``mask.drop``, an error of :func:`model_type`, or an objective where the type has
-            none.
+            input or whose input is log-mel, the decoder of ``mask.drop``, an error of :func:`model_type`, or an
+            objective where the type has none.
 
     Example:
         >>> from speechssl.models.encoder import PRESETS
@@ -226,6 +226,8 @@ def export_config(encoder: EncoderConfig, objective: Config | None = None) -> di
             raise ValueError(f"transformers' {kind} has no contrastive objective")
         if _get(objective, "quantizer.normalize_input"):
             raise ValueError("quantizer.normalize_input=True cannot be expressed in transformers' Wav2Vec2Config")
+        if _get(objective, "targets") != "features":
+            raise ValueError("targets='log-mel': transformers quantises latents")
         if _get(objective, "mask.drop"):
             raise ValueError("the decoder of mask.drop=true cannot be expressed in transformers")
         config |= _to_table(objective, _OBJECTIVE_SETTINGS) | dict(_FIXED_OBJECTIVE)

@@ -18,6 +18,7 @@ from speechssl.models.storage import load_encoder, model_hash, read_model_config
 _EXPORTED_OBJECTIVE = "wav2vec2"  # its quantizer and projections are supported by other programs
 Kind = Literal["encoder", "pretraining", "ctc", "classifier"]
 
+_AUXILIARY = "prosody."  # prefix of tensors that no other program has
 _OBJECTIVE = "objective."  # prefix of the objective's tensors
 _MASK = "mask_embedding"
 
@@ -78,6 +79,8 @@ def read_stored(folder: Path, *, encoder_only: bool = False) -> StoredModel:
     mask = objective.pop(_MASK, None)
     if "head" in config:
         head = load_head(folder)
+        if isinstance(head, Classifier) and head.by_speaker and not encoder_only:
+            raise UserError(f"{folder}: its head needs each speaker's mean and deviation, which no other program has")
         assert isinstance(head, CTCModel | Classifier)  # the third kind has no encoder
         encoder, mask = head.trunk.encoder, head.trunk.mask_embedding.detach()
         kind = "ctc" if isinstance(head, CTCModel) else "classifier"
@@ -85,6 +88,7 @@ def read_stored(folder: Path, *, encoder_only: bool = False) -> StoredModel:
         head, encoder = None, load_encoder(folder)
         named = dict(config.get("objective") or {}).get("name")
         objective = objective if named == _EXPORTED_OBJECTIVE else {}  # other programs support no other method
+        objective = {key: each for key, each in objective.items() if not key.startswith(_AUXILIARY)}
         kind = "pretraining" if objective else "encoder"
     if encoder_only:
         kind, head, objective = "encoder", None, {}

@@ -4,6 +4,9 @@ The head of SUPERB (Yang et al. 2021, arXiv 2105.01051, section 3.2) with two ad
 standardised by the training set's mean and deviation, and the linear layer may start as the logistic probe on the
 frozen encoder: fine-tuning a head and an encoder together from a random head distorts the pretrained features (Kumar et
 al. 2022, "Fine-Tuning can Distort Pretrained Features", arXiv 2202.10054), most of all where labels are few.
+
+With `by_speaker` the standardisation is that of each speaker instead, from unlabelled recordings: the model answers
+after `calibrate` was called with a speaker's mean and deviation, and raises an error before.
 """
 
 from typing import Literal
@@ -12,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from speechssl.config import Config
+from speechssl.config import Config, UserError
 from speechssl.models.encoder import EncoderOutput, SpeechEncoder
 from speechssl.models.logmel_cnn import LogMelCNN, LogMelCNNConfig
 from speechssl.models.trunk import Hidden, Trunk
@@ -34,6 +37,7 @@ class Classifier(nn.Module):
     Attributes:
         classes: their names, in the order of the logits.
         normalized: whether waveforms must have zero mean and unit variance.
+        by_speaker: whether pooled features are standardised by speaker.
 
     Example:
         >>> from speechssl.models.encoder import PRESETS
@@ -42,9 +46,12 @@ class Classifier(nn.Module):
         torch.Size([3, 2])
     """
 
-    def __init__(self, encoder: SpeechEncoder, classes: tuple[str, ...], config: ClassifierConfig):
+    def __init__(
+        self, encoder: SpeechEncoder, classes: tuple[str, ...], config: ClassifierConfig, *, by_speaker: bool = False
+    ):
         super().__init__()
         self.classes, self.config = classes, config
+        self.by_speaker, self._calibrated = by_speaker, False
         self.normalized = encoder.config.normalize
         self.trunk = Trunk(encoder)
         self.mix = LayerMix(encoder.config.transformer.layers + 1)
@@ -73,8 +80,24 @@ class Classifier(nn.Module):
         """
         return self.logits(self.pooled(waveforms, num_samples, hidden=hidden, frozen=frozen))
 
+    def calibrate(self, centre: Float[Tensor, " features"], spread: Float[Tensor, " features"]) -> None:
+        """Use the mean and deviation of a speaker's pooled vectors, of a model with `by_speaker`."""
+        assert self.by_speaker
+        self.centre.copy_(centre)
+        self.spread.copy_(spread)
+        self._calibrated = True
+
     def logits(self, pooled: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
-        """Scores of the classes from pooled vectors."""
+        """Scores of the classes from pooled vectors.
+
+        Raises:
+            UserError: a model with `by_speaker` that is not calibrated.
+        """
+        if self.by_speaker and not self._calibrated:
+            raise UserError(
+                "this model was trained with each speaker's mean and deviation taken out, and needs those of the "
+                "speaker: speechssl predict --speaker-folder FOLDER, or --speaker NAME of one that is known"
+            )
         standard = (pooled.float() - self.centre) / self.spread
         return self.output(dropout(standard, self.config.dropout, training=self.training))
 

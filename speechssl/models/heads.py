@@ -42,6 +42,8 @@ def save_head(folder: Path, model: Head, *, extra: Mapping[str, Any]) -> None:
     else:
         head["network"] = "logmel-cnn" if isinstance(model, LogMelClassifier) else "encoder"
         head["classes"] = list(model.classes)
+        if isinstance(model, Classifier) and model.by_speaker:
+            head["standardise"] = "speaker"
     tensors = {
         HEAD + name: value for name, value in model.state_dict().items() if not name.startswith("trunk.encoder.")
     }
@@ -94,7 +96,10 @@ def _build(head: Mapping[str, Any], encoder: EncoderConfig | None, shapes: Mappi
         _check_layers(ctc, shapes)
         vocabulary = PhoneVocabulary(names) if ctc.units == "phones" else Vocabulary(names)
         return CTCModel(SpeechEncoder(encoder), vocabulary, ctc)
-    return Classifier(SpeechEncoder(encoder), names, ClassifierConfig.model_validate_json(settings))
+    if head.get("standardise", "speaker") != "speaker":
+        raise ValueError(f"standardise {brief_value(head['standardise'])}")
+    config = ClassifierConfig.model_validate_json(settings)
+    return Classifier(SpeechEncoder(encoder), names, config, by_speaker="standardise" in head)
 
 
 def _check_layers(config: CTCConfig, shapes: Mapping[str, Sequence[int]]) -> None:

@@ -85,6 +85,10 @@ def _transformer_shapes(config: TransformerConfig) -> Shapes:
 
 def _layer_shapes(config: TransformerConfig) -> Shapes:
     dim = config.dim
+    if config.block != "attention":
+        gates = {"gru": 3, "lstm": 4}[config.block] * dim
+        weights = {f"recurrent.weight_{each}_l0": (gates, dim) for each in ("ih", "hh")}
+        return weights | {f"recurrent.bias_{each}_l0": (gates,) for each in ("ih", "hh")} | _norm("norm", dim)
     shapes = _linear("attention.qkv", dim, 3 * dim) | _linear("attention.out", dim, dim)
     if config.relative_buckets:
         shapes |= _linear("attention.gate.scores", dim // config.heads, 8)

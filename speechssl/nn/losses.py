@@ -8,6 +8,7 @@ Losses that compare the rows of a batch (NT-Xent, triplets) depend on the given 
 first.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -87,6 +88,50 @@ def info_nce(
         correct = (positive.unsqueeze(-1) > negatives).all(dim=-1)
         chance = torch.log1p((negatives > float("-inf")).sum(dim=-1).float())
         return _summed(losses, correct=correct.sum(), chance=chance.sum())
+
+
+def binary_contrast(
+    positive: Float[Tensor, "*shape"],
+    negatives: Float[Tensor, "*shape negatives"],
+    *,
+    weight: float,
+    same: Bool[Tensor, "*shape negatives"] | None = None,
+) -> LossSum:
+    """Binary cross-entropy of each positive, and of its negatives with a weight, in nats.
+
+    Schneider et al. 2019, "wav2vec: Unsupervised Pre-training for Speech Recognition", equation 2 (arXiv 1904.05862):
+    the expectation over negatives is the mean of the given ones.
+
+    Args:
+        positive: score of each positive, the logit of being real.
+        negatives: scores of its negatives.
+        weight: of the mean over the negatives (paper: their number).
+        same: True where a negative equals its positive: left out of the mean.
+
+    Returns:
+        ``stats``: ``chance``, the loss of the best equal score, summed; ``correct``, targets whose positive scored
+        above every negative; ``real``, positives with a score above zero; ``fake``, shares of the negatives with a
+        score below zero, summed over targets.
+
+    >>> loss = binary_contrast(torch.zeros(1), torch.zeros(1, 4), weight=4.0)
+    >>> round(float(loss.total), 4), round(float(loss.stats["chance"]), 4)  # 5 ln 2; ln 5 + 4 ln 5/4
+    (3.4657, 2.502)
+    """
+    with torch.autocast(positive.device.type, enabled=False):
+        positive, negatives = positive.float(), negatives.float()
+        kept = torch.ones_like(negatives) if same is None else (~same).float()
+        number = kept.sum(dim=-1)
+        share = kept / number.clamp(min=1).unsqueeze(-1)
+        losses = F.softplus(-positive) + weight * (F.softplus(negatives) * share).sum(dim=-1)
+        equal = math.log1p(weight) + weight * math.log1p(1 / weight)
+        above = (positive.unsqueeze(-1) > negatives) | (kept == 0)
+        return _summed(
+            losses,
+            chance=equal * (number > 0).sum(),
+            correct=above.all(dim=-1).sum(),
+            real=(positive > 0).sum(),
+            fake=((negatives < 0) * share).sum(),
+        )
 
 
 def nt_xent(

@@ -2,17 +2,19 @@
 
 wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477, section 2): a grouped convolution gives relative positions, then
 BERT-like blocks. Post-norm is the paper's BASE, pre-norm its LARGE (``do_stable_layer_norm`` elsewhere). Layer drop
-after Fan et al. 2019 (arXiv 1909.11556). The positions of data2vec and WavLM are off by default.
+after Fan et al. 2019 (arXiv 1909.11556). The positions of data2vec and WavLM are off by default, and so are recurrent
+blocks (:mod:`speechssl.nn.recurrent`).
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_serializer, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -21,6 +23,7 @@ from speechssl.nn.conv import convolve
 from speechssl.nn.dropout import dropout
 from speechssl.nn.norm import LayerNorm
 from speechssl.nn.positions import PositionalStack, RelativeBias, RelativeGate
+from speechssl.nn.recurrent import RecurrentLayer
 
 LONG_SEQUENCE = 2048  # frames, 41 s; from here on the scores of all pairs would take too much memory
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -46,12 +49,23 @@ class TransformerConfig(Config):
     relative_buckets: NonNegativeInt = 0  # of WavLM's gated relative position bias; 0: none
     relative_distance: PositiveInt = 800  # frames from which on all distances share the last bucket
     causal: bool = False  # a frame depends on no frame after it
+    block: Literal["attention", "gru", "lstm"] = "attention"  # recurrent ones (nn/recurrent.py) are causal
 
     @model_validator(mode="after")
     def _causal_parts(self) -> "TransformerConfig":
         if self.causal and (self.position_stack or self.relative_buckets):
             raise ValueError("causal: positions are one convolution then (position_stack=0, relative_buckets=0)")
+        if self.block != "attention" and not self.causal:
+            raise ValueError(f"block={self.block}: recurrent blocks need causal=true")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_block(self, plain: Callable[["TransformerConfig"], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out ``block`` where it changes nothing: models and their hashes stay those of before."""
+        values = plain(self)
+        if self.block == "attention":
+            values.pop("block", None)
+        return values
 
 
 @dataclass(frozen=True)
@@ -259,7 +273,7 @@ class Transformer(nn.Module):
                 config.heads, buckets=config.relative_buckets, distance=config.relative_distance
             )
         self.norm = LayerNorm(config.dim, eps=config.norm_eps)
-        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(_block(config) for _ in range(config.layers))
         self.apply(_init_linear)
 
     def forward(
@@ -304,6 +318,14 @@ class Transformer(nn.Module):
             x = self.norm(x)
             hidden[-1] = x
         return TransformerOutput(frames=x, hidden_states=hidden if all_layers else None)
+
+
+def _block(config: TransformerConfig) -> TransformerLayer | RecurrentLayer:
+    if config.block == "attention":
+        return TransformerLayer(config)
+    return RecurrentLayer(
+        config.block, config.dim, pre_norm=config.pre_norm, dropout=config.dropout, norm_eps=config.norm_eps
+    )
 
 
 def _init_linear(module: nn.Module) -> None:

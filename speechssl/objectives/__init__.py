@@ -17,7 +17,18 @@ from types import ModuleType
 
 from speechssl.config import UserError
 
-OBJECTIVES: tuple[str, ...] = ("wav2vec2", "hubert")
+OBJECTIVES: tuple[str, ...] = (
+    "wav2vec2",
+    "hubert",
+    "best_rq",
+    "data2vec",
+    "tera",
+    "apc",
+    "cpc",
+    "wav2vec",
+    "trill",
+    "audio2vec",
+)
 """The names that `load_objective` accepts; the first one is the default."""
 
 
@@ -35,9 +46,9 @@ def load_objective(name: str) -> ModuleType:
 
     >>> load_objective("wav2vec2").Config().name
     'wav2vec2'
-    >>> load_objective("word2vec")
+    >>> load_objective("word2vec")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    speechssl.config.UserError: unknown objective 'word2vec'; allowed: wav2vec2, hubert
+    speechssl.config.UserError: unknown objective 'word2vec'; allowed: wav2vec2, hubert, ...
     """
     if name not in OBJECTIVES:
         raise UserError(f"unknown objective {name!r}; allowed: {', '.join(OBJECTIVES)}")

@@ -41,6 +41,10 @@ class ObjectiveConfig(Config):
     def check(self, encoder: EncoderConfig) -> None:
         """Raise `ValueError` where these settings and those of an encoder contradict each other."""
 
+    def more_curves(self) -> "tuple[Curve, ...]":
+        """What the report draws with these settings, besides the module's ``CURVES``."""
+        return ()
+
     def in_words(self) -> str:
         """The main settings, as text for users."""
         return ""

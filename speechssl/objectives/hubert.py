@@ -28,7 +28,8 @@ from speechssl.models.masked import check_masking, objective_context
 from speechssl.nn.decoder import ConvDecoder, DecoderConfig, decoder_shapes
 from speechssl.nn.losses import code_cross_entropy, cosine_scores
 from speechssl.nn.masking import MaskConfig, span_mask
-from speechssl.objectives.base import Context, Curve, Metrics, Objective, ObjectiveConfig, StepOutput, Symptom
+from speechssl.objectives.base import Context, Curve, Metrics, Objective, StepOutput, Symptom
+from speechssl.objectives.prosody import ProsodyConfig, prosody_head, prosody_metrics, prosody_term
 
 _MASK = 11  # part of the seed, so that this random stream differs from others
 
@@ -50,7 +51,7 @@ class SymptomConfig(BaseConfig):
     chance_margin: float = 0.01  # a loss within this fraction of the entropy of the targets counts as chance
 
 
-class HubertConfig(ObjectiveConfig):
+class HubertConfig(ProsodyConfig):
     """Settings; defaults are the paper's BASE in its first iteration (fairseq ``hubert_base_librispeech.yaml``)."""
 
     name: Literal["hubert"] = "hubert"  # pyright: ignore[reportIncompatibleVariableOverride] -- frozen
@@ -75,7 +76,7 @@ class HubertConfig(ObjectiveConfig):
     def in_words(self) -> str:
         """Units and mask."""
         mask = self.mask.in_words()
-        return f"{self.units.classes} units of {self.units.source}, {mask}"
+        return f"{self.units.classes} units of {self.units.source}, {mask}{self.in_addition()}"
 
 
 Config = HubertConfig
@@ -157,13 +158,14 @@ class Hubert(Objective):
         self.units = nn.Parameter(torch.rand(config.units.classes, config.dim))  # fairseq's uniform
         self.mask_embedding = nn.Parameter(torch.rand(encoder.config.dim))  # the same
         self.decoder = ConvDecoder(encoder.config.dim, config.decoder) if config.mask.drop else None
+        self.prosody = prosody_head(encoder.config, config)
 
     @property
     def batch_spec(self) -> BatchSpec:
         """The unit of each frame."""
         conv = self.encoder.config.conv
         grid = FrameGrid(conv.hop, conv.receptive_field, conv.padding)
-        return BatchSpec(labels=self.config.units, grid=grid, hop=conv.hop)
+        return BatchSpec(labels=self.config.units, grid=grid, hop=conv.hop, level=self.prosody is not None)
 
     @property
     def min_frames(self) -> int:
@@ -188,8 +190,9 @@ class Hubert(Objective):
         context = objective_context(self.encoder, latents, self.mask_embedding, mask, self.decoder)
         logits = self.scores(context[mask])  # targets classes
         found = code_cross_entropy(logits.unsqueeze(-2), labels[mask].unsqueeze(-1))
+        more_terms, more_stats = prosody_term(self.prosody, context, mask, batch.waveforms, batch.level)
         with torch.autocast(features.device.type, enabled=False):
-            terms = {"units": found.total}
+            terms = {"units": found.total} | more_terms
             if self.config.feature_penalty:
                 penalty = self.config.feature_penalty * features.float().square().mean()
                 terms["feature_penalty"] = penalty * found.count
@@ -203,7 +206,8 @@ class Hubert(Objective):
                 "predicted": torch.bincount(logits.argmax(dim=-1), minlength=classes).float(),
             }
         detached = {name: term.detach() for name, term in terms.items()}
-        return StepOutput(total=total, terms={"feature_penalty": total.new_zeros(())} | detached, stats=stats)
+        terms = {"feature_penalty": total.new_zeros(())} | detached
+        return StepOutput(total=total, terms=terms, stats=stats | more_stats)
 
     def mask(self, crops: CropBatch, *, step: int) -> Bool[Tensor, "batch frames"]:
         """Masks of these crops, sliced from the draw for the whole global batch."""
@@ -232,7 +236,7 @@ class Hubert(Objective):
         """
         count = stats["count"]
         entropy = {name: _entropy(stats[name]) for name in ("targets", "predicted")}
-        return {
+        found: Metrics = {
             "loss": float(sum(terms.values()) / count),
             "unit_loss": float(terms["units"] / count),
             "feature_penalty": float(terms["feature_penalty"] / count),
@@ -241,6 +245,7 @@ class Hubert(Objective):
             "unit_perplexity": math.exp(entropy["targets"]),
             "predicted_perplexity": math.exp(entropy["predicted"]),
         }
+        return found | prosody_metrics(stats)
 
     def summary(self, metrics: Mapping[str, Any]) -> str:
         """Loss, accuracy and perplexity of the predictions.

@@ -5,7 +5,8 @@ Baevski et al. 2020, "wav2vec 2.0: A Framework for Self-Supervised Learning of S
 encoder. Loss arithmetic is fp32 with autocast off.
 
 Differences from the paper, each a setting: schedules are fractions of the run; small presets start with phase-robust
-frames and logits of a chosen scale, without feature penalty. Terms are *sums* over masked frames: the loop divides by
+frames and logits of a chosen scale, without feature penalty; log-mel frames may be quantised instead of latents, which
+change during the run. Terms are *sums* over masked frames: the loop divides by
 the count over micro-batches and ranks, so that accumulation, data parallelism and one large batch give the same
 gradient. The diversity term is not a sum over frames, but its gradient is, given the mean code distribution of the
 whole batch; see :func:`diversity_term`.
@@ -23,15 +24,18 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from speechssl.config import Config as BaseConfig
-from speechssl.data.batch import CropBatch
+from speechssl.data.batch import BatchSpec, CropBatch
 from speechssl.distributed import sum_over_ranks
 from speechssl.models.encoder import EncoderConfig, SpeechEncoder
 from speechssl.models.masked import check_masking, objective_context
 from speechssl.nn.decoder import ConvDecoder, DecoderConfig, decoder_shapes
+from speechssl.nn.features import MEL
 from speechssl.nn.losses import LossSum, cosine_scores, info_nce
 from speechssl.nn.masking import MaskConfig, sample_negatives, span_mask
 from speechssl.nn.quantizer import GumbelQuantizer, QuantizerConfig, gumbel_noise
-from speechssl.objectives.base import Context, Curve, Metrics, Objective, ObjectiveConfig, StepOutput, Symptom
+from speechssl.nn.targets import encoder_framing, normalized_log_mel
+from speechssl.objectives.base import Context, Curve, Metrics, Objective, StepOutput, Symptom
+from speechssl.objectives.prosody import ProsodyConfig, prosody_head, prosody_metrics, prosody_term
 
 _MASK, _NEGATIVES, _GUMBEL = 11, 12, 13  # part of the seed, so that the random streams differ
 
@@ -63,12 +67,13 @@ class SymptomConfig(BaseConfig):
     chance_margin: float = 0.01  # a loss within this fraction of the loss of equal scores counts as chance
 
 
-class Wav2Vec2Config(ObjectiveConfig):
+class Wav2Vec2Config(ProsodyConfig):
     """Settings; defaults are the paper's BASE (fairseq ``wav2vec2_base_librispeech.yaml``)."""
 
     name: Literal["wav2vec2"] = "wav2vec2"  # pyright: ignore[reportIncompatibleVariableOverride] -- frozen
     mask: MaskConfig = MaskConfig()
     decoder: DecoderConfig = DecoderConfig()  # with mask.drop
+    targets: Literal["features", "log-mel"] = "features"  # what is quantised: latents, or log-mel of the crop
     quantizer: QuantizerConfig = QuantizerConfig()
     dim: PositiveInt = 256  # of the space where context and targets are compared
     negatives: PositiveInt = 100
@@ -94,6 +99,8 @@ class Wav2Vec2Config(ObjectiveConfig):
             "quantizer.codebooks": (quantizer.groups, quantizer.codes, quantizer.dim // quantizer.groups),
             "project_target.weight": (self.dim, quantizer.dim),
         }
+        if self.targets == "log-mel":
+            own["quantizer.scores.weight"] = (quantizer.groups * quantizer.codes, MEL.bands)
         return own | decoder_shapes(encoder.dim, self.decoder if self.mask.drop else None)
 
     def check(self, encoder: EncoderConfig) -> None:
@@ -103,8 +110,9 @@ class Wav2Vec2Config(ObjectiveConfig):
     def in_words(self) -> str:
         """Codebooks, negatives and mask."""
         codes = f"{self.quantizer.groups} × {self.quantizer.codes} codes"
+        codes += " of log-mel" if self.targets == "log-mel" else ""
         mask = self.mask.in_words()
-        return f"{codes}, {self.negatives} negatives, {mask}"
+        return f"{codes}, {self.negatives} negatives, {mask}{self.in_addition()}"
 
 
 Config = Wav2Vec2Config
@@ -224,11 +232,18 @@ class Wav2Vec2(Objective):
     def __init__(self, encoder: SpeechEncoder, config: Wav2Vec2Config, *, seed: int):
         super().__init__(encoder, seed=seed)
         self.config = config
-        self.quantizer = GumbelQuantizer(encoder.config.conv.dim, config.quantizer)
+        inputs = MEL.bands if config.targets == "log-mel" else encoder.config.conv.dim
+        self.quantizer = GumbelQuantizer(inputs, config.quantizer)
         self.project_context = nn.Linear(encoder.config.dim, config.dim)
         self.project_target = nn.Linear(config.quantizer.dim, config.dim)
         self.mask_embedding = nn.Parameter(torch.rand(encoder.config.dim))  # fairseq's uniform
         self.decoder = ConvDecoder(encoder.config.dim, config.decoder) if config.mask.drop else None
+        self.prosody = prosody_head(encoder.config, config)
+
+    @property
+    def batch_spec(self) -> BatchSpec:
+        """Crops, with their level where prosody has a weight."""
+        return BatchSpec(level=self.prosody is not None)
 
     @property
     def min_frames(self) -> int:
@@ -253,7 +268,12 @@ class Wav2Vec2(Objective):
         noise = self._noise(batch, draws.negatives.shape[1], step=step) if self.training else None
         mean_probs = None if shared is None else shared["probs"] / shared["probs"][0].sum()  # rows sum to 1
         return self.loss(
-            batch.waveforms, draws, temperature=self.temperature(progress), noise=noise, mean_probs=mean_probs
+            batch.waveforms,
+            draws,
+            temperature=self.temperature(progress),
+            noise=noise,
+            mean_probs=mean_probs,
+            level=batch.level,
         )
 
     def draw(self, crops: CropBatch, *, step: int) -> Draws:
@@ -285,6 +305,7 @@ class Wav2Vec2(Objective):
         temperature: float,
         noise: Float[Tensor, "frames groups codes"] | None = None,
         mean_probs: Float[Tensor, "groups codes"] | None = None,
+        level: Float[Tensor, " batch"] | None = None,
     ) -> StepOutput:
         """Loss for given masks, negatives and noise; the only randomness is dropout."""
         features = self.encoder.features(waveforms)  # batch frames channels
@@ -293,7 +314,8 @@ class Wav2Vec2(Objective):
         latents = self.encoder.feature_norm(features)
         context = objective_context(self.encoder, latents, self.mask_embedding, draws.mask, self.decoder)
 
-        quantized = self.quantizer(self._targets(latents, draws.mask), temperature=temperature, noise=noise)
+        targets = self._targets(self._quantised(waveforms, latents), draws.mask)
+        quantized = self.quantizer(targets, temperature=temperature, noise=noise)
         batch, masked = draws.negatives.shape[:2]
         contrastive = contrastive_term(
             self.project_context(context[draws.mask]).unflatten(0, (batch, masked)),
@@ -302,13 +324,14 @@ class Wav2Vec2(Objective):
             draws.negatives,
             temperature=self.config.logit_temperature,
         )
+        more_terms, more_stats = prosody_term(self.prosody, context, draws.mask, waveforms, level)
         count = batch * masked
         with torch.autocast(waveforms.device.type, enabled=False):
             terms = {
                 "contrastive": contrastive.total,
                 "diversity": self.config.diversity_weight * diversity_term(quantized.probs, mean_probs),
                 "feature_penalty": self.config.feature_penalty * count * features.float().square().mean(),
-            }
+            } | more_terms
             total = torch.stack(
                 [term for name, term in terms.items() if name != "feature_penalty" or self.config.feature_penalty]
             ).sum()
@@ -326,7 +349,8 @@ class Wav2Vec2(Objective):
                 "feature_sum": features.float().sum(dim=(0, 1)),
                 "feature_square": features.float().square().sum(),
             }
-        return StepOutput(total=total, terms={name: term.detach() for name, term in terms.items()}, stats=stats)
+        terms = {name: term.detach() for name, term in terms.items()}
+        return StepOutput(total=total, terms=terms, stats=stats | more_stats)
 
     def context(self, batch: CropBatch, *, step: int) -> Context:
         """Output of the context network with the masks of a step."""
@@ -335,10 +359,19 @@ class Wav2Vec2(Objective):
         frames = objective_context(self.encoder, latents, self.mask_embedding, mask, self.decoder)
         return Context(frames, hidden=mask)
 
+    def _quantised(
+        self, waveforms: Float[Tensor, "batch samples"], latents: Float[Tensor, "batch frames channels"] | None = None
+    ) -> Float[Tensor, "batch frames inputs"]:
+        """Frames of which some are quantised: latents without masks, or log-mel normalised over the crop."""
+        if self.config.targets == "features":
+            return self.encoder.latents(waveforms) if latents is None else latents
+        frames = int(self.encoder.num_frames(torch.tensor(waveforms.shape[1])))
+        return normalized_log_mel(waveforms, encoder_framing(self.encoder.config.conv))[:, :frames]
+
     def _targets(
         self, latents: Float[Tensor, "batch frames channels"], mask: Bool[Tensor, "batch frames"]
     ) -> Float[Tensor, "masked channels"]:
-        """Unmasked latents at the masked frames, the quantizer's input."""
+        """Unmasked latents, or log-mel, at the masked frames: the quantizer's input."""
         if self.config.quantizer.normalize_input:
             variance, mean = torch.var_mean(latents.float(), dim=1, keepdim=True, correction=0)
             latents = (latents.float() - mean) * torch.rsqrt(variance + 1e-5)
@@ -348,9 +381,9 @@ class Wav2Vec2(Objective):
     def gather(self, parts: Sequence[CropBatch], *, step: int) -> dict[str, Tensor]:
         """Code distributions (groups, codes) summed over masked frames: the diversity needs that of the whole batch."""
         sums = [
-            self.quantizer(
-                self._targets(self.encoder.latents(part.waveforms), self.draw(part, step=step).mask)
-            ).probs.sum(dim=0)
+            self.quantizer(self._targets(self._quantised(part.waveforms), self.draw(part, step=step).mask)).probs.sum(
+                dim=0
+            )
             for part in parts
         ]
         return {"probs": torch.stack(sums).sum(dim=0)}
@@ -368,7 +401,7 @@ class Wav2Vec2(Objective):
         everything = torch.ones(1, 1, dtype=torch.bool, device=waveforms.device)
         kept: list[Tensor] = []
         for moved in (waveforms[:, :-shift], waveforms[:, shift:]):
-            latents = self.encoder.latents(moved)
+            latents = self._quantised(moved)
             kept.append(self.quantizer(self._targets(latents, everything.expand(latents.shape[:2]))).codes)
         return float((kept[0] == kept[1]).float().mean())
 
@@ -384,7 +417,7 @@ class Wav2Vec2(Objective):
         mean_probs, usage = stats["probs"] / count, stats["codes"] / count
         information = entropy(mean_probs) - stats["entropy"] / count
         mean_feature = stats["feature_sum"] / stats["frames"]
-        return {
+        found: Metrics = {
             "loss": float(sum(terms.values()) / count),
             "contrastive_loss": float(terms["contrastive"] / count),
             "diversity_loss": float(terms["diversity"] / count),
@@ -400,6 +433,7 @@ class Wav2Vec2(Objective):
                 mean_feature.square().sum() * stats["frames"] / stats["feature_square"].clamp(min=1e-20)
             ),
         }
+        return found | prosody_metrics(stats)
 
     def summary(self, metrics: Mapping[str, Any]) -> str:
         """Loss, accuracy, and code perplexity of each group.

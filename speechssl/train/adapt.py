@@ -41,7 +41,7 @@ def objective_of(start: Path) -> str:
 
 
 def adaptation(defaults: PretrainConfig, start: Path) -> PretrainConfig:
-    """Settings for continuing from a model: its encoder and objective, a smaller rate.
+    """Settings for continuing from a model: its encoder and objective, crops as it needs them, a smaller rate.
 
     Args:
         defaults: settings of a run with the same objective, for all the rest.
@@ -59,7 +59,9 @@ def adaptation(defaults: PretrainConfig, start: Path) -> PretrainConfig:
     _check_objective(start, settings.shapes(encoder))
     slower = {"reference_lr": RATE * defaults.optim.reference_lr, "max_lr": RATE * defaults.optim.max_lr}
     optim = defaults.optim.model_copy(update={**slower, "warmup": max(WARMUP, defaults.optim.warmup)})
-    return defaults.model_copy(update={"encoder": encoder, "objective": settings.continued(), "optim": optim})
+    crops = defaults.crops.model_copy(update={"normalize": encoder.normalize})
+    changes = {"encoder": encoder, "objective": settings.continued(), "crops": crops, "optim": optim}
+    return defaults.model_copy(update=changes)
 
 
 def _check_objective(start: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:

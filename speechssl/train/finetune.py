@@ -31,7 +31,7 @@ from speechssl.models.classifier import Classifier, LogMelClassifier
 from speechssl.models.ctc import CTCModel, frames_needed
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.heads import Head, save_head
-from speechssl.models.storage import HEAD, load_encoder, model_hash, read_tensors
+from speechssl.models.storage import HEAD, load_encoder, model_hash, read_model_config, read_tensors
 from speechssl.nn.memory import keep_freed_memory
 from speechssl.objectives.base import Metrics, StepOutput, Trainable
 from speechssl.terminal import say_once
@@ -45,6 +45,7 @@ from speechssl.train.metrics_file import write_curves
 from speechssl.train.probe_start import start_as_probe
 from speechssl.train.trainer import Batches, Training
 
+_NOTHING = "nothing to train on: no labelled utterance that can be used"
 _HIDE = 41  # part of the seed, so that this random stream differs from others
 
 
@@ -68,6 +69,7 @@ def finetune(
     train: Sequence[Example],
     valid: Sequence[Example] = (),
     vocabulary: Vocabulary | None = None,
+    continued: CTCModel | None = None,
     command: str = "",
     show: bool = True,
 ) -> FinetuneResult:
@@ -81,6 +83,7 @@ def finetune(
         train: labelled utterances.
         valid: held-out ones, for early stopping and the best model; their speakers must not be in ``train``.
         vocabulary: symbols of a CTC model; None uses the characters of ``train``.
+        continued: the recogniser of ``start``, whose head is trained further; None begins with a new head.
         command: the command line, kept in the model's provenance.
         show: progress on stderr.
 
@@ -95,21 +98,37 @@ def finetune(
         if process.device.type == "cpu":
             keep_freed_memory()
         torch.manual_seed(config.seed)
-        encoder = SpeechEncoder(config.encoder) if start is None else load_encoder(start)
+        if continued is not None:
+            encoder, vocabulary = continued.trunk.encoder, continued.vocabulary
+        else:
+            encoder = SpeechEncoder(config.encoder) if start is None else load_encoder(start)
         encoder.transformer.recompute = config.loop.recompute
         if config.kind == "ctc":
-            vocabulary = _vocabulary(config, vocabulary, train)
+            vocabulary = vocabulary if continued else _vocabulary(config, vocabulary, train)
+            assert vocabulary is not None
             _refuse_unwritable(store, [*train, *valid], vocabulary)
         train, valid, left_out = _usable(store, train, valid, config=config, encoder=encoder, vocabulary=vocabulary)
-        model = _model(encoder, train, config, start=start, vocabulary=vocabulary)
+        if continued is not None and not train:
+            raise UserError(_NOTHING)
+        model = continued or _model(encoder, train, config, start=start, vocabulary=vocabulary)
         if process.is_main:
-            origin = _origin(train, valid, start=start, model=model)
+            origin = _origin(train, valid, start=start, model=model) + ["its head"] * (continued is not None)
             claim(out, config, [store], parts=origin, may_change=ANY_DEVICES)
         if isinstance(model, Classifier) and config.head_start == "probe":
             start_as_probe(model, store, train, seed=config.seed)
         if not config.train_conv and start is not None:
             encoder.features.requires_grad_(requires_grad=False)
-        save = _saver(model, store, train, valid, out=out, start=start, command=command, keep_start=config.keep_start)
+        save = _saver(
+            model,
+            store,
+            train,
+            valid,
+            out=out,
+            start=start,
+            before={} if start is None or continued is None else read_model_config(start),
+            command=command,
+            keep_start=config.keep_start,
+        )
         loss = criterion_of(model, train, valid, class_weights=config.class_weights, steps=config.loop.steps)
         if process.is_main:
             write_curves(out, loss.curves)
@@ -210,7 +229,7 @@ def _model(
     vocabulary: Vocabulary | None,
 ) -> Head:
     if not train:
-        raise UserError("nothing to train on: no labelled utterance that can be used")
+        raise UserError(_NOTHING)
     if config.kind == "ctc":
         assert vocabulary is not None
         model = CTCModel(encoder, vocabulary, config.ctc)
@@ -345,6 +364,7 @@ def _saver(
     *,
     out: Path,
     start: Path | None,
+    before: Mapping[str, Any],
     command: str,
     keep_start: float,
 ) -> Callable[[Any, int, float], None]:
@@ -352,8 +372,9 @@ def _saver(
 
     WiSE-FT: Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (arXiv 2109.01903): the mean of the weights
     before and after fine-tuning is better than either outside the fine-tuning data, such as on other speakers and
-    rooms.
+    rooms. Of a recogniser that is trained further, ``before`` is the `config.json`.
     """
+    earlier: Mapping[str, Any] = before.get("training", {})
     items = [store.utterances[example.index] for example in train]
     used = TrainingAudio(
         fine_tuning=AudioRecord.of(store, (example.index for example in train)),
@@ -368,17 +389,21 @@ def _saver(
             "content_hash": store.content_hash(),
             "utterances": len(items),
             "minutes": round(sum(item.duration for item in items) / 60, 2),
-            "speakers": sorted({item.speaker for item in items if item.speaker is not None}),
+            "speakers": sorted(
+                {item.speaker for item in items if item.speaker is not None} | {*earlier.get("speakers", ())}
+            ),
         }
         if isinstance(model, CTCModel):
             training["text_rules"] = TEXT_RULES
-            training["languages"] = sorted({item.language for item in items if item.language is not None})
+            languages = {item.language for item in items if item.language is not None}
+            training["languages"] = sorted(languages | {*earlier.get("languages", ())})
         provenance = {
             "speechssl": __version__,
             "torch": torch.__version__,
             "command": command,
             "start": None if start is None else origin_of(start),
-            "synthetic": any(bool(item.extras.get("synthetic")) for item in items),
+            "synthetic": any(bool(item.extras.get("synthetic")) for item in items)
+            or bool(before.get("provenance", {}).get("synthetic")),
             "steps": step,
             "seconds_seen": round(seconds_seen, 1),
         }

@@ -93,7 +93,9 @@ def fit(
             if validating or saving or step == 0 or (step + 1) % config.log_every == 0:
                 for update, metrics in run.read():
                     ends = last and update.step == counters.step
-                    log.train(update, metrics, steps=run.steps, waited=numbered.waited, last=ends)
+                    log.train(
+                        update, metrics, steps=run.steps, waited=numbered.waited, last=ends, left=run.seconds_left
+                    )
                     with log.alarm():
                         monitor.observe(update.step, metrics, progress=update.progress)
             improved = False

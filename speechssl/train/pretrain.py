@@ -81,6 +81,7 @@ def pretrain(
     with process_group(config.device) as process, hold_run(out, process):
         if process.device.type == "cpu":
             keep_freed_memory()
+        _check_normalization(config)
         stores = [WaveformStore(corpus) for corpus in corpora]
         if len({store.content_hash() for store in stores}) < len(stores):
             raise UserError("the same corpus twice: utterances held out of one copy would be trained on in the other")
@@ -129,7 +130,7 @@ def pretrain(
             audio_record |= TrainingAudio(pretraining=AudioRecord.of(store))
         audio_record |= read_training_audio(start)
         if process.is_main:
-            write_curves(out, method.CURVES, config.objective)
+            write_curves(out, (*method.CURVES, *config.objective.more_curves()), config.objective)
         shares = {"rank": process.rank, "world_size": process.world_size}
         result: FitResult = fit(
             objective,
@@ -218,6 +219,16 @@ def _measured(objective: Objective, train: CropBatches, config: PretrainConfig, 
     enabled = use_bf16(config.loop.precision, process.device)
     autocast = torch.autocast(process.device.type, torch.bfloat16, enabled=enabled)
     return find_accumulation(objective, longest, process=process, autocast=autocast)
+
+
+def _check_normalization(config: PretrainConfig) -> None:
+    """Raise `UserError` where the encoder would be trained on other waveforms than it is used on later."""
+    crops, encoder = config.crops.normalize, config.encoder.normalize
+    if crops != encoder:
+        raise UserError(
+            f"crops.normalize={str(crops).lower()} and encoder.normalize={str(encoder).lower()}: the encoder would get "
+            "other waveforms in training than later; set both to the same"
+        )
 
 
 def _check_lengths(objective: Objective, config: PretrainConfig) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from speechssl.files import naming
 
@@ -30,7 +30,6 @@ class ProgressBar:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TimeRemainingColumn(),
             TextColumn("{task.fields[numbers]}"),
             console=self._console,
             disable=not self._console.is_terminal,
@@ -45,16 +44,25 @@ class ProgressBar:
         """Remove the bar and restore the terminal."""
         self._progress.stop()
 
-    def update(self, step: int, steps: int, metrics: Mapping[str, Any], speed: float) -> None:
-        """Show an update, one of so many; ``speed`` in seconds of audio per second."""
-        numbers = f"{self._summary(metrics)}, {speed:.0f} s/s"
-        self._progress.update(self._task, total=steps, completed=step, numbers=numbers)
+    def update(
+        self, step: int, steps: int, metrics: Mapping[str, Any], speed: float, *, left: float | None = None
+    ) -> None:
+        """Show an update, one of so many.
+
+        Args:
+            step: its number.
+            steps: updates of the whole run.
+            metrics: of the update.
+            speed: seconds of audio per second.
+            left: seconds to the end of the run; None: as long per update as those before.
+        """
         now = time.monotonic()
-        if not self._console.is_terminal and (now - self._last > PLAIN_EVERY or step == steps):
+        if left is None:
             left = (now - self._begin) / max(step - self._start, 1) * (steps - step)
-            self._console.print(
-                f"step {step}/{steps}: {numbers}, {left / 60:.1f} min left", soft_wrap=True, highlight=False
-            )
+        numbers = f"{self._summary(metrics)}, {speed:.0f} s/s, {left / 60:.1f} min left"
+        self._progress.update(self._task, total=steps, completed=step, numbers=numbers)
+        if not self._console.is_terminal and (now - self._last > PLAIN_EVERY or step == steps):
+            self._console.print(f"step {step}/{steps}: {numbers}", soft_wrap=True, highlight=False)
             self._last = now
 
     def validation(self, step: int, metrics: Mapping[str, Any]) -> None:

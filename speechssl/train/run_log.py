@@ -66,7 +66,9 @@ class RunLog:
         with naming(self.path):  # rows that a full disk rejected are written once more
             self._ends.close()
 
-    def train(self, update: Update, metrics: Metrics, *, steps: int, waited: float, last: bool) -> None:
+    def train(
+        self, update: Update, metrics: Metrics, *, steps: int, waited: float, last: bool, left: float | None = None
+    ) -> None:
         """Log an update; the first, the last and every ``every``-th are written to the file.
 
         Args:
@@ -75,6 +77,7 @@ class RunLog:
             steps: updates of the whole run; an estimate where its length is a time.
             waited: seconds for which the loop has waited for batches.
             last: whether the run ends here.
+            left: seconds to the end, where the length of the run is a time.
         """
         if not self._open:
             return
@@ -83,7 +86,7 @@ class RunLog:
         elapsed = time.monotonic() - self._begin[0]
         speed = (self._seconds_seen - self._begin[1]) / max(elapsed, 1e-9)
         if self._bar is not None:
-            self._bar.update(step, steps, metrics, speed)
+            self._bar.update(step, steps, metrics, speed, left=left)
         if step % self.every == 0 or last or step == 1:
             speeds = {"seconds_per_second": round(speed, 2), "wait_share": round(waited / max(elapsed, 1e-9), 4)}
             self._write(metrics | speeds)

@@ -194,8 +194,14 @@ class Trainer:
         """Number of updates of the run; an estimate where its length is a time."""
         if self.last_step is not None:
             return self.last_step
-        left = max(0.0, self.timeline.length - self.counters.wall_seconds)
-        return self.counters.step + round(left / max(self.pace, 1e-9))
+        return self.counters.step + round((self.seconds_left or 0.0) / max(self.pace, 1e-9))
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Wall time to the end of the run; None where its length is a number of updates."""
+        if self.timeline.unit == "updates":
+            return None
+        return max(0.0, self.timeline.length - self.counters.wall_seconds)
 
     @property
     def stops_early(self) -> bool:

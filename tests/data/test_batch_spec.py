@@ -62,7 +62,8 @@ def test_ranks_and_micro_batches_get_slices_of_one_batch() -> None:
     store = tone_store()
     batches = batches_of(store, EVERYTHING)
     whole = batches.batch(5)
-    assert set(tensors(whole)) == {"waveforms", "views", "labels", "near", "near_offset", "far"}
+    pairs = {"near", "near_offset", "far", "recording", "far_recording"}
+    assert set(tensors(whole)) == {"waveforms", "views", "labels"} | pairs
     for parts in ([batches.batch(5, rank=rank, world_size=3) for rank in range(3)], whole.micro_batches(2)):
         for name, each in tensors(whole).items():
             axis = 1 if name == "views" else 0
@@ -151,6 +152,7 @@ def test_near_crops_are_near_and_far_ones_far() -> None:
         assert batch.near is not None
         assert batch.near_offset is not None
         assert batch.far is not None
+        assert batch.far_recording is not None
         for row, crop in enumerate(batch.waveforms):
             index, start = start_of(store, crop)
             near, far = start_of(store, batch.near[row]), start_of(store, batch.far[row])
@@ -160,6 +162,7 @@ def test_near_crops_are_near_and_far_ones_far() -> None:
             assert offsets[-1] % 160 == 0
             if far[0] == index:
                 assert abs(far[1] - start) >= 0.6 * RATE
+            assert (far[0] == index) == (int(batch.far_recording[row]) == -1)
             others += far[0] != index
     assert min(offsets) < 0 < max(offsets)
     assert others < 8  # long enough for a far place of their own, nearly all
@@ -169,8 +172,23 @@ def test_a_far_crop_of_a_short_recording_is_of_another_one() -> None:
     store = tone_store(seconds=0.8)
     batch = batches_of(store, BatchSpec(pairs=Pairs(near_seconds=0.2, far_seconds=5.0))).batch(0)
     assert batch.far is not None
-    for crop, far in zip(batch.waveforms, batch.far, strict=True):
-        assert start_of(store, far)[0] != start_of(store, crop)[0]
+    assert batch.recording is not None
+    assert batch.far_recording is not None
+    indices = [start_of(store, crop)[0] for crop in batch.waveforms]
+    for row, far in enumerate(batch.far):
+        source = start_of(store, far)[0]
+        assert source != indices[row]
+        assert int(batch.far_recording[row]) == indices.index(source)
+        assert int(batch.recording[row]) == indices.index(indices[row])
+
+
+def test_utterances_of_one_file_are_one_recording() -> None:
+    store = tone_store(seconds=0.8)
+    store.utterances = [each.model_copy(update={"audio": "one.wav"}) for each in store.utterances]
+    batch = batches_of(store, BatchSpec(pairs=Pairs(near_seconds=0.2, far_seconds=5.0))).batch(0)
+    assert batch.recording is not None
+    assert batch.far_recording is not None
+    assert batch.recording.tolist() == batch.far_recording.tolist() == [0] * len(batch.rows)
 
 
 @pytest.mark.parametrize(

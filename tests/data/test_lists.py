@@ -88,7 +88,9 @@ def test_the_draws_keep_apart_what_must_be_apart() -> None:
         for i in range(count)
     ]
     drawn = {name: {utterance_id(each) for each in part} for name, part in draw_lists("cmu_arctic", arctic).items()}
-    assert [len(drawn[f"cmu_arctic-{name}"]) for name in ("slt-10min", "slt-dev", "bdl-test")] == [120, 120, 20]
+    names = ("slt-10min", "slt-dev", "bdl-test", "slt-test")
+    assert [len(drawn[f"cmu_arctic-{name}"]) for name in names] == [120, 120, 20, 20]
+    assert {name.split("/")[0] for name in drawn["cmu_arctic-slt-test"]} == {"slt"}
     assert drawn["cmu_arctic-slt-10min"].isdisjoint(drawn["cmu_arctic-slt-dev"])
     ocean = [
         _utterance(f"{i:05}.wav", speaker=f"{i % 30:04}", split="train" if i % 30 < 20 else "test") for i in range(1500)
@@ -123,7 +125,10 @@ def test_the_committed_lists_do_not_overlap() -> None:
     speakers = {name: {each.split("/")[0] for each in ids} for name, ids in lists.items()}
     assert speakers["speechocean762-1h"].isdisjoint(speakers["speechocean762-dev"])
     known = {each.split("/")[1] for each in lists["cmu_arctic-slt-10min"] | lists["cmu_arctic-slt-dev"]}
-    assert known.isdisjoint(each.split("/")[1] for each in lists["cmu_arctic-bdl-test"])
+    for name in ("bdl", "slt"):
+        assert known.isdisjoint(each.split("/")[1] for each in lists[f"cmu_arctic-{name}-test"])
+    labelled = ("slt-10min", "slt-dev", "slt-test")
+    assert {name for each in labelled for name in speakers[f"cmu_arctic-{each}"]} == {"slt"}
 
 
 def _assert_reproduced(corpus: str, utterances: list[Utterance]) -> None:

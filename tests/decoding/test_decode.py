@@ -317,10 +317,71 @@ def test_no_extra_is_one_line(monkeypatch):
         BeamDecoder(VOCABULARY, words=["ab"])
 
 
-def test_no_extra_and_no_torchaudio(monkeypatch):
+def test_no_extra_and_broken_libraries(monkeypatch):
     def broken(name):
-        raise OSError("libtorchaudio.so: undefined symbol")
+        raise OSError("libflashlight-text.so: undefined symbol")
 
     monkeypatch.setattr(decode.importlib, "import_module", broken)
-    with pytest.raises(UserError, match=r"torchaudio cannot be loaded beside torch .*undefined symbol"):
+    with pytest.raises(UserError, match=r"flashlight-text .*cannot be loaded: .*undefined symbol"):
         BeamDecoder(VOCABULARY, words=["ab"])
+
+
+@pytest.mark.parametrize("lexicon", [True, False])
+def test_the_search_is_that_of_torchaudio(lexicon, word_lm, character_lm, tmp_path):
+    """The same n-best texts and scores as torchaudio's decoder, which is set up anew for every set of weights."""
+    from torchaudio.models.decoder import ctc_decoder
+
+    lm = word_lm if lexicon else character_lm
+    words = ["a", "ab", "b", "ba"]
+    (tmp_path / "lexicon").write_text("".join(f"{word} {' '.join(word)} |\n" for word in words))
+    (tmp_path / "names").write_text("\n".join([*(words if lexicon else VOCABULARY.symbols), "<unk>"]))
+    first = BeamDecoder(VOCABULARY, lm=lm, config=DecoderConfig(lexicon=lexicon, nbest=5))
+    for lm_weight, word_score in ((0.5, -1.0), (3.0, 2.0)):
+        weights = {"lm_weight": lm_weight, "word_score": word_score if lexicon else 0.0}
+        own = first.with_config(DecoderConfig(lexicon=lexicon, nbest=5, **weights))
+        theirs = ctc_decoder(
+            lexicon=str(tmp_path / "lexicon") if lexicon else None,
+            tokens=list(VOCABULARY.symbols),
+            lm=str(lm),
+            lm_dict=str(tmp_path / "names"),
+            nbest=5,
+            beam_size=100,
+            beam_threshold=50.0,
+            log_add=True,
+            blank_token="<blank>",
+            sil_token="|",
+            unk_word="<unk>",
+            **weights,
+        )
+        for seed in range(4):
+            rows = random_emissions(12, seed)
+            if lexicon:  # the added frame of a boundary
+                padded = np.concatenate([rows, np.array([[-1e6, 0, -1e6, -1e6]], dtype=np.float32)])
+            found = theirs(torch.from_numpy(padded if lexicon else rows)[None])[0]
+            texts = [" ".join(e.words) if lexicon else VOCABULARY.decode(e.tokens.tolist()) for e in found]
+            scores = {}
+            for text, each in zip(texts, found, strict=True):
+                scores[text] = np.logaddexp(scores.get(text, -np.inf), each.score)
+            mine = {each.text: each.score for each in own.decode(rows).candidates}
+            assert mine == pytest.approx(scores, abs=1e-3)
+
+
+def test_homophones_are_kept_by_their_probability(tmp_path):
+    """A spelling has six words in flashlight's tree: the likeliest ones, whatever their order in the alphabet."""
+
+    class Homophones(Vocabulary):
+        def spellings(self, word):
+            return ["ab"]
+
+        def can_write(self, word):
+            return True
+
+    words = [f"w{number}" for number in range(9)]
+    train_ngram([" ".join([word] * (2 + number)) for number, word in enumerate(words)], tmp_path / "lm", order=1)
+    decoder = BeamDecoder(
+        Homophones.from_texts(["ab"]), lm=tmp_path / "lm", config=DecoderConfig(nbest=20, lm_weight=1.0)
+    )
+    rows = np.log(np.eye(4, dtype=np.float32)[[2, 3]] + 1e-4)
+    found = {each.text for each in decoder.decode(rows).candidates}
+    assert found & {*words} == {*words[3:]}
+    assert decoder.decode(rows).text == "w8"

@@ -7,7 +7,7 @@ import pytest
 from speechssl.config import UserError
 from speechssl.decoding import pronunciation
 from speechssl.decoding.general import dictionary_file
-from speechssl.decoding.pronunciation import LETTERS, RULES, pronunciations, spelled
+from speechssl.decoding.pronunciation import LETTERS, RULES, has_pronunciation, pronunciations, spelled
 
 needs_dictionary = pytest.mark.skipif(dictionary_file() is None, reason="pocketsphinx (the extra lm) is not installed")
 
@@ -44,6 +44,15 @@ def test_without_the_package(monkeypatch):
 
 
 @needs_dictionary
+def test_a_word_is_looked_up_without_reading_the_dictionary(monkeypatch):
+    class Words(dict):
+        def __iter__(self):
+            raise AssertionError("read as a whole")
+
+    monkeypatch.setattr(pronunciation, "_dictionary", lambda: Words({"café": [("K",)], "1": [("W",)]}))
+    assert [pronunciation.has_pronunciation(word) for word in ("café", "1", "xyz", "да")] == [True, True, True, False]
+
+
 def test_the_rules_on_words_of_the_dictionary():
     pronunciation._dictionary.cache_clear()
     known = pronunciation._dictionary()
@@ -55,3 +64,16 @@ def test_the_rules_on_words_of_the_dictionary():
     error = jiwer.wer([" ".join(known[word][0]) for word in drawn], [" ".join(spelled(word)) for word in drawn])
     assert error < 0.35
     assert all(known[word] == pronunciations([word])[word] for word in drawn)
+
+
+def test_a_word_is_looked_up_not_searched(monkeypatch):
+    """A dictionary of 130,000 words is asked for each of 70,000 words of a lexicon."""
+
+    class NotSearched(dict[str, list[tuple[str, ...]]]):
+        def __iter__(self):
+            raise AssertionError("every word of the dictionary is compared")
+
+    monkeypatch.setattr(pronunciation, "_dictionary", lambda: NotSearched({"cafe": [("K",)], "x1": [("K",)]}))
+    assert has_pronunciation("café")
+    assert has_pronunciation("x1")
+    assert not has_pronunciation("x2")

@@ -5,12 +5,14 @@ import shutil
 import numpy as np
 import pytest
 
+from speechssl.cli import main
 from speechssl.config import UserError
 from speechssl.data.waveforms import WaveformStore, pack
 from speechssl.experiments import asr_sides
 from speechssl.experiments.asr_sides import divide, names_of
+from speechssl.metrics.results import read_results
 
-from .asr_toys import spoken_corpus, spoken_utterances
+from .asr_toys import micro_model, spoken_corpus, spoken_utterances
 
 MINUTES = 5 / 60
 
@@ -188,3 +190,75 @@ def test_no_more_is_kept_for_the_decoder_than_it_needs(store, monkeypatch):
     assert {*names(store, few.dev)} < {*names(store, whole.dev)}
     assert sum(store.utterances[example.index].duration for example in few.dev) <= 2
     assert not speakers(store, few.dev) & speakers(store, few.labelled)
+
+
+def one_voice(store, folder, *, labels=("s0/0", "s0/1", "s0/2"), dev=("s0/3",), test=("s0/4", "s0/5")):
+    given = {"labels": labels, "dev": dev, "test": test}
+    lists = {name: listed(folder / f"{name}.txt", ids) for name, ids in given.items() if ids}
+    return divide(store, **lists, minutes=2 / 60, same_speaker=True)
+
+
+def test_one_speaker_is_trained_and_tested_on_when_asked(store, tmp_path):
+    found = one_voice(store, tmp_path)
+    assert names(store, found.labelled) == ["s0/0", "s0/1", "s0/2"]
+    assert names(store, found.test) == ["s0/4", "s0/5"]
+    sides = (found.labelled, found.dev, found.test, found.unlabelled)
+    assert {speaker for side in sides for speaker in speakers(store, side)} == {"s0"}
+    assert found.rule == "one speaker, other sentences"
+    assert any(
+        "speaker 's0' alone, with other sentences" in n and "no result applies to other" in n for n in found.notes
+    )
+    drawn = one_voice(store, tmp_path, labels=(), dev=())
+    targets = [[each.target for each in side] for side in (drawn.labelled, drawn.dev, drawn.test)]
+    assert sum(map(len, targets)) == len({target for side in targets for target in side})
+    assert speakers(store, drawn.labelled) == {"s0"}
+
+
+def test_a_voice_has_other_sentences_on_each_side(tmp_path):
+    items = spoken_utterances(tmp_path / "audio")
+    text = {name: next(each for each in items if each.audio.endswith(name)).text for name in ("s0/4.wav", "s0/3.wav")}
+
+    def with_text(place, target):
+        changed = [each.model_copy(update={"text": target}) if each.audio.endswith(place) else each for each in items]
+        return packed(changed, tmp_path / f"{place[-5]}-{target.replace(' ', '-')}")
+
+    with pytest.raises(UserError, match=r"s0/1\.wav: is labelled, and its sentence is tested on in .*s0/4\.wav"):
+        one_voice(with_text("s0/1.wav", text["s0/4.wav"]), tmp_path)
+    with pytest.raises(UserError, match=r"s0/3\.wav: is used to tune the decoder, and its sentence is tested on"):
+        one_voice(with_text("s0/3.wav", text["s0/4.wav"]), tmp_path)
+    with pytest.raises(UserError, match=r"s0/1\.wav: is labelled, and its sentence is used to tune the decoder"):
+        one_voice(with_text("s0/1.wav", text["s0/3.wav"]), tmp_path)
+    repeated = with_text("s0/6.wav", "ab ba")  # that of s0/0: never drawn to tune on where that is labelled
+    listed(tmp_path / "few.txt", ["s0/0", *(f"s0/{i}" for i in (1, 2, 3))])
+    given = {"labels": tmp_path / "few.txt", "test": tmp_path / "test.txt"}
+    assert 6 not in {each.index for each in divide(repeated, **given, same_speaker=True).dev}
+    drawn = one_voice(with_text("s0/6.wav", text["s0/4.wav"]), tmp_path, labels=(), dev=())
+    assert 6 not in {each.index for side in (drawn.labelled, drawn.dev, drawn.unlabelled) for each in side}
+    assert any("1 recordings of test or development sentences" in note for note in drawn.notes)
+
+
+def test_a_voice_is_one_speaker(store, prepared, tmp_path):
+    with pytest.raises(UserError, match=r"s1/0\.wav: is labelled, and its speaker is 's1'; .* takes speaker 's0'"):
+        one_voice(store, tmp_path, labels=("s0/0", "s1/0"))
+    with pytest.raises(UserError, match=r"s1/0\.wav: is used to tune the decoder, and its speaker is 's1'"):
+        one_voice(store, tmp_path, dev=("s1/0",))
+    with pytest.raises(UserError, match="tests one speaker, and the test side has 2; give --test"):
+        one_voice(store, tmp_path, test=())
+    items = [each.model_copy(update={"speaker": None}) for each in WaveformStore(prepared).utterances]
+    with pytest.raises(UserError, match="needs the speaker of every test utterance"):
+        divide(packed(items, tmp_path / "nameless"), minutes=2 / 60, same_speaker=True)
+
+
+def test_a_voice_is_asked_for_on_the_command_line(prepared, tmp_path, capsys):
+    """The refusal of an unseen speaker's protocol stays; the option is what permits one speaker."""
+    model = micro_model(tmp_path / "encoder")
+    labels = listed(tmp_path / "labels.txt", ["s0/0", "s0/1", "s0/2"])
+    test = listed(tmp_path / "test.txt", ["s0/4", "s0/5"])
+    words = ["asr", prepared, "--encoder", model, "--out", tmp_path / "run", "--labels", labels, "--test", test]
+    words += ["--rounds", "0", "--no-scratch", "--beam", "5", "--set", "loop.steps=1", "--set", "device=cpu"]
+    assert main([str(each) for each in words]) == 2
+    assert "speaker 's0' is both labelled and tested on" in capsys.readouterr().err
+    assert main([*(str(each) for each in words), "--same-speaker"]) == 0
+    assert "no result applies to other speakers" in capsys.readouterr().err
+    rows = read_results(tmp_path / "run" / "results.json")
+    assert {row.split for row in rows} == {"one speaker, other sentences"}

@@ -66,6 +66,7 @@ def test_the_better_trainer_wins_and_pitch_is_heard(finished):
     assert value["chance", 2].value == pytest.approx(1 / 3)
 
 
+@pytest.mark.slow
 def test_all_contenders_see_the_same_shots_and_no_speaker_twice(finished, corpus):
     _, _, trainer = finished
     store = WaveformStore(corpus)

@@ -33,12 +33,13 @@ COMMANDS = {
     "pretrain": "pretrain prepared --config micro.toml --out OUT",
     "finetune": f"finetune prepared --from encoder --split train --shots 3 --out OUT {FEW}",
     "emotion": "emotion prepared --encoder encoder --shots 2 --draws 1 --test-limit 8 --contenders frozen-probe",
-    "asr": f"asr prepared --encoder encoder --minutes 0.08 --rounds 0 --no-scratch --beam 2 --out OUT {FEW}",
+    "asr": "asr prepared --encoder encoder --minutes 0.08 --rounds 0 --no-scratch --rivals none --beam 2",
     "evaluate": "evaluate encoder prepared --shots 2 --seeds 1 --no-baselines --out OUT/results.json",
     "export": "export encoder --out OUT",
     "report": "report probed --out OUT/page.html",
 }
 COMMANDS["emotion"] += " --out OUT"
+COMMANDS["asr"] += f" --out OUT {FEW}"
 EXPORTABLE = ConvConfig(layers=((24, 120, 40), (32, 4, 4), (32, 2, 2)))
 MICRO = changed(
     MICRO_RUN,

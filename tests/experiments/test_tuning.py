@@ -71,6 +71,7 @@ def test_a_planted_optimum_is_found(monkeypatch, task):
     decoder, emissions, references = task
     found = tune(emissions, references, decoder=decoder).config
     assert (found.lm_weight, found.word_score) == (3.5, -1.0)
+    assert tune(emissions, references, decoder=decoder, few=4).config == found  # where few utterances are like all
     assert (found.beam_size, found.nbest) == (30, 1)
 
 
@@ -99,6 +100,41 @@ def test_the_prior_is_the_third_weight(monkeypatch, task):
     monkeypatch.setattr(module, "_try", bowl)
     assert tune(emissions, references, decoder=weighed).config.prior_weight == pytest.approx(0.45)
     assert tune(emissions, references, decoder=decoder).config.prior_weight == 0.0
+
+
+@pytest.mark.parametrize(("bottom", "found"), [((7.0, -8.0), (7.0, -8.0)), ((5.5, -30.0), (5.5, -10.0))])
+def test_the_search_goes_beyond_an_edge(bottom, found, monkeypatch, task):
+    """To a bottom outside the grids, at most three steps beyond an edge; never below what a decoder takes."""
+    from speechssl.experiments import tuning as module
+
+    decoder, emissions, references = task
+    weighed = decoder.with_config(decoder.config.model_copy(update={"prior": symbol_prior(emissions)}))
+
+    def bowl(decoder, emissions, references, *, weights):
+        wer = (weights[0] - bottom[0]) ** 2 + (weights[1] - bottom[1]) ** 2 + (weights[2] - 2.0) ** 2
+        return module.Trial(*weights, wer, wer)
+
+    monkeypatch.setattr(module, "_try", bowl)
+    chosen = tune(emissions, references, decoder=weighed).config
+    assert (chosen.lm_weight, chosen.word_score, chosen.prior_weight) == (*found, 1.0)
+    bottom = (-5.0, 0.0)
+    assert tune(emissions, references, decoder=weighed).config.lm_weight == 0.0
+
+
+def test_the_search_is_made_on_few_and_the_best_are_compared_on_all(task):
+    from speechssl.experiments import tuning as module
+
+    decoder, emissions, references = task
+    tuning = tune(emissions, references, decoder=decoder, few=12)
+    counts = [each.utterances for each in tuning.trials]
+    assert sorted(set(counts)) == [12, 20]
+    assert counts.count(20) == module.FINALISTS
+    assert tuning.chosen.utterances == 20
+    assert tuning.chosen == min((e for e in tuning.trials if e.utterances == 20), key=module._rank)
+    texts = [decoder.with_config(tuning.config).decode(each).text for each in emissions]
+    assert error_rate(count_errors(references, texts)).value == pytest.approx(tuning.chosen.wer)
+    silent = [""] * 19 + references[19:]
+    assert {each.utterances for each in tune(emissions, silent, decoder=decoder, few=1).trials} <= {1, 20}
 
 
 def test_weights_that_mean_nothing_are_left_alone(task):

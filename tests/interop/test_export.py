@@ -257,6 +257,10 @@ CANNOT = {
         lambda folder: pretraining_folder(folder, PRE, changed(OBJECTIVE, quantizer__normalize_input=True)),
         "quantizer.normalize_input=True .*--encoder-only leaves the objective out",
     ),
+    "log-mel": (
+        lambda folder: pretraining_folder(folder, PRE, changed(OBJECTIVE, targets="log-mel")),
+        "targets='log-mel': transformers quantises latents; --encoder-only leaves the objective out",
+    ),
 }
 
 

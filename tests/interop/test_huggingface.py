@@ -202,6 +202,9 @@ def test_encoders_they_cannot_express(encoder: EncoderConfig, message: str) -> N
 def test_objectives_they_cannot_express() -> None:
     with pytest.raises(ValueError, match=r"quantizer\.normalize_input=True cannot be expressed"):
         huggingface.export_config(ENCODER, OBJECTIVES["tiny"])
+    log_mel = OBJECTIVES["base"].model_copy(update={"targets": "log-mel"})
+    with pytest.raises(ValueError, match="targets='log-mel': transformers quantises latents"):
+        huggingface.export_config(ENCODER, log_mel)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from speechssl.nn.losses import (
     LossSum,
+    binary_contrast,
     code_cross_entropy,
     info_nce,
     negative_cosine,
@@ -48,6 +49,14 @@ def slow_info_nce(positive: Tensor, negatives: Tensor, same: Tensor, mask: Tenso
         if mask[place]:
             others = [negatives[place][k] for k in range(negatives.shape[-1]) if not same[place][k]]
             losses.append(cross_entropy([positive[place], *others]))
+    return losses
+
+
+def slow_binary_contrast(positive: Tensor, negatives: Tensor, same: Tensor, weight: float) -> list[Tensor]:
+    losses: list[Tensor] = []
+    for place in np.ndindex(*positive.shape):
+        fakes = [-torch.log(1 - negatives[place][k].sigmoid()) for k in range(5) if not same[place][k]]
+        losses.append(-torch.log(positive[place].sigmoid()) + weight * sum(fakes, torch.zeros(())) / len(fakes))
     return losses
 
 
@@ -130,6 +139,11 @@ CASES = {
         lambda positive, negatives: info_nce(positive, negatives, same=SAME, mask=MASK),
         lambda positive, negatives: slow_info_nce(positive, negatives, SAME, MASK),
     ),
+    "binary_contrast": Case(
+        (draw(*SHAPE), draw(*SHAPE, 5, seed=1)),
+        lambda positive, negatives: binary_contrast(positive, negatives, weight=3.0, same=SAME),
+        lambda positive, negatives: slow_binary_contrast(positive, negatives, SAME, 3.0),
+    ),
     "nt_xent": Case(
         (draw(4, 5), draw(4, 5, seed=1)),
         lambda first, second: nt_xent(first, second, temperature=0.2),
@@ -203,6 +217,7 @@ def test_arithmetic_is_fp32_whatever_comes_in(case: Case) -> None:
 NOTHING = torch.zeros(SHAPE, dtype=torch.bool)
 EMPTY: dict[str, tuple[tuple[Tensor, ...], Callable[..., LossSum]]] = {
     "info_nce": (CASES["info_nce"].inputs, lambda p, n: info_nce(p, n, mask=NOTHING)),
+    "binary_contrast": ((draw(0), draw(0, 5)), lambda p, n: binary_contrast(p, n, weight=2.0)),
     "nt_xent": ((draw(0, 5), draw(0, 5)), lambda a, b: nt_xent(a, b, temperature=0.1)),
     "negative_cosine": (PAIR, lambda a, b: negative_cosine(a, b, mask=NOTHING)),
     "semi_hard_triplet": (
@@ -306,6 +321,16 @@ def test_info_nce_left_out_negatives() -> None:
     gradients = torch.autograd.grad(info_nce(*inputs).total, inputs)
     assert all(each.isfinite().all() for each in gradients)
     assert not gradients[1][same].any()
+
+
+def test_binary_contrast_counts() -> None:
+    """Two targets, the second without a negative that is another frame; its chance loss is zero."""
+    positive, negatives = torch.tensor([1.0, -1.0]), torch.tensor([[0.5, -0.5], [3.0, 3.0]])
+    same = torch.tensor([[False, False], [True, True]])
+    loss = binary_contrast(positive, negatives, weight=4.0, same=same)
+    found = {name: float(each) for name, each in loss.stats.items()}
+    chance = -math.log(1 / 5) - 4 * math.log(4 / 5)
+    assert found == pytest.approx({"count": 2, "chance": chance, "correct": 2, "real": 1, "fake": 0.5})
 
 
 def test_triplet_chooses_semi_hard() -> None:

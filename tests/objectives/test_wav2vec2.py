@@ -11,6 +11,7 @@ from torch import Tensor
 
 from speechssl.data.batch import CropBatch
 from speechssl.models.encoder import SpeechEncoder
+from speechssl.nn.features import log_mel
 from speechssl.objectives import wav2vec2
 from speechssl.objectives.wav2vec2 import Wav2Vec2, Wav2Vec2Config, contrastive_term, diversity_term, entropy
 from tests.toys import MICRO_ENCODER, MICRO_OBJECTIVE, NO_DROPOUT, changed, normalized_tones
@@ -388,6 +389,44 @@ def test_shift_stability_counts_kept_codes(waveforms: Tensor) -> None:
     assert kept < 0.95
     period = torch.sin(2 * math.pi * torch.arange(12000) / 80).expand(2, -1)  # a shift by 80 samples changes nothing
     assert build().eval().shift_stability(period.contiguous()) > 0.95
+
+
+def log_mel_objective() -> Wav2Vec2:
+    return build(targets="log-mel", feature_gradient=1.0, feature_penalty=0.0)
+
+
+def test_log_mel_is_quantised_at_masked_frames(whole: CropBatch) -> None:
+    objective = log_mel_objective()
+    draws = objective.draw(whole, step=0)
+    mel = log_mel(whole.waveforms, torch.full((ROWS,), whole.samples))
+    mel = (mel - mel.mean(dim=1, keepdim=True)) / mel.std(dim=1, correction=0, keepdim=True)
+    expected = objective.quantizer(mel[draws.mask])
+    objective.eval()
+    stats = objective(whole, step=0, progress=0.0).stats
+    torch.testing.assert_close(stats["probs"], expected.probs.sum(dim=0).detach(), rtol=1e-3, atol=1e-3)
+    assert objective.quantizer.scores.in_features == 80
+    assert 0.0 < objective.shift_stability(whole.waveforms) <= 1.0
+
+
+def test_codes_of_log_mel_do_not_train_the_convolutions(whole: CropBatch) -> None:
+    """Without context, gradients reach the quantizer alone."""
+    objective = log_mel_objective()
+    with torch.no_grad():
+        objective.project_context.weight.zero_()
+    found = gradients(objective, objective(whole, step=0, progress=0.0).total)
+    assert found["quantizer.scores.weight"].abs().max() > 0
+    assert all(float(each.abs().max()) == 0 for key, each in found.items() if key.startswith("encoder."))
+
+
+def test_log_mel_in_parts(whole: CropBatch) -> None:
+    objective = log_mel_objective()
+    expected = gradients(objective, objective(whole, step=1, progress=0.5).total)
+    pieces = whole.micro_batches(2)
+    shared = objective.gather(pieces, step=1)
+    totals = [objective(piece, step=1, progress=0.5, shared=shared).total for piece in pieces]
+    got = gradients(objective, *totals)
+    for key, value in expected.items():
+        torch.testing.assert_close(got[key], value, rtol=1e-3, atol=1e-3)
 
 
 def test_paper_defaults_and_presets() -> None:

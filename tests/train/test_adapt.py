@@ -10,6 +10,8 @@ from speechssl.cli import main
 from speechssl.config import UserError
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.storage import read_tensors, save_model
+from speechssl.objectives import load_objective
+from speechssl.objectives.base import ENCODER
 from speechssl.train.adapt import adaptation
 from speechssl.train.pretrain import pretrain
 from tests.toys import MICRO_ENCODER, MICRO_RUN, changed, toy_corpus
@@ -76,6 +78,17 @@ def test_another_start_is_another_run(first: Path, corpus: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
+def test_crops_are_those_of_the_encoder(tmp_path: Path) -> None:
+    """A model that was trained on waveforms as recorded does not get normalised ones by another preset."""
+    objective = MICRO_RUN.objective
+    settings = MICRO_ENCODER.model_copy(update={"normalize": False})
+    model = load_objective("wav2vec2").build(SpeechEncoder(settings), objective, seed=0)
+    rest = {f"objective.{name}": each for name, each in model.state_dict().items() if not name.startswith(ENCODER)}
+    save_model(tmp_path, model.encoder, extra={"objective": objective.model_dump(mode="json")}, tensors=rest)
+    assert MICRO_RUN.crops.normalize
+    assert not adaptation(MICRO_RUN, tmp_path).crops.normalize
+
+
 def test_what_cannot_be_gone_on_with(first: Path, corpus: Path, tmp_path: Path) -> None:
     save_model(tmp_path / "bare", SpeechEncoder(MICRO_ENCODER))
     with pytest.raises(UserError, match=r"bare: has no objective to continue with"):

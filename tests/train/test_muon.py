@@ -178,6 +178,7 @@ def test_resume_is_exact(processes: Processes, corpus: Path, tmp_path: Path) -> 
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_a_run_that_began_without_these_settings_resumes(processes: Processes, corpus: Path, tmp_path: Path) -> None:
     out, config = tmp_path / "run", changed(MICRO_RUN, loop__steps=4)
     assert processes.pretrain(corpus, out, config, signal=(signal.SIGTERM, 2)).wait() == 130

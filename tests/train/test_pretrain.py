@@ -208,6 +208,13 @@ def test_crops_too_short_for_masks(corpus: Path, tmp_path: Path) -> None:
         pretrain([corpus], tmp_path / "run", config=config)
 
 
+@pytest.mark.parametrize("part", ["crops", "encoder"])
+def test_crops_that_the_encoder_does_not_get_later_are_refused(part: str, corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"crops\.normalize=(true|false) and encoder\.normalize=(true|false): "):
+        pretrain([corpus], tmp_path / "run", config=changed(SHORT, **{f"{part}__normalize": False}))
+    assert not (tmp_path / "run" / "recipe.toml").exists()
+
+
 def test_no_corpus_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a prepared corpus"):
         pretrain([tmp_path / "none"], tmp_path / "run", config=MICRO_RUN)

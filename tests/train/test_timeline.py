@@ -1,5 +1,6 @@
 """Length of a run: by updates or by time, prolonged from before its cooldown, with averaged weights."""
 
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 
 from speechssl.config import UserError
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.train import loop, trainer
+from speechssl.train import loop, progress, trainer
 from speechssl.train.optim import AdamWConfig, schedule
 from speechssl.train.pretrain import pretrain
 from speechssl.train.timeline import Timeline, parse_time
@@ -224,6 +225,17 @@ def test_a_budget_ends_in_time_with_every_schedule_at_its_end(corpus: Path, tmp_
     assert (again.finished, again.steps) == (True, result.steps)
     longer = pretrain([corpus], tmp_path / "run", config=changed(config, loop__budget=300.0))
     assert longer.steps > result.steps
+
+
+def test_the_time_left_of_a_budget_is_what_is_not_used(
+    corpus: Path, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "PLAIN_EVERY", -1.0)
+    pretrain([corpus], tmp_path / "run", config=changed(MICRO_RUN, loop__budget=60.0))
+    left = [float(each) for each in re.findall(r"([\d.]+) min left", capsys.readouterr().err)]
+    assert left[0] == pytest.approx(1.0, abs=0.11)
+    assert left == sorted(left, reverse=True)
+    assert left[-1] < 0.11
 
 
 @pytest.mark.slow
