@@ -13,7 +13,7 @@ EMOTION_SHOTS = $(if $(demo_small),2 all,5 25)# labelled utterances per style
 EMOTION_SET = loop.steps=$(if $(demo_small),3,40)# settings of its trainings
 ASR_SET = loop.steps=$(if $(demo_small),3,1200)# settings of speech recognition
 demo_emotion = PREPARED=$(demo_out)/corpus ENCODER=$(demo_out)/pretrain OUT=$(demo_out)/emotion \
-  SHOTS="$(EMOTION_SHOTS)" DRAWS=$(if $(demo_small),1,5) TEST_LIMIT=$(if $(demo_small),20,200) SET="$(EMOTION_SET)" \
+  SHOTS="$(EMOTION_SHOTS)" DRAWS=$(if $(demo_small),1,3) TEST_LIMIT=$(if $(demo_small),20,200) SET="$(EMOTION_SET)" \
   CONTENDERS=fine-tuned,frozen-probe,random-encoder,mfcc-svm,logmel-cnn
 # Minutes of pretraining are too few for a recogniser: it starts from the model that comes with the package, if there is one.
 demo_start = $(or $(patsubst %/bundle.json,%,$(demo_bundle)),$(demo_out)/pretrain)
