@@ -75,10 +75,10 @@ def test_second_make_redoes_nothing(tmp_path: Path, asked: Callable[..., list[st
     assert first[3] == f"report {tmp_path}/demo/pretrain --out {tmp_path}/demo/report.html"
     given = f"{tmp_path}/demo/corpus --encoder {tmp_path}/demo/pretrain"
     five = "--contenders fine-tuned,frozen-probe,random-encoder,mfcc-svm,logmel-cnn"
-    emotion = f"emotion {given} --shots 5,25 --draws 5 --test-limit 200 {five} --set loop.steps=40"
+    emotion = f"emotion {given} --shots 5,25 --draws 3 --test-limit 200 {five} --set loop.steps=40"
     assert first[4] == f"{emotion} --out {tmp_path}/demo/emotion"
     asr = f"asr {given} --minutes 10 --lm transcripts --order 3 --beam 20 --rounds 0 --keep 0.7 --no-scratch"
-    assert first[6] == f"{asr} --rivals none --set loop.steps=1200 --out {tmp_path}/demo/asr"
+    assert first[6] == f"{asr} --rivals none --set loop.steps=700 --out {tmp_path}/demo/asr"
     assert asked(*words) == []
 
 

@@ -1,17 +1,17 @@
 # The main job on the embedded synthetic corpus: nothing to download, minutes on two cores.
 # Smaller still: make demo HOURS=0.05 STEPS=20
 
-HOURS =#   of synthetic audio; empty: the corpus's own default
+HOURS = 1.5#   of synthetic audio
 STEPS =#   updates; empty: what demo.toml says
 demo_out = $(if $(filter command,$(origin OUT)),$(OUT),runs/demo)
 
 # Few labels at the end. Schedules are short, for the demo has a budget; with less than half an hour of audio it is a
 # glance, and everything is as small as it can be.
-demo_small = $(shell awk -v hours="$(or $(HOURS),2)" 'BEGIN { if (hours < 0.5) print "yes" }')
-demo_labels = $(shell awk -v hours="$(or $(HOURS),2)" 'BEGIN { print (hours < 0.7 ? hours * 15 : 10) "min" }')
+demo_small = $(shell awk -v hours="$(HOURS)" 'BEGIN { if (hours < 0.5) print "yes" }')
+demo_labels = $(shell awk -v hours="$(HOURS)" 'BEGIN { print (hours < 0.7 ? hours * 15 : 10) "min" }')
 EMOTION_SHOTS = $(if $(demo_small),2 all,5 25)# labelled utterances per style
 EMOTION_SET = loop.steps=$(if $(demo_small),3,40)# settings of its trainings
-ASR_SET = loop.steps=$(if $(demo_small),3,1200)# settings of speech recognition
+ASR_SET = loop.steps=$(if $(demo_small),3,700)# settings of speech recognition
 demo_emotion = PREPARED=$(demo_out)/corpus ENCODER=$(demo_out)/pretrain OUT=$(demo_out)/emotion \
   SHOTS="$(EMOTION_SHOTS)" DRAWS=$(if $(demo_small),1,3) TEST_LIMIT=$(if $(demo_small),20,200) SET="$(EMOTION_SET)" \
   CONTENDERS=fine-tuned,frozen-probe,random-encoder,mfcc-svm,logmel-cnn
@@ -38,7 +38,7 @@ endif
 # 24 voices: with the default's 48 a voice has too few utterances for 25 shots.
 # A dry run (make -n) runs the lines with $(MAKE), too; there is no encoder then to start from.
 demo_corpus = CORPUS=espeak PREPARED=$(demo_out)/corpus OUT=$(demo_out)/pretrain TASKS="label speaker" \
-  CORPUS_SET="voices=24 $(if $(HOURS),hours=$(HOURS)) $(CORPUS_SET)"
+  CORPUS_SET="voices=24 hours=$(HOURS) $(CORPUS_SET)"
 
 .PHONY: demo
 demo: $(READY) ## make a corpus, pretrain, probe, few-label emotion and ASR: runs/demo/report.html

@@ -83,7 +83,14 @@ def carry_over(start: Path, objective: Objective) -> None:
     path = start / "model.safetensors"
     encoder, encoders = read_tensors(path, prefix=PREFIX), {ENCODER, objective.released_prefix}
     weights = {prefix + name: value for prefix in encoders for name, value in encoder.items()}
-    try:
-        objective.load_state_dict(weights | read_tensors(path, prefix="objective."))
-    except RuntimeError as error:
-        raise UserError(f"{path}: weights do not fit the settings: {' '.join(str(error).split())}") from None
+    weights |= read_tensors(path, prefix="objective.")
+    wanted = objective.state_dict()
+    lacking, foreign = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
+    other = [name for name in sorted(wanted.keys() & weights.keys()) if wanted[name].shape != weights[name].shape]
+    if lacking or foreign or other:
+        found = (("not there", lacking), ("without a place", foreign), ("of another shape", other))
+        words = [f"{len(names)} {what} ({names[0]}{', …' * (len(names) > 1)})" for what, names in found if names]
+        raise UserError(
+            f"{path}: not a model of these settings; tensors: {', '.join(words)}; the architecture is the model's own"
+        )
+    objective.load_state_dict(weights)

@@ -37,7 +37,7 @@ def claim(
         parts: further digests of the training data: the utterances with their targets, and the initial model.
 
     Raises:
-        UserError: the folder holds another run.
+        UserError: the folder holds another run, or a model without one.
     """
     out.mkdir(parents=True, exist_ok=True)
     recipe, data = out / "recipe.toml", out / "data.json"
@@ -59,6 +59,8 @@ def claim(
         if _hashes(data) != hashes:
             also = ", or with other labels or another start" if parts else ""
             raise UserError(f"{out}: holds a run with data other than {', '.join(str(s.folder) for s in stores)}{also}")
+    elif (out / "config.json").exists() and not (recipe.exists() and recipe.read_text(encoding="utf-8") == settings):
+        raise UserError(f"{out}: holds a model of another origin, and no run that could go on; choose another folder")
     write_atomic(recipe, settings.encode())
     write_atomic(data, json.dumps({"corpora": [str(store.folder) for store in stores], "hashes": hashes}).encode())
 

@@ -17,7 +17,7 @@ from speechssl.models.ctc import CTCConfig
 from speechssl.models.encoder import PRESETS, EncoderConfig
 from speechssl.models.logmel_cnn import LogMelCNNConfig
 from speechssl.nn.masking import HideConfig
-from speechssl.train.optim import AdamWConfig
+from speechssl.train.optim import AdamWConfig, Factor, Rate
 from speechssl.train.trainer import LoopConfig
 
 Kind = Literal["classifier", "ctc"]
@@ -29,8 +29,8 @@ class FinetuneOptim(AdamWConfig):
 
     schedule: Literal["linear", "tri-stage", "wsd"] = "tri-stage"
     warmup: float = Field(default=0.1, ge=0, lt=1)
-    lr: PositiveFloat = 1e-3  # of the head, at the peak
-    encoder_scale: float = Field(default=1.0, ge=0)  # rate of the encoder relative to the head
+    lr: Factor = 1e-3  # of the head, at the peak
+    encoder_scale: Rate = 1.0  # rate of the encoder relative to the head
     layer_decay: float = Field(default=1.0, gt=0, le=1)  # factor from each block to the one below it
     clip: PositiveFloat = 1.0
 

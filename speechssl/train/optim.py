@@ -7,23 +7,25 @@ wav2vec 2.0 runs at many batch sizes (Vaessen and van Leeuwen 2024, arXiv 2402.1
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, FiniteFloat, PositiveFloat, model_validator
 from torch import nn
 
 from speechssl.config import Config, UserError
 from speechssl.train.muon import Matrix, MuonAdamW, matrices
 
 Optimizer = torch.optim.Optimizer | MuonAdamW
+Rate = Annotated[FiniteFloat, Field(ge=0)]
+Factor = Annotated[FiniteFloat, Field(gt=0)]
 
 
 class AdamWConfig(Config):
     """AdamW, or Muon beside it, and the schedule; the defaults are those of wav2vec 2.0 pretraining."""
 
     name: Literal["adamw", "muon"] = "adamw"  # muon: on the matrices of the Transformer's blocks, AdamW on the rest
-    muon_scale: PositiveFloat = 1.0  # rate of those matrices relative to the rest, at equal root mean square
+    muon_scale: Factor = 1.0  # rate of those matrices relative to the rest, at equal root mean square
     schedule: Literal["linear", "tri-stage", "wsd"] = "linear"
     warmup: float = Field(default=0.08, ge=0, lt=1)  # fraction of the run (fairseq: 32k of 400k)
     hold: float = Field(default=0.4, ge=0, lt=1)  # tri-stage: fraction of the run at the peak (fairseq: .1, .4, .5)
@@ -31,8 +33,8 @@ class AdamWConfig(Config):
     cooldown: float = Field(default=0.2, gt=0, lt=1)  # wsd: fraction of the run, at its end
     average: float = Field(default=0.0, ge=0, lt=1)  # decay of the moving average of the weights that is saved; 0: none
     betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
-    weight_decay: float = 0.01
+    eps: Factor = 1e-6
+    weight_decay: Rate = 0.01
     clip: PositiveFloat = 10.0  # gradient norm
 
     @model_validator(mode="after")
@@ -49,10 +51,10 @@ class AdamWConfig(Config):
 class OptimConfig(AdamWConfig):
     """Optimiser of pretraining; defaults are for BASE-like models."""
 
-    reference_lr: float = 1.6e-4  # at reference_seconds of audio an update
-    reference_seconds: float = 600.0
-    max_lr: float = 5e-4
-    conv_lr_scale: float = 1.0  # learning rate of the convolutions relative to the rest
+    reference_lr: Rate = 1.6e-4  # at reference_seconds of audio an update
+    reference_seconds: Factor = 600.0
+    max_lr: float = Field(default=5e-4, ge=0)
+    conv_lr_scale: Rate = 1.0  # learning rate of the convolutions relative to the rest
 
 
 def peak_learning_rate(config: OptimConfig, batch_seconds: float) -> float:

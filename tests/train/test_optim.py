@@ -1,6 +1,7 @@
 """Learning rate: rule, schedule, groups."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -85,6 +86,19 @@ def test_by_default_all_rates_are_equal() -> None:
     set_learning_rate(optimizer, 1e-3)
     assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 1e-3]
     assert isinstance(optimizer, torch.optim.AdamW)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["reference_lr=inf", "reference_lr=-1e-3", "reference_seconds=0", "max_lr=nan", "conv_lr_scale=inf", "eps=0"],
+)
+def test_rates_and_factors_that_no_run_can_use(override: str) -> None:
+    """A negative rate would climb, and an infinite one, or one per no seconds, makes every weight NaN."""
+    said = rf"^--set {re.escape(override)}: key '\w+': given \S+, allowed: (a finite|greater)"
+    with pytest.raises(UserError, match=said):
+        load_config(OptimConfig, overrides=[override])
+    with pytest.raises(UserError, match="key 'muon_scale': given inf, allowed: a finite number"):
+        load_config(OptimConfig, overrides=["name=muon", "muon_scale=inf"])
 
 
 @pytest.mark.parametrize("override", ["warmup=1.0", "warmup=-0.1", "clip=0.0"])

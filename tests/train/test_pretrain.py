@@ -82,6 +82,21 @@ def test_a_folder_with_a_run_is_not_begun_anew(run: Path, corpus: Path) -> None:
     assert (run / "last.pt").read_bytes() == before
 
 
+def test_a_model_of_another_origin_is_not_replaced(run: Path, corpus: Path, tmp_path: Path) -> None:
+    """A folder as it is released: a model without a run; but a run that was killed before its checkpoint goes on."""
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(UserError, match="holds a model of another origin, and no run that could go on"):
+        pretrain([corpus], tmp_path, config=SHORT)
+    (tmp_path / "recipe.toml").write_text(dump_config(changed(SHORT, seed=4)))
+    with pytest.raises(UserError, match="holds a model of another origin"):
+        pretrain([corpus], tmp_path, config=SHORT)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    (tmp_path / "recipe.toml").write_text(dump_config(SHORT))
+    assert pretrain([corpus], tmp_path, config=SHORT).finished
+
+
 def test_a_checkpoint_of_another_model(run: Path, corpus: Path, tmp_path: Path) -> None:
     config = changed(SHORT, encoder__transformer__dim=48)
     (tmp_path / "recipe.toml").write_text(dump_config(config))
