@@ -6,47 +6,39 @@ run, the rate has three stages, and frames and channels are masked at random. Sp
 head is initialised as the logistic probe on the frozen encoder (arXiv 2202.10054).
 """
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from speechssl import __version__
-from speechssl.audio import seconds_to_samples
 from speechssl.config import UserError, digest
-from speechssl.data.labelled import Example, LabelledBatch, LabelledBatches
-from speechssl.data.training_audio import AudioRecord, TrainingAudio, read_training_audio, write_training_audio
+from speechssl.data.labelled import Example, LabelledBatches
 from speechssl.data.waveforms import WaveformStore
-from speechssl.decoding.general import is_english
 from speechssl.decoding.phones import PhoneVocabulary
 from speechssl.distributed import hold_run, process_group
-from speechssl.models.bundled import origin_of
 from speechssl.models.classifier import Classifier, LogMelClassifier
-from speechssl.models.ctc import CTCModel, frames_needed
+from speechssl.models.ctc import CTCModel
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.heads import Head, save_head
+from speechssl.models.heads import Head
 from speechssl.models.storage import HEAD, load_encoder, model_hash, read_model_config, read_tensors
 from speechssl.nn.memory import keep_freed_memory
-from speechssl.objectives.base import Metrics, StepOutput, Trainable
-from speechssl.terminal import say_once
-from speechssl.text import TEXT_RULES, Vocabulary
+from speechssl.objectives.base import Metrics
+from speechssl.text import Vocabulary
 from speechssl.train.claim import ANY_DEVICES, claim
-from speechssl.train.criteria import Criterion, criterion_of
+from speechssl.train.criteria import criterion_of
+from speechssl.train.fine_tuned import model_saver
 from speechssl.train.finetune_config import FinetuneConfig
 from speechssl.train.health import HealthConfig, HealthMonitor
+from speechssl.train.labelled_checks import refuse_shared, refuse_unwritable, usable_examples
 from speechssl.train.loop import fit
 from speechssl.train.metrics_file import write_curves
 from speechssl.train.probe_start import start_as_probe
+from speechssl.train.supervised import Supervised
 from speechssl.train.trainer import Batches, Training
 
 _NOTHING = "nothing to train on: no labelled utterance that can be used"
-_HIDE = 41  # part of the seed, so that this random stream differs from others
 
 
 @dataclass(frozen=True)
@@ -106,8 +98,10 @@ def finetune(
         if config.kind == "ctc":
             vocabulary = vocabulary if continued else _vocabulary(config, vocabulary, train)
             assert vocabulary is not None
-            _refuse_unwritable(store, [*train, *valid], vocabulary)
-        train, valid, left_out = _usable(store, train, valid, config=config, encoder=encoder, vocabulary=vocabulary)
+            refuse_unwritable(store, [*train, *valid], vocabulary)
+        train, valid, left_out = usable_examples(
+            store, train, valid, config=config, encoder=encoder, vocabulary=vocabulary
+        )
         if continued is not None and not train:
             raise UserError(_NOTHING)
         model = continued or _model(encoder, train, config, start=start, vocabulary=vocabulary)
@@ -118,7 +112,7 @@ def finetune(
             start_as_probe(model, store, train, seed=config.seed)
         if not config.train_conv and start is not None:
             encoder.features.requires_grad_(requires_grad=False)
-        save = _saver(
+        save = model_saver(
             model,
             store,
             train,
@@ -163,26 +157,6 @@ def finetune(
     )
 
 
-def refuse_shared(store: WaveformStore, train: Sequence[Example], valid: Sequence[Example]) -> None:
-    """Raise `UserError` where an utterance, its audio, or a known speaker, is both trained on and held out."""
-    both = {example.index for example in train} & {example.index for example in valid}
-    if both:
-        raise UserError(f"{store.utterances[min(both)].audio}: is both trained on and held out")
-    copied = AudioRecord.of(store, (each.index for each in valid)).find(store, (each.index for each in train))
-    if copied:
-        raise UserError(
-            f"{store.utterances[copied[0]].audio}: its audio is both trained on and held out, under another name or in "
-            "another stretch" + (f", with {len(copied) - 1} others" if len(copied) > 1 else "")
-        )
-    trained, held = ({store.speakers[example.index] for example in part} for part in (train, valid))
-    shared = sorted(speaker for speaker in trained & held if speaker is not None)
-    if shared:
-        raise UserError(
-            f"{store.folder}: speaker {shared[0]!r} is both trained on and held out"
-            + (f", with {len(shared) - 1} others" if len(shared) > 1 else "")
-        )
-
-
 def _refuse_settings(config: FinetuneConfig, *, out: Path, start: Path | None) -> None:
     if config.network == "logmel-cnn" and (config.kind == "ctc" or start is not None):
         raise UserError("network=logmel-cnn: a classifier that is trained from scratch, not from a model")
@@ -194,30 +168,6 @@ def _refuse_settings(config: FinetuneConfig, *, out: Path, start: Path | None) -
         raise UserError("loop.compile: fine-tuning's batches have many lengths, each compiled separately; leave it off")
     if start is not None and out.resolve() == start.resolve():
         raise UserError(f"{out}: is the model to start from; choose another folder for the fine-tuned one")
-
-
-def _usable(
-    store: WaveformStore,
-    train: Sequence[Example],
-    valid: Sequence[Example],
-    *,
-    config: FinetuneConfig,
-    encoder: SpeechEncoder,
-    vocabulary: Vocabulary | None,
-) -> tuple[list[Example], list[Example], int]:
-    """Examples without those whose transcripts cannot be aligned or would be cropped, and the number of those."""
-    if config.kind != "ctc" or vocabulary is None:
-        return list(train), list(valid), 0
-    longest = seconds_to_samples(config.batches.max_seconds)
-
-    def fits(example: Example) -> bool:
-        samples = int(store.lengths[example.index])
-        frames = int(encoder.num_frames(torch.tensor(samples)))
-        symbols = [ord(symbol) for symbol in vocabulary.written(example.target)]
-        return samples <= longest and 0 < frames_needed(symbols) <= frames
-
-    kept = [[example for example in part if fits(example)] for part in (train, valid)]
-    return kept[0], kept[1], len(train) + len(valid) - len(kept[0]) - len(kept[1])
 
 
 def _model(
@@ -255,73 +205,6 @@ def _vocabulary(config: FinetuneConfig, given: Vocabulary | None, train: Sequenc
     return given or Vocabulary.from_texts(each.target for each in train)
 
 
-def _refuse_unwritable(store: WaveformStore, examples: Sequence[Example], vocabulary: Vocabulary) -> None:
-    """Raise `UserError` where phones are learnt, and a transcript is not English or has a word without phones."""
-    if not isinstance(vocabulary, PhoneVocabulary):
-        return
-    nameless = sum(store.utterances[example.index].language is None for example in examples)
-    if nameless:
-        say_once(f"{store.folder}: {nameless} transcripts name no language; ctc.units=phones read them as English")
-    for example in examples:
-        item = store.utterances[example.index]
-        if item.language is not None and not is_english(item.language):
-            raise UserError(
-                f"{item.audio}: language {item.language!r}, and ctc.units=phones are those of English; use "
-                "ctc.units=characters"
-            )
-        wrong = next((word for word in example.target.split() if not vocabulary.can_write(word)), None)
-        if wrong is not None:
-            raise UserError(
-                f"{item.audio}: ctc.units=phones need words of the letters a to z, got {wrong!r}; write numbers as "
-                "words, or use ctc.units=characters"
-            )
-
-
-class Supervised(Trainable):
-    """A model with a head and the loss of its labels.
-
-    Args:
-        model: the trained model.
-        criterion: its loss.
-        config: what is masked and how long the encoder is frozen.
-    """
-
-    criterion = "error"
-
-    def __init__(self, model: Head, loss: Criterion, config: FinetuneConfig):
-        super().__init__()
-        self.model, self.loss, self.config = model, loss, config
-
-    def forward(
-        self,
-        batch: LabelledBatch,
-        *,
-        step: int,  # noqa: ARG002 -- the loop passes it; draws follow the batch
-        progress: float,
-        shared: Mapping[str, Tensor] | None = None,  # noqa: ARG002 -- the loop passes it
-    ) -> StepOutput:
-        """See `Trainable.forward`."""
-        output = self.model(batch.waveforms, batch.num_samples, **self._hidden(batch, progress))
-        return self.loss.loss(output, batch.examples.tolist(), progress=progress)
-
-    def _hidden(self, batch: LabelledBatch, progress: float) -> dict[str, Any]:
-        if isinstance(self.model, LogMelClassifier):
-            return {}
-        frozen = {"frozen": progress < self.config.frozen}
-        if not self.training:
-            return frozen
-        rngs = [np.random.default_rng((self.config.seed, _HIDE, batch.number, row)) for row in batch.rows.tolist()]
-        return frozen | {"hidden": self.model.trunk.draw(batch.num_samples, self.config.hide, rngs=rngs)}
-
-    def metrics(self, terms: dict[str, Tensor], stats: dict[str, Tensor]) -> Metrics:
-        """Metrics of the criterion."""
-        return self.loss.metrics(terms, stats)
-
-    def summary(self, metrics: Mapping[str, Any]) -> str:
-        """Summary of the criterion."""
-        return self.loss.summary(metrics)
-
-
 def _batches(
     model: Head, store: WaveformStore, part: Sequence[Example], *, config: FinetuneConfig, training: bool
 ) -> LabelledBatches:
@@ -354,68 +237,6 @@ def _rates(model: Head, config: FinetuneConfig) -> Callable[[str], float]:
         return config.optim.encoder_scale * config.optim.layer_decay**depth
 
     return rate
-
-
-def _saver(
-    model: Head,
-    store: WaveformStore,
-    train: Sequence[Example],
-    valid: Sequence[Example],
-    *,
-    out: Path,
-    start: Path | None,
-    before: Mapping[str, Any],
-    command: str,
-    keep_start: float,
-) -> Callable[[Any, int, float], None]:
-    """Function that writes the model folder; with ``keep_start``, of weights averaged with the initial ones.
-
-    WiSE-FT: Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (arXiv 2109.01903): the mean of the weights
-    before and after fine-tuning is better than either outside the fine-tuning data, such as on other speakers and
-    rooms. Of a recogniser that is trained further, ``before`` is the `config.json`.
-    """
-    earlier: Mapping[str, Any] = before.get("training", {})
-    items = [store.utterances[example.index] for example in train]
-    used = TrainingAudio(
-        fine_tuning=AudioRecord.of(store, (example.index for example in train)),
-        selection=AudioRecord.of(store, (example.index for example in valid)),
-    )
-    audio_record = read_training_audio(start) | used
-    begin = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()} if keep_start else {}
-
-    def save(trained: Supervised, step: int, seconds_seen: float) -> None:
-        training = {
-            "corpus": str(store.folder),
-            "content_hash": store.content_hash(),
-            "utterances": len(items),
-            "minutes": round(sum(item.duration for item in items) / 60, 2),
-            "speakers": sorted(
-                {item.speaker for item in items if item.speaker is not None} | {*earlier.get("speakers", ())}
-            ),
-        }
-        if isinstance(model, CTCModel):
-            training["text_rules"] = TEXT_RULES
-            languages = {item.language for item in items if item.language is not None}
-            training["languages"] = sorted(languages | {*earlier.get("languages", ())})
-        provenance = {
-            "speechssl": __version__,
-            "torch": torch.__version__,
-            "command": command,
-            "start": None if start is None else origin_of(start),
-            "synthetic": any(bool(item.extras.get("synthetic")) for item in items)
-            or bool(before.get("provenance", {}).get("synthetic")),
-            "steps": step,
-            "seconds_seen": round(seconds_seen, 1),
-        }
-        saved = trained.model
-        if keep_start:
-            saved = copy.deepcopy(trained.model).cpu()
-            now = saved.state_dict()
-            saved.load_state_dict({name: torch.lerp(value, begin[name], keep_start) for name, value in now.items()})
-        write_training_audio(out, audio_record)  # before the model: never a model without its record
-        save_head(out, saved, extra={"training": training, "provenance": provenance})
-
-    return save
 
 
 def _origin(train: Sequence[Example], valid: Sequence[Example], *, start: Path | None, model: Head) -> list[str]:

@@ -16,7 +16,7 @@ from speechssl.data.marks import Values
 from speechssl.data.utterance import Utterance
 from speechssl.data.waveforms import WaveformStore
 from speechssl.train.examples import Labelled, Learn, choose, examples_of
-from speechssl.train.finetune import refuse_shared
+from speechssl.train.labelled_checks import refuse_shared
 
 ITEMS = [
     Utterance(
