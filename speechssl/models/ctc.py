@@ -55,10 +55,14 @@ class CTCConfig(Config):
 
 @dataclass(frozen=True)
 class CTCOutput:
-    """Natural logarithms of each symbol's probability in each frame, in fp32, with the number of valid frames."""
+    """Natural logarithms of each symbol's probability in each frame, in fp32, with the number of valid frames.
+
+    ``middle`` is the encoder's hidden state at half depth, for losses there.
+    """
 
     log_probs: Float[Tensor, "batch frames symbols"]
     num_frames: Int[Tensor, " batch"]
+    middle: Float[Tensor, "batch frames dim"] | None = None
 
 
 class TimeDelayLayers(nn.Module):
@@ -139,7 +143,9 @@ class CTCModel(nn.Module):
         assert output.num_frames is not None
         logits = self.logits(output)
         with torch.autocast(logits.device.type, enabled=False):  # bf16 has three digits: too few for a log-softmax
-            return CTCOutput(logits.float().log_softmax(dim=-1), output.num_frames)
+            log_probs = logits.float().log_softmax(dim=-1)
+        states = output.hidden_states
+        return CTCOutput(log_probs, output.num_frames, middle=None if states is None else states[len(states) // 2])
 
     def logits(self, output: EncoderOutput) -> Float[Tensor, "batch frames symbols"]:
         """Scores of the symbols from all layers of an encoder."""

@@ -14,6 +14,7 @@ from speechssl.models.classifier import Classifier, LogMelClassifier
 from speechssl.models.ctc import CTCModel, CTCOutput, ctc_loss
 from speechssl.models.heads import Head
 from speechssl.objectives.base import Curve, Metrics, StepOutput
+from speechssl.train.ctc_terms import CTCTerms, CTCTermsConfig
 
 TIE = 1e-4  # weight of the loss against the error rates: it decides between equal ones
 ONLY_BLANKS = 0.995  # fraction of blank frames above which a CTC model counts as giving empty transcripts
@@ -44,7 +45,13 @@ class Criterion(Protocol):
 
 
 def criterion_of(
-    model: Head, train: Sequence[Example], valid: Sequence[Example], *, class_weights: bool, steps: int
+    model: Head,
+    train: Sequence[Example],
+    valid: Sequence[Example],
+    *,
+    class_weights: bool,
+    steps: int,
+    terms: CTCTermsConfig | None = None,
 ) -> Criterion:
     """The criterion of a model.
 
@@ -52,7 +59,7 @@ def criterion_of(
         UserError: a class is held out but not trained on, or a training character is not in the vocabulary.
     """
     if isinstance(model, CTCModel):
-        return CTC(model, train, valid, steps=steps)
+        return CTC(model, train, valid, steps=steps, terms=terms or CTCTermsConfig())
     return CrossEntropy(model, train, valid, class_weights=class_weights)
 
 
@@ -125,8 +132,17 @@ class CTC:
         Curve("cer", "Blanks and errors", label="character error rate", training=False, headline=True),
     )
 
-    def __init__(self, model: CTCModel, train: Sequence[Example], valid: Sequence[Example], *, steps: int):
+    def __init__(
+        self,
+        model: CTCModel,
+        train: Sequence[Example],
+        valid: Sequence[Example],
+        *,
+        steps: int,
+        terms: CTCTermsConfig,
+    ):
         self.model, self.steps = model, steps
+        self.terms = CTCTerms(terms, dim=model.trunk.encoder.config.dim, symbols=len(model.vocabulary))
         if not model.vocabulary.writes_words:
             self._texts = [model.vocabulary.written(example.target) for example in valid]
             self._train, self._valid = (
@@ -144,10 +160,11 @@ class CTC:
         self._valid = [model.vocabulary.encode(text) for text in writable]
 
     def loss(self, output: CTCOutput, places: Sequence[int], *, progress: float) -> StepOutput:
-        """See `Criterion.loss`; targets are characters."""
+        """See `Criterion.loss`; targets are symbols. What is logged is CTC alone, without additions."""
         known = self._train if self.model.training else self._valid
         targets = [known[place] for place in places]
-        total = ctc_loss(output, targets).sum()
+        alone = ctc_loss(output, targets).sum()
+        total = self.terms(output, targets) if self.terms.active and self.model.training else alone
         best, device = output.log_probs.argmax(dim=-1), output.log_probs.device
         frames = output.num_frames.sum().float()
         spoken = torch.arange(best.shape[1], device=device) < output.num_frames.unsqueeze(1)
@@ -160,7 +177,7 @@ class CTC:
         if not self.model.training:
             rows = [row[:count] for row, count in zip(best.tolist(), output.num_frames.tolist(), strict=True)]
             stats |= self._errors([self._texts[place] for place in places], rows, device)
-        return StepOutput(total, {"ctc": total.detach()}, stats)
+        return StepOutput(total, {"ctc": alone.detach()}, stats)
 
     def _errors(self, texts: Sequence[str], rows: Sequence[Sequence[int]], device: torch.device) -> dict[str, Tensor]:
         written = [self.model.vocabulary.decode(row, collapse=True) for row in rows]

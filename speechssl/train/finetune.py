@@ -28,6 +28,7 @@ from speechssl.objectives.base import Metrics
 from speechssl.text import Vocabulary
 from speechssl.train.claim import ANY_DEVICES, claim
 from speechssl.train.criteria import criterion_of
+from speechssl.train.ctc_terms import CTCTermsConfig
 from speechssl.train.fine_tuned import model_saver
 from speechssl.train.finetune_config import FinetuneConfig
 from speechssl.train.health import HealthConfig, HealthMonitor
@@ -94,6 +95,7 @@ def finetune(
             encoder, vocabulary = continued.trunk.encoder, continued.vocabulary
         else:
             encoder = SpeechEncoder(config.encoder) if start is None else load_encoder(start)
+        _reset_blocks(encoder, config.reset_blocks)
         encoder.transformer.recompute = config.loop.recompute
         if config.kind == "ctc":
             vocabulary = vocabulary if continued else _vocabulary(config, vocabulary, train)
@@ -123,7 +125,14 @@ def finetune(
             command=command,
             keep_start=config.keep_start,
         )
-        loss = criterion_of(model, train, valid, class_weights=config.class_weights, steps=config.loop.steps)
+        loss = criterion_of(
+            model,
+            train,
+            valid,
+            class_weights=config.class_weights,
+            steps=config.loop.steps,
+            terms=config.ctc_terms,
+        )
         if process.is_main:
             write_curves(out, loss.curves)
         batches = _batches(model, store, train, config=config, training=True)
@@ -164,10 +173,28 @@ def _refuse_settings(config: FinetuneConfig, *, out: Path, start: Path | None) -
         raise UserError(
             "loop.recompute=true: network=logmel-cnn has no Transformer blocks to compute again; leave it off"
         )
+    if config.kind != "ctc" and config.ctc_terms != CTCTermsConfig():
+        raise UserError("ctc_terms: additions to the CTC loss, which a classifier does not have; leave them out")
+    if config.reset_blocks and start is None:
+        raise UserError(f"reset_blocks={config.reset_blocks}: without a start all weights are random; leave it out")
     if config.loop.compile:
         raise UserError("loop.compile: fine-tuning's batches have many lengths, each compiled separately; leave it off")
     if start is not None and out.resolve() == start.resolve():
         raise UserError(f"{out}: is the model to start from; choose another folder for the fine-tuned one")
+
+
+def _reset_blocks(encoder: SpeechEncoder, count: int) -> None:
+    """Random weights in the top blocks of the Transformer, which pretraining made for its own targets.
+
+    Pasad et al. 2021, "Layer-wise Analysis of a Self-supervised Speech Representation Model" (arXiv 2107.04734),
+    section 5.
+    """
+    if count > len(encoder.transformer.layers):
+        raise UserError(f"reset_blocks={count}: the encoder has {len(encoder.transformer.layers)} blocks")
+    if count:
+        fresh = SpeechEncoder(encoder.config).transformer.layers
+        for block, new in zip(encoder.transformer.layers[-count:], fresh[-count:], strict=True):
+            block.load_state_dict(new.state_dict())
 
 
 def _model(

@@ -17,6 +17,7 @@ from speechssl.models.ctc import CTCConfig
 from speechssl.models.encoder import PRESETS, EncoderConfig
 from speechssl.models.logmel_cnn import LogMelCNNConfig
 from speechssl.nn.masking import HideConfig
+from speechssl.train.ctc_terms import CTCTermsConfig
 from speechssl.train.optim import AdamWConfig, Factor, Rate
 from speechssl.train.trainer import LoopConfig
 
@@ -43,9 +44,11 @@ class FinetuneConfig(Config):
     encoder: EncoderConfig = PRESETS["tiny"]  # where no start is given
     classifier: ClassifierConfig = ClassifierConfig()
     ctc: CTCConfig = CTCConfig()
+    ctc_terms: CTCTermsConfig = CTCTermsConfig()
     logmel_cnn: LogMelCNNConfig = LogMelCNNConfig()
     head_start: Literal["probe", "random"] = "probe"
     train_conv: bool = False
+    reset_blocks: NonNegativeInt = 0  # of the Transformer, from the top, that start from random weights (2107.04734)
     frozen: float = Field(default=0.0, ge=0, le=1)  # fraction of the run during which the encoder is frozen
     class_weights: bool = True
     keep_start: float = Field(default=0.0, ge=0, lt=1)  # WiSE-FT: weight of the initial weights in the saved model

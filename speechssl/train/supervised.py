@@ -10,7 +10,7 @@ from speechssl.data.labelled import LabelledBatch
 from speechssl.models.classifier import LogMelClassifier
 from speechssl.models.heads import Head
 from speechssl.objectives.base import Metrics, StepOutput, Trainable
-from speechssl.train.criteria import Criterion
+from speechssl.train.criteria import CTC, Criterion
 from speechssl.train.finetune_config import FinetuneConfig
 
 _HIDE = 41  # part of the seed, so that this random stream differs from others
@@ -30,6 +30,7 @@ class Supervised(Trainable):
     def __init__(self, model: Head, loss: Criterion, config: FinetuneConfig):
         super().__init__()
         self.model, self.loss, self.config = model, loss, config
+        self.terms = loss.terms if isinstance(loss, CTC) else None
 
     def forward(
         self,
@@ -42,6 +43,11 @@ class Supervised(Trainable):
         """See `Trainable.forward`."""
         output = self.model(batch.waveforms, batch.num_samples, **self._hidden(batch, progress))
         return self.loss.loss(output, batch.examples.tolist(), progress=progress)
+
+    def after_update(self, *, step: int, progress: float) -> None:  # noqa: ARG002 -- the loop passes them
+        """Update the running mean of a label prior."""
+        if self.terms is not None:
+            self.terms.after_update()
 
     def _hidden(self, batch: LabelledBatch, progress: float) -> dict[str, Any]:
         if isinstance(self.model, LogMelClassifier):

@@ -33,6 +33,8 @@ from tests.train.conftest import Processes, rows, tensors
 from tests.train.labelled import BY_KIND, CLASSIFIER, CTC, RESTLESS, TEXTS, examples, waveforms
 from tests.train.test_distributed import gloo_environments
 
+WITH_TERMS = changed(CTC, ctc_terms__label_prior=0.3, ctc_terms__middle=0.3, reset_blocks=1)
+
 
 def run(
     store: WaveformStore,
@@ -237,11 +239,11 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, updates: int) -> None:
 
 
 @pytest.mark.usefixtures("two_threads")
-@pytest.mark.parametrize("kind", BY_KIND)
+@pytest.mark.parametrize("base", [CTC, CLASSIFIER, WITH_TERMS], ids=["ctc", "classifier", "ctc with more terms"])
 def test_a_stopped_run_goes_on_bit_for_bit(
-    store: WaveformStore, start: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    store: WaveformStore, start: Path, tmp_path: Path, base: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = changed(BY_KIND[kind], head_start="probe", **RESTLESS)
+    config = changed(base, head_start="probe", **RESTLESS)
     options = {"start": start, "train": "012", "valid": "3"}
     whole = run(store, tmp_path / "whole", config, **options)
     for updates in (1, 4):
