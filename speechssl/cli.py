@@ -195,16 +195,19 @@ def pretrain(
 ) -> None:
     """Pretrain an encoder without labels. A stopped run resumes with the same command."""
     from speechssl.config import load_config
-    from speechssl.train.adapt import adaptation, objective_of
+    from speechssl.train.adapt import NEW, adaptation, objective_of
     from speechssl.train.pretrain import pretrain as run
     from speechssl.train.pretrain_config import config_of, objective_name, runs
     from speechssl.train.timeline import parse_time
 
     start = None if start is None else _named(start)
-    name = objective_name(objective, config, sets, start=None if start is None else objective_of(start))
+    before = None if start is None else objective_of(start)
+    name = objective_name(objective, config, sets, start=None if start is None else before or NEW)
     defaults = runs(name)[preset] if start is None else adaptation(runs(name)[preset], start)
     if budget is not None:
         sets = [f"loop.budget={parse_time(budget)}", "optim.schedule=wsd", *sets]
+    if start is not None and name != before:
+        say_once(f"{start}: its encoder goes on with a new objective, {name}, instead of {before or 'none'}")
     recipe = load_config(config_of(name), config, overrides=sets, defaults=defaults)
     with _health_errors():
         result = run(corpora, out, config=recipe, start=start, command=_spoken.get(), find_batch=find_batch)

@@ -8,6 +8,7 @@ ranks, so that accumulation, data parallelism and one large batch give the same 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jaxtyping import Bool, Float
@@ -32,6 +33,10 @@ class ObjectiveConfig(Config):
 
     def continued(self) -> "ObjectiveConfig":
         """Settings for a run that continues from a model of this objective."""
+        return self
+
+    def around(self, start: Path) -> "ObjectiveConfig":  # noqa: ARG002 -- a default
+        """Settings of a new objective around the encoder of a model that was trained with another, or without one."""
         return self
 
     def shapes(self, encoder: EncoderConfig) -> dict[str, tuple[int, ...]]:  # noqa: ARG002 -- a default

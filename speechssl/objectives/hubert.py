@@ -12,6 +12,7 @@ feature penalty nor a smaller gradient into the convolutions, as Lin et al. 2022
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -63,6 +64,10 @@ class HubertConfig(ProsodyConfig):
     feature_penalty: float = 10.0  # weight of the mean square of the latents before their norm
     feature_gradient: float = 0.1  # scale of the gradient into the convolutions
     symptoms: SymptomConfig = SymptomConfig()
+
+    def around(self, start: Path) -> "HubertConfig":
+        """Its units are clusters of the encoder's middle layer, as in HuBERT's second iteration."""
+        return self.model_copy(update={"units": self.units.model_copy(update={"source": str(start)})})
 
     def shapes(self, encoder: EncoderConfig) -> dict[str, tuple[int, ...]]:
         """Shapes of the units' vectors and of the projection."""

@@ -5,6 +5,9 @@ randomly initialised head damage a trained encoder, restarted schedules undo the
 causes forgetting in the first hundred updates. So all parameters of the objective are loaded, its schedules keep the
 final values of the first run (:meth:`~speechssl.objectives.base.ObjectiveConfig.continued`), and the rate is a fraction
 of the first run's, with a longer warm-up.
+
+A model without an objective (the bundled one, an imported one), or one that is to go on with another, has its encoder
+carried over and a new objective around it.
 """
 
 import json
@@ -12,8 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pydantic
+from torch import Tensor, nn
 
 from speechssl.config import UserError
+from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.files import read_header, read_tensors
 from speechssl.models.storage import PREFIX, read_encoder_config, read_model_config
 from speechssl.objectives import load_objective
@@ -24,15 +29,22 @@ RATE = 0.3  # of the first run's learning rates
 WARMUP = 0.15  # of the run
 
 
-def objective_of(start: Path) -> str:
-    """The objective that pretrained a model.
+NEW = "hubert"
+"""The objective around an encoder that comes without one: its units are those of a layer of that encoder."""
+
+
+def objective_of(start: Path) -> str | None:
+    """The objective that pretrained a model; None where its folder has none.
 
     Raises:
-        UserError: not a model folder, or one without an objective.
+        UserError: not a model folder, a model with a head, or an objective that this version does not have.
     """
-    name = dict(read_model_config(start).get("objective") or {}).get("name")
+    config = read_model_config(start)
+    if "head" in config:
+        raise UserError(f"{start}: a fine-tuned model; pretraining goes on from a pretrained one")
+    name = dict(config.get("objective") or {}).get("name")
     if name is None:
-        raise UserError(f"{start}: has no objective to continue with (a fine-tuned or imported model?)")
+        return None
     try:
         load_objective(str(name))
     except UserError as error:
@@ -44,24 +56,31 @@ def adaptation(defaults: PretrainConfig, start: Path) -> PretrainConfig:
     """Settings for continuing from a model: its encoder and objective, crops as it needs them, a smaller rate.
 
     Args:
-        defaults: settings of a run with the same objective, for all the rest.
+        defaults: settings of a run with the objective that is to be trained, for all the rest.
         start: a model folder.
 
     Raises:
-        UserError: not a model folder, or one without an objective.
+        UserError: not a model folder, or its objective cannot be read.
     """
-    kind: type[ObjectiveConfig] = load_objective(objective_of(start)).Config
     encoder = read_encoder_config(start)
-    try:
-        settings = kind.model_validate_json(json.dumps(read_model_config(start)["objective"]))
-    except pydantic.ValidationError as error:
-        raise UserError(f"{start / 'config.json'}: {' '.join(str(error.errors()[0]['msg']).split())}") from None
-    _check_objective(start, settings.shapes(encoder))
+    if objective_of(start) == defaults.objective.name:
+        settings = _settings(start, type(defaults.objective))
+        _check_objective(start, settings.shapes(encoder))
+        settings = settings.continued()
+    else:
+        settings = defaults.objective.around(start)
     slower = {"reference_lr": RATE * defaults.optim.reference_lr, "max_lr": RATE * defaults.optim.max_lr}
     optim = defaults.optim.model_copy(update={**slower, "warmup": max(WARMUP, defaults.optim.warmup)})
     crops = defaults.crops.model_copy(update={"normalize": encoder.normalize})
-    changes = {"encoder": encoder, "objective": settings.continued(), "crops": crops, "optim": optim}
+    changes = {"encoder": encoder, "objective": settings, "crops": crops, "optim": optim}
     return defaults.model_copy(update=changes)
+
+
+def _settings(start: Path, kind: type[ObjectiveConfig]) -> ObjectiveConfig:
+    try:
+        return kind.model_validate_json(json.dumps(read_model_config(start)["objective"]))
+    except pydantic.ValidationError as error:
+        raise UserError(f"{start / 'config.json'}: {' '.join(str(error.errors()[0]['msg']).split())}") from None
 
 
 def _check_objective(start: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -74,6 +93,15 @@ def _check_objective(start: Path, shapes: Mapping[str, tuple[int, ...]]) -> None
             raise UserError(f"{start}: objective.{name} {given}, its settings need {list(shape)}")
 
 
+def carry_over_encoder(start: Path, encoder: SpeechEncoder) -> None:
+    """Load the encoder of a model folder, before an objective and its teachers are made of it.
+
+    Raises:
+        UserError: the weights are not those of this architecture, or some are missing.
+    """
+    _load(encoder, read_tensors(start / "model.safetensors", prefix=PREFIX), start)
+
+
 def carry_over(start: Path, objective: Objective) -> None:
     """Load the encoder and all other parameters of a model folder into an objective; a teacher starts as the encoder.
 
@@ -83,14 +111,17 @@ def carry_over(start: Path, objective: Objective) -> None:
     path = start / "model.safetensors"
     encoder, encoders = read_tensors(path, prefix=PREFIX), {ENCODER, objective.released_prefix}
     weights = {prefix + name: value for prefix in encoders for name, value in encoder.items()}
-    weights |= read_tensors(path, prefix="objective.")
-    wanted = objective.state_dict()
+    _load(objective, weights | read_tensors(path, prefix="objective."), start)
+
+
+def _load(module: nn.Module, weights: Mapping[str, Tensor], start: Path) -> None:
+    wanted = module.state_dict()
     lacking, foreign = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
     other = [name for name in sorted(wanted.keys() & weights.keys()) if wanted[name].shape != weights[name].shape]
     if lacking or foreign or other:
         found = (("not there", lacking), ("without a place", foreign), ("of another shape", other))
         words = [f"{len(names)} {what} ({names[0]}{', …' * (len(names) > 1)})" for what, names in found if names]
         raise UserError(
-            f"{path}: not a model of these settings; tensors: {', '.join(words)}; the architecture is the model's own"
+            f"{start}: not a model of these settings; tensors: {', '.join(words)}; the architecture is the model's own"
         )
-    objective.load_state_dict(weights)
+    module.load_state_dict(weights)

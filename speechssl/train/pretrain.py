@@ -29,7 +29,7 @@ from speechssl.nn.memory import keep_freed_memory
 from speechssl.objectives import load_objective
 from speechssl.objectives.base import ENCODER, Metrics, Objective
 from speechssl.terminal import say_once
-from speechssl.train.adapt import carry_over
+from speechssl.train.adapt import carry_over, carry_over_encoder, objective_of
 from speechssl.train.claim import ANY_DEVICES, LENGTH, claim, claim_labels
 from speechssl.train.find_batch import find_accumulation
 from speechssl.train.health import HealthMonitor
@@ -97,6 +97,8 @@ def pretrain(
             claim(out, config, stores, resume=resume, parts=parts, may_change=may_change)
         torch.manual_seed(config.seed)
         encoder = SpeechEncoder(config.encoder)
+        if start is not None:  # before a teacher is made of it
+            carry_over_encoder(start, encoder)
         method = load_objective(config.objective.name)
         objective: Objective = method.build(encoder, config.objective, seed=config.seed)
         spec = objective.batch_spec
@@ -106,7 +108,7 @@ def pretrain(
             claim_labels(out, labels)
         train, valid = split(stores, config, spec=spec, labels=labels)
         _check_lengths(objective, config)
-        if start is not None:
+        if start is not None and objective_of(start) == config.objective.name:
             carry_over(start, objective)
         encoder.transformer.recompute = config.loop.recompute
         if config.loop.compile:

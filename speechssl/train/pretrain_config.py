@@ -96,16 +96,16 @@ def objective_name(
         option: value of `--objective`.
         recipe: a TOML file.
         overrides: settings of the command line.
-        start: objective of the model to continue from.
+        start: objective of the model to continue from, where nothing else is named.
 
     Raises:
-        UserError: they contradict each other, or there is no such objective.
+        UserError: command line and recipe contradict each other, or there is no such objective.
     """
     written = value_of(recipe, overrides, "objective.name")
-    named = {"--objective": option, "objective.name": written, "the model to start from": start}
+    named = {"--objective": option, "objective.name": written}
     given = {where: str(name) for where, name in named.items() if name is not None}
     if len(set(given.values())) > 1:
         raise UserError("; ".join(f"{where} is {name}" for where, name in given.items()) + ": choose one objective")
-    name = next(iter(given.values()), OBJECTIVES[0])
+    name = next(iter(given.values()), start or OBJECTIVES[0])
     load_objective(name)
     return name

@@ -9,10 +9,10 @@ import torch
 from speechssl.cli import main
 from speechssl.config import UserError
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.storage import read_tensors, save_model
+from speechssl.models.storage import load_encoder, read_model_config, read_tensors, save_model
 from speechssl.objectives import load_objective
 from speechssl.objectives.base import ENCODER
-from speechssl.train.adapt import adaptation
+from speechssl.train.adapt import NEW, adaptation
 from speechssl.train.pretrain import pretrain
 from tests.toys import MICRO_ENCODER, MICRO_RUN, changed, toy_corpus
 from tests.train.conftest import rows
@@ -90,14 +90,32 @@ def test_crops_are_those_of_the_encoder(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_gone_on_with(first: Path, corpus: Path, tmp_path: Path) -> None:
-    save_model(tmp_path / "bare", SpeechEncoder(MICRO_ENCODER))
-    with pytest.raises(UserError, match=r"bare: has no objective to continue with"):
-        adaptation(MICRO_RUN, tmp_path / "bare")
+    save_model(tmp_path / "tuned", SpeechEncoder(MICRO_ENCODER), extra={"head": {"kind": "ctc"}})
+    with pytest.raises(UserError, match=r"tuned: a fine-tuned model; pretraining goes on from a pretrained one"):
+        adaptation(MICRO_RUN, tmp_path / "tuned")
     with pytest.raises(UserError, match="not a model folder"):
         adaptation(MICRO_RUN, tmp_path / "none")
     other = changed(adaptation(MICRO_RUN, first), objective__dim=48)
     with pytest.raises(UserError, match=r"not a model of these settings; tensors: \d+ "):
         pretrain([corpus], tmp_path / "run", config=other, start=first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hubert", "data2vec", "wav2vec2"])
+def test_an_encoder_alone_goes_on_with_a_new_objective(name: str, corpus: Path, tmp_path: Path) -> None:
+    """At a rate of zero the encoder that comes out, teachers included, is the one that went in."""
+    save_model(tmp_path / "bare", SpeechEncoder(MICRO_ENCODER))
+    sets = ["crops.seconds=1.0", "crops.min_seconds=0.8", "crops.batch_seconds=4", "loop.steps=2", "device=cpu"]
+    sets += ["optim.reference_lr=0", "optim.max_lr=0", "optim.weight_decay=0"]
+    sets += ["objective.units.classes=8"] if name == "hubert" else []
+    words = ["pretrain", str(corpus), "--from", str(tmp_path / "bare"), "--out", str(tmp_path / "run")]
+    chosen = [] if name == NEW else ["--objective", name]
+    assert main([*words, *chosen, *(word for each in sets for word in ("--set", each))]) == 0
+    before, after = load_encoder(tmp_path / "bare").state_dict(), load_encoder(tmp_path / "run").state_dict()
+    assert [key for key, value in before.items() if not torch.equal(value, after[key])] == []
+    settings = read_model_config(tmp_path / "run")["objective"]
+    assert settings["name"] == name
+    assert name != "hubert" or settings["units"]["source"] == str(tmp_path / "bare")
 
 
 @pytest.mark.slow
