@@ -139,9 +139,8 @@ def nt_xent(
     second: Float[Tensor, "rows dim"],
     *,
     temperature: float,
-    gathered: Float[Tensor, "2 all_rows dim"] | None = None,
-    start: int = 0,
-    groups: Int[Tensor, " all_rows"] | None = None,
+    groups: Int[Tensor, " rows"] | None = None,
+    targets: Int[Tensor, " targets"] | None = None,
 ) -> LossSum:
     """NT-Xent of two views of each row: cross-entropy of the other view of the same row among all views, in nats.
 
@@ -149,41 +148,29 @@ def nt_xent(
     (arXiv 2002.05709). The similarity is the cosine. The negatives are both views of all other rows.
 
     Args:
-        first: one view of each row of this process.
+        first: one view of each row of the global batch.
         second: the other view.
         temperature: divides the cosines (paper: 0.1 on ImageNet, 0.5 on CIFAR-10).
-        gathered: both views of the rows of all processes, in the order (view, row). The rows of this process are
-            replaced by ``first`` and ``second``, so that they have gradients. For a gradient equal to that of one large
-            batch the other rows need gradients too: gather with gradients.
-        start: index of this process's first row among the gathered rows.
-        groups: one number per gathered row, such as its recording; rows with the same number are not negatives.
+        groups: one number per row, such as its recording; rows with the same number are not negatives.
+        targets: places of the rows whose two views are targets; default all (:mod:`speechssl.nn.rows`).
 
     Returns:
         Two targets per row; ``stats`` as :func:`info_nce`.
-
-    Raises:
-        ValueError: the rows do not fit into the gathered ones at ``start``.
 
     >>> rows = torch.eye(3)
     >>> loss = nt_xent(rows, rows, temperature=1.0)
     >>> round(float(loss.total / loss.count), 4), int(loss.stats["correct"])  # ln(e + 4) - 1
     (0.9048, 6)
     """
-    rows, every = len(first), len(first) if gathered is None else gathered.shape[1]
-    if not 0 <= start <= every - rows:
-        raise ValueError(f"{rows} rows from row {start} on do not fit into {every} gathered rows")
-    queries = torch.cat([first, second])
-    keys = queries
-    if gathered is not None:
-        keys = torch.cat([gathered[:, :start], torch.stack([first, second]), gathered[:, start + rows :]], dim=1)
-        keys = keys.flatten(0, 1)  # 2*all_rows dim
-    scores = cosine_scores(queries, keys, temperature=temperature)  # 2*rows 2*all_rows
-    row = torch.arange(start, start + rows, device=first.device)
-    other_view = torch.cat([row + every, row])  # place of each query's positive among the keys
+    rows = torch.arange(len(first), device=first.device)
+    targets, groups = (rows if each is None else each for each in (targets, groups))
+    keys = torch.cat([first, second])
+    queries = torch.cat([targets, targets + len(first)])  # their places among the keys
+    scores = cosine_scores(keys[queries], keys, temperature=temperature)  # 2*targets 2*rows
+    other_view = torch.cat([targets + len(first), targets])  # place of each query's positive among the keys
     positive = scores.gather(1, other_view.unsqueeze(1)).squeeze(1)
-    key_groups = (torch.arange(every, device=first.device) if groups is None else groups).repeat(2)
-    query_groups = key_groups[row].repeat(2)
-    return info_nce(positive, scores, same=query_groups.unsqueeze(1) == key_groups)
+    key_groups = groups.repeat(2)
+    return info_nce(positive, scores, same=key_groups[queries].unsqueeze(1) == key_groups)
 
 
 def negative_cosine(

@@ -26,6 +26,7 @@ OBJECTIVES: tuple[str, ...] = (
     "apc",
     "cpc",
     "wav2vec",
+    "simclr",
     "trill",
     "audio2vec",
 )

@@ -26,8 +26,9 @@ from speechssl.data.crops import Seconds
 from speechssl.distributed import sum_over_ranks
 from speechssl.models.encoder import EncoderConfig, SpeechEncoder
 from speechssl.nn.losses import LossSum, semi_hard_triplet
-from speechssl.nn.rows import loss_in_part, scattered
+from speechssl.nn.rows import added, loss_in_part, scattered
 from speechssl.objectives.base import Curve, Metrics, Objective, ObjectiveConfig, StepOutput, Symptom
+from speechssl.objectives.views import pooled
 
 _CROP, _NEAR, _FAR = 0, 1, 2  # places of a row's embeddings
 _ABSENT = -2  # recording of a row that no part of the batch has
@@ -209,16 +210,14 @@ class Trill(Objective):
         """Unit vectors of the crops, near and far ones, in fp32."""
         assert batch.near is not None
         assert batch.far is not None
-        frames = self.encoder(torch.cat([batch.waveforms, batch.near, batch.far])).frames
-        with torch.autocast(frames.device.type, enabled=False):
-            vectors = F.normalize(self.project(frames.float().mean(dim=1)), dim=-1)
-        return vectors.unflatten(0, (3, -1)).transpose(0, 1)
+        vectors = pooled(self.encoder, torch.stack([batch.waveforms, batch.near, batch.far], dim=1))
+        with torch.autocast(vectors.device.type, enabled=False):
+            return F.normalize(self.project(vectors), dim=-1)
 
     @torch.no_grad()
     def gather(self, parts: Sequence[CropBatch], *, step: int) -> dict[str, Tensor]:  # noqa: ARG002 -- no draws
         """Embeddings and recordings of all rows, among which each part finds its negatives."""
-        tables = [_table(part, self.embed(part)) for part in parts]
-        return {name: torch.stack([each[name] for each in tables]).sum(dim=0) for name in tables[0]}
+        return added([_table(part, self.embed(part)) for part in parts])
 
     def metrics(self, terms: dict[str, Tensor], stats: dict[str, Tensor]) -> Metrics:
         """Numbers to log from the summed terms and stats of an effective batch.
