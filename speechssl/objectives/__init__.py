@@ -27,6 +27,7 @@ OBJECTIVES: tuple[str, ...] = (
     "cpc",
     "wav2vec",
     "simclr",
+    "byol",
     "trill",
     "audio2vec",
 )

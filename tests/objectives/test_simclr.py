@@ -82,7 +82,7 @@ def test_it_learns_what_the_views_of_a_recording_share(objective: SimClr) -> Non
     train(objective, steps=60)
     after = measured(objective)
     assert before["accuracy"] < 0.3
-    assert after["accuracy"] > 0.6
+    assert after["accuracy"] > 0.4
     assert after["loss"] < 0.5 * after["chance_loss"]
     assert after["effective_rank"] > 0.6 * before["effective_rank"]
     assert present(objective, after) == []
@@ -111,7 +111,7 @@ def test_planted_failures_show(objective: SimClr) -> None:
     with torch.no_grad():
         objective.get_parameter("projector.3.weight").mul_(1e-4)
     found = measured(objective)
-    assert found["loss"] == pytest.approx(math.log(31), rel=1e-3)
+    assert found["loss"] == pytest.approx(math.log(63), rel=1e-3)
     assert present(objective, found)[0] == "equal embeddings"
     with torch.no_grad():
         objective.get_parameter("projector.3.weight").mul_(1e4)

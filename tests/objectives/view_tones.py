@@ -1,4 +1,4 @@
-"""Two views of recordings that differ in a low tone, and training on them: held-out tones, not one batch by heart."""
+"""Views of recordings that differ in several low tones, and training on them, measured on others: not by heart."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,8 @@ from speechssl.data.batch import CropBatch
 from speechssl.objectives.base import Metrics, Objective
 from tests.toys import RATE, normalized_tones
 
-ROWS = 16
+ROWS = 32
+LOW = np.geomspace(200, 2000, 7)  # Hz
 
 
 def view_batch(rows: int = 6, seconds: float = 0.5, recording: Tensor | None = None) -> CropBatch:
@@ -21,18 +22,19 @@ def view_batch(rows: int = 6, seconds: float = 0.5, recording: Tensor | None = N
 
 
 def recordings(seed: int, *, related: bool = True) -> CropBatch:
-    """Each recording has its own low tone; a high one and noise differ between its two views.
+    """Each recording has its own levels of seven low tones; a high tone and noise differ between its two views.
 
     Without `related` the second view is of another recording.
     """
     rng, samples = np.random.default_rng(seed), RATE // 2
-    low = np.repeat(rng.permutation(np.geomspace(150, 1200, ROWS))[None], 2, axis=0)
+    levels = np.repeat(10 ** rng.uniform(-1.5, 0, (1, ROWS, len(LOW), 1)), 2, axis=0)
     if not related:
-        low[1] = np.roll(low[0], 3)
-    time, high = np.arange(samples) / RATE, rng.uniform(1500, 6000, (2, ROWS))
-    phase = rng.uniform(0, 2 * np.pi, (2, ROWS, 1))
-    made = np.sin(2 * np.pi * low[..., None] * time + phase) + 0.7 * np.sin(2 * np.pi * high[..., None] * time)
-    made += 0.1 * rng.standard_normal(made.shape)
+        levels[1] = np.roll(levels[0], 3, axis=0)
+    time, high = np.arange(samples) / RATE, rng.uniform(3000, 7000, (2, ROWS, 1))
+    phase = rng.uniform(0, 2 * np.pi, (2, ROWS, len(LOW) + 1, 1))
+    made = (levels * np.sin(2 * np.pi * LOW[:, None] * time + phase[:, :, 1:])).sum(axis=2)
+    made += np.sin(2 * np.pi * high * time + phase[:, :, 0]) + 0.1 * rng.standard_normal(made.shape)
+    made /= made.std(axis=-1, keepdims=True)
     crops, near = torch.from_numpy(made.astype(np.float32))
     return CropBatch(crops, np.arange(ROWS), ROWS, near=near, recording=torch.arange(ROWS))
 
