@@ -28,6 +28,7 @@ OBJECTIVES: tuple[str, ...] = (
     "wav2vec",
     "simclr",
     "byol",
+    "dino",
     "trill",
     "audio2vec",
 )

@@ -70,7 +70,7 @@ def test_the_loss_is_the_papers(objective: Byol, batch: CropBatch) -> None:
     ):
         torch.testing.assert_close(got, each, rtol=1e-3, atol=1e-3 * float(each.abs().max()))
     metrics = numbers(objective.metrics(found.terms, found.stats))
-    correct = 0
+    correct, predictions = 0, predictions.detach()
     for k in range(12):
         view, row = divmod(k, 6)
         own = float(predictions[k] @ targets[(k + 6) % 12])
