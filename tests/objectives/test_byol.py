@@ -106,10 +106,10 @@ def test_it_learns_what_the_views_of_a_recording_share() -> None:
     """Predictions that find their recording among 32, with vectors that still differ in as many directions."""
     objective = built(LEARNING)
     before = measured(objective)
-    train(objective, steps=120, rate=1e-3)
+    train(objective, steps=160, rate=1e-3)
     after = measured(objective)
     assert before["accuracy"] < 0.1
-    assert after["accuracy"] > 0.25
+    assert after["accuracy"] > 0.3
     assert after["loss"] < 0.2 * before["loss"]
     assert min(after["target_deviation"], after["prediction_deviation"]) > 0.7
     assert after["effective_rank"] > 0.6 * before["effective_rank"]

@@ -153,21 +153,21 @@ def test_it_learns_what_the_views_of_a_recording_share() -> None:
     assert present(objective, after) == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("changes", "state"),
-    [
-        ({"teacher_temperature_start": 1.0, "teacher_temperature": 1.0}, "uniform outputs"),
-        ({"centre_momentum": 0.999999}, "one prototype"),
-    ],
-)
-def test_without_sharpening_or_centre_it_collapses(changes: dict[str, float], state: str) -> None:
-    """The planted failures, section 5.3 of the paper; the first symptom is the kind of the collapse."""
-    objective = built(LEARNING.model_copy(update=changes | {"decay": DecayConfig(start=0.9, end=0.9)}))
-    train(objective, steps=100)
+def test_without_sharpening_it_is_uniform() -> None:
+    """The planted failure, section 5.3 of the paper: a teacher of temperature 1."""
+    objective = built(LEARNING.model_copy(update={"teacher_temperature": 1.0}))
     found = measured(objective)
-    assert found["information"] < 0.3
-    assert present(objective, found)[0] == state
+    assert found["information"] < 0.05
+    assert present(objective, found)[0] == "uniform outputs"
+
+
+def test_a_centre_that_favours_one_prototype_shows() -> None:
+    """The planted failure: outputs that are not centred."""
+    objective = built(LEARNING)
+    objective.centre[3] = -2.0
+    found = measured(objective)
+    assert found["information"] < 0.05
+    assert present(objective, found)[0] == "one prototype"
 
 
 GOOD = {
