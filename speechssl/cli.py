@@ -620,6 +620,74 @@ def emotion(
 
 
 @app.command()
+def compare_objectives(
+    corpora: Annotated[
+        list[Path] | None, typer.Argument(metavar="[CORPUS_DIR...]", help="Prepared corpora of pretraining.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/objectives"),
+    results: Annotated[Path, typer.Option(help="Folder of the results, one JSON file per run.")] = Path(
+        "recipes/objectives/results"
+    ),
+    objectives: Annotated[str | None, typer.Option(help="Objectives, separated by commas [default: all].")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs per objective.")] = 3,
+    budget_by: Annotated[
+        Literal["time", "audio"], typer.Option(help="What is equal: processor time, or seconds of audio seen.")
+    ] = "time",
+    minutes: Annotated[float | None, typer.Option(min=0.001, help="Core-minutes per run (time).")] = None,
+    hours: Annotated[float | None, typer.Option(min=0.0001, help="Hours of audio per run (audio).")] = None,
+    probe_on: Annotated[
+        list[str], typer.Option(metavar="CORPUS_DIR[:TASK]", help="Prepared corpus of a probe; may be repeated.")
+    ] = [],  # noqa: B006 -- typer copies it
+    verify_on: Annotated[
+        list[Path], typer.Option(metavar="CORPUS_DIR", help="Prepared corpus of speaker verification; may be repeated.")
+    ] = [],  # noqa: B006 -- typer copies it
+    shots: Annotated[int, typer.Option(min=1, help="Labelled utterances per class.")] = 10,
+    draws: Annotated[int, typer.Option(min=1, help="Draws of the shots.")] = 5,
+    preset: Annotated[Literal["tiny", "small", "base", "large"], typer.Option(help="Size of the encoder.")] = "tiny",
+    rate: Annotated[
+        list[str], typer.Option(metavar="NAME=LR", help="Peak learning rate of an objective; may be repeated.")
+    ] = [],  # noqa: B006 -- typer copies it
+    rates: Annotated[
+        str | None, typer.Option(help="Choose the other rates among these multiples of the preset's, by short runs.")
+    ] = None,
+    sweep_minutes: Annotated[float, typer.Option(min=0.001, help="Core-minutes of such a run.")] = 1.5,
+    sweep_on: Annotated[
+        str | None, typer.Option(metavar="CORPUS_DIR[:TASK]", help="Corpus that judges them, none of the probes'.")
+    ] = None,
+    sets: Sets = [],  # noqa: B006 -- typer copies it
+    table: Annotated[bool, typer.Option("--table", help="Only write tables and page from the results.")] = False,
+    curves: Annotated[
+        Path | None, typer.Option("--write-curves", metavar="DIR", help="Also write reference curves for the report.")
+    ] = None,
+) -> None:
+    """Compare pretraining objectives under one budget by probes. A stopped comparison resumes with the same command."""
+    from speechssl.experiments.compare_objectives import Comparison, write_comparison
+    from speechssl.experiments.compare_objectives import compare_objectives as run
+    from speechssl.experiments.compare_objectives_options import read_length, read_objectives, read_rates, read_sweep
+    from speechssl.experiments.compare_objectives_probes import Protocol, read_probe
+
+    if not table:
+        protocol = Protocol([read_probe(each) for each in probe_on], verify_on, shots, draws)
+        asked = Comparison(
+            corpora=corpora or [],
+            out=out,
+            results=results,
+            length=read_length(budget_by, minutes=minutes, hours=hours),
+            protocol=protocol,
+            objectives=read_objectives(objectives),
+            seeds=seeds,
+            preset=preset,
+            rates=read_rates(rate),
+            sweep=read_sweep(rates, minutes=sweep_minutes, judge=sweep_on, protocol=protocol),
+            sets=sets,
+            command=_spoken.get(),
+        )
+        run(asked)
+    write_comparison(results, out, curves=curves)
+    say(f"{results / 'table.md'}, {out / 'report.html'}")
+
+
+@app.command()
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A.json", help="Result rows.")],
     b: Annotated[Path, typer.Argument(metavar="B.json", help="Other rows, on the same test side.")],

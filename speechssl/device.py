@@ -1,5 +1,8 @@
 """Devices by name, and the arithmetic that they have: the one rule for both."""
 
+import platform
+from pathlib import Path
+
 import torch
 
 from speechssl.config import UserError
@@ -24,6 +27,16 @@ def device_of(device: str) -> torch.device:
     if found.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {device!r}: torch sees no GPU on this machine")
     return found
+
+
+def processor_name() -> str:
+    """Model of the processor, as the kernel names it; the name of its architecture where it has none."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
 
 
 def has_bfloat16(device: torch.device) -> bool:

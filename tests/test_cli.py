@@ -43,7 +43,7 @@ def described() -> dict[str, dict[str, str]]:
 
 def verb_of(name: str) -> typing.Any:
     """The function of a verb; `import` is a word of Python's own, and before every verb stand the common options."""
-    return getattr(cli, {"": "options", "import": "import_"}.get(name, name))
+    return getattr(cli, {"": "options", "import": "import_"}.get(name, name.replace("-", "_")))
 
 
 def summarized(parameter: typing.Any, hints: dict[str, typing.Any]) -> str:

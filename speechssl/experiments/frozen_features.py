@@ -81,16 +81,38 @@ class FeatureBank:
         model: EmbeddingModel = load(self.encoder, device=self.device)
         model = model if trained else random_encoder(model)
         layers = [*range(model.layers + 1), ALL_LAYERS] if layers is None else layers
-        blocks = [np.zeros((len(self.store), 2 * model.dim), dtype=np.float32) for _ in layers]
-        words = "features: encoder" if trained else "features: random encoder"
-        with console.progress(words, total=len(self.used)) as advance:
-            for chunk in chunks_by_length(self.store, self.used):
-                waveforms = [self.store.waveform(index) for index in chunk]
-                vectors = model.embed_layers(waveforms, pooling="mean+std", layers=layers)
-                for block, found in zip(blocks, vectors, strict=True):
-                    block[chunk] = found
-                advance(len(chunk))
-        return blocks
+        words = "encoder" if trained else "random encoder"
+        return layer_features(self.store, model, self.used, layers=layers, words=words, console=console)
+
+
+def layer_features(
+    store: WaveformStore,
+    model: EmbeddingModel,
+    used: Int[np.ndarray, " used"],
+    *,
+    layers: Sequence[Layer],
+    words: str,
+    console: EvaluationConsole,
+) -> list[Features]:
+    """Mean and standard deviation over frames of several layers, in one pass of the encoder.
+
+    Args:
+        store: the corpus.
+        model: the encoder.
+        used: the utterances that need features; the rows of the others stay zero.
+        layers: of the encoder.
+        words: of the progress bar.
+        console: shows it.
+    """
+    blocks = [np.zeros((len(store), 2 * model.dim), dtype=np.float32) for _ in layers]
+    with console.progress(f"features: {words}", total=len(used)) as advance:
+        for chunk in chunks_by_length(store, used):
+            waveforms = [store.waveform(index) for index in chunk]
+            vectors = model.embed_layers(waveforms, pooling="mean+std", layers=layers)
+            for block, found in zip(blocks, vectors, strict=True):
+                block[chunk] = found
+            advance(len(chunk))
+    return blocks
 
 
 def standardise_speakers(

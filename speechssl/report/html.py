@@ -87,15 +87,25 @@ def _page(run: Run) -> Element:
     parts: list[Child] = [*_head(run), *few, *_what_was_run(run)]
     if run.training or run.probes or not run.experiments:
         parts += [*_learning(run), *_probes(run), *_map(run)]
-    parts.append(captioned(f"Written by speechssl {__version__} with matplotlib {version('matplotlib')}."))
+    return document(run.name, parts)
+
+
+def document(title: str, parts: Sequence[Child]) -> Element:
+    """A page in the style of the reports.
+
+    Args:
+        title: of the window.
+        parts: the content.
+    """
+    foot = captioned(f"Written by speechssl {__version__} with matplotlib {version('matplotlib')}.")
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", f"speechssl: {run.name}"),
+        tag("title", f"speechssl: {title}"),
         tag("style", _STYLE),
     )
-    return tag("html", head, tag("body", parts), lang="en")
+    return tag("html", head, tag("body", [*parts, foot]), lang="en")
 
 
 def _head(run: Run) -> list[Element]:

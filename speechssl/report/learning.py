@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from speechssl.report.markup import Element
-from speechssl.report.plots import BLUE, CLASS_COLOURS, DASHES, GREY, SKY, as_svg, label_text, page_figure
+from speechssl.report.plots import BLUE, CLASS_COLOURS, DASHES, GREY, PALE_GREY, SKY, as_svg, label_text, page_figure
 from speechssl.report.records import CurveRecord
 from speechssl.report.run import Run, series
 
@@ -42,6 +42,8 @@ def learning_figures(run: Run) -> list[tuple[Element, str]]:
             titles = ", ".join(label_text(panel[0].title) for panel in shown)
             picture = as_svg(figure, f"Over updates: {titles}")
         captions = [curve.caption for panel in shown for curve in panel if curve.caption]
+        if run.reference is not None and not figures:
+            captions.append(run.reference.caption)
         figures.append((picture, " ".join(captions)))
     return figures
 
@@ -49,6 +51,7 @@ def learning_figures(run: Run) -> list[tuple[Element, str]]:
 def _panel(axes: "Axes", run: Run, curves: Sequence[CurveRecord]) -> None:
     for number, curve in enumerate(curves):
         several = len(curves) > 1 or curve.lines(run.training) > 1
+        _reference(axes, run, curve, named=number == 0)
         if several:
             _coloured(axes, run, curve, first=number)
         else:
@@ -68,6 +71,14 @@ def _panel(axes: "Axes", run: Run, curves: Sequence[CurveRecord]) -> None:
     axes.set_xlabel("updates")
     if axes.get_legend_handles_labels()[0]:
         axes.legend()
+
+
+def _reference(axes: "Axes", run: Run, curve: CurveRecord, *, named: bool) -> None:
+    """The same metric of the reference run, behind the others."""
+    rows = [] if run.reference is None else run.reference.rows
+    for line in range(curve.lines(rows)):
+        label = "reference" if named and line == 0 else None
+        axes.plot(*series(rows, curve.metric, line=line), color=PALE_GREY, linewidth=2.2, zorder=1, label=label)
 
 
 def _coloured(axes: "Axes", run: Run, curve: CurveRecord, *, first: int) -> None:

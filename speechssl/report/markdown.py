@@ -53,24 +53,24 @@ def _table(rows: Sequence[ResultRow], metric: str) -> str:
     columns.sort(key=lambda column: (column[0] == 0, column[0]))
     amounts = {row.labels: row.amount for row in rows}
     head = [f"{amounts[labels]}{f', {probe}' if probe else ''}" for labels, probe in columns]
-    lines = [_line([Text(metric), *map(Text, head)]), "|---" * (len(head) + 1) + "|"]
+    lines = [table_line([Text(metric), *map(Text, head)]), "|---" * (len(head) + 1) + "|"]
     best = {column: _best(rows, column, metric) for column in columns}
     for contender in dict.fromkeys(row.contender for row in rows):
         cells = [_cell(_find(rows, contender, column), best[column]) for column in columns]
-        lines.append(_line([Text(contender), *cells]))
+        lines.append(table_line([Text(contender), *cells]))
     return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True)
 class Text:
-    """Text of a cell; only `_line` turns it into Markdown, and escapes all of it."""
+    """Text of a cell; only `table_line` turns it into Markdown, and escapes all of it."""
 
     words: str
     after: str = ""
     bold: bool = False
 
 
-def _line(cells: Sequence[Text]) -> str:
+def table_line(cells: Sequence[Text]) -> str:
     """Line of a table: the only function that makes Markdown of texts."""
     made = (
         f"{f'**{_escaped(cell.words)}**' if cell.bold else _escaped(cell.words)}{_escaped(cell.after)}"

@@ -25,6 +25,7 @@ from speechssl.report.records import (
     read_text,
     read_toml,
 )
+from speechssl.report.reference import Reference, reference_of
 
 _LOSS_ALONE = (CurveRecord(metric="loss", title="Loss"),)  # of a run without metrics.json
 
@@ -55,6 +56,7 @@ class Run:
         worst: `worst.json` of speech recognition; None when missing.
         settings: settings of the objective, in words; empty when missing.
         curves: metrics of the log that are drawn.
+        reference: validations of a run of the same objective and size; None where the package has none.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Run:
     worst: Worst | None = None
     settings: str = ""
     curves: Sequence[CurveRecord] = _LOSS_ALONE
+    reference: Reference | None = None
 
     @property
     def probes(self) -> Sequence[ResultRow]:
@@ -117,11 +120,12 @@ def read_run(folder: Path) -> Run:
     rows = _read_log(folder / "log.jsonl")
     results = folder / "results.json"
     metrics = read_json(folder / "metrics.json", Metrics)
+    training = [row for row in rows if not row.valid]
     return Run(
         name=folder.resolve().name,
         config=read_json(folder / "config.json", ModelFacts) or ModelFacts(),
         recipe=read_toml(folder / "recipe.toml", Recipe) or Recipe(),
-        training=[row for row in rows if not row.valid],
+        training=training,
         validation=[row for row in rows if row.valid],
         results=read_results(results) if results.exists() else [],
         map=_map(folder / "map.npz"),
@@ -129,6 +133,7 @@ def read_run(folder: Path) -> Run:
         worst=read_json(folder / "worst.json", Worst),
         settings="" if metrics is None else metrics.settings,
         curves=_LOSS_ALONE if metrics is None else metrics.curves,
+        reference=reference_of(folder / "config.json", training),
     )
 
 
