@@ -18,10 +18,11 @@ include recipes/pretrain/recipe.mk
 include recipes/demo/recipe.mk
 include recipes/emotion/recipe.mk
 include recipes/asr/recipe.mk
+include recipes/objectives/recipe.mk
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(READY) ## make the environment in .venv, or renew it when pyproject.toml or constraints.txt changed

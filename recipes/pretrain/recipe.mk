@@ -25,8 +25,8 @@ REPORT = $(OUT)/report.html
 MODEL = $(OUT)#               for extract
 VECTORS = $(MODEL)/vectors.parquet
 
-# Recipes with few labels share OUT, PREPARED and `prepare` with this one, and have a run folder of their own.
-few := $(firstword $(filter emotion asr,$(MAKECMDGOALS)))
+# Recipes with few labels, and the comparison of objectives, share OUT, PREPARED and `prepare` with this one, and have a run folder of their own.
+few := $(firstword $(filter emotion asr compare-objectives,$(MAKECMDGOALS)))
 given = $(if $(filter command,$(origin $(1))),$($(1)),$(2))
 few_corpus = $(or $(CORPUS),$(notdir $(patsubst %/,%,$(firstword $(call given,PREPARED)))))
 few_labels = $(if $(filter asr,$(few)),-$(patsubst $(few_corpus)-%,%,$(patsubst %.txt,%,$(notdir $(call given,LABELS,10min)))))

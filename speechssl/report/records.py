@@ -21,6 +21,7 @@ from speechssl.config import UserError, parse_reason
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 R = TypeVar("R", bound="Record")
+_NO_METRIC = ("step", "valid", "alarm", "evidence", "advice")  # keys of a row of the log; the last three of an alarm
 
 
 class Record(pydantic.BaseModel):
@@ -117,7 +118,7 @@ class LogRow(Record):
     def _with_values(cls, row: Any) -> Any:
         if not isinstance(row, Mapping):
             return row
-        values = {name: value for name, value in row.items() if name not in ("step", "valid") and value is not None}
+        values = {name: value for name, value in row.items() if name not in _NO_METRIC and value is not None}
         for name, value in values.items():
             numbers = value if isinstance(value, list) else [value]
             if not all(isinstance(each, int | float) and not isinstance(each, bool) for each in numbers):
