@@ -273,6 +273,21 @@ def test_a_dry_run_of_the_demo_stops_before_there_is_an_encoder(tmp_path: Path) 
     assert "speechssl emotion" not in said
 
 
+def test_objectives_are_compared_at_every_call(tmp_path: Path, asked: Callable[..., list[str]]) -> None:
+    words = ["compare-objectives", "PREPARED=a b", "PROBE_ON=c d:speaker", f"OUT={tmp_path}/runs"]
+    said = "compare-objectives a b --seeds 3 --minutes 40 --probe-on c --probe-on d:speaker --preset tiny"
+    line = f"{said} --out {tmp_path}/runs --results recipes/objectives/results"
+    assert asked(*words) == [line]
+    assert asked(*words) == [line]  # the command knows what is missing
+    more = ["OBJECTIVES=hubert,apc", "SEEDS=2", "BUDGET_BY=audio", "AUDIO_HOURS=5", "VERIFY_ON=e", "SET=a.b=c"]
+    [changed] = asked(*words, *more, "RATES=0.5,1", "SWEEP_ON=f", "SWEEP_MINUTES=3", f"RESULTS={tmp_path}/r")
+    assert changed == (
+        "compare-objectives a b --objectives hubert,apc --seeds 2 --budget-by audio --hours 5 --probe-on c "
+        "--probe-on d:speaker --verify-on e --preset tiny --rates 0.5,1 --sweep-minutes 3 --sweep-on f --set a.b=c "
+        f"--out {tmp_path}/runs --results {tmp_path}/r"
+    )
+
+
 def test_extract_names_its_file(tmp_path: Path, asked: Callable[..., list[str]]) -> None:
     (tmp_path / "model.safetensors").touch()
     lines = asked("extract", f"MODEL={tmp_path}", "ROOT=~/sound")
@@ -303,6 +318,12 @@ def test_extract_names_its_file(tmp_path: Path, asked: Callable[..., list[str]])
         ("asr CORPUS=fsdd ENCODER=HERE SAME_SPEAKER=1", "SAME_SPEAKER is '1'; allowed: yes or no"),
         ("asr pretrain CORPUS=fsdd", "make asr by itself"),
         ("asr ENCODER=x 'PREPARED=a b'", "asr takes one prepared corpus, PREPARED is 'a b'"),
+        ("compare-objectives", "give CORPUS=name, or PREPARED=folder"),
+        ("compare-objectives CORPUS=fsdd PROBE_ON=a", "compare-objectives needs PREPARED=folders of prepared corpora"),
+        ("compare-objectives PREPARED=a", "compare-objectives needs PROBE_ON=folders of prepared corpora to probe"),
+        ("compare-objectives PREPARED=a PROBE_ON=b BUDGET_BY=x", "BUDGET_BY is 'x'; allowed: time, audio"),
+        ("compare-objectives PREPARED=a PROBE_ON=b RATES=1,2", "RATES needs SWEEP_ON=a prepared corpus"),
+        ("compare-objectives pretrain PREPARED=a PROBE_ON=b", "make compare-objectives by itself"),
         ("extract", "extract needs ROOT="),
         ("extract ROOT=here MODEL=none", "extract needs MODEL=a model folder; there is none in 'none'"),
     ],
@@ -348,6 +369,7 @@ def test_setup_compiles_what_it_installs(tmp_path: Path) -> None:
 def test_help_lists_every_target() -> None:
     listed = [line.split()[1] for line in make("help").stdout.splitlines()]
     wanted = "help setup demo test lint types hooks docs prepare pretrain probe extract emotion asr bundle clean"
+    wanted += " compare-objectives"
     assert sorted(listed) == sorted(wanted.split())
 
 

@@ -29,6 +29,9 @@ ifneq ($(filter compare-objectives,$(MAKECMDGOALS)),)
   ifeq ($(call given,PROBE_ON),)
     $(error compare-objectives needs PROBE_ON=folders of prepared corpora to probe, such as runs/c or runs/c:speaker)
   endif
+  ifneq ($(and $(RATES),$(if $(SWEEP_ON),,none)),)
+    $(error RATES needs SWEEP_ON=a prepared corpus that judges them, none of PROBE_ON)
+  endif
   ifeq ($(filter $(BUDGET_BY),time audio),)
     $(error BUDGET_BY is '$(BUDGET_BY)'; allowed: time, audio)
   endif
