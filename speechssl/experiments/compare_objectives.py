@@ -9,7 +9,7 @@ Baselines in the same table: MFCC statistics, the encoder of the preset without 
 saw far more audio.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from speechssl.experiments.compare_objectives_rates import Sweep, best_rate, ref
 from speechssl.experiments.compare_objectives_runs import (
     Length,
     changed_setting,
+    check_processor,
     core_seconds_per_update,
     curve_of,
     peak_rate,
@@ -42,13 +43,14 @@ from speechssl.experiments.compare_objectives_runs import (
     trained_facts,
     with_length,
     with_rate,
+    with_seed,
 )
 from speechssl.experiments.evaluate import RANDOM_SEED
 from speechssl.experiments.frozen_features import Features
+from speechssl.files import one_at_a_time
 from speechssl.metrics.objective_results import (
     BASELINES,
     ObjectiveResult,
-    Trained,
     read_result,
     result_path,
     write_result,
@@ -115,15 +117,20 @@ def compare_objectives(asked: Comparison) -> None:
         raise UserError(f"--rate {strangers[0]}: not one of the objectives {', '.join(asked.objectives)}")
     stores = [WaveformStore(corpus) for corpus in asked.corpora]
     settings = {name: settings_of(name, asked.preset, asked.sets) for name in asked.objectives}
+    if asked.length.budget == "time" or asked.sweep is not None:
+        check_processor(settings.values())
     tests = open_corpora(asked.protocol)
     rates = _rates(asked, settings, stores, tests)
-    cells = [_cell(asked, config, stores, rates[name], seed) for name, config, seed in _order(asked, settings)]
+    # One seed of all objectives before the next: a table of a part of the cells has all objectives.
+    order = [(name, config, seed) for seed in range(asked.seeds) for name, config in settings.items()]
+    cells = [_Cell(asked, with_seed(with_rate(config, rates[name]), seed), stores) for name, config, seed in order]
     todo = [cell for cell in cells if cell.is_unfinished(tests)]
     _baselines(asked, tests)
     say(f"{len(cells) - len(todo)} of {len(cells)} cells have a result")
     for number, cell in enumerate(todo, start=1):
-        say(f"cell {number} of {len(todo)}: {cell.name}, {cell.config.loop.steps} updates")
-        cell.run(tests, asked.command)
+        say(f"cell {number} of {len(todo)}: {cell.name}")
+        cell.run(tests)
+        write_tables(asked.results, asked.out / "report.html")
 
 
 def write_comparison(results: Path, out: Path, *, curves: Path | None = None) -> None:
@@ -136,13 +143,6 @@ def write_comparison(results: Path, out: Path, *, curves: Path | None = None) ->
     if curves is not None:
         for path in write_reference_curves(results, curves):
             say(f"reference curve: {path}")
-
-
-def _order(asked: Comparison, settings: Mapping[str, PretrainConfig]) -> Iterator[tuple[str, PretrainConfig, int]]:
-    """All objectives with one seed before the next, so that a table of part of the cells has all objectives."""
-    for seed in range(asked.seeds):
-        for name, config in settings.items():
-            yield name, config, seed
 
 
 def _rates(
@@ -175,43 +175,34 @@ def _rates(
     return found
 
 
-def _cell(
-    asked: Comparison, config: PretrainConfig, stores: Sequence[WaveformStore], rate: float, seed: int
-) -> "_Cell":
-    length, name = asked.length, config.objective.name
-    seconds = core_seconds_per_update(stores, config, asked.out) if length.budget == "time" else None
-    config = with_length(with_rate(config, rate), length, core_seconds_per_update=seconds)
-    config = config.model_copy(update={"seed": seed})
-    trained = trained_facts(config, stores, asked.preset, length)
-    return _Cell(
-        config=config,
-        corpora=asked.corpora,
-        trained=trained.model_copy(update={"core_seconds_per_update": seconds}),
-        folder=asked.out / length.budget / f"{name}-{seed}",
-        path=result_path(asked.results, kind=length.budget, name=name, seed=seed),
-    )
-
-
 @dataclass(frozen=True)
 class _Cell:
-    """One run of the comparison, with the file of its result."""
+    """One run of the comparison, with the file of its result; `config` has no length yet."""
 
+    asked: Comparison
     config: PretrainConfig
-    corpora: Sequence[Path]
-    trained: Trained
-    folder: Path
-    path: Path
+    stores: Sequence[WaveformStore]
 
     @property
     def name(self) -> str:
         return f"{self.config.objective.name}, seed {self.config.seed}"
+
+    @property
+    def folder(self) -> Path:
+        return self.asked.out / self.asked.length.budget / f"{self.config.objective.name}-{self.config.seed}"
+
+    @property
+    def path(self) -> Path:
+        kind, name = self.asked.length.budget, self.config.objective.name
+        return result_path(self.asked.results, kind=kind, name=name, seed=self.config.seed)
 
     def is_unfinished(self, tests: Sequence[TestCorpus]) -> bool:
         """Whether the result is missing, or lacks a measurement."""
         stored = read_result(self.path)
         if stored is None:
             return True
-        changed = "a baseline" if stored.trained is None else changed_setting(stored.trained, self.trained)
+        wanted = trained_facts(self.config, self.stores, self.asked.preset, self.asked.length)
+        changed = "a baseline" if stored.trained is None else changed_setting(stored.trained, wanted)
         if changed is not None:
             raise UserError(
                 f"{self.path}: holds a result with other settings ({changed}); use those, or another --results"
@@ -224,9 +215,9 @@ class _Cell:
             )
         return lacking
 
-    def run(self, tests: Sequence[TestCorpus], command: str) -> None:
+    def run(self, tests: Sequence[TestCorpus]) -> None:
         """Train, where there is no result yet, and measure what is missing."""
-        result = read_result(self.path) or self._train(command)
+        result = read_result(self.path) or self._train()
         if not result.failed:
             audio = read_training_audio(self.folder)
             model = load(self.folder, device=self.config.device)
@@ -234,15 +225,21 @@ class _Cell:
         write_result(self.path, result)
         say(f"{self.name}: {result.failed or self.path}")
 
-    def _train(self, command: str) -> ObjectiveResult:
-        ended = train(self.corpora, self.folder, self.config, command=command)
+    def _train(self) -> ObjectiveResult:
+        asked, seconds = self.asked, None
+        if asked.length.budget == "time":
+            base = with_seed(settings_of(self.config.objective.name, asked.preset, asked.sets), 0)
+            seconds = core_seconds_per_update(self.stores, base, asked.out)
+        config = with_length(self.config, asked.length, core_seconds_per_update=seconds)
+        ended = train(asked.corpora, self.folder, config, command=asked.command)
         spent = {name: getattr(ended, name) for name in ("updates", "hours_seen", "core_seconds")}
+        trained = trained_facts(config, self.stores, asked.preset, asked.length)
         found = {
-            "trained": self.trained.model_copy(update=spent),
+            "trained": trained.model_copy(update={**spent, "core_seconds_per_update": seconds}),
             "failed": ended.failed,
             "curve": curve_of(self.folder),
         }
-        return _result(self.trained.objective).model_copy(update=found)
+        return _result(trained.objective).model_copy(update=found)
 
 
 def _baselines(asked: Comparison, tests: Sequence[TestCorpus]) -> None:
@@ -280,10 +277,11 @@ def _baseline(
     audio: TrainingAudio | None = None,
 ) -> None:
     path = result_path(asked.results, kind=BASELINES, name=name)
-    stored = read_result(path) or _result(name, note=note)
-    found = _complete(stored, tests, features, audio)
-    if found is not stored:
-        write_result(path, found)
+    with one_at_a_time(path.with_suffix(".lock")):  # of comparisons that run side by side, one measures
+        stored = read_result(path) or _result(name, note=note)
+        found = _complete(stored, tests, features, audio)
+        if found is not stored:
+            write_result(path, found)
 
 
 def _complete(

@@ -105,7 +105,6 @@ def best_rate(
         UserError: stored runs have other settings, or all of them failed.
     """
     name, path = config.objective.name, results / "sweep" / f"{config.objective.name}.json"
-    seconds = core_seconds_per_update(stores, config, out)
     length = Length("time", sweep.minutes)
     facts = trained_facts(config, stores, preset, length)
     [task] = judge.tasks
@@ -114,6 +113,7 @@ def best_rate(
     for factor in sweep.factors:
         if factor in [row.factor for row in found.rates]:
             continue
+        seconds = core_seconds_per_update(stores, config, out)
         run = with_length(with_rate(config, factor * peak_rate(config)), length, core_seconds_per_update=seconds)
         row = _swept(run, factor, judge, stores, folder=out / "sweep" / f"{name}-{factor:g}", command=command)
         say(f"{name}: {factor:g} times the rate of its preset: UAR {'failed' if row.uar is None else f'{row.uar:.3f}'}")

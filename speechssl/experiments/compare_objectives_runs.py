@@ -7,7 +7,7 @@ fixed length and resume. It is the time of all threads of this process, with one
 import json
 import math
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +83,17 @@ def with_rate(config: PretrainConfig, rate: float) -> PretrainConfig:
     return config if factor == 1 else config.model_copy(update={"optim": config.optim.model_copy(update=rates)})
 
 
+def with_seed(config: PretrainConfig, seed: int) -> PretrainConfig:
+    """The settings with another seed."""
+    return config.model_copy(update={"seed": seed})
+
+
+def check_processor(settings: Iterable[PretrainConfig]) -> None:
+    """Raise `UserError` where runs are on a GPU, whose time is not that of the processor."""
+    if any(device_of(config.device).type != "cpu" for config in settings):
+        raise UserError("core-minutes are processor time: give --set device=cpu, or --budget-by audio without --rates")
+
+
 def with_length(config: PretrainConfig, length: Length, *, core_seconds_per_update: float | None) -> PretrainConfig:
     """The settings with the number of updates of a budget, and some validations spread over them."""
     if length.budget == "time":
@@ -141,12 +152,7 @@ def core_seconds_per_update(stores: Sequence[WaveformStore], config: PretrainCon
         stores: prepared corpora.
         config: settings of the run.
         out: folder of the runs; the measurement is kept in `calibration/OBJECTIVE.json`.
-
-    Raises:
-        UserError: the runs are on a GPU, whose time is not that of the processor.
     """
-    if device_of(config.device).type != "cpu":
-        raise UserError("--budget-by time counts processor time: give --set device=cpu, or --budget-by audio --hours H")
     path = out / "calibration" / f"{config.objective.name}.json"
     key = digest([config.model_dump(mode="json"), [store.content_hash() for store in stores], processor_name()])
     if path.exists() and (kept := json.loads(path.read_text(encoding="utf-8")))["key"] == key:
