@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from speechssl.files import write_atomic
 from speechssl.metrics.classification import Interval
@@ -23,6 +24,9 @@ from speechssl.report.markdown import Text, table_line
 from speechssl.report.markup import Element, render, tag
 from speechssl.report.plots import DASHES, GREY, as_svg, label_text, page_figure
 from speechssl.report.tables import captioned, missing, table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 AMOUNTS: Mapping[Budget, str] = {"time": "core-minutes", "audio": "hours of audio"}
 CAPTION = (
@@ -147,31 +151,25 @@ def _page(rows: Sequence[Summary], results: Sequence[ObjectiveResult]) -> list[E
             for row, cells in zip(group, body, strict=True)
         ]
         parts += [tag("h2", title), *table(head, lines, CAPTION)]
-    if any(row.budget is not None and row.scores for row in rows):
+    if any("linear" in column.measure for column in _columns(rows)):
         parts += [tag("h2", "Quality against cost"), _costs(rows)]
     return [*parts, tag("h2", "Layers"), *_layers(results)]
 
 
 def _costs(rows: Sequence[Summary]) -> Element:
     """Mean UAR of the linear probes over core-minutes and over hours of audio; baselines are dashed lines."""
+    columns = [column for column in _columns(rows) if "linear" in column.measure]
+    scored = [
+        (number, row, _mean(row, columns)) for number, row in enumerate(rows) if set(columns) <= row.scores.keys()
+    ]
     with page_figure(1, 2, height=4.2, sharey=True) as (figure, panels):
-        for axes, title in zip(panels, ("core-minutes", "hours of audio seen"), strict=True):
-            for number, row in enumerate(rows):
-                score = _mean_linear(row)
-                if score is None:
-                    continue
+        for axes, cost in zip(panels, ("core-minutes", "hours of audio seen"), strict=True):
+            for number, row, score in scored:
                 if row.budget is None:
-                    axes.axhline(score.value, color=GREY, linestyle=DASHES, linewidth=1)
-                    axes.annotate(
-                        label_text(row.name), (0.01, score.value), xycoords=("axes fraction", "data"), fontsize=7
-                    )
-                    continue
-                colour, mark = look_of(row.name, number)
-                cost = row.core_minutes if title == "core-minutes" else row.hours
-                bars = [[score.value - score.low], [score.high - score.value]]
-                name = f"{row.name}, {row.amount:g} {AMOUNTS[row.budget]}"
-                axes.errorbar([cost], [score.value], bars, color=colour, marker=mark, capsize=2, label=label_text(name))
-            axes.set_xlabel(title)
+                    _baseline(axes, row.name, score)
+                else:
+                    _point(axes, row, score, row.core_minutes if axes is panels[0] else row.hours, number=number)
+            axes.set_xlabel(cost)
         panels[0].set_ylabel("UAR, mean of corpora")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
@@ -183,14 +181,24 @@ def _costs(rows: Sequence[Summary]) -> Element:
     return tag("figure", picture, tag("figcaption", words))
 
 
-def _mean_linear(row: Summary) -> Interval | None:
-    scores = [score for column, score in row.scores.items() if "linear" in column.measure]
-    if not scores:
-        return None
-    value, low, high = (
-        math.fsum(getattr(score, name) for score in scores) / len(scores) for name in ("value", "low", "high")
-    )
-    return Interval(value, low, high)
+def _baseline(axes: "Axes", name: str, score: Interval) -> None:
+    axes.axhline(score.value, color=GREY, linestyle=DASHES, linewidth=1)
+    place = (0.01, score.value)
+    axes.annotate(label_text(name), place, xycoords=("axes fraction", "data"), fontsize=7, va="bottom")
+
+
+def _point(axes: "Axes", row: Summary, score: Interval, cost: float, *, number: int) -> None:
+    assert row.budget is not None
+    colour, mark = look_of(row.name, number)
+    bars = [[score.value - score.low], [score.high - score.value]]
+    name = label_text(f"{row.name}, {row.amount:g} {AMOUNTS[row.budget]}")
+    axes.errorbar([cost], [score.value], bars, color=colour, marker=mark, capsize=2, label=name)
+
+
+def _mean(row: Summary, columns: Sequence[Column]) -> Interval:
+    """Mean of some scores of a row, and of the ends of their intervals."""
+    ends = [(score.value, score.low, score.high) for score in (row.scores[column] for column in columns)]
+    return Interval(*(math.fsum(values) / len(columns) for values in zip(*ends, strict=True)))
 
 
 def _layers(results: Sequence[ObjectiveResult]) -> list[Element]:

@@ -126,6 +126,10 @@ def test_files_give_the_tables(tmp_path: Path) -> None:
     assert "Equal core-minutes: 40, encoder tiny" in page
     assert "apc, 40 core-minutes</text>" in page
     assert "<th>layer 0</th>" in page
+    alone = made("cpc", 0.5).model_copy(update={"probes": ()})
+    write_result(result_path(tmp_path / "results", kind="time", name="cpc", seed=0), alone)
+    write_tables(tmp_path / "results", tmp_path / "report.html")
+    assert "cpc, 40 core-minutes</text>" not in (tmp_path / "report.html").read_text()  # no score on every corpus
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
