@@ -73,6 +73,26 @@ def test_vectors_of_speakers_give_an_interval_that_resamples_speakers() -> None:
     assert verification_interval(cosine_scores(vectors, trials), trials, speakers) == found
 
 
+def test_a_speaker_who_is_drawn_twice_counts_twice() -> None:
+    """Trials written down as often as their speakers are drawn give the same interval."""
+    rng = np.random.default_rng(3)
+    speakers = [f"s{index // 3}" for index in range(15)]
+    trials = draw_trials(speakers, count=60)
+    scores = rng.normal(size=60) + trials.same
+    drawn = np.random.default_rng(0).multinomial(5, np.full(5, 0.2), size=100)
+    rates: list[float] = []
+    for draw in drawn.tolist():
+        rows = [
+            row
+            for row in range(60)
+            for _ in range(draw[trials.first[row] // 3] * (1 if trials.same[row] else draw[trials.second[row] // 3]))
+        ]
+        if len(set(trials.same[rows])) == 2:
+            rates.append(equal_error_rate(scores[rows], trials.same[rows]))
+    found = verification_interval(scores, trials, speakers, replicates=100)
+    assert [found.low, found.high] == pytest.approx(np.quantile(rates, [0.025, 0.975]).tolist())
+
+
 def test_cosine() -> None:
     trials = Trials(np.array([0, 0, 0]), np.array([1, 2, 3]), np.array([True, False, False]))
     vectors = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0], [0.0, 0.0]])
