@@ -32,11 +32,20 @@ USER_ERROR, HEALTH_ERROR, BAD_FILES, INTERRUPTED = 2, 3, 4, 130
 
 
 class TaskName(enum.StrEnum):
-    """Targets of `evaluate` (typer does not support a list of literals)."""
+    """Targets of probes."""
 
     LABEL = "label"
     SPEAKER = "speaker"
     TEXT = "text"
+
+
+class EvaluationName(enum.StrEnum):
+    """Tasks of `evaluate` (typer does not support a list of literals)."""
+
+    LABEL = "label"
+    SPEAKER = "speaker"
+    TEXT = "text"
+    ABX = "abx"
 
 
 # The command line of this call, recorded in models and results.
@@ -501,10 +510,20 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
     corpus: Annotated[Path, typer.Argument(metavar="CORPUS_DIR", help="Prepared corpus with the targets.")],
     out: Annotated[Path, typer.Option(help="JSON file of result rows.")],
-    task: Annotated[list[TaskName], typer.Option(help="What to predict; may be repeated.")] = [TaskName.LABEL],  # noqa: B006 -- typer copies it
+    task: Annotated[
+        list[EvaluationName],
+        typer.Option(help="What to predict, or abx: phones told apart by frames; may be repeated."),
+    ] = [EvaluationName.LABEL],  # noqa: B006 -- typer copies it
     shots: Annotated[str, typer.Option(help="Labelled utterances per class, separated by commas.")] = "5,10,25",
     seeds: Annotated[int, typer.Option(min=1, help="Number of draws of the shots.")] = 5,
     baselines: Annotated[bool, typer.Option(help="Also MFCC, log-mel and a random encoder.")] = True,
+    alignments: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Phones for abx: a folder of .lab or .phn files, or an .item file."),
+    ] = None,
+    triples: Annotated[
+        int | None, typer.Option(min=100, help="Of abx: most triples per table column.  [default: 10000]")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Of a fine-tuned model: only utterances of this split.")] = None,
     other_speakers: Annotated[
         bool, typer.Option("--other-speakers", help="Of a fine-tuned model: equal speaker names are other people.")
@@ -521,6 +540,8 @@ def evaluate(
     counts = _counts(shots)
     model = _named(model)
     if "head" in read_model_config(model):
+        if alignments is not None or EvaluationName.ABX in task:
+            raise UserError(f"{model}: --task abx and --alignments are for models without a head")
         from speechssl.experiments.evaluate_head import evaluate_head
 
         with hold_file(out):
@@ -541,9 +562,19 @@ def evaluate(
         )
     from speechssl.experiments.evaluate import evaluate as run
 
-    tasks = [each.value for each in task]
     with hold_file(out):
-        run(model, corpus, out, tasks=tasks, shots=counts, seeds=seeds, baselines=baselines, command=_spoken.get())
+        run(
+            model,
+            corpus,
+            out,
+            tasks=[each.value for each in task],
+            shots=counts,
+            seeds=seeds,
+            baselines=baselines,
+            command=_spoken.get(),
+            alignments=alignments,
+            triples=triples,
+        )
 
 
 @app.command()

@@ -122,15 +122,19 @@ def demo_bundle(toy_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def home(
     toy_demo: Path, demo_bundle: Path, toy_recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """A home with ~/recordings and their metadata.csv, and a working folder with runs/demo of the toy demo.
+    """A home with ~/recordings and ~/alignments, and a working folder with runs/demo of the toy demo.
 
-    The model of the demo is the bundled one, too.
+    The recordings have a metadata.csv, the alignments made-up phones. The model of the demo is the bundled one, too.
     """
     from speechssl.models.bundled import VARIABLE
 
     (tmp_path / "recordings").mkdir()
     for path in toy_recordings.iterdir():
         (tmp_path / "recordings" / path.name).symlink_to(path)
+    (tmp_path / "alignments").mkdir()
+    for number, path in enumerate(sorted(toy_recordings.glob("*.wav"))):
+        phones = f"#\n0.2 26 b\n0.4 26 {'ei'[number // 2 % 2]}\n0.6 26 t\n"
+        (tmp_path / "alignments" / f"{path.stem}.lab").write_text(phones)
     (tmp_path / "here" / "runs").mkdir(parents=True)
     (tmp_path / "here" / "runs" / "demo").symlink_to(toy_demo)
     monkeypatch.setenv("HOME", str(tmp_path))

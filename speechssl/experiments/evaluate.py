@@ -9,11 +9,13 @@ Contenders, each with the same shots and the same test utterances:
   draw: other seeds move its score by about two points.
 - MFCC and log-mel statistics, and chance.
 
+The task `abx` trains nothing: it compares the frames of every layer with a phone alignment (see `evaluate_abx`).
+
 Gains over the baselines have a paired interval (the same draws of speakers for both sides). Claims should use it: the
 two plain intervals of a table may overlap while one contender is better for nearly every speaker.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +32,7 @@ from speechssl.data.training_audio import pretraining_overlap, read_training_aud
 from speechssl.data.utterance import said
 from speechssl.data.waveforms import WaveformStore
 from speechssl.embed.embedder import EmbeddingModel, load
+from speechssl.experiments.evaluate_abx import TRIPLES, abx_rows, abx_test
 from speechssl.experiments.evaluation_console import EvaluationConsole
 from speechssl.files import replacing
 from speechssl.inference.layers import ALL_LAYERS, Layer
@@ -37,7 +40,7 @@ from speechssl.metrics.baselines import logmel_statistics, mfcc_statistics
 from speechssl.metrics.items import Answers, items_path, write_items
 from speechssl.metrics.probe import ProbeScore, chance_scores, probe_scores
 from speechssl.metrics.probe_splits import ProbeTask, make_task
-from speechssl.metrics.results import CHANCE, LOGMEL, MFCC, MODEL, RANDOM, ResultRow, write_results
+from speechssl.metrics.results import ABX, CHANCE, LOGMEL, MFCC, MODEL, RANDOM, ResultRow, write_results
 from speechssl.models.encoder import SpeechEncoder
 
 RANDOM_SEED = 1000  # of the random encoder; pretraining uses small seeds, so the two are different draws
@@ -61,77 +64,127 @@ def evaluate(
     command: str = "",
     device: str = "auto",
     test_limit: int = 1000,
+    alignments: Path | None = None,
+    triples: int | None = None,
 ) -> list[ResultRow]:
     """Probe a model on a prepared corpus, write the rows, and show them as a table on stderr.
 
     Args:
         model_folder: a model folder.
         corpus: a prepared corpus whose manifest has the targets.
-        out: the JSON file of rows; `map.npz`, a 2-D map of some of the embeddings, is written beside it.
-        tasks: any of `label`, `speaker`, `text`.
+        out: the JSON file of rows; `map.npz`, a 2-D map of some of the embeddings, is written beside it where there is
+            a probe.
+        tasks: any of `label`, `speaker`, `text`, `abx`.
         shots: labelled utterances per class.
         seeds: number of draws.
         baselines: whether the random encoder, MFCC and log-mel run as well (chance always does).
         command: the command line, kept in every row.
         device: as in `embedder.load`.
         test_limit: approximate number of test utterances per draw.
+        alignments: phones of the corpus, for `abx`: a folder of `.lab` or `.phn` files, or an `.item` file.
+        triples: at most, within and across speakers each, for `abx`; None: TRIPLES.
 
     Returns:
         The rows.
 
     Raises:
-        UserError: no model, no corpus, a folder as `out`, or a task without targets in the corpus; says what is
-            missing.
+        UserError: no model, no corpus, a folder as `out`, a task without targets in the corpus, or alignments without
+            their task or that cannot be used; says what is missing.
     """
     if out.is_dir():
         raise UserError(f"{out}: is a folder; give the name of a JSON file")
+    _check_abx(tasks, alignments, triples)
     store = WaveformStore(corpus)
-    audio = read_training_audio(model_folder)
-    probe_tasks = [probe_task(store, name, shots=shots, seeds=seeds, test_limit=test_limit) for name in tasks]
+    probed = [name for name in tasks if name != ABX]
+    probe_tasks = [probe_task(store, name, shots=shots, seeds=seeds, test_limit=test_limit) for name in probed]
     model = load(model_folder, device=device)
-    used = np.unique(np.concatenate([task.utterances() for task in probe_tasks]))
-    overlaps = {task.name: pretraining_overlap(audio, store, _tested(task)) for task in probe_tasks}
-    refuse_trained(audio, store, [index for task in probe_tasks for index in _tested(task)], model=model_folder)
+    encoders = {MODEL: model} | ({RANDOM: random_encoder(model)} if baselines else {})
+    test = None
+    if alignments is not None:
+        test = abx_test(store, alignments, encoders, baselines=baselines, triples=triples or TRIPLES)
+    tested = {task.name: _tested(task) for task in probe_tasks}
+    notes = {task.name: task.notes for task in probe_tasks}
+    if test is not None:
+        tested[ABX], notes[ABX] = test.utterances, test.notes
+    audio = read_training_audio(model_folder)
+    overlaps = {name: pretraining_overlap(audio, store, indices) for name, indices in tested.items()}
+    refuse_trained(audio, store, [index for indices in tested.values() for index in indices], model=model_folder)
     with EvaluationConsole() as console:
-        for task in probe_tasks:
-            for note in (*task.notes, f"in the audio of pretraining: {overlaps[task.name]}"):
+        for name, overlap in overlaps.items():
+            for note in (*notes[name], f"in the audio of pretraining: {overlap}"):
                 console.say(note)
-        features = _features(store, model, used, baselines=baselines, console=console)
-        scores: list[ProbeScore] = []
-        with console.progress("probes", total=len(probe_tasks) * len(features)) as advance:
-            for task in probe_tasks:
-                for contender, matrix in features.items():
-                    scores += probe_scores(task, matrix, contender=contender)
-                    advance(1)
-        rows = _rows(probe_tasks, scores)
-        names = utterance_ids(store.utterances)
-        splits = {(task.name, level): _split_hash(task, level, names) for task in probe_tasks for level in task.shots}
-        own = model.digest
+        rows, items = _probed(store, probe_tasks, encoders, baselines=baselines, out=out, console=console)
+        if test is not None:
+            with console.progress(ABX, total=test.layers) as advance:
+                rows += abx_rows(test, store, progress=advance)
+        own, synthetic = model.digest, is_synthetic(store)
         rows = [
             replace(
                 row,
                 command=command,
                 corpus=str(store.folder),
-                synthetic=is_synthetic(store),
-                split_hash="" if row.contender == CHANCE else splits[row.task, row.labels],  # chance answers nothing
+                synthetic=synthetic,
                 model_hash=own if row.family == MODEL else "",
                 pretraining_audio=overlaps[row.task] if row.family == MODEL else "",
             )
             for row in rows
         ]
-        with console.progress("map", total=1) as advance:
-            write_map(out.with_name("map.npz"), store, probe_tasks[0], features=features[f"{MODEL} (last layer)"])
-            advance(1)
-        tasks_by_name = {task.name: task for task in probe_tasks}
-        items = [
-            _answers(tasks_by_name[score.task], score, store, names=names, split_hash=splits[score.task, score.shots])
-            for score in scores
-            if score.metric == "UAR"  # the answers are the same for every metric
-        ]
         write_items(items_path(out), items)
         write_results(rows, out)
         console.results(rows)
     return rows
+
+
+def _probed(
+    store: WaveformStore,
+    tasks: Sequence[ProbeTask],
+    encoders: Mapping[str, EmbeddingModel],
+    *,
+    baselines: bool,
+    out: Path,
+    console: EvaluationConsole,
+) -> tuple[list[ResultRow], list[Answers]]:
+    """Rows and answers of the probes; the map is written beside `out`."""
+    if not tasks:
+        return [], []
+    used = np.unique(np.concatenate([task.utterances() for task in tasks]))
+    features: Features = {}
+    for family, encoder in encoders.items():
+        features |= encoder_features(store, encoder, used, family=family, console=console)
+    if baselines:
+        features |= _fixed_features(store, used, console=console)
+    scores: list[ProbeScore] = []
+    with console.progress("probes", total=len(tasks) * len(features)) as advance:
+        for task in tasks:
+            for contender, matrix in features.items():
+                scores += probe_scores(task, matrix, contender=contender)
+                advance(1)
+    with console.progress("map", total=1) as advance:
+        write_map(out.with_name("map.npz"), store, tasks[0], features=features[f"{MODEL} (last layer)"])
+        advance(1)
+    names = utterance_ids(store.utterances)
+    splits = {(task.name, level): _split_hash(task, level, names) for task in tasks for level in task.shots}
+    rows = [
+        replace(row, split_hash="" if row.contender == CHANCE else splits[row.task, row.labels])  # chance: no answers
+        for row in _rows(tasks, scores)
+    ]
+    by_name = {task.name: task for task in tasks}
+    items = [
+        _answers(by_name[score.task], score, store, names=names, split_hash=splits[score.task, score.shots])
+        for score in scores
+        if score.metric == "UAR"  # the answers are the same for every metric
+    ]
+    return rows, items
+
+
+def _check_abx(tasks: Sequence[str], alignments: Path | None, triples: int | None) -> None:
+    """Raise `UserError` where the task and its settings are not given together."""
+    if ABX in tasks and alignments is None:
+        raise UserError("--task abx: needs --alignments, a folder of .lab or .phn files or an .item file")
+    if ABX not in tasks and alignments is not None:
+        raise UserError(f"--alignments {alignments}: only for --task abx")
+    if ABX not in tasks and triples is not None:
+        raise UserError(f"--triples {triples}: only for --task abx")
 
 
 def _tested(task: ProbeTask) -> list[int]:
@@ -230,21 +283,6 @@ def probe_task(store: WaveformStore, name: str, *, shots: Sequence[int], seeds: 
     except ValueError as error:
         raise UserError(f"{store.folder}: {error}") from None
     return replace(task, notes=(*task.notes, copies_note(store, again))) if again else task
-
-
-def _features(
-    store: WaveformStore,
-    model: EmbeddingModel,
-    used: Int[np.ndarray, " used"],
-    *,
-    baselines: bool,
-    console: EvaluationConsole,
-) -> Features:
-    features = encoder_features(store, model, used, family=MODEL, console=console)
-    if baselines:
-        features |= encoder_features(store, random_encoder(model), used, family=RANDOM, console=console)
-        features |= _fixed_features(store, used, console=console)
-    return features
 
 
 def encoder_features(

@@ -155,6 +155,35 @@ def abx_cells(
     return cells
 
 
+def limited_cells(tokens: Sequence[Token], *, mode: str = "within", triples: int, seed: int = 0) -> list[AbxCell]:
+    """The cells of the test with at most so many triples in all, from as many contexts and phones as possible.
+
+    Where there are more, the number of tokens per context, phone and speaker is lowered to 2; of cells that are still
+    too many, a random part is drawn.
+
+    Args:
+        tokens: as in `abx_cells`.
+        mode: as in `abx_cells`.
+        triples: at most; at least 2, those of the smallest cell within speaker.
+        seed: of the draws.
+
+    Raises:
+        ValueError: as in `abx_cells`.
+
+    >>> tokens = [Token("a", float(n), n + 1.0, "ei"[n % 2], "b", "d") for n in range(20)]
+    >>> sum(cell.triples for cell in limited_cells(tokens, triples=200))
+    200
+    """
+    cells: list[AbxCell] = []
+    for limit in range(MAX_PER_CELL, 1, -1):
+        cells = abx_cells(tokens, mode=mode, max_per_cell=limit, seed=seed)
+        if sum(cell.triples for cell in cells) <= triples:
+            return cells
+    order = np.random.default_rng(seed).permutation(len(cells))
+    kept = np.cumsum([cells[place].triples for place in order.tolist()]) <= triples
+    return [cells[place] for place in np.sort(order[kept]).tolist()]
+
+
 def score_cells(cells: Sequence[AbxCell], frames: Mapping[int, Float[np.ndarray, "_ dim"]]) -> AbxScore:
     """The ABX error of cells.
 

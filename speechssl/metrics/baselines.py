@@ -41,13 +41,28 @@ def mfcc_statistics(waveform: Float[np.ndarray, " samples"]) -> Float[np.ndarray
     >>> mfcc_statistics(np.sin(np.arange(SAMPLE_RATE) / 10, dtype=np.float32)).shape
     (80,)
     """
+    return _statistics(mfcc_frames(waveform).T)
+
+
+def mfcc_frames(waveform: Float[np.ndarray, " samples"]) -> Float[np.ndarray, "frames dim"]:
+    """20 MFCC and their deltas per frame; frame n is centred on n x 10 ms.
+
+    Args:
+        waveform: 16 kHz, at least 400 samples, any scale.
+
+    Raises:
+        ValueError: when the clip is shorter than 400 samples.
+
+    >>> mfcc_frames(np.sin(np.arange(SAMPLE_RATE) / 10, dtype=np.float32)).shape
+    (101, 40)
+    """
     import librosa
 
     mel = _mel(waveform, bands=MEL_BANDS, n_fft=N_FFT)
     coefficients = librosa.feature.mfcc(S=librosa.power_to_db(mel, top_db=None), n_mfcc=COEFFICIENTS)
     deltas = librosa.feature.delta(_pad_to_width(coefficients), width=_DELTA_WIDTH, mode="nearest")
     deltas = deltas[:, : coefficients.shape[1]]
-    return _statistics(np.concatenate([coefficients, deltas]))
+    return np.concatenate([coefficients, deltas]).T
 
 
 def logmel_statistics(waveform: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " dim"]:

@@ -19,7 +19,9 @@ from speechssl.metrics.probe_splits import PROBE_TASKS
 
 MODEL, RANDOM, MFCC, LOGMEL, CHANCE = "model", "random encoder", "MFCC", "log-mel", "chance"
 """Families of contenders. A contender is a family or "FAMILY (which layer)"."""
-LOWER_IS_BETTER = ("WER", "CER", "PER")
+ABX, ABX_ERROR, EFFECTIVE_RANK = "abx", "ABX error", "effective rank"
+"""Task of measurements of frames against a phone alignment, and its metrics."""
+LOWER_IS_BETTER = ("WER", "CER", "PER", ABX_ERROR)
 
 
 Count = Annotated[int, pydantic.Field(ge=0, le=2**53)]
@@ -31,24 +33,27 @@ class ResultRow:
     """One score of one contender.
 
     Attributes:
-        task: of a probe `label`, `speaker` or `text`; else what was learned, for example `emotion` or `asr`.
+        task: of a probe `label`, `speaker` or `text`; `abx`: frames against a phone alignment; else what was learned,
+            for example `emotion` or `asr`.
         contender: the features, for example `model (last layer)` or `MFCC`, or the whole method.
-        probe: `k-NN`, `logistic`, or `none` for chance; empty where the contender is a whole method.
+        probe: `k-NN`, `logistic`, or `none` for chance; of ABX errors `within` or `across` (speakers), of effective
+            ranks `frames`; empty where the contender is a whole method.
         labels: amount of labels, in `unit`; 0 for everything on the training side.
-        metric: `UAR`, `WA`, `macro F1`, `WER` or `CER`.
+        metric: `UAR`, `WA`, `macro F1`, `WER`, `CER`, `ABX error` or `effective rank`.
         value: mean over seeds.
-        low: lower end of the 95 % interval.
+        low: lower end of the 95 % interval; the value itself where there is none, as of ABX errors.
         high: upper end.
-        n: test utterances, summed over seeds.
+        n: test utterances, summed over seeds; of ABX errors triples, of effective ranks frames.
         seeds: repetitions.
         split: what is disjoint between training and test.
-        classes: number of classes.
+        classes: number of classes, or of phones.
         command: the command line that produced the row.
         gains: per baseline: how much better this value is, with the ends of the paired interval. This value minus the
             baseline's, and for error rates the baseline's minus this: above zero is better for every metric.
         corpus: name of the prepared corpus.
         synthetic: whether the speech is synthesised.
-        unit: of `labels`: `shots` (labelled utterances per class) or `minutes` (of transcribed speech).
+        unit: of `labels`: `shots` (labelled utterances per class), `minutes` (of transcribed speech), or empty where
+            nothing is learned from labels.
         split_hash: sixteen hexadecimal digits of the training and test sides; equal where two rows can be compared.
         model_hash: sixteen hexadecimal digits of the encoder; empty where there is none.
         training_audio: of a fine-tuned model: `known, no copy sample by sample` where its training audio is known and
@@ -94,6 +99,11 @@ class ResultRow:
         return self.task in PROBE_TASKS
 
     @property
+    def is_abx(self) -> bool:
+        """Whether the row compares frames with a phone alignment."""
+        return self.task == ABX
+
+    @property
     def amount(self) -> str:
         """Amount of labels, in words.
 
@@ -102,6 +112,8 @@ class ResultRow:
         >>> [replace(row, labels=labels).amount for labels in (10, 60, 0)]
         ['10 min', '1 h', 'all']
         """
+        if not self.unit:
+            return "no labels"
         if self.labels == 0:
             return "all"
         if self.unit == "minutes":
@@ -182,6 +194,24 @@ def columns_of(rows: Iterable[ResultRow], *, task: str, metric: str = "UAR") -> 
     mine = [row for row in rows if row.task == task and row.metric == metric]
     keys = sorted({(row.probe, row.labels) for row in mine if row.probe != "none"})
     return {key: [row for row in mine if row.labels == key[1] and row.probe in (key[0], "none")] for key in keys}
+
+
+def abx_columns(rows: Iterable[ResultRow]) -> dict[tuple[str, str], list[ResultRow]]:
+    """Rows of a phone alignment by (metric, probe): the errors within and across speakers, and the effective rank."""
+    found: dict[tuple[str, str], list[ResultRow]] = {}
+    for row in sorted((row for row in rows if row.is_abx), key=lambda row: row.metric != ABX_ERROR):
+        found.setdefault((row.metric, row.probe), []).append(row)
+    return found
+
+
+def abx_value(row: ResultRow) -> str:
+    """A value of a phone alignment in words: an error in percent, or an effective rank.
+
+    >>> row = ResultRow(ABX, "MFCC", "within", 0, ABX_ERROR, 0.1234, 0.1234, 0.1234, 100, 1, unit="")
+    >>> abx_value(row)
+    '12.3 %'
+    """
+    return f"{100 * row.value:.1f} %" if row.metric == ABX_ERROR else f"{row.value:.1f}"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from speechssl.report import plots
 from speechssl.report.few_labels import few_label_sections, few_label_summary
 from speechssl.report.learning import learning_figures
 from speechssl.report.markup import Child, Element, render, tag
+from speechssl.report.phones import phone_sections
 from speechssl.report.recognition import is_recognition, recognition_sections, recognition_summary
 from speechssl.report.run import Run, read_run, series
 from speechssl.report.tables import captioned, gain_table, missing, score_table, summary
@@ -85,8 +86,9 @@ def _page(run: Run) -> Element:
     rates = [row for row in run.experiments if is_recognition(row)]
     few = [*few_label_sections(curves, run.confusion), *recognition_sections(rates, run.worst)]
     parts: list[Child] = [*_head(run), *few, *_what_was_run(run)]
-    if run.training or run.probes or not run.experiments:
+    if run.training or run.probes or not (run.experiments or run.phones):
         parts += [*_learning(run), *_probes(run), *_map(run)]
+    parts += phone_sections(run.phones)
     return document(run.name, parts)
 
 

@@ -7,10 +7,18 @@ from pathlib import Path
 
 from speechssl.config import UserError
 from speechssl.files import write_atomic
-from speechssl.metrics.results import LOWER_IS_BETTER, ResultRow, outcome, plain, read_results
+from speechssl.metrics.results import (
+    ABX_ERROR,
+    LOWER_IS_BETTER,
+    ResultRow,
+    abx_value,
+    outcome,
+    plain,
+    read_results,
+)
 from speechssl.terminal import printable
 
-MAIN = ("UAR", "WER", "CER")  # metrics with a table, where there are rows
+MAIN = ("UAR", "WER", "CER", ABX_ERROR)  # metrics with a table, where there are rows
 
 
 def write_markdown(run: Path, out: Path) -> None:
@@ -108,7 +116,8 @@ def _cell(row: ResultRow | None, best: ResultRow | None) -> Text:
         return Text("")
     level = best is not None and _undecided(row, best)
     interval = f" ({plain(row.low)}–{plain(row.high)})" if row.low < row.high else ""
-    return Text(plain(row.value), after=f"{'†' if level else ''}{interval}", bold=row is best)
+    value = abx_value(row) if row.is_abx else plain(row.value)
+    return Text(value, after=f"{'†' if level else ''}{interval}", bold=row is best)
 
 
 def _undecided(row: ResultRow, best: ResultRow) -> bool:

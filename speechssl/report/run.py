@@ -80,7 +80,12 @@ class Run:
     @property
     def experiments(self) -> Sequence[ResultRow]:
         """Rows of whole experiments with few labels."""
-        return [row for row in self.results if not row.is_probe]
+        return [row for row in self.results if not (row.is_probe or row.is_abx)]
+
+    @property
+    def phones(self) -> Sequence[ResultRow]:
+        """Rows of frames against a phone alignment."""
+        return [row for row in self.results if row.is_abx]
 
     @property
     def provenance(self) -> Provenance:
