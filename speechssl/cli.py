@@ -199,6 +199,12 @@ def pretrain(
             "--find-batch", help="Measure into how many micro-batches to divide a batch: the fastest that fits."
         ),
     ] = False,
+    probe_on: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CORPUS_DIR", help="Labelled corpus: probe the encoder on it every probe.every updates (--set)."
+        ),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Recipe: a TOML file of differences.")] = None,
     sets: Sets = [],  # noqa: B006 -- typer copies it
 ) -> None:
@@ -218,8 +224,15 @@ def pretrain(
     if start is not None and name != before:
         say_once(f"{start}: its encoder goes on with a new objective, {name}, instead of {before or 'none'}")
     recipe = load_config(config_of(name), config, overrides=sets, defaults=defaults)
+    probe = None
+    if probe_on is not None:
+        from speechssl.experiments.training_probe import few_label_probe
+
+        probe = few_label_probe(probe_on, shots=recipe.probe.shots)
     with _health_errors():
-        result = run(corpora, out, config=recipe, start=start, command=_spoken.get(), find_batch=find_batch)
+        result = run(
+            corpora, out, config=recipe, start=start, command=_spoken.get(), find_batch=find_batch, probe=probe
+        )
     _end_if_stopped(finished=result.finished, steps=result.steps)
     say_once(f"{out}: {result.steps} steps, {result.seconds_seen / 3600:.1f} h of audio seen")
 

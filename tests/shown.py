@@ -36,6 +36,8 @@ def at_toy_size(words: Sequence[str]) -> list[str]:
     toy = TOY.get(words[0], "")
     if "--standardise" in words:  # of vectors, so that no network is trained
         toy = toy.replace("frozen-probe,fine-tuned", "frozen-probe")
+    if "--probe-on" in words:  # the toy corpus has few utterances per class
+        toy += " --set probe.shots=1"
     return small + shlex.split(toy)
 
 

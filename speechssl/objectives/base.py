@@ -200,9 +200,11 @@ class Objective(Trainable):
 
     Attributes:
         exact_in_parts: whether micro-batches and ranks give the gradient of one large batch.
+        unsaved: prefixes of parameters that training alone needs: checkpoints have them, model folders do not.
     """
 
     exact_in_parts: bool = True
+    unsaved: tuple[str, ...] = ()
 
     def __init__(self, encoder: SpeechEncoder, *, seed: int):
         super().__init__()

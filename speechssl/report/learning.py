@@ -55,11 +55,13 @@ def _panel(axes: "Axes", run: Run, curves: Sequence[CurveRecord]) -> None:
         if several:
             _coloured(axes, run, curve, first=number)
         else:
-            axes.plot(*series(run.training, curve.metric), color=SKY, linewidth=1.2, label="training")
+            if curve.lines(run.training):
+                axes.plot(*series(run.training, curve.metric), color=SKY, linewidth=1.2, label="training")
             axes.plot(*series(run.validation, curve.metric), color=BLUE, label="validation", **_MARKED)
         colour = CLASS_COLOURS[number % len(CLASS_COLOURS)] if several else GREY
         if curve.chance is not None:
-            steps, values = series(run.training or run.validation, curve.chance)
+            logged = series(run.training, curve.chance)
+            steps, values = logged if logged[0] else series(run.validation, curve.chance)
             axes.plot(steps, values, color=GREY, linestyle=DASHES, linewidth=1.2, label="chance")
         if curve.bound is not None:
             axes.axhline(curve.bound, color=GREY, linestyle=DASHES, linewidth=1.2, label=f"{curve.bound:g} at most")

@@ -5,7 +5,7 @@ setting), ``log.jsonl``, ``metrics.json`` (the metrics to draw), ``last.pt`` and
 unfinished folder, it resumes from the last checkpoint.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.storage import model_hash, save_model
 from speechssl.nn.memory import keep_freed_memory
 from speechssl.objectives import load_objective
-from speechssl.objectives.base import ENCODER, Metrics, Objective
+from speechssl.objectives.base import ENCODER, Curve, Metrics, Objective
 from speechssl.terminal import say_once
 from speechssl.train.adapt import carry_over, carry_over_encoder, objective_of
 from speechssl.train.claim import ANY_DEVICES, LENGTH, claim, claim_labels
@@ -41,6 +41,21 @@ from speechssl.train.trainer import Batches, Training, resume_point, use_bf16
 from speechssl.train.units import labels_of
 
 _SPLIT = 31  # part of the seed, so that this random stream differs from others
+
+
+@dataclass(frozen=True)
+class EncoderProbe:
+    """A measurement of the frozen encoder at validations, every ``probe.every`` updates.
+
+    Attributes:
+        measure: metrics of an encoder in evaluation mode, which it does not change.
+        curves: how the report draws them.
+        digest: of its data and settings.
+    """
+
+    measure: Callable[[SpeechEncoder], Metrics]
+    curves: tuple[Curve, ...]
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,7 @@ def pretrain(
     resume: bool = True,
     command: str = "",
     find_batch: bool = False,
+    probe: EncoderProbe | None = None,
 ) -> PretrainResult:
     """Pretrain on packed corpora.
 
@@ -73,15 +89,20 @@ def pretrain(
         resume: resume from ``out/last.pt`` when it exists; False refuses a folder with a run in it.
         command: the command line, kept in the model's provenance.
         find_batch: measure into how many micro-batches to divide a batch, where ``out`` holds no run yet.
+        probe: measures the encoder that would be saved; goes with ``config.probe.every``.
 
     Raises:
-        UserError: nothing to train on, or ``out`` holds a run with other settings or one that has not ended.
+        UserError: nothing to train on, a probe without ``config.probe.every`` or the other way round, or ``out`` holds
+            a run with other settings or one that has not ended.
         HealthError: the run failed in a known way; the last good checkpoint is kept.
     """
     with process_group(config.device) as process, hold_run(out, process):
         if process.device.type == "cpu":
             keep_freed_memory()
         _check_normalization(config)
+        if (probe is None) != (config.probe.every == 0):
+            given = "without" if probe is None else "is 0 with"
+            raise UserError(f"probe.every {given} --probe-on: give the corpus and the number of updates, or neither")
         stores = [WaveformStore(corpus) for corpus in corpora]
         if len({store.content_hash() for store in stores}) < len(stores):
             raise UserError("the same corpus twice: utterances held out of one copy would be trained on in the other")
@@ -91,6 +112,7 @@ def pretrain(
         if find_batch and not measure:
             config = _with_accumulation(config, load_config(type(config), out / "recipe.toml").loop.accumulation)
         parts = [] if start is None else [model_hash(start)]
+        parts += [] if probe is None else [probe.digest]
         if process.is_main:
             _announce_prolonging(out, config)
             may_change = ANY_DEVICES | (LENGTH if config.optim.schedule == "wsd" else frozenset[str]())
@@ -132,11 +154,12 @@ def pretrain(
             audio_record |= TrainingAudio(pretraining=AudioRecord.of(store))
         audio_record |= read_training_audio(start)
         if process.is_main:
-            write_curves(out, (*method.CURVES, *config.objective.more_curves()), config.objective)
+            probed = () if probe is None else probe.curves
+            write_curves(out, (*method.CURVES, *config.objective.more_curves(), *probed), config.objective)
         shares = {"rank": process.rank, "world_size": process.world_size}
         result: FitResult = fit(
             objective,
-            _training(config, out=out, provenance=provenance, audio_record=audio_record),
+            _training(config, out=out, provenance=provenance, audio_record=audio_record, probe=probe),
             Batches(partial(train.stored, **shares), partial(valid.stored, **shares), probed=lambda: valid.batch(0)),
             config=config.loop,
             optim=config.optim,
@@ -250,12 +273,12 @@ def _training(
     out: Path,
     provenance: Mapping[str, object],
     audio_record: TrainingAudio,
+    probe: EncoderProbe | None,
 ) -> Training:
     def save(trained: Objective, step: int, seconds_seen: float) -> None:
         encoders = (ENCODER, trained.released_prefix)  # the saved model has one of them, under its own name
-        rest = {
-            f"objective.{name}": each for name, each in trained.state_dict().items() if not name.startswith(encoders)
-        }
+        apart = (*encoders, *trained.unsaved)
+        rest = {f"objective.{name}": each for name, each in trained.state_dict().items() if not name.startswith(apart)}
         extra = {
             "objective": config.objective.model_dump(mode="json"),
             "provenance": {**provenance, "steps": step, "seconds_seen": round(seconds_seen, 1)},
@@ -272,6 +295,8 @@ def _training(
         rate=rate,
         save=save,
         find_unused=config.encoder.transformer.layer_drop > 0,
+        probe=None if probe is None else lambda trained: probe.measure(trained.released),
+        probe_every=config.probe.every,
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, NonNegativeInt, create_model, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, create_model, model_validator
 
 from speechssl.config import Config, UserError, merged, value_of
 from speechssl.data.batch_augment import NO_AUGMENT, BatchAugmentConfig
@@ -16,6 +16,19 @@ from speechssl.objectives.base import ObjectiveConfig
 from speechssl.train.health import HealthConfig
 from speechssl.train.optim import OptimConfig
 from speechssl.train.trainer import LoopConfig
+
+
+class ProbeConfig(Config):
+    """Few-label probes of the frozen encoder along a run."""
+
+    every: NonNegativeInt = 0  # updates from one to the next, each at a validation; 0: none
+    shots: PositiveInt = 10  # labelled utterances per class
+
+    @model_validator(mode="after")
+    def _shots_are_used(self) -> "ProbeConfig":
+        if not self.every and self.shots != type(self).model_fields["shots"].default:
+            raise ValueError("probe.shots without probe.every, the number of updates from one probe to the next")
+        return self
 
 
 class PretrainConfig(Config):
@@ -33,6 +46,7 @@ class PretrainConfig(Config):
     health: HealthConfig = HealthConfig()
     seed: NonNegativeInt = 0
     device: str = "auto"
+    probe: ProbeConfig = ProbeConfig()
     valid_share: float = Field(default=0.02, ge=0, le=0.5)  # fraction of the audio for validation, at least two batches
 
     @model_validator(mode="after")

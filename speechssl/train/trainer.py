@@ -71,6 +71,8 @@ class Training:
         save: writes the model folder; called with the objective, the step and the seconds of audio seen.
         keep_best: write the model folder when a validation is the best so far, not at every checkpoint.
         find_unused: whether parameters may have no gradient (layer drop, frozen steps); an option of data parallelism.
+        probe: measures the model that would be saved, without a change to it; on the main process alone.
+        probe_every: updates from one probe to the next, each at a validation; 0: none.
     """
 
     name: str
@@ -79,6 +81,8 @@ class Training:
     save: Callable[[Any, int, float], None]
     keep_best: bool = False
     find_unused: bool = False
+    probe: Callable[[Any], Metrics] | None = None
+    probe_every: int = 0
 
 
 @dataclass
@@ -90,6 +94,7 @@ class Counters:
     wall_seconds: float = 0.0
     best: float = math.inf
     stale: int = 0  # validations since the best one
+    probed: int = 0  # updates before the last probe
     progress: float = 0.0
     cooled: bool = False  # whether an update was made in the cooldown
     done: bool = False
@@ -307,7 +312,7 @@ class Trainer:
         with self._averaged():
             self.monitor.probed = probe(self.objective, self.batches.probed, self.process.device)
         self.validate(self.config.validate_batches)
-        self.validation = self.validation | self.monitor.probed
+        self.validation = self.validation | self.monitor.probed | self._probe()
         improved = False
         if criterion is not None:
             score = float(self.validation[criterion])  # pyright: ignore[reportArgumentType] -- one number
@@ -316,6 +321,16 @@ class Trainer:
             counters.stale = 0 if improved else counters.stale + 1
         self._closing = time.monotonic() - begin
         return improved
+
+    def _probe(self) -> Metrics:
+        """Measure the model that would be saved, where it is time; nothing on other processes than the main one."""
+        probe, every = self.training.probe, self.training.probe_every
+        if probe is None or not every or (self.counters.step - self.counters.probed < every and not self.ends):
+            return {}
+        self.counters.probed = self.counters.step
+        with self._averaged():
+            self._gather()
+            return probe(self.saved) if self.process.is_main else {}
 
     def checkpoint(self, *, best: bool, forced: bool) -> None:
         """Write checkpoint and model; with a symptom only where forced, so that the last good state is kept."""
@@ -342,12 +357,16 @@ class Trainer:
 
     def _save(self) -> None:
         """Write the model folder."""
+        self._gather()
+        if self.process.is_main:
+            self.training.save(self.saved, self.counters.step, self.counters.seconds_seen)
+
+    def _gather(self) -> None:
+        """Give the copy that is saved the whole weights, where they are divided among the processes."""
         if self.sharded:
             weights = whole(self.objective.state_dict(), keep=self.process.is_main)
             if self.process.is_main:
                 self.saved.load_state_dict(weights)
-        if self.process.is_main:
-            self.training.save(self.saved, self.counters.step, self.counters.seconds_seen)
 
     def _keep_before_cooldown(self) -> None:
         """Write the state that a longer run continues from, before the first update with a lower rate."""
