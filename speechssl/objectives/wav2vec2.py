@@ -6,7 +6,8 @@ encoder. Loss arithmetic is fp32 with autocast off.
 
 Differences from the paper, each a setting: schedules are fractions of the run; small presets start with phase-robust
 frames and logits of a chosen scale, without feature penalty; log-mel frames may be quantised instead of latents, which
-change during the run. Terms are *sums* over masked frames: the loop divides by
+change during the run; units may be predicted beside the contrastive task for the first share of a run
+(``warm_units``). Terms are *sums* over masked frames: the loop divides by
 the count over micro-batches and ranks, so that accumulation, data parallelism and one large batch give the same
 gradient. The diversity term is not a sum over frames, but its gradient is, given the mean code distribution of the
 whole batch; see :func:`diversity_term`.
@@ -20,11 +21,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from speechssl.config import Config as BaseConfig
-from speechssl.data.batch import BatchSpec, CropBatch
+from speechssl.data.batch import BatchSpec, CropBatch, FrameGrid
+from speechssl.data.units import UnitsConfig
 from speechssl.distributed import sum_over_ranks
 from speechssl.models.encoder import EncoderConfig, SpeechEncoder
 from speechssl.models.masked import check_masking, objective_context
@@ -36,6 +38,9 @@ from speechssl.nn.quantizer import GumbelQuantizer, QuantizerConfig, gumbel_nois
 from speechssl.nn.targets import encoder_framing, normalized_log_mel
 from speechssl.objectives.base import Context, Curve, Metrics, Objective, StepOutput, Symptom
 from speechssl.objectives.prosody import ProsodyConfig, prosody_head, prosody_metrics, prosody_term
+from speechssl.objectives.warm_units import ADVICE as UNITS_ADVICE
+from speechssl.objectives.warm_units import CURVES as UNIT_CURVES
+from speechssl.objectives.warm_units import STATE, UnitHead, WarmUnitsConfig, unit_metrics, unit_symptoms
 
 _MASK, _NEGATIVES, _GUMBEL = 11, 12, 13  # part of the seed, so that the random streams differ
 
@@ -51,6 +56,7 @@ ADVICE = {
     "lower objective.feature_penalty (0 for short runs) or optim.conv_lr_scale",
     "not learning": "the loss stays at chance, ln(1 + negatives), though the codes are good: "
     "more updates, a larger batch (crops.batch_seconds), or another optim.reference_lr",
+    STATE: UNITS_ADVICE,
 }
 
 
@@ -86,11 +92,27 @@ class Wav2Vec2Config(ProsodyConfig):
     gumbel_decay: PositiveFloat = (
         0.7  # fraction of the run after which the end is reached (277k of 400k updates in fairseq)
     )
+    warm_units: WarmUnitsConfig = WarmUnitsConfig()
+    units: UnitsConfig = UnitsConfig()  # of the warm start
     symptoms: SymptomConfig = SymptomConfig()
 
+    @model_validator(mode="after")
+    def _units_are_used(self) -> "Wav2Vec2Config":
+        if not self.warm_units.share and (self.units != UnitsConfig() or self.warm_units != WarmUnitsConfig()):
+            raise ValueError("units and warm_units.weight are of the warm start; set warm_units.share above 0")
+        return self
+
+    def more_curves(self) -> tuple[Curve, ...]:
+        """Those of prosody and of the warm start, where they are in use."""
+        return (*super().more_curves(), *(UNIT_CURVES if self.warm_units.share else ()))
+
     def continued(self) -> "Wav2Vec2Config":
-        """The temperature stays where the first run left it: a high one makes trained codes random again."""
-        return self.model_copy(update={"gumbel_start": self.gumbel_end})
+        """The temperature stays where the first run left it: a high one makes trained codes random again.
+
+        A trained encoder needs no warm start.
+        """
+        cold = {"warm_units": WarmUnitsConfig(), "units": UnitsConfig()}
+        return self.model_copy(update={"gumbel_start": self.gumbel_end, **cold})
 
     def shapes(self, encoder: EncoderConfig) -> dict[str, tuple[int, ...]]:
         """Shapes of codebooks, target projection and decoder."""
@@ -112,7 +134,9 @@ class Wav2Vec2Config(ProsodyConfig):
         codes = f"{self.quantizer.groups} × {self.quantizer.codes} codes"
         codes += " of log-mel" if self.targets == "log-mel" else ""
         mask = self.mask.in_words()
-        return f"{codes}, {self.negatives} negatives, {mask}{self.in_addition()}"
+        share = 100 * self.warm_units.share
+        warm = f", {self.units.classes} units of {self.units.source} for the first {share:g} %" if share else ""
+        return f"{codes}, {self.negatives} negatives, {mask}{self.in_addition()}{warm}"
 
 
 Config = Wav2Vec2Config
@@ -239,11 +263,26 @@ class Wav2Vec2(Objective):
         self.mask_embedding = nn.Parameter(torch.rand(encoder.config.dim))  # fairseq's uniform
         self.decoder = ConvDecoder(encoder.config.dim, config.decoder) if config.mask.drop else None
         self.prosody = prosody_head(encoder.config, config)
+        self.warm_units: UnitHead | None = None
+        if config.warm_units.share:
+            self.unsaved = ("warm_units.",)
+            self.warm_units = UnitHead(
+                config.warm_units,
+                inputs=encoder.config.dim,
+                dim=config.dim,
+                classes=config.units.classes,
+                temperature=config.logit_temperature,
+            )
 
     @property
     def batch_spec(self) -> BatchSpec:
-        """Crops, with their level where prosody has a weight."""
-        return BatchSpec(level=self.prosody is not None)
+        """Crops, with their level where prosody has a weight, and the units of frames where there is a warm start."""
+        level = self.prosody is not None
+        if self.warm_units is None:
+            return BatchSpec(level=level)
+        conv = self.encoder.config.conv
+        grid = FrameGrid(conv.hop, conv.receptive_field, conv.padding)
+        return BatchSpec(labels=self.config.units, grid=grid, hop=conv.hop, level=level)
 
     @property
     def min_frames(self) -> int:
@@ -274,6 +313,8 @@ class Wav2Vec2(Objective):
             noise=noise,
             mean_probs=mean_probs,
             level=batch.level,
+            labels=batch.labels,
+            progress=progress,
         )
 
     def draw(self, crops: CropBatch, *, step: int) -> Draws:
@@ -306,6 +347,8 @@ class Wav2Vec2(Objective):
         noise: Float[Tensor, "frames groups codes"] | None = None,
         mean_probs: Float[Tensor, "groups codes"] | None = None,
         level: Float[Tensor, " batch"] | None = None,
+        labels: Int[Tensor, "batch all_frames"] | None = None,
+        progress: float = 1.0,
     ) -> StepOutput:
         """Loss for given masks, negatives and noise; the only randomness is dropout."""
         features = self.encoder.features(waveforms)  # batch frames channels
@@ -325,6 +368,10 @@ class Wav2Vec2(Objective):
             temperature=self.config.logit_temperature,
         )
         more_terms, more_stats = prosody_term(self.prosody, context, draws.mask, waveforms, level)
+        if self.warm_units is not None:
+            assert labels is not None
+            units, stats = self.warm_units(context[draws.mask], labels[draws.mask], progress=progress)
+            more_terms, more_stats = more_terms | {"units": units}, more_stats | stats
         count = batch * masked
         with torch.autocast(waveforms.device.type, enabled=False):
             terms = {
@@ -433,7 +480,7 @@ class Wav2Vec2(Objective):
                 mean_feature.square().sum() * stats["frames"] / stats["feature_square"].clamp(min=1e-20)
             ),
         }
-        return found | prosody_metrics(stats)
+        return found | prosody_metrics(stats) | unit_metrics(stats)
 
     def summary(self, metrics: Mapping[str, Any]) -> str:
         """Loss, accuracy, and code perplexity of each group.
@@ -450,6 +497,8 @@ class Wav2Vec2(Objective):
         self, metrics: Mapping[str, float | Sequence[float]], probed: Mapping[str, float | Sequence[float]]
     ) -> list[Symptom]:
         """Five failure modes: constant features, collapsed, random or phase-hashing codes, a loss that stays at chance.
+
+        During a warm start there is a sixth, units that are not learnt.
 
         Small contrastive runs fail in ways that one number does not show. Codes may be random (chosen by the Gumbel
         noise), may hash the waveform's phase (balanced usage, but they change with every shift by a few milliseconds),
@@ -483,7 +532,8 @@ class Wav2Vec2(Objective):
             ),
             "not learning": (at_chance, f"loss {loss:.3f} at chance {chance:.3f}"),
         }
-        return [Symptom(state, present, evidence, ADVICE[state]) for state, (present, evidence) in signs.items()]
+        found = [Symptom(state, present, evidence, ADVICE[state]) for state, (present, evidence) in signs.items()]
+        return [*found, *unit_symptoms(metrics, margin=limits.chance_margin)]
 
 
 def _mean(value: float | Sequence[float]) -> float:

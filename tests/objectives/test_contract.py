@@ -38,6 +38,7 @@ VARIANTS = {  # settings that change which frames an objective encodes
     "hubert, unmasked": {"objective__mask__drop": True, "objective__decoder__layers": 2},
     "hubert, unmasked pairs": {"objective__mask__drop": True, "encoder__squeeze_factor": 2},
     "wav2vec2, pairs": {"encoder__squeeze_factor": 2},
+    "wav2vec2, warm units": {"objective__warm_units__share": 0.5, "objective__units__classes": 12},
     "wav2vec2, unmasked": {"objective__mask__drop": True, "objective__decoder__layers": 2},
 }
 ROWS = 6
@@ -205,14 +206,15 @@ def test_what_is_logged(
     settings = changed(config, loop__steps=4, loop__validate_every=2, loop__log_every=1)
     result = pretrain([corpus], out, config=settings)
     logged = rows(out)
-    for curve in module.CURVES:
+    drawn = (*module.CURVES, *settings.objective.more_curves())
+    for curve in drawn:
         kinds = [("valid" in row) for row in logged if curve.metric in row]
         assert kinds, curve
         assert any(kinds) or not curve.validation
         assert not all(kinds) or not curve.training
         assert curve.chance is None or all(curve.chance in row for row in logged if curve.metric in row)
     curves = json.loads((out / "metrics.json").read_text())["curves"]
-    assert [each["metric"] for each in curves] == [curve.metric for curve in module.CURVES]
+    assert [each["metric"] for each in curves] == [curve.metric for curve in drawn]
     assert result.finished
     model = speechssl.load(out)  # what is released loads and embeds
     assert np.isfinite(model.embed(batch.waveforms[0].numpy())).all()
