@@ -132,7 +132,7 @@ def home(
     for path in toy_recordings.iterdir():
         (tmp_path / "recordings" / path.name).symlink_to(path)
     (tmp_path / "alignments").mkdir()
-    for number, path in enumerate(sorted(toy_recordings.glob("*.wav"))):
+    for number, path in enumerate(sorted(set(toy_recordings.iterdir()) - {toy_recordings / "metadata.csv"})):
         phones = f"#\n0.2 26 b\n0.4 26 {'ei'[number // 2 % 2]}\n0.6 26 t\n"
         (tmp_path / "alignments" / f"{path.stem}.lab").write_text(phones)
     (tmp_path / "here" / "runs").mkdir(parents=True)

@@ -43,7 +43,7 @@ def test_the_term_is_a_weighted_cross_entropy_of_the_units(batch: CropBatch, pro
     context = objective.context(batch, step=2)
     expected, correct = 0.0, 0
     for row, frame in objective.draw(batch, step=2).mask.nonzero().tolist():
-        vector = head.project(context.frames[row, frame])
+        vector = head.project(context.frames[row, frame]).detach()
         scores = [float(torch.cosine_similarity(vector, unit, dim=0)) / 0.1 for unit in head.units.detach()]
         unit = int(labels[row, frame])
         expected += math.log(sum(math.exp(each) for each in scores)) - scores[unit]
