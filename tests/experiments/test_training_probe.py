@@ -1,5 +1,6 @@
 """The probe along a run: the numbers of `evaluate`, of the encoder that is saved, and no change to the run."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from speechssl.embed.embedder import load
 from speechssl.experiments import training_probe
 from speechssl.experiments.evaluate import evaluate
 from speechssl.experiments.training_probe import few_label_probe
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.objectives.base import Metrics
 from speechssl.train import loop
 from speechssl.train.pretrain import EncoderProbe, pretrain
 from speechssl.train.pretrain_config import ProbeConfig
@@ -75,10 +78,15 @@ def test_the_number_is_that_of_evaluate(
 def test_the_saved_encoder_is_measured_and_the_run_is_the_same(
     corpus: Path, probe: EncoderProbe, tmp_path: Path
 ) -> None:
+    def weighed(encoder: SpeechEncoder) -> Metrics:
+        total = sum(float(each.double().abs().sum()) for each in encoder.state_dict().values())
+        return {"probe_uar": total, "probe_chance": 0.5}
+
+    probe = replace(probe, measure=weighed)
     pretrain([corpus], tmp_path / "probed", config=PROBED, probe=probe)
     found = {row["step"]: row["probe_uar"] for row in rows(tmp_path / "probed") if "probe_uar" in row}
     assert list(found) == [8, 12]  # of the validations at 4, 8 and 12: every 8 updates, and at the end
-    assert found[12] == probe.measure(load(tmp_path / "probed", device="cpu").encoder)["probe_uar"]
+    assert found[12] == weighed(load(tmp_path / "probed", device="cpu").encoder)["probe_uar"]
     pretrain([corpus], tmp_path / "plain", config=changed(PROBED, probe=ProbeConfig()))
     ours, theirs = tensors(tmp_path / "probed"), tensors(tmp_path / "plain")
     assert [name for name, value in theirs.items() if not torch.equal(ours[name], value)] == []
