@@ -103,7 +103,7 @@ def evaluate(
     if alignments is not None:
         test = abx_test(store, alignments, encoders, baselines=baselines, triples=triples or TRIPLES)
     tested = {task.name: _tested(task) for task in probe_tasks}
-    notes = {task.name: task.notes for task in probe_tasks}
+    notes: dict[str, Sequence[str]] = {task.name: task.notes for task in probe_tasks}
     if test is not None:
         tested[ABX], notes[ABX] = test.utterances, test.notes
     audio = read_training_audio(model_folder)
