@@ -42,15 +42,16 @@ def described() -> dict[str, dict[str, str]]:
 
 
 def verb_of(name: str) -> typing.Any:
-    """The function of a verb; `import` is a word of Python's own, and before every verb stand the common options."""
-    return getattr(cli, {"": "options", "import": "import_"}.get(name, name.replace("-", "_")))
+    """The function of a verb; before every verb stand the common options."""
+    verbs = {each.__name__.removesuffix("_").replace("_", "-"): each for each in cli.COMMANDS}
+    return verbs[name] if name else cli.options
 
 
 def summarized(parameter: typing.Any, hints: dict[str, typing.Any]) -> str:
     """`int = 0`, `Path, required`, `list[str] = [], several`."""
     hint = hints[parameter.name]
     takes = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
-    for module in ("typing.", "speechssl.cli.", "pathlib.", "_local."):  # pathlib._local: Python 3.13
+    for module in ("typing.", "speechssl.cli.experiments.", "pathlib.", "_local."):  # pathlib._local: Python 3.13
         takes = takes.replace(module, "")
     default = json.dumps(parameter.default, default=str)
     several = ", several" if parameter.multiple or parameter.nargs == -1 else ""
