@@ -1,10 +1,10 @@
-"""Monophone hidden Markov model with Gaussian mixtures, trained from a flat start on transcribed recordings.
+"""Monophone hidden Markov model with Gaussian mixtures, trained on transcribed recordings.
 
 The classical recogniser for few labels, and the rival of a fine-tuned encoder. The recipe is that of Kaldi's
 `train_mono.sh`: every unit (phone or letter) has three states from left to right, training starts with frames spread
-evenly over the states of a transcript, and Viterbi alignment and re-estimation alternate while Gaussians are split up
-to about 1,000. Other than there, silence has one state, alignment is exact (no beam), and silence and pronunciations
-have no probabilities of their own.
+evenly over the states of a transcript, or as another model aligned them, and Viterbi alignment and re-estimation
+alternate while Gaussians are split up to about 1,000. Other than there, silence has one state, alignment is exact (no
+beam), and silence and pronunciations have no probabilities of their own.
 """
 
 from collections.abc import Callable, Sequence
@@ -100,6 +100,7 @@ def train_hmm(
     transcripts: Sequence[str],
     *,
     spellings: Callable[[str], Spellings],
+    paths: Sequence[Int64[np.ndarray, " _"]] | None = None,
     gaussians: int = GAUSSIANS,
     passes: int = PASSES,
     seed: int = 0,
@@ -110,6 +111,8 @@ def train_hmm(
         features: frames of each recording; three per unit of its transcript are needed.
         transcripts: words of each recording, separated by spaces.
         spellings: pronunciations of a word in units.
+        paths: nodes of each recording's frames, as :func:`align` gives them for another model of the same transcripts;
+            the first alignment is at a third of the passes then. None: a flat start.
         gaussians: their number at the end, over all states, where there are enough frames.
         passes: re-estimations.
         seed: of the directions in which Gaussians are split.
@@ -120,7 +123,10 @@ def train_hmm(
     known = sorted({unit for text in transcripts for word in text.split() for each in spellings(word) for unit in each})
     units = tuple(known)
     graphs = [make_graph([spellings(word) for word in text.split()], units) for text in transcripts]
-    used = [(x, graph) for x, graph in zip(features, graphs, strict=True) if len(x) >= len(graph.usual)]
+    given = [None] * len(graphs) if paths is None else paths
+    kept = [each for each in zip(features, graphs, given, strict=True) if len(each[0]) >= len(each[1].usual)]
+    used = [(x, graph) for x, graph, _ in kept]
+    nodes = [_evenly(graph, len(x)) if path is None else path for x, graph, path in kept]
     if not used or not units:
         raise UserError("no labelled recording has words and three frames per unit of its transcript")
     number = 1 + STATES * len(units)
@@ -130,15 +136,15 @@ def train_hmm(
         np.arange(number), np.ones(number), np.tile(every.mean(axis=0), (number, 1)), np.tile(spread, (number, 1))
     )
     loops = np.full(number, 0.5)
-    paths = [_evenly(graph, len(x)) for x, graph in used]
+    realigned = REALIGNED if paths is None else {step for step in REALIGNED if step > passes // 3}
     rng = np.random.default_rng(seed)
     for step in range(passes):
-        if step in REALIGNED:
+        if step in realigned:
             hmm = MonophoneHmm(units, mixtures, loops)
-            paths = [align(hmm, x, graph) for x, graph in used]
-        aligned = [graph.states[path] for (_, graph), path in zip(used, paths, strict=True)]
+            nodes = [align(hmm, x, graph) for x, graph in used]
+        aligned = [graph.states[path] for (_, graph), path in zip(used, nodes, strict=True)]
         found = Statistics.of(mixtures, every, np.concatenate(aligned))
-        loops = _loops(list(zip(aligned, paths, strict=True)), number)
+        loops = _loops(list(zip(aligned, nodes, strict=True)), number)
         goal = number + max(gaussians - number, 0) * min(step + 1, GROWING) // GROWING
         mixtures = estimated(mixtures, found, floor=FLOOR * spread, gaussians=goal, rng=rng)
     return MonophoneHmm(units, mixtures, loops)

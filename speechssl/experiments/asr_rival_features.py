@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Int64
 
 from speechssl.audio import SAMPLE_RATE
 from speechssl.data.waveforms import WaveformStore
@@ -19,10 +20,11 @@ from speechssl.inference.chosen import read_choice
 from speechssl.inference.engine import Encoding
 from speechssl.inference.layers import Layer, learned_mix
 from speechssl.models.storage import EMBEDDING, load_encoder, read_encoder_config, read_model_config
-from speechssl.nn.features import Framing, delta, mfcc
+from speechssl.nn.features import Framing, mfcc
 
 HOP = SAMPLE_RATE // 100  # samples from one frame to the next
 COMPONENTS = 40  # of the encoder's frames
+_SHRINKAGE = 1e-3  # of the covariance within states
 _MFCC = Framing(hop=HOP)
 
 
@@ -41,36 +43,41 @@ def mfcc_frames(store: WaveformStore, sides: Sequence[Sequence[int]]) -> list[li
     return _centred(store, sides, compute)
 
 
-def encoder_frames(store: WaveformStore, sides: Sequence[Sequence[int]], *, encoder: Path) -> list[list[Frames]]:
-    """40 principal components of an encoder's frames with deltas, interpolated to one frame per 10 ms.
+def encoder_frames(
+    store: WaveformStore,
+    sides: Sequence[Sequence[int]],
+    *,
+    encoder: Path,
+    states: Sequence[Int64[np.ndarray, " _"]],
+) -> list[list[Frames]]:
+    """40 linear discriminants of an encoder's frames, interpolated to one frame per 10 ms.
 
-    The components are those of the first side.
+    They are fitted on the first side (Haeb-Umbach and Ney 1992, "Linear discriminant analysis for improved large
+    vocabulary continuous speech recognition"): what varies most in a pretrained encoder is not what separates phones.
 
     Args:
         store: the prepared corpus.
         sides: utterances, the labelled side first; frames are in the same order.
         encoder: its model folder; the layer is `frame_layer`.
+        states: HMM state of each frame of the first side, of frames as `mfcc_frames` has them.
     """
-    from sklearn.decomposition import PCA
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     encoding = Encoding(load_encoder(encoder), device=torch.device("cpu"), mix=learned_mix(encoder))
     layer = frame_layer(encoder)
 
     def hidden(index: int) -> Frames:
-        return encoding.frames(store.waveform(index), layers=[layer])[0].astype(np.float64)
+        waveform = store.waveform(index)
+        rows = torch.from_numpy(encoding.frames(waveform, layers=[layer])[0])
+        length = int(_MFCC.num_frames(torch.tensor(len(waveform))))
+        return F.interpolate(rows.T[None], size=length, mode="linear")[0].T.double().numpy()
 
-    fitted = np.concatenate(_centred(store, sides[:1], hidden)[0])
-    components = PCA(min(COMPONENTS, *fitted.shape), svd_solver="covariance_eigh").fit(fitted).components_
-    assert components is not None
-
-    def compute(index: int) -> Frames:
-        rows = torch.from_numpy(np.einsum("fd,cd->fc", hidden(index), components)).float()
-        length = round(len(rows) * encoding.hop / HOP)
-        rows = F.interpolate(rows.T[None], size=length, mode="linear", align_corners=False).transpose(1, 2)
-        deltas = delta(rows, torch.tensor([length]))
-        return torch.cat([rows, deltas], dim=-1)[0].double().numpy()
-
-    return _centred(store, sides, compute)
+    found = _centred(store, sides, hidden)
+    targets = np.concatenate(states)
+    number = min(COMPONENTS, len(np.unique(targets)) - 1, found[0][0].shape[1])
+    lda = LinearDiscriminantAnalysis(solver="eigen", shrinkage=_SHRINKAGE, n_components=number)
+    lda.fit(np.concatenate(found[0]), targets)
+    return [[lda.transform(rows) if len(rows) else np.zeros((0, number)) for rows in side] for side in found]
 
 
 def frame_layer(encoder: Path) -> Layer:

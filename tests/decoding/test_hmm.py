@@ -101,6 +101,24 @@ def test_training_from_a_flat_start_finds_the_letters(taught):
         np.testing.assert_allclose(found, means[letter], atol=0.5)
 
 
+def test_training_goes_on_from_the_alignment_of_another_model(taught):
+    """States are those of that alignment, whatever the features are; a flat start of one pass finds others."""
+    hmm, _, _, means = taught
+    rng = np.random.default_rng(4)
+    texts = list(TEXTS)
+    features = [spoken(text, rng, means=means) for text in texts]
+    graphs = [make_graph([letters(word) for word in text.split()], hmm.units) for text in texts]
+    paths = [align(hmm, rows, graph) for rows, graph in zip(features, graphs, strict=True)]
+    turned = [10 * rows[:, ::-1] for rows in features]  # other features of the same recordings
+    found = train_hmm(turned, texts, spellings=letters, paths=paths, gaussians=10, passes=1)
+    for place, letter in enumerate(found.units):
+        middle = found.mixtures.states == 2 + 3 * place
+        mean = np.average(found.mixtures.means[middle], axis=0, weights=found.mixtures.weights[middle])
+        np.testing.assert_allclose(mean, 10 * means[letter][::-1], atol=6)
+    flat = train_hmm(turned, texts, spellings=letters, gaussians=10, passes=1)
+    assert np.abs(flat.mixtures.means - found.mixtures.means).max() > 6
+
+
 @needs_beam
 def test_the_trained_model_writes_new_sentences(taught, tmp_path):
     hmm, texts, frames, _ = taught

@@ -164,17 +164,28 @@ def test_pocketsphinx_writes_nothing_for_silence(tmp_path):
 def test_frames_are_every_10_ms_without_the_mean_of_their_speaker(prepared, encoder):
     store = WaveformStore(prepared)
     side = list(range(12))
-    mfcc, hidden = mfcc_frames(store, [side])[0], encoder_frames(store, [side], encoder=encoder)[0]
+    mfcc = mfcc_frames(store, [side])[0]
     for index in side:
-        seconds = store.utterances[index].duration
-        assert abs(len(mfcc[index]) - 100 * seconds) <= 3
-        assert abs(len(hidden[index]) - 100 * seconds) <= 4
+        assert abs(len(mfcc[index]) - 100 * store.utterances[index].duration) <= 3
     assert mfcc[0].shape[1] == 39
-    for frames in (mfcc, hidden):
-        for speaker in {store.speakers[index] for index in side}:
-            own = np.concatenate([frames[index] for index in side if store.speakers[index] == speaker])
-            np.testing.assert_allclose(own.mean(axis=0), 0, atol=1e-4)
+    for speaker in {store.speakers[index] for index in side}:
+        own = np.concatenate([mfcc[index] for index in side if store.speakers[index] == speaker])
+        np.testing.assert_allclose(own.mean(axis=0), 0, atol=1e-4)
     assert frame_layer(encoder) == 1  # of two blocks: the middle
+
+
+def test_frames_of_an_encoder_are_what_separates_the_states(prepared, encoder):
+    """As many as those of MFCC, of two discriminants for three states, and better told apart by them than by chance."""
+    store = WaveformStore(prepared)
+    sides = [[0, 1, 2, 3], [4]]
+    states = [np.arange(len(rows)) * 3 // len(rows) for rows in mfcc_frames(store, sides[:1])[0]]
+    train, test = encoder_frames(store, sides, encoder=encoder, states=states)
+    assert [rows.shape for rows in train] == [(len(each), 2) for each in states]
+    assert test[0].shape[1] == 2
+    rows, targets = np.concatenate(train), np.concatenate(states)
+    means = np.stack([rows[targets == state].mean(axis=0) for state in range(3)])
+    nearest = np.square(rows[:, None] - means).sum(axis=-1).argmin(axis=1)
+    assert (nearest == targets).mean() > 0.5
 
 
 @pytest.mark.parametrize(("text", "names"), [("all", RIVALS), ("none", ()), ("hmm-mfcc", ("hmm-mfcc",))])
