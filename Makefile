@@ -18,6 +18,7 @@ include recipes/pretrain/recipe.mk
 include recipes/demo/recipe.mk
 include recipes/emotion/recipe.mk
 include recipes/asr/recipe.mk
+include recipes/judge/recipe.mk
 include recipes/objectives/recipe.mk
 
 .PHONY: help

@@ -13,6 +13,7 @@ TOY = {
     "choose": "--shots 1 --seeds 1",
     "finetune": "--shots 1 --set loop.steps=1",
     "emotion": "--shots 1 --draws 1 --test-limit 12 --contenders frozen-probe,fine-tuned --set loop.steps=1",
+    "judge": "--shots 1 --seeds 1 --test-limit 12",
     "asr": "--minutes 0.5 --beam 5 --rounds 0 --no-scratch --rivals none --set loop.steps=1 "
     "--set batches.batch_seconds=8",
     "correct": "--set loop.steps=1 --set batches.batch_seconds=8",

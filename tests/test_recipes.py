@@ -27,7 +27,7 @@ while [ "$1" != --out ]; do shift; done
 case $verb in
   prepare) mkdir -p "$2"; [ -e "$2/waveforms.json" ] || touch "$2/waveforms.json" ;;
   pretrain) touch "$2/model.safetensors" ;;
-  emotion|asr) touch "$2/results.json" ;;
+  emotion|asr|judge) touch "$2/results.json" ;;
   *) touch "$2" ;;
 esac
 """
@@ -198,6 +198,40 @@ def test_emotion_takes_a_prepared_folder_and_names_its_run_after_the_corpus(tmp_
     assert "report runs/emotion/ravdess-emobox --out runs/emotion/ravdess-emobox/report.html" in folds
 
 
+def test_judge_takes_a_folder_of_recordings(tmp_path: Path, asked: Callable[..., list[str]]) -> None:
+    out = tmp_path / "run"
+    words = ["judge", f"ROOT={tmp_path}/mine", f"OUT={out}"]
+    said = f"judge {out}/corpus --model bundled --shots 5,10,25 --seeds 5 --test-limit 1000 --out {out}"
+    assert asked(*words) == [f"prepare folder --root {tmp_path}/mine --out {out}/corpus", said]
+    assert asked(*words) == []
+    (tmp_path / "model.safetensors").touch()
+    [changed] = asked(*words, f"MODEL={tmp_path}", "SHOTS=2,4", "SEEDS=3", "TEST_LIMIT=9")
+    assert f"--model {tmp_path} --shots 2,4 --seeds 3 --test-limit 9 --out" in changed
+
+
+def test_judge_is_stale_when_its_model_changed(tmp_path: Path, asked: Callable[..., list[str]]) -> None:
+    for name, file, words in (
+        ("own", "model.safetensors", (f"MODEL={tmp_path}",)),
+        ("bundled", "bundle.json", ()),
+    ):
+        (tmp_path / file).touch()
+        words = ("judge", "CORPUS=fsdd", *words, f"OUT={tmp_path}/{name}")
+        assert verbs(asked(*words, bundled=tmp_path)) == ["prepare", "judge"]
+        later = (tmp_path / name / "results.json").stat().st_mtime + 5
+        os.utime(tmp_path / file, (later, later))
+        assert verbs(asked(*words, bundled=tmp_path)) == ["judge"]
+
+
+def test_judge_names_its_run_after_the_recordings(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "waveforms.json").touch()
+    assert "--out runs/judge/calls\n" in make("-n", "judge", "ROOT=~/sound/calls/").stdout
+    assert "--out runs/judge/fsdd\n" in make("-n", "judge", "CORPUS=fsdd").stdout
+    prepared = make("-n", "judge", f"PREPARED={tmp_path}/mine").stdout
+    assert "--out runs/judge/mine\n" in prepared
+    assert "speechssl prepare" not in prepared
+
+
 LISTS = "--labels data/lists/cmu_arctic-slt-10min.txt --dev data/lists/cmu_arctic-slt-dev.txt"
 PLAIN = "--order 3 --beam 100 --rounds 1 --keep 0.7"
 
@@ -310,6 +344,11 @@ def test_extract_names_its_file(tmp_path: Path, asked: Callable[..., list[str]])
         ("emotion CORPUS=folder ENCODER=none", "CORPUS=folder needs ROOT="),
         ("emotion pretrain CORPUS=fsdd", "make emotion by itself"),
         ("emotion ENCODER=x 'PREPARED=a b'", "emotion takes one prepared corpus, PREPARED is 'a b'"),
+        ("judge", "give CORPUS=name"),
+        ("judge CORPUS=folder", "CORPUS=folder needs ROOT="),
+        ("judge ROOT=here MODEL=none", "judge needs MODEL=a model folder, or bundled; there is no model in 'none'"),
+        ("judge 'PREPARED=a b'", "judge takes one prepared corpus, PREPARED is 'a b'"),
+        ("judge pretrain CORPUS=fsdd", "make judge by itself"),
         ("asr", "give CORPUS=name"),
         ("asr CORPUS=fsdd", "asr needs ENCODER=a model folder; there is none in ''"),
         ("asr CORPUS=fsdd ENCODER=HERE LABELS=many", "LABELS is 'many'; allowed: minutes or hours such as 10min or 1h"),
@@ -368,7 +407,7 @@ def test_setup_compiles_what_it_installs(tmp_path: Path) -> None:
 
 def test_help_lists_every_target() -> None:
     listed = [line.split()[1] for line in make("help").stdout.splitlines()]
-    wanted = "help setup demo test lint types hooks docs prepare pretrain probe extract emotion asr bundle clean"
+    wanted = "help setup demo test lint types hooks docs prepare pretrain probe extract emotion asr judge bundle clean"
     wanted += " compare-objectives"
     assert sorted(listed) == sorted(wanted.split())
 

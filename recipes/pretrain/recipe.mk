@@ -6,7 +6,7 @@
 #
 # A killed stage goes on at the next make: packing and pretraining resume, and a stamp is written only by a finished one.
 
-CORPUS =#                     a corpus by name (speechssl info lists them)
+CORPUS = $(if $(ROOT),$(if $(filter judge,$(few)),folder))# a corpus by name (speechssl info lists them)
 ROOT =#                       where it lies; CORPUS=folder needs it
 PRESET = tiny#                tiny (minutes on two cores), small, base or large
 OUT = $(or $(few_out),runs/$(CORPUS)-$(PRESET))# the run; a model folder that speechssl.load takes
@@ -26,9 +26,9 @@ MODEL = $(OUT)#               for extract
 VECTORS = $(MODEL)/vectors.parquet
 
 # Recipes with few labels, and the comparison of objectives, share OUT, PREPARED and `prepare` with this one, and have a run folder of their own.
-few := $(firstword $(filter emotion asr compare-objectives,$(MAKECMDGOALS)))
+few := $(firstword $(filter emotion asr judge compare-objectives,$(MAKECMDGOALS)))
 given = $(if $(filter command,$(origin $(1))),$($(1)),$(2))
-few_corpus = $(or $(CORPUS),$(notdir $(patsubst %/,%,$(firstword $(call given,PREPARED)))))
+few_corpus = $(or $(if $(filter judge,$(few)),$(notdir $(patsubst %/,%,$(filter-out ~,$(root))))),$(CORPUS),$(notdir $(patsubst %/,%,$(firstword $(call given,PREPARED)))))
 few_labels = $(if $(filter asr,$(few)),-$(patsubst $(few_corpus)-%,%,$(patsubst %.txt,%,$(notdir $(call given,LABELS,10min)))))
 few_folds = $(if $(and $(FOLDS),$(filter emotion,$(few))),-$(patsubst %-$(few_corpus),%,$(notdir $(patsubst %/,%,$(FOLDS)))))
 few_same = $(if $(filter asr,$(few)),$(if $(filter yes,$(SAME_SPEAKER)),-same-speaker))

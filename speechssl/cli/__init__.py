@@ -30,6 +30,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     experiments.evaluate,
     experiments.choose,
     experiments.emotion,
+    experiments.judge,
     experiments.compare_objectives,
     experiments.compare,
     experiments.asr,

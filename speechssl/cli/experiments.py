@@ -181,6 +181,24 @@ def emotion(
         )
 
 
+def judge(
+    corpus: Annotated[Path, typer.Argument(metavar="CORPUS_DIR", help="Prepared corpus with labels or speakers.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results and of the page.")],
+    model: Annotated[
+        Path | None, typer.Option(help="Model folder [default: the bundled model].", show_default=False)
+    ] = None,
+    shots: Annotated[str, typer.Option(help="Labelled utterances per class, separated by commas.")] = "5,10,25",
+    seeds: Annotated[int, typer.Option(min=1, help="Number of draws of the shots.")] = 5,
+    test_limit: Annotated[int, typer.Option(min=1, help="Approximate maximum of test utterances per draw.")] = 1000,
+) -> None:
+    """Measure a model on a labelled corpus beside its baselines, by all tasks that the corpus allows; one page."""
+    from speechssl.experiments.judge import Settings
+    from speechssl.experiments.judge import judge as run
+
+    settings = Settings(shots=whole_numbers(shots), seeds=seeds, test_limit=test_limit)
+    run(corpus, named(model), out, settings=settings, command=spoken.get())
+
+
 def compare_objectives(
     corpora: Annotated[
         list[Path] | None, typer.Argument(metavar="[CORPUS_DIR...]", help="Prepared corpora of pretraining.")

@@ -129,11 +129,16 @@ def open_corpora(protocol: Protocol) -> list[TestCorpus]:
         found[corpus.store.content_hash()] = replace(corpus, tasks=(*corpus.tasks, task))
     for folder in protocol.verify:
         corpus = opened(folder)
-        found[corpus.store.content_hash()] = replace(corpus, trials=_trials(corpus.store))
+        found[corpus.store.content_hash()] = replace(corpus, trials=speaker_trials(corpus.store))
     return list(found.values())
 
 
-def _trials(store: WaveformStore) -> Trials:
+def speaker_trials(store: WaveformStore) -> Trials:
+    """Trials of a corpus, without recordings that repeat the audio of another one.
+
+    Raises:
+        UserError: fewer than two speakers with two recordings each.
+    """
     again = copies(store, names=utterance_ids(store.utterances), one_speaker=True)
     try:
         return draw_trials([None if i in again else speaker for i, speaker in enumerate(store.speakers)])

@@ -129,7 +129,7 @@ def label_efficiency(
     if fold_lists is not None:
         task = listed_folds(store, fold_lists)
     else:
-        task = _task(store, shots=shots, draws=draws, folds=folds, test_limit=test_limit)
+        task = few_label_task(store, shots=shots, draws=draws, folds=folds, test_limit=test_limit)
     if standardise == "speaker":
         task = speakers_known(task, names)
     refuse_other_protocol(out / "results.json", task)
@@ -175,7 +175,21 @@ def label_efficiency(
     return rows
 
 
-def _task(store: WaveformStore, *, shots: Sequence[int], draws: int, folds: int, test_limit: int) -> FewLabels:
+def few_label_task(
+    store: WaveformStore, *, shots: Sequence[int], draws: int = 5, folds: int = 5, test_limit: int = 1000
+) -> FewLabels:
+    """The draws of a corpus, without utterances that repeat the audio of another one.
+
+    Args:
+        store: a corpus with labels and speakers.
+        shots: see `few_labels`, as the other arguments.
+        draws: number of draws.
+        folds: number of folds.
+        test_limit: approximate number of test utterances per draw.
+
+    Raises:
+        UserError: the corpus cannot give such draws; says why.
+    """
     ids = utterance_ids(store.utterances)
     again = copies(store, names=ids)
     try:

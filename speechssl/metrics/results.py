@@ -21,7 +21,9 @@ MODEL, RANDOM, MFCC, LOGMEL, CHANCE = "model", "random encoder", "MFCC", "log-me
 """Families of contenders. A contender is a family or "FAMILY (which layer)"."""
 ABX, ABX_ERROR, EFFECTIVE_RANK = "abx", "ABX error", "effective rank"
 """Task of measurements of frames against a phone alignment, and its metrics."""
-LOWER_IS_BETTER = ("WER", "CER", "PER", ABX_ERROR)
+VERIFICATION, EER = "verification", "EER"
+"""Task of speaker verification by similarity, and its metric, the equal error rate."""
+LOWER_IS_BETTER = ("WER", "CER", "PER", ABX_ERROR, EER)
 
 
 Count = Annotated[int, pydantic.Field(ge=0, le=2**53)]
@@ -33,20 +35,20 @@ class ResultRow:
     """One score of one contender.
 
     Attributes:
-        task: of a probe `label`, `speaker` or `text`; `abx`: frames against a phone alignment; else what was learned,
-            for example `emotion` or `asr`.
+        task: of a probe `label`, `speaker` or `text`; `abx`: frames against a phone alignment; `verification`: whether
+            two recordings are of one speaker; else what was learned, for example `emotion` or `asr`.
         contender: the features, for example `model (last layer)` or `MFCC`, or the whole method.
         probe: `k-NN`, `logistic`, or `none` for chance; of ABX errors `within` or `across` (speakers), of effective
             ranks `frames`; empty where the contender is a whole method.
         labels: amount of labels, in `unit`; 0 for everything on the training side.
-        metric: `UAR`, `WA`, `macro F1`, `WER`, `CER`, `ABX error` or `effective rank`.
+        metric: `UAR`, `WA`, `macro F1`, `WER`, `CER`, `ABX error`, `effective rank` or `EER`.
         value: mean over seeds.
         low: lower end of the 95 % interval; the value itself where there is none, as of ABX errors.
         high: upper end.
-        n: test utterances, summed over seeds; of ABX errors triples, of effective ranks frames.
+        n: test utterances, summed over seeds; of ABX errors triples, of effective ranks frames, of EER trials.
         seeds: repetitions.
         split: what is disjoint between training and test.
-        classes: number of classes, or of phones.
+        classes: number of classes, of phones, or of the speakers of verification.
         command: the command line that produced the row.
         gains: per baseline: how much better this value is, with the ends of the paired interval. This value minus the
             baseline's, and for error rates the baseline's minus this: above zero is better for every metric.
@@ -102,6 +104,11 @@ class ResultRow:
     def is_abx(self) -> bool:
         """Whether the row compares frames with a phone alignment."""
         return self.task == ABX
+
+    @property
+    def is_verification(self) -> bool:
+        """Whether the row is of speaker verification."""
+        return self.task == VERIFICATION
 
     @property
     def amount(self) -> str:

@@ -9,12 +9,14 @@ from speechssl.files import replacing
 from speechssl.metrics.results import plain
 from speechssl.report import plots
 from speechssl.report.few_labels import few_label_sections, few_label_summary
+from speechssl.report.judged import judged_section
 from speechssl.report.learning import learning_figures
 from speechssl.report.markup import Child, Element, render, tag
 from speechssl.report.phones import phone_sections
 from speechssl.report.recognition import is_recognition, recognition_sections, recognition_summary
 from speechssl.report.run import Run, read_run, series
 from speechssl.report.tables import captioned, gain_table, missing, score_table, summary
+from speechssl.report.verification import verification_sections
 
 _STYLE = """
 :root { --ink: #222; --grey: #666; --line: #ddd; --blue: #0072B2; --wash: #f4f7fa; }
@@ -56,9 +58,10 @@ details { margin: .8rem 0; } summary { cursor: pointer; color: var(--grey); }
 def write_report(run: Path, out: Path) -> None:
     """Write the page about a run.
 
-    Reads `config.json`, `recipe.toml`, `log.jsonl`, `metrics.json`, `results.json`, `confusion.json`, `worst.json` and
-    `map.npz` from the run's folder. A missing file is replaced by a note; a few-label experiment, which has neither log
-    nor probes nor map, has no such notes. The file is written under a temporary name and renamed.
+    Reads `config.json`, `recipe.toml`, `log.jsonl`, `metrics.json`, `results.json`, `confusion.json`, `worst.json`,
+    `judge.json` and `map.npz` from the run's folder. A missing file is replaced by a note; a few-label experiment,
+    which has neither log nor probes nor map, and a folder of `judge` have no such notes. The file is written under a
+    temporary name and renamed.
 
     Args:
         run: the folder.
@@ -86,9 +89,11 @@ def _page(run: Run) -> Element:
     rates = [row for row in run.experiments if is_recognition(row)]
     few = [*few_label_sections(curves, run.confusion), *recognition_sections(rates, run.worst)]
     parts: list[Child] = [*_head(run), *few, *_what_was_run(run)]
-    if run.training or run.probes or not (run.experiments or run.phones):
+    if run.judged is not None:
+        parts += [*_probes(run), *_map(run)] if run.probes else []
+    elif run.training or run.probes or not (run.experiments or run.phones):
         parts += [*_learning(run), *_probes(run), *_map(run)]
-    parts += phone_sections(run.phones)
+    parts += [*phone_sections(run.phones), *verification_sections(run.verification)]
     return document(run.name, parts)
 
 
@@ -119,7 +124,8 @@ def _head(run: Run) -> list[Element]:
         parts.append(tag("p", tag("b", "Synthetic speech."), words, class_="note"))
     curves = [row for row in run.experiments if not is_recognition(row)]
     rates = [row for row in run.experiments if is_recognition(row)]
-    verdicts = [*few_label_summary(curves), *recognition_summary(rates), *summary(run.probes)]
+    overview = [] if run.judged is None else judged_section(run.results, run.judged)
+    verdicts = [*overview, *few_label_summary(curves), *recognition_summary(rates), *summary(run.probes)]
     return [*parts, *_numbers(run), *verdicts]
 
 

@@ -160,6 +160,12 @@ class ConfusionCell(Record):
     matrix: list[list[Count]]
 
 
+class Judged(Record):
+    """`judge.json`: the tasks that `judge` left out, each with the reason."""
+
+    left_out: dict[str, str] = {}
+
+
 class Confusion(Record):
     """`confusion.json`."""
 

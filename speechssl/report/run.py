@@ -12,6 +12,7 @@ from speechssl.metrics.results import ResultRow, read_results
 from speechssl.report.records import (
     Confusion,
     CurveRecord,
+    Judged,
     LogRow,
     Metrics,
     ModelFacts,
@@ -54,6 +55,7 @@ class Run:
         map: `map.npz`; None when missing.
         confusion: `confusion.json`; empty when missing.
         worst: `worst.json` of speech recognition; None when missing.
+        judged: `judge.json`: what `judge` left out; None when missing.
         settings: settings of the objective, in words; empty when missing.
         curves: metrics of the log that are drawn.
         reference: validations of a run of the same objective and size; None where the package has none.
@@ -68,6 +70,7 @@ class Run:
     map: EmbeddingMap | None
     confusion: Confusion
     worst: Worst | None = None
+    judged: Judged | None = None
     settings: str = ""
     curves: Sequence[CurveRecord] = _LOSS_ALONE
     reference: Reference | None = None
@@ -80,12 +83,17 @@ class Run:
     @property
     def experiments(self) -> Sequence[ResultRow]:
         """Rows of whole experiments with few labels."""
-        return [row for row in self.results if not (row.is_probe or row.is_abx)]
+        return [row for row in self.results if not (row.is_probe or row.is_abx or row.is_verification)]
 
     @property
     def phones(self) -> Sequence[ResultRow]:
         """Rows of frames against a phone alignment."""
         return [row for row in self.results if row.is_abx]
+
+    @property
+    def verification(self) -> Sequence[ResultRow]:
+        """Rows of speaker verification."""
+        return [row for row in self.results if row.is_verification]
 
     @property
     def provenance(self) -> Provenance:
@@ -136,6 +144,7 @@ def read_run(folder: Path) -> Run:
         map=_map(folder / "map.npz"),
         confusion=read_json(folder / "confusion.json", Confusion) or Confusion(),
         worst=read_json(folder / "worst.json", Worst),
+        judged=read_json(folder / "judge.json", Judged),
         settings="" if metrics is None else metrics.settings,
         curves=_LOSS_ALONE if metrics is None else metrics.curves,
         reference=reference_of(folder / "config.json", training),

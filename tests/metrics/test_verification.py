@@ -10,6 +10,7 @@ from speechssl.metrics.verification import (
     cosine_scores,
     draw_trials,
     equal_error_rate,
+    verification_gain,
     verification_interval,
 )
 
@@ -71,6 +72,26 @@ def test_vectors_of_speakers_give_an_interval_that_resamples_speakers() -> None:
     assert found.value == pytest.approx(equal_error_rate(cosine_scores(vectors, trials), trials.same))
     assert found.high - found.low > 4 * np.sqrt(found.value * (1 - found.value) / len(trials.same))
     assert verification_interval(cosine_scores(vectors, trials), trials, speakers) == found
+
+
+def test_a_gain_is_paired_by_the_draws_of_speakers() -> None:
+    """Two vectors that err alike have nearly no interval of their difference, however wide their own ones are."""
+    rng = np.random.default_rng(0)
+    speakers = [f"s{index // 20}" for index in range(240)]
+    centres = rng.normal(size=(12, 64)) * (np.arange(12) < 6)[:, None]
+    vectors = np.repeat(centres, 20, axis=0) + 0.1 * rng.normal(size=(240, 64))
+    trials = draw_trials(speakers)
+    scores = cosine_scores(vectors, trials)
+    alike = cosine_scores(vectors + 1e-3 * rng.normal(size=(240, 64)), trials)
+    worse = rng.normal(size=len(scores))
+    rates = [equal_error_rate(each, trials.same) for each in (scores, alike, worse)]
+    found = verification_gain(scores, worse, trials, speakers)
+    assert found.value == pytest.approx(rates[2] - rates[0])
+    assert 0 < found.low < found.value < found.high
+    mirrored = verification_gain(worse, scores, trials, speakers)
+    assert [mirrored.value, mirrored.low, mirrored.high] == pytest.approx([-found.value, -found.high, -found.low])
+    own, close = verification_interval(scores, trials, speakers), verification_gain(scores, alike, trials, speakers)
+    assert close.high - close.low < (own.high - own.low) / 5
 
 
 def test_a_speaker_who_is_drawn_twice_counts_twice() -> None:
