@@ -107,10 +107,10 @@ def judge(
         say(f"left out, {task}: {reason}")
     if plan.empty:
         raise UserError(f"{corpus}: nothing to judge, it needs speakers with several recordings, and labels for more")
+    run = _Run(corpus, store, model, settings, folder=out / "parts", command=command, device=device)
     with hold_folder(out):
-        run = _Run(out / "parts", key=_key(store, model))
-        rows = _computed(run, plan, store, model, settings, command=command, device=device)
-        write_items(items_path(out / "results.json"), [each for name in run.parts for each in run.items(name)])
+        rows = run.rows(plan)
+        write_items(items_path(out / "results.json"), run.items())
         for source, name in (("probes", "map.npz"), ("fused", "confusion.json")):
             _copy(out / "parts" / source / name, out / name, wanted=source in run.parts)
         write_atomic(out / "judge.json", json.dumps({"left_out": plan.left_out}, ensure_ascii=False) + "\n")
@@ -145,16 +145,47 @@ def _planned(store: WaveformStore, settings: Settings) -> _Plan:
 
 @dataclass
 class _Run:
-    """Parts of a run that are stored in folders, each with the key of what its rows depend on."""
+    """The parts of a run, each in a folder of its own with the key of what its rows depend on."""
 
+    corpus: Path
+    store: WaveformStore
+    model: Path
+    settings: Settings
     folder: Path
-    key: Sequence[object]
+    command: str
+    device: str
     parts: list[str] = field(default_factory=list[str])
 
-    def part(self, name: str, settings: Sequence[object], compute: Callable[[Path], object]) -> list[ResultRow]:
+    def __post_init__(self) -> None:
+        self._key = _key(self.store, self.model)
+
+    def rows(self, plan: _Plan) -> list[ResultRow]:
+        """Rows of every part of the plan, stored or computed."""
+        rows: list[ResultRow] = []
+        draws = [self.settings.seeds, self.settings.test_limit]
+        if plan.probes:
+            key = [plan.probes, list(self.settings.shots), *draws]
+            rows += self._part("probes", key, lambda results: self._probe(plan.probes, results))
+        if (trials := plan.trials) is not None:
+            rows += self._part("verification", [], lambda results: self._verify(trials, results))
+        if plan.fused_shots:
+            fused = self._part("fused", [plan.fused_shots, *draws], lambda results: self._fuse(plan, results.parent))
+            rows += [replace(row, task=FUSED) for row in fused]
+        return rows
+
+    def items(self) -> list[Answers]:
+        """Answers of the parts that have some."""
+        found: list[Answers] = []
+        for name in self.parts:
+            path = items_path(self.folder / name / "results.json")
+            items = read_items(path) if name != VERIFICATION else []
+            found += [replace(each, task=FUSED) for each in items] if name == "fused" else items
+        return found
+
+    def _part(self, name: str, settings: Sequence[object], compute: Callable[[Path], None]) -> list[ResultRow]:
         """Rows of a part; `compute` writes them to the path that it is given, unless they are there with this key."""
         results, stamp = self.folder / name / "results.json", self.folder / name / "key"
-        key = digest([_VERSION, *self.key, *settings])
+        key = digest([_VERSION, *self._key, *settings])
         self.parts.append(name)
         known = stamp.read_text(encoding="utf-8") if stamp.exists() else None
         if known == key:
@@ -168,64 +199,34 @@ class _Run:
         write_atomic(stamp, key)
         return read_results(results)
 
-    def items(self, name: str) -> list[Answers]:
-        """Answers of a part; verification has none."""
-        path = items_path(self.folder / name / "results.json")
-        found = read_items(path) if path.exists() else []
-        return [replace(each, task=FUSED) for each in found] if name == "fused" else found
+    def _probe(self, tasks: Sequence[str], results: Path) -> None:
+        evaluate(
+            self.model,
+            self.corpus,
+            results,
+            tasks=tasks,
+            shots=self.settings.shots,
+            seeds=self.settings.seeds,
+            test_limit=self.settings.test_limit,
+            command=self.command,
+            device=self.device,
+        )
 
+    def _verify(self, trials: Trials, results: Path) -> None:
+        rows = verify_speakers(self.model, self.store, trials, command=self.command, device=self.device)
+        write_results(rows, results)
 
-def _computed(
-    run: _Run,
-    plan: _Plan,
-    store: WaveformStore,
-    model: Path,
-    settings: Settings,
-    *,
-    command: str,
-    device: str,
-) -> list[ResultRow]:
-    rows: list[ResultRow] = []
-    draws = [list(settings.shots), settings.seeds, settings.test_limit]
-    if plan.probes:
-
-        def probe(results: Path) -> None:
-            evaluate(
-                model,
-                store.folder,
-                results,
-                tasks=plan.probes,
-                shots=settings.shots,
-                seeds=settings.seeds,
-                test_limit=settings.test_limit,
-                command=command,
-                device=device,
-            )
-
-        rows += run.part("probes", [plan.probes, *draws], probe)
-    if (trials := plan.trials) is not None:
-
-        def verify(results: Path) -> None:
-            write_results(verify_speakers(model, store, trials, command=command, device=device), results)
-
-        rows += run.part("verification", [], verify)
-    if plan.fused_shots:
-
-        def fuse(results: Path) -> None:
-            label_efficiency(
-                store.folder,
-                model,
-                results.parent,
-                shots=[plan.fused_shots],
-                draws=settings.seeds,
-                contenders=CONTENDERS,
-                test_limit=settings.test_limit,
-                command=command,
-            )
-
-        fused = run.part("fused", [plan.fused_shots, *draws[1:]], fuse)
-        rows += [replace(row, task=FUSED) for row in fused]
-    return rows
+    def _fuse(self, plan: _Plan, folder: Path) -> None:
+        label_efficiency(
+            self.corpus,
+            self.model,
+            folder,
+            shots=[plan.fused_shots],
+            draws=self.settings.seeds,
+            contenders=CONTENDERS,
+            test_limit=self.settings.test_limit,
+            command=self.command,
+        )
 
 
 def _key(store: WaveformStore, model: Path) -> list[object]:

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from speechssl import cli
-from speechssl.data.manifest import Utterance
 from speechssl.data.waveforms import WaveformStore, pack
 from speechssl.experiments import judge as module
 from speechssl.metrics.compare import compare
@@ -22,7 +21,7 @@ def judged(corpus: Path, encoder: Path, out: Path, *words: str) -> int:
 
 def repacked(corpus: Path, folder: Path, **changes: str | None) -> Path:
     """The corpus with other values in each utterance."""
-    items = [Utterance(**{**item.model_dump(), **changes}) for item in WaveformStore(corpus).utterances]
+    items = [item.model_copy(update=changes) for item in WaveformStore(corpus).utterances]
     pack(items, folder, workers=1)
     return folder
 
