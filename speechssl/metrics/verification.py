@@ -52,7 +52,7 @@ def draw_trials(speakers: Sequence[str | None], *, count: int = TRIALS, seed: in
         ValueError: fewer than two speakers with two recordings each.
 
     >>> trials = draw_trials(["a", "a", "b", "b", None], count=4)
-    >>> trials.same.tolist(), trials.utterances().max() < 4
+    >>> trials.same.tolist(), bool(trials.utterances().max() < 4)
     ([True, True, False, False], True)
     """
     members: dict[str, list[int]] = {}
