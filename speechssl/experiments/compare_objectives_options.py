@@ -16,8 +16,8 @@ def read_length(budget_by: Budget, *, minutes: float | None, hours: float | None
     Raises:
         UserError: the other one is given, or none.
 
-    >>> read_length("time", minutes=40, hours=None)
-    Length(budget='time', amount=40)
+    >>> read_length("time", minutes=40.0, hours=None)
+    Length(budget='time', amount=40.0)
     """
     amount, other = (minutes, hours) if budget_by == "time" else (hours, minutes)
     if amount is None or other is not None:

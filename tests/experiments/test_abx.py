@@ -118,6 +118,7 @@ def evaluated(folder, model_folder, tmp_path_factory):
     return rows, out
 
 
+@pytest.mark.slow
 def test_an_evaluation_has_every_layer_beside_the_baselines(evaluated, tones, model_folder):
     rows, out = evaluated
     assert read_results(out) == rows
@@ -137,6 +138,7 @@ def test_an_evaluation_has_every_layer_beside_the_baselines(evaluated, tones, mo
     assert [path.name for path in sorted(out.parent.iterdir())] == ["results.items.json.gz", "results.json"]
 
 
+@pytest.mark.slow
 def test_a_limit_of_triples_keeps_pairs_and_draws_the_same_again(folder, model_folder, tmp_path):
     settings = {"tasks": ["abx"], "alignments": folder / "lab", "baselines": False, "triples": 50}
     first, again = (evaluate(model_folder, folder / "prepared", tmp_path / "r.json", **settings) for _ in range(2))
@@ -201,6 +203,7 @@ def test_alignments_that_cannot_be_used_are_refused_at_once(folder, model_folder
     assert not (tmp_path / "r.json").exists()
 
 
+@pytest.mark.slow
 def test_the_report_shows_the_errors(evaluated, tmp_path):
     _, out = evaluated
     assert cli.main(["report", str(out.parent), "--out", str(tmp_path / "r.html")]) == 0

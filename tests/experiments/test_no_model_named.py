@@ -111,7 +111,9 @@ def test_other_verbs_take_its_name(
     assert cli.main(["evaluate", "bundled", corpus, *words]) == 0
     rows = json.loads((tmp_path / "results.json").read_text())
     assert {row["model_hash"] for row in rows if row["contender"].startswith("model")} == {model_hash(bundled)}
-    assert cli.main(["pretrain", corpus, "--from", "bundled", "--out", str(tmp_path / "run")]) == 2
-    assert "has no objective to continue with" in capfd.readouterr().err
+    short = ["loop.steps=1", "crops.batch_seconds=2", "crops.seconds=1", "crops.min_seconds=0.5"]
+    sets = [word for each in (*short, "objective.units.classes=8") for word in ("--set", each)]
+    assert cli.main(["pretrain", corpus, "--from", "bundled", "--out", str(tmp_path / "run"), *sets]) == 0
+    assert "its encoder goes on with a new objective, hubert, instead of none" in capfd.readouterr().err
     assert cli.main(["info", "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["bundled_model"] == "toy-1"

@@ -38,6 +38,7 @@ def test_points_are_at_equal_audio(run_folder: Path, curves: Path) -> None:
     assert "wav2vec2 tiny, 900 updates on librispeech (10 h)" in found.caption
 
 
+@pytest.mark.slow
 def test_they_are_drawn(run_folder: Path, curves: Path, tmp_path: Path) -> None:
     def page() -> str:
         write_report(run_folder, tmp_path / "report.html")
