@@ -5,7 +5,7 @@
 #   make judge PREPARED=runs/mine/corpus SHOTS=5,10 OUT=runs/judge/mine
 #
 # CORPUS is folder where only ROOT is given. ROOT, CORPUS_SET, LIMIT, PREPARED, OUT, MODEL, SHOTS, SEEDS and TEST_LIMIT
-# are those of the other recipes, MODEL and OUT with other defaults. A killed run goes on at the next make.
+# are those of the other recipes, MODEL and OUT with other defaults. A killed run resumes at the next make.
 
 judge_model = $(patsubst ~/%,$(HOME)/%,$(call given,MODEL,bundled))
 judge_words = $(PREPARED) --model $(judge_model) --shots $(SHOTS) --seeds $(SEEDS) --test-limit $(TEST_LIMIT)

@@ -59,7 +59,7 @@ def pretrain(
     if budget is not None:
         sets = [f"loop.budget={parse_time(budget)}", "optim.schedule=wsd", *sets]
     if start is not None and name != before:
-        say_once(f"{start}: its encoder goes on with a new objective, {name}, instead of {before or 'none'}")
+        say_once(f"{start}: its encoder is trained further with a new objective, {name}, instead of {before or 'none'}")
     recipe = load_config(config_of(name), config, overrides=sets, defaults=defaults)
     probe = None
     if probe_on is not None:

@@ -6,8 +6,8 @@ causes forgetting in the first hundred updates. So all parameters of the objecti
 final values of the first run (:meth:`~speechssl.objectives.base.ObjectiveConfig.continued`), and the rate is a fraction
 of the first run's, with a longer warm-up.
 
-A model without an objective (the bundled one, an imported one), or one that is to go on with another, has its encoder
-carried over and a new objective around it.
+Of a model without an objective (the bundled one, an imported one), or for another objective than the model's, the
+encoder is carried over, and a new objective is made around it.
 """
 
 import json
@@ -41,7 +41,7 @@ def objective_of(start: Path) -> str | None:
     """
     config = read_model_config(start)
     if "head" in config:
-        raise UserError(f"{start}: a fine-tuned model; pretraining goes on from a pretrained one")
+        raise UserError(f"{start}: a fine-tuned model; pretraining continues from a pretrained one")
     name = dict(config.get("objective") or {}).get("name")
     if name is None:
         return None

@@ -60,7 +60,7 @@ def claim(
             also = ", or with other labels or another start" if parts else ""
             raise UserError(f"{out}: holds a run with data other than {', '.join(str(s.folder) for s in stores)}{also}")
     elif (out / "config.json").exists() and not (recipe.exists() and recipe.read_text(encoding="utf-8") == settings):
-        raise UserError(f"{out}: holds a model of another origin, and no run that could go on; choose another folder")
+        raise UserError(f"{out}: holds a model of another origin, and no run to resume; choose another folder")
     write_atomic(recipe, settings.encode())
     write_atomic(data, json.dumps({"corpora": [str(store.folder) for store in stores], "hashes": hashes}).encode())
 

@@ -114,6 +114,6 @@ def test_other_verbs_take_its_name(
     short = ["loop.steps=1", "crops.batch_seconds=2", "crops.seconds=1", "crops.min_seconds=0.5"]
     sets = [word for each in (*short, "objective.units.classes=8") for word in ("--set", each)]
     assert cli.main(["pretrain", corpus, "--from", "bundled", "--out", str(tmp_path / "run"), *sets]) == 0
-    assert "its encoder goes on with a new objective, hubert, instead of none" in capfd.readouterr().err
+    assert "its encoder is trained further with a new objective, hubert, instead of none" in capfd.readouterr().err
     assert cli.main(["info", "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["bundled_model"] == "toy-1"

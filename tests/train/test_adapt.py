@@ -91,7 +91,7 @@ def test_crops_are_those_of_the_encoder(tmp_path: Path) -> None:
 
 def test_what_cannot_be_gone_on_with(first: Path, corpus: Path, tmp_path: Path) -> None:
     save_model(tmp_path / "tuned", SpeechEncoder(MICRO_ENCODER), extra={"head": {"kind": "ctc"}})
-    with pytest.raises(UserError, match=r"tuned: a fine-tuned model; pretraining goes on from a pretrained one"):
+    with pytest.raises(UserError, match=r"tuned: a fine-tuned model; pretraining continues from a pretrained one"):
         adaptation(MICRO_RUN, tmp_path / "tuned")
     with pytest.raises(UserError, match="not a model folder"):
         adaptation(MICRO_RUN, tmp_path / "none")

@@ -87,7 +87,7 @@ def test_a_model_of_another_origin_is_not_replaced(run: Path, corpus: Path, tmp_
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((run / name).read_bytes())
     before = (tmp_path / "model.safetensors").read_bytes()
-    with pytest.raises(UserError, match="holds a model of another origin, and no run that could go on"):
+    with pytest.raises(UserError, match="holds a model of another origin, and no run to resume"):
         pretrain([corpus], tmp_path, config=SHORT)
     (tmp_path / "recipe.toml").write_text(dump_config(changed(SHORT, seed=4)))
     with pytest.raises(UserError, match="holds a model of another origin"):
