@@ -8,7 +8,8 @@ def projector(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 
     The norm uses the statistics of the given batch in training and evaluation: a head is no part of the saved encoder.
     For the gradient of one batch in parts, each part needs the rows of the global batch
-    (:func:`speechssl.nn.rows.loss_in_part`).
+    (:func:`speechssl.nn.rows.loss_in_part`). The first map has no bias: the norm takes it out again, and its gradient
+    would be rounding noise, which AdamW scales up.
 
     Args:
         inputs: dimension of the pooled vectors.
@@ -21,7 +22,7 @@ def projector(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     (torch.Size([5, 3]), [])
     """
     norm = nn.BatchNorm1d(hidden, track_running_stats=False)
-    return nn.Sequential(nn.Linear(inputs, hidden), norm, nn.ReLU(), nn.Linear(hidden, outputs))
+    return nn.Sequential(nn.Linear(inputs, hidden, bias=False), norm, nn.ReLU(), nn.Linear(hidden, outputs))
 
 
 def projector_shapes(name: str, inputs: int, hidden: int, outputs: int) -> dict[str, tuple[int, ...]]:

@@ -76,8 +76,8 @@ def reference_of(config: Path, training: Sequence[LogRow], *, curves: Path | Non
     if own is None or own.objective is None or own.encoder is None or not training:
         return None
     name = own.objective.name
-    for path in sorted((CURVES if curves is None else curves).glob(f"{name}-*.json")):
-        found = read_json(path, ReferenceFile)
+    for path in sorted((CURVES if curves is None else curves).glob("*.json")):
+        found = read_json(path, ReferenceFile) if path.name.startswith(f"{name}-") else None
         if found is not None and found.objective == name and _agree(found.encoder, own.encoder):
             rows = _at_updates(found.points, training)
             return Reference(rows, _caption(found)) if rows else None

@@ -46,7 +46,7 @@ def claim(
         if not resume:
             raise UserError(f"{out}: holds a run already; choose another folder")
         # Read as a config, so that a setting that is newer than the run has its default.
-        before = dump_config(load_config(type(config), recipe)) if recipe.exists() else ""
+        before = _recipe_before(recipe, type(config))
         differing = sorted(_settings(settings) ^ _settings(before))
         changed = [each for each in differing if each.partition("=")[0] not in may_change]
         if changed:
@@ -63,6 +63,16 @@ def claim(
         raise UserError(f"{out}: holds a model of another origin, and no run to resume; choose another folder")
     write_atomic(recipe, settings.encode())
     write_atomic(data, json.dumps({"corpora": [str(store.folder) for store in stores], "hashes": hashes}).encode())
+
+
+def _recipe_before(recipe: Path, kind: type[Config]) -> str:
+    """The recipe of the run in a folder in full, or as it is where it is of another kind; empty without one."""
+    if not recipe.exists():
+        return ""
+    try:
+        return dump_config(load_config(kind, recipe))
+    except UserError:  # of another objective
+        return recipe.read_text(encoding="utf-8")
 
 
 def claim_labels(out: Path, labels: Sequence[Units]) -> None:
