@@ -37,7 +37,8 @@ endif
 
 # 24 voices, or 6 where there is little audio: with the default's 48 a voice has too few utterances for the shots.
 # A dry run (make -n) runs the lines with $(MAKE), too; there is no encoder then to start from.
-demo_corpus = CORPUS=espeak PREPARED=$(demo_out)/corpus OUT=$(demo_out)/pretrain TASKS="label speaker" \
+demo_shots = $(if $(filter command,$(origin SHOTS)),$(SHOTS),$(if $(demo_small),2,$(SHOTS)))
+demo_corpus = CORPUS=espeak PREPARED=$(demo_out)/corpus OUT=$(demo_out)/pretrain TASKS="label speaker" SHOTS=$(demo_shots) \
   CORPUS_SET="voices=$(if $(demo_small),6,24) hours=$(HOURS) $(CORPUS_SET)"
 
 .PHONY: demo
