@@ -45,7 +45,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="JSON file of result rows.")],
     task: Annotated[
         list[EvaluationName],
-        typer.Option(help="What to predict, or abx: phones told apart by frames; may be repeated."),
+        typer.Option(help="What to predict, or abx: discrimination of phones by frames; may be repeated."),
     ] = [EvaluationName.LABEL],  # noqa: B006 -- typer copies it
     shots: Annotated[str, typer.Option(help="Labelled utterances per class, separated by commas.")] = "5,10,25",
     seeds: Annotated[int, typer.Option(min=1, help="Number of draws of the shots.")] = 5,
